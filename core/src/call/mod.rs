@@ -1,0 +1,150 @@
+//! A client's attempts: which node gets a call, and whether one that went wrong may be made again.
+//!
+//! Nodes are compared two at a time by their calls in flight and their observed delay. A node that fails five times in a
+//! row is left out for a second, then probed; at most a third of the nodes are left out. Retries are paid from a budget of
+//! a tenth of what was sent, so that they cannot become a storm (SRE book, chapter 21).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::ids::NodeName;
+use crate::outcome::{Outcome, Rejection};
+use crate::prng::Prng;
+use crate::units::Instant;
+
+/// Attempts at one call, the first included.
+pub const ATTEMPTS_MAX: u32 = 3;
+/// Retries per call sent.
+const RETRY_RATIO: f64 = 0.1;
+/// Retries that may be saved up: a burst of failures of one node of a small cluster.
+const RETRY_BURST: f64 = 20.0;
+/// Failures in a row that eject a node.
+const FAILURES_TO_EJECT: u32 = 5;
+const EJECTED_FOR: Duration = Duration::from_secs(1);
+const EJECTED_FOR_AT_MOST: Duration = Duration::from_secs(30);
+/// First back-off; doubles with each attempt, and the wait is drawn uniformly below it ("full jitter").
+const BACK_OFF: Duration = Duration::from_millis(5);
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    in_flight: u32,
+    /// Moving average of the time to an answer, nanoseconds; zero before the first.
+    delay: f64,
+    failures: u32,
+    ejections: u32,
+    ejected_until: Option<Instant>,
+    /// One call goes to an ejected node to see whether it is back.
+    probing: bool,
+}
+
+/// What a client knows of the nodes it calls.
+#[derive(Clone, Debug)]
+pub struct Balancer {
+    nodes: BTreeMap<NodeName, Node>,
+    retries: f64,
+}
+
+impl Balancer {
+    /// A balancer that knows no node yet.
+    pub fn new() -> Balancer {
+        Balancer { nodes: BTreeMap::new(), retries: RETRY_BURST }
+    }
+
+    /// Replaces the set of nodes; what is known of those that stay is kept.
+    pub fn set_nodes(&mut self, names: impl IntoIterator<Item = NodeName>) {
+        let mut old = std::mem::take(&mut self.nodes);
+        self.nodes = names.into_iter().map(|name| (name.clone(), old.remove(&name).unwrap_or_default())).collect();
+    }
+
+    /// A node for the next attempt, none of `tried` while there are others. `None` where no node is known.
+    pub fn pick(&mut self, now: Instant, prng: &mut Prng, tried: &[NodeName]) -> Option<NodeName> {
+        if let Some((name, node)) = self.nodes.iter_mut().find(|(name, node)| {
+            !node.probing && node.ejected_until.is_some_and(|until| until <= now) && !tried.contains(name)
+        }) {
+            node.probing = true;
+            return Some(name.clone());
+        }
+        let healthy = |node: &Node| node.ejected_until.is_none();
+        let pools: [Vec<&NodeName>; 3] = [
+            self.nodes
+                .iter()
+                .filter(|(name, node)| healthy(node) && !tried.contains(name))
+                .map(|(name, _)| name)
+                .collect(),
+            self.nodes.iter().filter(|(_, node)| healthy(node)).map(|(name, _)| name).collect(),
+            self.nodes.keys().collect(),
+        ];
+        let pool = pools.into_iter().find(|pool| !pool.is_empty())?;
+        let first = pool[prng.below(pool.len() as u64) as usize];
+        let second = pool[prng.below(pool.len() as u64) as usize];
+        let load = |name: &NodeName| {
+            let node = &self.nodes[name];
+            f64::from(node.in_flight + 1) * node.delay.max(1.0)
+        };
+        Some(if load(second) < load(first) { second.clone() } else { first.clone() })
+    }
+
+    /// A call was sent to `node`.
+    pub fn on_sent(&mut self, node: &NodeName, attempt: u32) {
+        if attempt == 1 {
+            self.retries = (self.retries + RETRY_RATIO).min(RETRY_BURST);
+        }
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.in_flight += 1;
+        }
+    }
+
+    /// The call ended after `took`. Refusals for the caller's own fault count as a sign of life.
+    pub fn on_outcome(&mut self, now: Instant, name: &NodeName, outcome: Outcome, took: Duration) {
+        let ejected = self.nodes.values().filter(|node| node.ejected_until.is_some()).count();
+        let may_eject = (ejected + 1) * 3 <= self.nodes.len();
+        let Some(node) = self.nodes.get_mut(name) else {
+            return;
+        };
+        node.in_flight = node.in_flight.saturating_sub(1);
+        node.probing = false;
+        let failed = matches!(
+            outcome,
+            Outcome::Unknown | Outcome::Failed | Outcome::Rejected(Rejection::NoReplica | Rejection::Draining)
+        );
+        if !failed {
+            let sample = took.as_nanos() as f64;
+            node.delay = if node.delay == 0.0 { sample } else { 0.9 * node.delay + 0.1 * sample };
+            node.failures = 0;
+            node.ejections = 0;
+            node.ejected_until = None;
+            return;
+        }
+        node.failures += 1;
+        if node.ejected_until.is_some() || (node.failures >= FAILURES_TO_EJECT && may_eject) {
+            let span = EJECTED_FOR.saturating_mul(1 << node.ejections.min(5)).min(EJECTED_FOR_AT_MOST);
+            node.ejections += 1;
+            node.ejected_until = Some(now + span);
+        }
+    }
+
+    /// Whether attempt number `attempt` (from 1), which ended so with `left` until the deadline, may be followed by
+    /// another, and after which wait. Takes the retry from the budget.
+    pub fn may_retry(&mut self, attempt: u32, outcome: Outcome, left: Duration, prng: &mut Prng) -> Option<Duration> {
+        let worth_it = match outcome {
+            Outcome::Unknown => true,
+            Outcome::Rejected(why) => matches!(why, Rejection::QueueFull | Rejection::NoReplica | Rejection::Draining),
+            Outcome::Answered | Outcome::Expired | Outcome::Failed => false,
+        };
+        let wait = BACK_OFF.mul_f64(f64::from(1 << attempt.min(8)) / 2.0 * prng.uniform());
+        if !worth_it || attempt >= ATTEMPTS_MAX || self.retries < 1.0 || wait >= left {
+            return None;
+        }
+        self.retries -= 1.0;
+        Some(wait)
+    }
+}
+
+impl Default for Balancer {
+    fn default() -> Self {
+        Balancer::new()
+    }
+}

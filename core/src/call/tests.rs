@@ -1,0 +1,93 @@
+use super::*;
+
+fn node(i: usize) -> NodeName {
+    NodeName::parse(&format!("n{i}")).unwrap()
+}
+
+fn balancer(nodes: usize) -> (Balancer, Prng) {
+    let mut balancer = Balancer::new();
+    balancer.set_nodes((0..nodes).map(node));
+    (balancer, Prng::new(7))
+}
+
+fn fail(balancer: &mut Balancer, now: Instant, name: &NodeName) {
+    balancer.on_sent(name, 1);
+    balancer.on_outcome(now, name, Outcome::Unknown, Duration::from_millis(1));
+}
+
+#[test]
+fn calls_follow_the_lighter_of_two_nodes() {
+    let (mut balancer, mut prng) = balancer(2);
+    for i in 0..2 {
+        balancer.on_sent(&node(i), 1);
+        balancer.on_outcome(Instant::ZERO, &node(i), Outcome::Answered, Duration::from_millis(1));
+    }
+    for _ in 0..9 {
+        balancer.on_sent(&node(0), 1);
+    }
+    let picks = (0..1000).filter(|_| balancer.pick(Instant::ZERO, &mut prng, &[]) == Some(node(0))).count();
+    // It is chosen only where both draws fall on it.
+    assert!((200..300).contains(&picks), "{picks}");
+}
+
+#[test]
+fn a_node_that_was_tried_is_avoided_while_there_are_others() {
+    let (mut balancer, mut prng) = balancer(2);
+    for _ in 0..100 {
+        assert_eq!(balancer.pick(Instant::ZERO, &mut prng, &[node(0)]), Some(node(1)));
+    }
+    assert!(balancer.pick(Instant::ZERO, &mut prng, &[node(0), node(1)]).is_some());
+}
+
+#[test]
+fn a_failing_node_is_left_out_probed_and_taken_back() {
+    let (mut balancer, mut prng) = balancer(3);
+    let now = Instant::from_millis(0);
+    (0..5).for_each(|_| fail(&mut balancer, now, &node(0)));
+    assert!((0..200).all(|_| balancer.pick(now, &mut prng, &[]) != Some(node(0))));
+    let later = Instant::from_millis(1000);
+    assert_eq!(balancer.pick(later, &mut prng, &[]), Some(node(0)), "one call probes it");
+    assert!((0..200).all(|_| balancer.pick(later, &mut prng, &[]) != Some(node(0))), "and only one");
+    balancer.on_sent(&node(0), 1);
+    balancer.on_outcome(later, &node(0), Outcome::Answered, Duration::from_millis(1));
+    assert!((0..200).any(|_| balancer.pick(later, &mut prng, &[]) == Some(node(0))));
+}
+
+#[test]
+fn at_most_a_third_of_the_nodes_is_left_out() {
+    let (mut balancer, mut prng) = balancer(3);
+    for i in 0..3 {
+        (0..9).for_each(|_| fail(&mut balancer, Instant::ZERO, &node(i)));
+    }
+    let picked: std::collections::BTreeSet<_> =
+        (0..200).filter_map(|_| balancer.pick(Instant::ZERO, &mut prng, &[])).collect();
+    assert_eq!(picked.len(), 2);
+}
+
+#[test]
+fn retries_are_paid_from_a_tenth_of_what_is_sent() {
+    let (mut balancer, mut prng) = balancer(1);
+    let mut retried = 0;
+    for _ in 0..1000 {
+        balancer.on_sent(&node(0), 1);
+        balancer.on_outcome(Instant::ZERO, &node(0), Outcome::Unknown, Duration::from_millis(1));
+        retried += usize::from(balancer.may_retry(1, Outcome::Unknown, Duration::from_secs(1), &mut prng).is_some());
+    }
+    assert!((100..=120).contains(&retried), "{retried}");
+}
+
+#[test]
+fn only_what_did_not_run_or_may_not_have_is_retried() {
+    let left = Duration::from_secs(1);
+    let retried = |attempt, outcome, left| {
+        let (mut balancer, mut prng) = balancer(1);
+        balancer.may_retry(attempt, outcome, left, &mut prng).is_some()
+    };
+    assert!(retried(1, Outcome::Unknown, left));
+    assert!(retried(2, Outcome::Rejected(Rejection::NoReplica), left));
+    assert!(!retried(3, Outcome::Unknown, left), "three attempts in all");
+    assert!(!retried(1, Outcome::Failed, left));
+    assert!(!retried(1, Outcome::Expired, left));
+    assert!(!retried(1, Outcome::Rejected(Rejection::BadInput), left));
+    assert!(!retried(1, Outcome::Unknown, Duration::ZERO));
+}

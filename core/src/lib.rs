@@ -1,0 +1,17 @@
+//! Every decision weir takes, as pure state machines: events and a time go in, actions come out.
+//!
+//! What is absent: clocks, I/O, threads, logs, unordered maps and randomness of its own (see `clippy.toml` and
+//! `tests/boundaries.rs`). The cluster, the simulator and the tests drive the same functions.
+pub mod call;
+pub mod endpoint;
+pub mod ids;
+pub mod outcome;
+pub mod placement;
+pub mod prng;
+pub mod profile;
+pub mod replicated;
+pub mod router;
+pub mod scheduler;
+pub mod tensor;
+pub mod units;
+pub mod workload;

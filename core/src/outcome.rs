@@ -1,0 +1,78 @@
+//! The one way in which each query ends, named so that the caller's next step is in the variant.
+
+/// Why a query did not run. Safe to retry elsewhere or later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rejection {
+    /// The estimated finish is after the deadline.
+    TooLate,
+    /// A bounded queue or buffer is full.
+    QueueFull,
+    /// No replica of a stage is ready.
+    NoReplica,
+    /// The node drains or stops.
+    Draining,
+    /// No endpoint of this name is known here.
+    UnknownEndpoint,
+    /// Inputs do not match the signature; retrying as it is never helps.
+    BadInput,
+    /// The caller's capability does not cover this.
+    Forbidden,
+}
+
+/// What became of a query; exactly one per query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// A result, in time or not.
+    Answered,
+    /// It did not run: safe to retry.
+    Rejected(Rejection),
+    /// The deadline passed first.
+    Expired,
+    /// It ran and failed.
+    Failed,
+    /// The connection broke; it may have run.
+    Unknown,
+}
+
+impl Outcome {
+    /// The word in JSON, metrics and documents.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Outcome::Answered => "answered",
+            Outcome::Rejected(_) => "rejected",
+            Outcome::Expired => "expired",
+            Outcome::Failed => "failed",
+            Outcome::Unknown => "unknown",
+        }
+    }
+}
+
+/// How important a query is when not all can be served: the last is shed first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Shed last.
+    Critical,
+    /// What a query is unless told otherwise.
+    #[default]
+    Default,
+    /// Shed first; runs in the gaps.
+    Sheddable,
+}
+
+impl Class {
+    /// All classes, most important first.
+    pub const ALL: [Class; 3] = [Class::Critical, Class::Default, Class::Sheddable];
+
+    /// The word in files and flags.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Class::Critical => "critical",
+            Class::Default => "default",
+            Class::Sheddable => "sheddable",
+        }
+    }
+    /// The class named by `word`.
+    pub fn parse(word: &str) -> Option<Class> {
+        Class::ALL.into_iter().find(|class| class.word() == word)
+    }
+}

@@ -1,0 +1,264 @@
+//! What the leader believes of the nodes: soft state, from their reports alone, rebuilt in one report interval.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::endpoint::Endpoint;
+use crate::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
+use crate::replicated::State;
+use crate::units::{Bytes, Instant, ServiceTime};
+
+/// How often a node reports.
+pub const REPORT_EVERY: Duration = Duration::from_millis(250);
+/// A node that was silent so long is taken to be down: six reports lost in a row.
+pub const DOWN_AFTER: Duration = Duration::from_millis(1500);
+/// Deaths of one version's actors within [`DEATHS_WITHIN`] that take it out of service.
+const DEATHS_TO_QUARANTINE: usize = 3;
+const DEATHS_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct NodeReport {
+    pub node: NodeName,
+    /// Drawn when its process started.
+    pub incarnation: u128,
+    /// Of the plan that it works by.
+    pub epoch: Epoch,
+    pub replicas: BTreeMap<ReplicaId, ReplicaReport>,
+    pub devices: Vec<DeviceLoad>,
+    pub endpoints: Vec<EndpointLoad>,
+    /// Since its process started.
+    pub up: Duration,
+    /// It was told to stop and finishes what it has.
+    pub draining: bool,
+}
+
+/// What a node says of one replica.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct ReplicaReport {
+    pub state: ReplicaState,
+    /// Of its actor, since the node started.
+    pub deaths: u32,
+    pub last_death: String,
+}
+
+/// How far a replica is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReplicaState {
+    /// Being fetched, loaded or profiled.
+    Loading,
+    /// It serves.
+    Ready(ReplicaProfile),
+    /// It could not be loaded, and why.
+    Failed(String),
+}
+
+/// Measured properties of a replica.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct ReplicaProfile {
+    /// Latency by batch size, ascending.
+    pub points: Vec<(u32, ServiceTime)>,
+    pub max_batch: u32,
+    /// Why rows are not batched; empty where they are.
+    pub unbatched: String,
+    pub memory: Bytes,
+}
+
+/// Work of one device.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct DeviceLoad {
+    pub device: DeviceName,
+    /// Slot time spent computing since the node started.
+    pub busy: ServiceTime,
+    pub queued: u32,
+    pub backlog: ServiceTime,
+}
+
+/// What became of the rows of one endpoint at this home since the node started.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct EndpointLoad {
+    pub endpoint: Option<EndpointName>,
+    pub arrived: u64,
+    pub answered: u64,
+    pub rejected: u64,
+    pub expired: u64,
+    pub failed: u64,
+    pub degraded: u64,
+    pub last_error: String,
+    /// Answered by stage, in the endpoint's order.
+    pub by_stage: Vec<u64>,
+}
+
+/// Whether a node can be counted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// It reports.
+    Up,
+    /// It reports, and is to be emptied.
+    Draining,
+    /// It has been silent for [`DOWN_AFTER`].
+    Down,
+}
+
+/// Whether an endpoint serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointState {
+    /// Every stage has a replica that is ready.
+    Serving,
+    /// Some stage has none, but the first does.
+    Degraded,
+    /// The first stage has none.
+    Unavailable,
+}
+
+impl EndpointState {
+    /// The word in `weir status`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            EndpointState::Serving => "serving",
+            EndpointState::Degraded => "degraded",
+            EndpointState::Unavailable => "unavailable",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    at: Instant,
+    report: NodeReport,
+    /// Fraction of slot time spent computing between the last two reports.
+    busy: f64,
+}
+
+/// The leader's view of the nodes.
+#[derive(Clone, Debug)]
+pub struct Liveness {
+    /// Nodes that have not reported to this leader yet are given until here.
+    grace_until: Instant,
+    seen: BTreeMap<NodeName, Seen>,
+    deaths: BTreeMap<ModelRef, VecDeque<(Instant, String)>>,
+}
+
+impl Liveness {
+    /// The view of a leader that was elected at `now`.
+    pub fn new(now: Instant) -> Liveness {
+        Liveness { grace_until: now + DOWN_AFTER, seen: BTreeMap::new(), deaths: BTreeMap::new() }
+    }
+
+    /// A node reported. Returns a version that died too often, with the reason.
+    pub fn on_report(&mut self, now: Instant, state: &State, report: NodeReport) -> Option<(ModelRef, String)> {
+        let before = self.seen.get(&report.node);
+        let same_process = before.filter(|seen| seen.report.incarnation == report.incarnation);
+        let mut quarantine = None;
+        for (id, replica) in &report.replicas {
+            let known = same_process.and_then(|seen| seen.report.replicas.get(id)).map_or(0, |old| old.deaths);
+            let Some(assignment) = state.plan.assignments.get(id) else {
+                continue;
+            };
+            let deaths = self.deaths.entry(assignment.model.clone()).or_default();
+            for _ in known..replica.deaths {
+                deaths.push_back((now, replica.last_death.clone()));
+            }
+            while deaths.front().is_some_and(|(at, _)| now.since(*at) > DEATHS_WITHIN) {
+                deaths.pop_front();
+            }
+            if deaths.len() >= DEATHS_TO_QUARANTINE {
+                let (_, last) = deaths.back().expect("there are three");
+                quarantine = Some((
+                    assignment.model.clone(),
+                    format!("its actor died {} times within a minute, last: {last}", deaths.len()),
+                ));
+                deaths.clear();
+            }
+        }
+        let busy = same_process.map_or(0.0, |seen| busy_between(seen, now, &report, state));
+        self.seen.insert(report.node.clone(), Seen { at: now, report, busy });
+        quarantine
+    }
+
+    /// Whether `node` can be counted on at `now`.
+    pub fn state(&self, now: Instant, state: &State, node: &NodeName) -> NodeState {
+        let reports = match self.seen.get(node) {
+            Some(seen) => now.since(seen.at) < DOWN_AFTER,
+            None => now < self.grace_until,
+        };
+        let told_to_stop = self.seen.get(node).is_some_and(|seen| seen.report.draining);
+        match reports {
+            false => NodeState::Down,
+            true if told_to_stop || state.nodes.get(node).is_some_and(|node| node.draining) => NodeState::Draining,
+            true => NodeState::Up,
+        }
+    }
+
+    /// The last report of a node, and how busy it was before it (0 to 1, of all slots).
+    pub fn report(&self, node: &NodeName) -> Option<(&NodeReport, f64)> {
+        self.seen.get(node).map(|seen| (&seen.report, seen.busy))
+    }
+
+    /// Replicas of the current plan that may be sent work.
+    pub fn ready(&self, now: Instant, state: &State) -> BTreeSet<ReplicaId> {
+        let mut ready = BTreeSet::new();
+        for (id, assignment) in &state.plan.assignments {
+            let Some(seen) = self.seen.get(&assignment.node) else {
+                continue;
+            };
+            let serves =
+                seen.report.replicas.get(id).is_some_and(|replica| matches!(replica.state, ReplicaState::Ready(_)));
+            if serves && !seen.report.draining && self.state(now, state, &assignment.node) != NodeState::Down {
+                ready.insert(*id);
+            }
+        }
+        ready
+    }
+
+    /// Memory of one replica of a model as a node measured it.
+    pub fn memory(&self, state: &State, model: &ModelRef) -> Option<Bytes> {
+        let of_model = state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == *model);
+        let measured = of_model.filter_map(|(id, assignment)| {
+            match &self.seen.get(&assignment.node)?.report.replicas.get(id)?.state {
+                ReplicaState::Ready(profile) => Some(profile.memory),
+                _ => None,
+            }
+        });
+        measured.max()
+    }
+
+    /// State of an endpoint with its replicas ready and wanted (the minimum of each of its models).
+    pub fn endpoint(&self, now: Instant, state: &State, endpoint: &Endpoint) -> (EndpointState, u32, u32) {
+        let ready = self.ready(now, state);
+        let count = |model: &ModelRef| {
+            state
+                .plan
+                .assignments
+                .iter()
+                .filter(|(id, assignment)| assignment.model == *model && ready.contains(id))
+                .count() as u32
+        };
+        let by_stage: Vec<u32> = endpoint.stages.iter().map(|stage| count(&stage.model)).collect();
+        let models: BTreeSet<&ModelRef> = endpoint.stages.iter().map(|stage| &stage.model).collect();
+        let wanted = models.iter().map(|model| state.models.get(model).map_or(1, |model| model.replicas.min)).sum();
+        let word = match by_stage.first() {
+            Some(0) | None => EndpointState::Unavailable,
+            Some(_) if by_stage.contains(&0) => EndpointState::Degraded,
+            Some(_) => EndpointState::Serving,
+        };
+        (word, models.iter().map(|model| count(model)).sum(), wanted)
+    }
+}
+
+fn busy_between(seen: &Seen, now: Instant, report: &NodeReport, state: &State) -> f64 {
+    let total = |report: &NodeReport| report.devices.iter().fold(ServiceTime::ZERO, |sum, device| sum + device.busy);
+    let slots: u32 =
+        state.nodes.get(&report.node).map_or(1, |node| node.devices.iter().map(|device| device.slots).sum());
+    let span = now.since(seen.at).as_secs_f64() * f64::from(slots.max(1));
+    if span == 0.0 {
+        seen.busy
+    } else {
+        (total(report).saturating_sub(total(&seen.report)).as_duration().as_secs_f64() / span).min(1.0)
+    }
+}

@@ -1,0 +1,12 @@
+//! Which replica stands where, and which nodes and replicas can be counted on. See README.md for the problem.
+
+mod liveness;
+mod solve;
+#[cfg(test)]
+mod tests;
+
+pub use liveness::{
+    DOWN_AFTER, DeviceLoad, EndpointLoad, EndpointState, Liveness, NodeReport, NodeState, REPORT_EVERY, ReplicaProfile,
+    ReplicaReport, ReplicaState,
+};
+pub use solve::{Problem, Proposal, solve};

@@ -1,0 +1,159 @@
+//! The placement heuristic; README.md states problem and wishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{ModelRef, NodeName, ReplicaId};
+use crate::replicated::{Assignment, Node, Plan, ReplicaRange};
+use crate::units::Bytes;
+
+/// Everything that decides a placement.
+#[derive(Clone, Debug)]
+pub struct Problem<'a> {
+    /// The models that should stand somewhere: bounds and estimated memory of one replica.
+    pub models: BTreeMap<&'a ModelRef, (ReplicaRange, Bytes)>,
+    /// The nodes that can be counted on, draining ones among them.
+    pub nodes: Vec<&'a Node>,
+    /// What stands or is being loaded.
+    pub plan: &'a Plan,
+    /// Replicas that serve now.
+    pub ready: BTreeSet<ReplicaId>,
+    /// Smallest id that no plan has used.
+    pub next_replica: ReplicaId,
+}
+
+/// A placement, and what it leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// Every replica that should stand.
+    pub assignments: BTreeMap<ReplicaId, Assignment>,
+    /// Models without their minimum, and why.
+    pub unplaceable: Vec<(ModelRef, String)>,
+}
+
+/// Free memory and load of the nodes while a placement is built.
+struct Room<'a> {
+    nodes: Vec<&'a Node>,
+    free: BTreeMap<&'a NodeName, u64>,
+    replicas: BTreeMap<&'a NodeName, u32>,
+}
+
+/// Finds a placement. The same problem has the same solution everywhere, and the solution of its own outcome changes nothing.
+pub fn solve(problem: &Problem<'_>) -> Proposal {
+    let mut room = Room {
+        nodes: problem.nodes.clone(),
+        free: problem.nodes.iter().map(|node| (&node.name, node.memory.0)).collect(),
+        replicas: problem.nodes.iter().map(|node| (&node.name, 0)).collect(),
+    };
+    let mut assignments: BTreeMap<ReplicaId, Assignment> = BTreeMap::new();
+    let mut unplaceable = Vec::new();
+    let mut next = problem.next_replica;
+
+    for (model, (range, memory)) in &problem.models {
+        for (id, assignment) in kept(problem, model, *range) {
+            room.take(&assignment.node, *memory);
+            assignments.insert(id, assignment.clone());
+        }
+    }
+    // Minimum first, over all models; then what is left is given out.
+    for fill in [false, true] {
+        for (model, (range, memory)) in &problem.models {
+            loop {
+                let standing: Vec<&Assignment> =
+                    assignments.values().filter(|assignment| assignment.model == **model).collect();
+                // A replica on a draining node does not count: it goes as soon as others are ready.
+                let staying = standing.iter().filter(|assignment| !room.draining(&assignment.node)).count() as u32;
+                if staying >= if fill { range.max } else { range.min } {
+                    break;
+                }
+                let nodes_with_it =
+                    |name: &NodeName| standing.iter().filter(|assignment| assignment.node == *name).count() as u32;
+                let Some(node) = room.best(*memory, |node| {
+                    let here = nodes_with_it(&node.name);
+                    (!fill || here == 0).then_some(here)
+                }) else {
+                    if !fill {
+                        unplaceable.push(((*model).clone(), room.why_none(*memory)));
+                    }
+                    break;
+                };
+                let device = least_loaded_device(node, &assignments);
+                room.take(&node.name, *memory);
+                assignments.insert(next, Assignment { model: (*model).clone(), node: node.name.clone(), device });
+                next = ReplicaId(next.0 + 1);
+            }
+        }
+    }
+    Proposal { assignments, unplaceable }
+}
+
+/// The standing replicas of a model that stay for now.
+fn kept<'a>(problem: &'a Problem<'_>, model: &ModelRef, range: ReplicaRange) -> Vec<(ReplicaId, &'a Assignment)> {
+    let node_of = |assignment: &Assignment| problem.nodes.iter().find(|node| node.name == assignment.node);
+    let has_device = |assignment: &Assignment| {
+        node_of(assignment).is_some_and(|node| node.devices.iter().any(|device| device.name == assignment.device))
+    };
+    let (leaving, staying): (Vec<_>, Vec<_>) = problem
+        .plan
+        .assignments
+        .iter()
+        .filter(|(_, assignment)| assignment.model == *model && has_device(assignment))
+        .map(|(id, assignment)| (*id, assignment))
+        .partition(|(_, assignment)| node_of(assignment).is_some_and(|node| node.draining));
+    let ready = staying.iter().filter(|(id, _)| problem.ready.contains(id)).count() as u32;
+    let mut kept: Vec<_> = staying;
+    // Beyond the maximum the youngest go, those that do not serve yet before those that do.
+    kept.sort_by_key(|(id, _)| (!problem.ready.contains(id), *id));
+    kept.truncate(range.max as usize);
+    if ready < range.min {
+        kept.extend(leaving);
+    }
+    kept
+}
+
+fn least_loaded_device(node: &Node, assignments: &BTreeMap<ReplicaId, Assignment>) -> crate::ids::DeviceName {
+    let load = |device: &crate::replicated::Device| {
+        let here = assignments
+            .values()
+            .filter(|assignment| assignment.node == node.name && assignment.device == device.name)
+            .count();
+        // Replicas per slot, compared without dividing.
+        (here as u64 * 1_000 / u64::from(device.slots), device.name.clone())
+    };
+    node.devices.iter().min_by_key(|device| load(device)).expect("a node that joined has a device").name.clone()
+}
+
+impl<'a> Room<'a> {
+    fn take(&mut self, node: &NodeName, memory: Bytes) {
+        if let Some((name, free)) = self.free.iter_mut().find(|(name, _)| **name == node) {
+            *free = free.saturating_sub(memory.0);
+            *self.replicas.get_mut(name).expect("same nodes") += 1;
+        }
+    }
+
+    fn draining(&self, name: &NodeName) -> bool {
+        self.nodes.iter().any(|node| node.name == *name && node.draining)
+    }
+
+    /// The node with room where `here` (replicas of this model on it) is least; `None` from `here` excludes a node.
+    fn best(&self, memory: Bytes, here: impl Fn(&Node) -> Option<u32>) -> Option<&'a Node> {
+        let slots = |node: &Node| node.devices.iter().map(|device| u64::from(device.slots)).sum::<u64>().max(1);
+        self.nodes
+            .iter()
+            .filter(|node| !node.draining && self.free[&node.name] >= memory.0)
+            .filter_map(|node| {
+                Some((here(node)?, u64::from(self.replicas[&node.name]) * 1_000 / slots(node), &node.name, *node))
+            })
+            .min_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)))
+            .map(|(.., node)| node)
+    }
+
+    fn why_none(&self, memory: Bytes) -> String {
+        let open: Vec<&&Node> = self.nodes.iter().filter(|node| !node.draining).collect();
+        match open.iter().map(|node| self.free[&node.name]).max() {
+            None => "no node is up; start one with `weir node`".into(),
+            Some(free) => {
+                format!("needs {} bytes, and the emptiest node has {free} free; add a node or memory", memory.0)
+            }
+        }
+    }
+}

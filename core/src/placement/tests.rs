@@ -1,0 +1,191 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{DeviceName, Epoch, ModelRef, NodeName, ReplicaId};
+use crate::replicated::{Assignment, Device, Node, Plan, ReplicaRange, State};
+use crate::units::{Bytes, Instant, ServiceTime};
+
+fn model(name: &str) -> ModelRef {
+    ModelRef::parse(&format!("{name}@1")).unwrap()
+}
+
+fn node(name: &str, memory: u64) -> Node {
+    Node {
+        name: NodeName::parse(name).unwrap(),
+        address: "127.0.0.1:1".into(),
+        devices: vec![Device { name: DeviceName::parse("cpu0").unwrap(), kind: "cpu".into(), slots: 2 }],
+        memory: Bytes(memory),
+        draining: false,
+    }
+}
+
+/// Solves from `plan` with everything in `ready` serving.
+fn run(models: &[(&str, u32, u32)], nodes: &[Node], plan: &Plan, ready: &BTreeSet<ReplicaId>) -> Proposal {
+    let references: Vec<ModelRef> = models.iter().map(|(name, ..)| model(name)).collect();
+    let next = plan.assignments.last_key_value().map_or(0, |(id, _)| id.0 + 1);
+    solve(&Problem {
+        models: references
+            .iter()
+            .zip(models)
+            .map(|(r, (_, min, max))| (r, (ReplicaRange { min: *min, max: *max }, Bytes(100))))
+            .collect(),
+        nodes: nodes.iter().collect(),
+        plan,
+        ready: ready.clone(),
+        next_replica: ReplicaId(next),
+    })
+}
+
+fn placed(proposal: &Proposal) -> Vec<String> {
+    proposal.assignments.values().map(|a| format!("{} {}", a.model.name, a.node)).collect()
+}
+
+fn plan(proposal: &Proposal) -> Plan {
+    Plan { epoch: Epoch(1), assignments: proposal.assignments.clone() }
+}
+
+fn everything(plan: &Plan) -> BTreeSet<ReplicaId> {
+    plan.assignments.keys().copied().collect()
+}
+
+#[test]
+fn every_node_gets_every_model_as_far_as_memory_and_maximum_go() {
+    let nodes = [node("n1", 1000), node("n2", 1000)];
+    let proposal = run(&[("a", 1, 9), ("b", 1, 1)], &nodes, &Plan::default(), &BTreeSet::new());
+    assert_eq!(placed(&proposal), ["a n1", "b n2", "a n2"]);
+    let narrow =
+        run(&[("a", 1, 9), ("b", 1, 9)], &[node("n1", 150), node("n2", 100)], &Plan::default(), &BTreeSet::new());
+    assert_eq!(placed(&narrow), ["a n1", "b n2"], "minimum first, nothing more fits");
+}
+
+#[test]
+fn what_cannot_be_placed_comes_back_with_the_reason() {
+    let proposal = run(&[("a", 1, 1)], &[node("n1", 50)], &Plan::default(), &BTreeSet::new());
+    assert!(proposal.assignments.is_empty());
+    assert!(proposal.unplaceable[0].1.contains("needs 100 bytes"));
+    let nowhere = run(&[("a", 1, 1)], &[], &Plan::default(), &BTreeSet::new());
+    assert!(nowhere.unplaceable[0].1.contains("no node is up"));
+}
+
+#[test]
+fn replicas_of_a_lost_node_are_placed_elsewhere_under_new_ids() {
+    let nodes = [node("n1", 1000), node("n2", 1000), node("n3", 1000)];
+    let before = plan(&run(&[("a", 2, 2)], &nodes, &Plan::default(), &BTreeSet::new()));
+    let after = run(&[("a", 2, 2)], &nodes[1..], &before, &everything(&before));
+    assert_eq!(placed(&after), ["a n2", "a n3"]);
+    assert!(after.assignments.keys().any(|id| !before.assignments.contains_key(id)));
+}
+
+#[test]
+fn a_draining_node_keeps_its_replica_until_another_is_ready() {
+    let mut nodes = [node("n1", 1000), node("n2", 1000)];
+    let before = plan(&run(&[("a", 1, 1)], &nodes, &Plan::default(), &BTreeSet::new()));
+    assert_eq!(before.assignments[&ReplicaId(0)].node.as_str(), "n1");
+    nodes[0].draining = true;
+    let during = run(&[("a", 1, 1)], &nodes, &before, &everything(&before));
+    assert_eq!(placed(&during), ["a n1", "a n2"]);
+    let after = run(&[("a", 1, 1)], &nodes, &plan(&during), &everything(&plan(&during)));
+    assert_eq!(placed(&after), ["a n2"]);
+}
+
+proptest! {
+    #[test]
+    fn solutions_are_stable_and_within_bounds(
+        models in prop::collection::vec((1..4u32, 0..4u32), 1..6),
+        memory in prop::collection::vec(0..900u64, 1..5),
+    ) {
+        let names = ["a", "b", "c", "d", "e"];
+        let models: Vec<_> = models.iter().zip(names).map(|((min, more), name)| (name, *min, min + more)).collect();
+        let nodes: Vec<_> = memory.iter().enumerate().map(|(i, m)| node(&format!("n{i}"), *m)).collect();
+        let first = run(&models, &nodes, &Plan::default(), &BTreeSet::new());
+        for n in &nodes {
+            let used = first.assignments.values().filter(|a| a.node == n.name).count() as u64 * 100;
+            prop_assert!(used <= n.memory.0);
+        }
+        for (name, min, max) in &models {
+            let count = first.assignments.values().filter(|a| a.model == model(name)).count() as u32;
+            prop_assert!(count <= *max);
+            let short = first.unplaceable.iter().any(|(m, _)| *m == model(name));
+            prop_assert_eq!(count < *min, short);
+        }
+        let before = plan(&first);
+        let again = run(&models, &nodes, &before, &everything(&before));
+        prop_assert_eq!(again.assignments, first.assignments, "solving again moves nothing");
+    }
+}
+
+fn report(name: &str, replicas: &[(u64, ReplicaState, u32)]) -> NodeReport {
+    NodeReport {
+        node: NodeName::parse(name).unwrap(),
+        incarnation: 1,
+        epoch: Epoch(1),
+        replicas: replicas
+            .iter()
+            .map(|(id, state, deaths)| {
+                (ReplicaId(*id), ReplicaReport { state: state.clone(), deaths: *deaths, last_death: "panicked".into() })
+            })
+            .collect(),
+        devices: vec![],
+        endpoints: vec![],
+        up: Duration::from_secs(1),
+        draining: false,
+    }
+}
+
+fn ready() -> ReplicaState {
+    ReplicaState::Ready(ReplicaProfile {
+        points: vec![(1, ServiceTime::from_micros(9))],
+        max_batch: 1,
+        unbatched: String::new(),
+        memory: Bytes(7),
+    })
+}
+
+fn state() -> State {
+    let mut state = State::default();
+    let n1 = node("n1", 1000);
+    state.nodes.insert(n1.name.clone(), n1.clone());
+    state.plan.assignments = BTreeMap::from([(
+        ReplicaId(4),
+        Assignment { model: model("a"), node: n1.name.clone(), device: n1.devices[0].name.clone() },
+    )]);
+    state
+}
+
+#[test]
+fn a_silent_node_is_down_after_a_while_and_its_replicas_with_it() {
+    let (state, name) = (state(), NodeName::parse("n1").unwrap());
+    let mut liveness = Liveness::new(Instant::ZERO);
+    assert_eq!(
+        liveness.state(Instant::from_millis(1499), &state, &name),
+        NodeState::Up,
+        "a new leader waits for a report"
+    );
+    assert_eq!(liveness.state(Instant::from_millis(1500), &state, &name), NodeState::Down);
+    liveness.on_report(Instant::from_millis(2000), &state, report("n1", &[(4, ready(), 0), (9, ready(), 0)]));
+    assert_eq!(
+        liveness.ready(Instant::from_millis(3499), &state),
+        BTreeSet::from([ReplicaId(4)]),
+        "only what the plan names"
+    );
+    assert!(liveness.ready(Instant::from_millis(3500), &state).is_empty());
+    assert_eq!(liveness.memory(&state, &model("a")), Some(Bytes(7)));
+}
+
+#[test]
+fn three_deaths_in_a_minute_quarantine_a_version() {
+    let state = state();
+    let mut liveness = Liveness::new(Instant::ZERO);
+    let mut deaths =
+        |ms, count| liveness.on_report(Instant::from_millis(ms), &state, report("n1", &[(4, ready(), count)]));
+    assert_eq!(deaths(0, 1), None);
+    assert_eq!(deaths(250, 1), None, "the same death reported again");
+    assert_eq!(deaths(61_000, 2), None, "the first is long ago");
+    assert_eq!(deaths(61_250, 3), None);
+    let (quarantined, because) = deaths(61_500, 4).unwrap();
+    assert_eq!(quarantined, model("a"));
+    assert!(because.contains("3 times within a minute, last: panicked"));
+}

@@ -1,0 +1,160 @@
+//! Latency by batch size of one model on one kind of device, measured at load and corrected by what batches take.
+//!
+//! An estimate is a high quantile of the recent runs of a size, made monotone over sizes (Symphony), linear between
+//! measured sizes and along the last slope beyond them. Clockwork (OSDI'20) takes the largest of ten runs; on a processor
+//! that other work may preempt, one such accident would refuse queries for ten batches, so here it is the second largest.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::units::ServiceTime;
+
+/// Runs kept per batch size: enough to see a change within ten batches, few enough to forget one slow run soon.
+const RUNS_KEPT: usize = 10;
+
+/// Latency by batch size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    runs: BTreeMap<u32, VecDeque<ServiceTime>>,
+    /// Monotone estimates by measured size, kept in step with `runs`.
+    points: Vec<(u32, ServiceTime)>,
+}
+
+impl Profile {
+    /// A profile from measured points (batch size, time). Panics where there is none, or one of size 0.
+    pub fn new(measured: &[(u32, ServiceTime)]) -> Profile {
+        assert!(!measured.is_empty(), "a profile needs a measurement");
+        assert!(measured.iter().all(|(batch, _)| *batch > 0), "a batch has rows");
+        let runs = measured.iter().map(|(batch, time)| (*batch, VecDeque::from([*time]))).collect();
+        let mut profile = Profile { runs, points: Vec::new() };
+        profile.rebuild();
+        profile
+    }
+
+    /// Estimated time of a batch of `batch` rows; never less than that of a smaller one.
+    pub fn estimate(&self, batch: u32) -> ServiceTime {
+        let points = &self.points;
+        let after = points.partition_point(|(size, _)| *size < batch);
+        match (after.checked_sub(1).map(|i| points[i]), points.get(after)) {
+            (_, Some(&(size, time))) if size == batch => time,
+            (Some(low), Some(&high)) => along(low, high, batch),
+            // Below the smallest measured size its time is an upper bound.
+            (None, Some(&(_, time))) => time,
+            (Some(last), None) => match after.checked_sub(2).map(|i| points[i]) {
+                Some(before) => along(before, last, batch),
+                // One point tells no slope: as if every row cost the same.
+                None => last.1.scaled(f64::from(batch) / f64::from(last.0)),
+            },
+            (None, None) => unreachable!("a profile has a point"),
+        }
+    }
+
+    /// Takes in that a batch of `batch` rows took `took`.
+    pub fn observe(&mut self, batch: u32, took: ServiceTime) {
+        let runs = self.runs.entry(batch).or_default();
+        if runs.len() == RUNS_KEPT {
+            runs.pop_front();
+        }
+        runs.push_back(took);
+        self.rebuild();
+    }
+
+    /// Monotone estimates at the measured sizes, ascending.
+    pub fn points(&self) -> &[(u32, ServiceTime)] {
+        &self.points
+    }
+
+    /// The profile of the same model on a device that runs at `pace` (at most 1) of this one's speed.
+    pub fn slowed(&self, pace: f64) -> Profile {
+        assert!(pace > 0.0 && pace <= 1.0, "a pace is above 0 and at most 1");
+        let measured: Vec<_> = self.points.iter().map(|(batch, time)| (*batch, time.scaled(1.0 / pace))).collect();
+        Profile::new(&measured)
+    }
+
+    /// Makes every estimate a little more hopeful: called when a query was refused although nothing else was in its way.
+    /// Without it a few slow runs could refuse every query, and no batch would ever run to show that they are over.
+    pub fn forgive(&mut self) {
+        for runs in self.runs.values_mut() {
+            if runs.len() > 1 {
+                let slowest = (0..runs.len()).max_by_key(|i| runs[*i]).expect("there are runs");
+                runs.remove(slowest);
+            } else {
+                runs[0] = runs[0].scaled(0.9);
+            }
+        }
+        self.rebuild();
+    }
+
+    fn rebuild(&mut self) {
+        let mut floor = ServiceTime::ZERO;
+        self.points.clear();
+        for (batch, runs) in &self.runs {
+            floor = floor.max(high(runs));
+            self.points.push((*batch, floor));
+        }
+    }
+}
+
+/// The largest of up to three runs, the second largest of more.
+fn high(runs: &VecDeque<ServiceTime>) -> ServiceTime {
+    let mut sorted: Vec<ServiceTime> = runs.iter().copied().collect();
+    sorted.sort_unstable();
+    sorted[if sorted.len() > 3 { sorted.len() - 2 } else { sorted.len() - 1 }]
+}
+
+/// The line through `a` and `b` at `batch`.
+fn along(a: (u32, ServiceTime), b: (u32, ServiceTime), batch: u32) -> ServiceTime {
+    let slope = b.1.saturating_sub(a.1).as_nanos() as f64 / f64::from(b.0 - a.0);
+    a.1 + ServiceTime::from_nanos((slope * f64::from(batch - a.0)).ceil() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn us(n: u64) -> ServiceTime {
+        ServiceTime::from_micros(n)
+    }
+
+    #[test]
+    fn estimates_are_monotone_and_linear_between_points() {
+        let profile = Profile::new(&[(1, us(10)), (2, us(8)), (4, us(30)), (8, us(50))]);
+        assert_eq!(profile.estimate(1), us(10));
+        assert_eq!(profile.estimate(2), us(10), "a larger batch is never estimated cheaper");
+        assert_eq!(profile.estimate(3), us(20));
+        assert_eq!(profile.estimate(6), us(40));
+        assert_eq!(profile.estimate(12), us(70), "beyond the last point along its slope");
+        assert_eq!(Profile::new(&[(4, us(40))]).estimate(1), us(40));
+        assert_eq!(Profile::new(&[(4, us(40))]).estimate(8), us(80));
+    }
+
+    #[test]
+    fn one_accident_is_forgotten_and_two_are_not() {
+        let mut profile = Profile::new(&[(1, us(10))]);
+        for _ in 0..4 {
+            profile.observe(1, us(10));
+        }
+        profile.observe(1, us(90));
+        assert_eq!(profile.estimate(1), us(10));
+        profile.observe(1, us(90));
+        assert_eq!(profile.estimate(1), us(90));
+        for _ in 0..9 {
+            profile.observe(1, us(12));
+        }
+        assert_eq!(profile.estimate(1), us(12), "nine later runs push them out");
+    }
+
+    #[test]
+    fn refusals_on_an_idle_device_end_by_themselves() {
+        let mut profile = Profile::new(&[(1, us(100))]);
+        for _ in 0..20 {
+            profile.forgive();
+        }
+        assert!(profile.estimate(1) < us(20));
+    }
+
+    #[test]
+    fn a_slower_device_scales_every_point() {
+        let profile = Profile::new(&[(1, us(10)), (8, us(50))]).slowed(0.1);
+        assert_eq!(profile.points(), [(1, us(100)), (8, us(500))]);
+    }
+}

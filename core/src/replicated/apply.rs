@@ -1,0 +1,294 @@
+//! Applying entries, and keeping a copy of the state by the changes they make.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Applied, Assignment, Change, Command, Done, Entry, Member, Model, Plan, REMEMBERED_ENTRIES, Refusal, State,
+};
+use crate::endpoint::Endpoint;
+use crate::ids::{Epoch, LogIndex, MemberId, ModelRef, ReplicaId, RequestId};
+use crate::tensor::Signature;
+
+/// Lines and changes of an entry that is being applied.
+#[derive(Default)]
+struct Effect {
+    lines: Vec<String>,
+    changes: Vec<Change>,
+}
+
+impl Effect {
+    fn one(line: String, change: Change) -> Result<Effect, Refusal> {
+        Ok(Effect { lines: vec![line], changes: vec![change] })
+    }
+}
+
+fn not_found(what: String) -> Refusal {
+    Refusal::NotFound { what }
+}
+
+fn conflict(what: impl Into<String>) -> Refusal {
+    Refusal::Conflict { what: what.into() }
+}
+
+fn invalid(what: impl Into<String>) -> Refusal {
+    Refusal::Invalid { what: what.into() }
+}
+
+impl State {
+    /// Applies the entry at `index`, which follows the last one applied. Returns its result (for a request that was
+    /// applied before: the first result) and what changed, in an order in which a copy can absorb it.
+    pub fn apply(&mut self, index: LogIndex, entry: &Entry) -> (Applied, Vec<Change>) {
+        self.skip(index);
+        if let Some(first) = self.remembered(entry.request) {
+            return (first.clone(), Vec::new());
+        }
+        let (result, changes) = match self.decide(index, &entry.command) {
+            Ok(effect) => (Ok(Done { index, lines: effect.lines }), effect.changes),
+            Err(refusal) => (Err(refusal), Vec::new()),
+        };
+        for change in &changes {
+            self.absorb(change);
+        }
+        self.requests.push_back((index, entry.request, result.clone()));
+        (result, changes)
+    }
+
+    /// Takes note of an entry without a command (a new leader's first).
+    pub fn skip(&mut self, index: LogIndex) {
+        assert!(index > self.applied, "entry {index} after {}", self.applied);
+        self.applied = index;
+        while self.requests.front().is_some_and(|(at, ..)| at.0 + REMEMBERED_ENTRIES < index.0) {
+            self.requests.pop_front();
+        }
+    }
+
+    /// The result of a request that was applied not long ago.
+    pub fn remembered(&self, request: RequestId) -> Option<&Applied> {
+        self.requests.iter().rev().find(|(_, id, _)| *id == request).map(|(_, _, result)| result)
+    }
+
+    /// Puts one changed object in its place.
+    pub fn absorb(&mut self, change: &Change) {
+        match change.clone() {
+            Change::Cluster(name) => self.cluster = name,
+            Change::Model(model) => drop(self.models.insert(model.reference.clone(), model)),
+            Change::ModelGone(reference) => drop(self.models.remove(&reference)),
+            Change::Endpoint(endpoint) => drop(self.endpoints.insert(endpoint.name.clone(), endpoint)),
+            Change::EndpointGone(name) => drop(self.endpoints.remove(&name)),
+            Change::Node(node) => drop(self.nodes.insert(node.name.clone(), node)),
+            Change::NodeGone(name) => drop(self.nodes.remove(&name)),
+            Change::Plan(plan) => {
+                let next = plan.assignments.last_key_value().map_or(0, |(id, _)| id.0 + 1);
+                self.next_replica = self.next_replica.max(ReplicaId(next));
+                self.plan = plan;
+            }
+            Change::Grant(grant) => drop(self.grants.insert(grant.id.clone(), grant)),
+            Change::GrantGone(id) => drop(self.grants.remove(&id)),
+            Change::Member(member) => {
+                self.next_member = self.next_member.max(MemberId(member.id.0 + 1));
+                self.members.insert(member.id, member);
+            }
+            Change::MemberGone(id) => drop(self.members.remove(&id)),
+        }
+    }
+
+    /// The models that some endpoint names, apart from quarantined ones.
+    pub fn wanted_models(&self) -> BTreeSet<&ModelRef> {
+        let named = self.endpoints.values().flat_map(|endpoint| endpoint.stages.iter().map(|stage| &stage.model));
+        named.filter(|model| self.models.get(model).is_some_and(|model| model.quarantined.is_none())).collect()
+    }
+
+    /// The signatures of all models, as endpoints are wired by.
+    pub fn signatures(&self) -> BTreeMap<ModelRef, &Signature> {
+        self.models.iter().map(|(reference, model)| (reference.clone(), &model.signature)).collect()
+    }
+
+    fn decide(&self, index: LogIndex, command: &Command) -> Result<Effect, Refusal> {
+        match command {
+            Command::Found { cluster, grants } => {
+                if !self.cluster.is_empty() {
+                    return Err(conflict(format!("this is the cluster {} already", self.cluster)));
+                }
+                let mut changes = vec![Change::Cluster(cluster.clone())];
+                changes.extend(grants.iter().cloned().map(Change::Grant));
+                Ok(Effect { lines: vec![format!("cluster {cluster} founded")], changes })
+            }
+            Command::Apply { models, endpoints, if_index } => self.declare(models, endpoints, *if_index),
+            Command::DeleteEndpoint(name) => {
+                if !self.endpoints.contains_key(name) {
+                    return Err(not_found(format!(
+                        "endpoint {name} not found; `weir get endpoints` lists what there is"
+                    )));
+                }
+                let mut effect = Effect::one(format!("endpoint {name} deleted"), Change::EndpointGone(name.clone()))?;
+                let others = || self.endpoints.values().filter(|endpoint| endpoint.name != *name);
+                let named: BTreeSet<_> = self.endpoints[name].stages.iter().map(|stage| &stage.model).collect();
+                for model in named {
+                    if !others().any(|endpoint| endpoint.stages.iter().any(|stage| stage.model == *model)) {
+                        effect.lines.push(format!("model {model} deleted"));
+                        effect.changes.push(Change::ModelGone(model.clone()));
+                    }
+                }
+                Ok(effect)
+            }
+            Command::NodeJoin(node) => {
+                let mut node = node.clone();
+                if node.devices.iter().any(|device| device.slots == 0) || node.devices.is_empty() {
+                    return Err(invalid(format!("node {} has no slot to run anything on", node.name)));
+                }
+                // Draining is an operator's word, not the node's: a restart does not take it back.
+                node.draining = self.nodes.get(&node.name).is_some_and(|known| known.draining);
+                if self.nodes.get(&node.name) == Some(&node) {
+                    return Ok(Effect { lines: vec![format!("node {} unchanged", node.name)], changes: Vec::new() });
+                }
+                Effect::one(format!("node {} joined", node.name), Change::Node(node))
+            }
+            Command::NodeDrain { node, draining } => {
+                let known = self
+                    .nodes
+                    .get(node)
+                    .ok_or_else(|| not_found(format!("node {node} not found; `weir get nodes` lists what there is")))?;
+                let word = if *draining { "draining" } else { "undrained" };
+                Effect::one(
+                    format!("node {node} {word}"),
+                    Change::Node(super::Node { draining: *draining, ..known.clone() }),
+                )
+            }
+            Command::NodeRemove(node) => {
+                if !self.nodes.contains_key(node) {
+                    return Err(not_found(format!("node {node} not found; `weir get nodes` lists what there is")));
+                }
+                Effect::one(format!("node {node} removed"), Change::NodeGone(node.clone()))
+            }
+            Command::SetPlan { replaces, assignments } => self.set_plan(index, *replaces, assignments),
+            Command::Quarantine { model, because } => {
+                let known = self.models.get(model).ok_or_else(|| {
+                    not_found(format!("model {model} not found; `weir get models` lists what there is"))
+                })?;
+                let word = if because.is_some() { "quarantined" } else { "allowed again" };
+                Effect::one(
+                    format!("model {model} {word}"),
+                    Change::Model(Model { quarantined: because.clone(), ..known.clone() }),
+                )
+            }
+            Command::GrantAdd(grant) => {
+                if self.grants.contains_key(&grant.id) {
+                    return Err(conflict(format!("grant {} exists already", grant.id)));
+                }
+                Effect::one(format!("grant {} created", grant.id), Change::Grant(grant.clone()))
+            }
+            Command::GrantRevoke(id) => {
+                if !self.grants.contains_key(id) {
+                    return Err(not_found(format!("grant {id} not found; `weir get grants` lists what there is")));
+                }
+                Effect::one(format!("grant {id} revoked"), Change::GrantGone(id.clone()))
+            }
+            Command::MemberSet { id, member } => match member {
+                Some(member) => {
+                    Effect::one(format!("member {} is {}", member.name, role(member)), Change::Member(member.clone()))
+                }
+                None => Effect::one(format!("member {id} removed"), Change::MemberGone(*id)),
+            },
+        }
+    }
+
+    fn declare(&self, models: &[Model], endpoints: &[Endpoint], if_index: Option<LogIndex>) -> Result<Effect, Refusal> {
+        if let Some(expected) = if_index
+            && expected != self.applied_before_this()
+        {
+            return Err(conflict(format!(
+                "the cluster is at index {}, not {expected}; look at it again",
+                self.applied_before_this()
+            )));
+        }
+        let mut effect = Effect::default();
+        let mut signatures = self.signatures();
+        for model in models {
+            let reference = &model.reference;
+            if model.replicas.min == 0 || model.replicas.max < model.replicas.min {
+                return Err(invalid(format!(
+                    "model {reference} needs at least one replica, and a maximum not below the minimum"
+                )));
+            }
+            if model.signature.inputs.is_empty() || model.signature.outputs.is_empty() {
+                return Err(invalid(format!("model {reference} must take and give at least one tensor")));
+            }
+            let known = self.models.get(reference);
+            if let Some(known) = known
+                && known.digest != model.digest
+            {
+                return Err(conflict(format!(
+                    "model {reference} is registered with another artifact; a version never changes: give this one a new version"
+                )));
+            }
+            let next = Model { quarantined: known.and_then(|known| known.quarantined.clone()), ..model.clone() };
+            signatures.insert(reference.clone(), &model.signature);
+            let word = match known {
+                None => "created",
+                Some(known) if *known == next => "unchanged",
+                Some(_) => "configured",
+            };
+            effect.lines.push(format!("model {reference} {word}"));
+            if word != "unchanged" {
+                effect.changes.push(Change::Model(next));
+            }
+        }
+        for endpoint in endpoints {
+            endpoint.wire(&signatures).map_err(|bad| invalid(bad.to_string()))?;
+            let word = match self.endpoints.get(&endpoint.name) {
+                None => "created",
+                Some(known) if known == endpoint => "unchanged",
+                Some(_) => "configured",
+            };
+            effect.lines.push(format!("endpoint {} {word}", endpoint.name));
+            if word != "unchanged" {
+                effect.changes.push(Change::Endpoint(endpoint.clone()));
+            }
+        }
+        Ok(effect)
+    }
+
+    /// What a reader saw who read just before the entry that is being applied: entries that only keep the log going count too.
+    fn applied_before_this(&self) -> LogIndex {
+        LogIndex(self.applied.0 - 1)
+    }
+
+    fn set_plan(
+        &self,
+        index: LogIndex,
+        replaces: Epoch,
+        assignments: &BTreeMap<ReplicaId, Assignment>,
+    ) -> Result<Effect, Refusal> {
+        if replaces != self.plan.epoch {
+            return Err(conflict(format!("the plan is at epoch {}, not {replaces}", self.plan.epoch)));
+        }
+        for (id, assignment) in assignments {
+            match self.plan.assignments.get(id) {
+                Some(old) if old == assignment => continue,
+                Some(_) => {
+                    return Err(invalid(format!("replica {id} cannot move; give its successor a new id")));
+                }
+                None if *id < self.next_replica => {
+                    return Err(invalid(format!("replica id {id} was used before")));
+                }
+                None => {}
+            }
+            if self.models.get(&assignment.model).is_none_or(|model| model.quarantined.is_some()) {
+                return Err(invalid(format!("replica {id} is of model {}, which cannot be loaded", assignment.model)));
+            }
+            let node = self.nodes.get(&assignment.node);
+            if !node.is_some_and(|node| node.devices.iter().any(|device| device.name == assignment.device)) {
+                return Err(invalid(format!(
+                    "replica {id} is on {}/{}, which is not there",
+                    assignment.node, assignment.device
+                )));
+            }
+        }
+        let plan = Plan { epoch: Epoch(index.0), assignments: assignments.clone() };
+        Effect::one(format!("plan {index} set"), Change::Plan(plan))
+    }
+}
+
+fn role(member: &Member) -> &'static str {
+    if member.learner { "a learner" } else { "a voter" }
+}

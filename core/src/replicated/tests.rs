@@ -1,0 +1,252 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::endpoint::Stage;
+use crate::ids::{ModelName, StageName, Version};
+use crate::outcome::Class;
+use crate::tensor::{DType, Signature, TensorSpec};
+
+fn spec(name: &str) -> TensorSpec {
+    TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![None, Some(4)] }
+}
+
+fn model(name: &str, digest: u8) -> Model {
+    Model {
+        reference: ModelRef { name: ModelName::parse(name).unwrap(), version: Version::parse("1").unwrap() },
+        digest: Digest([digest; 32]),
+        size: Bytes(100),
+        engine: EngineKind::Onnx,
+        signature: Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] },
+        max_batch: None,
+        replicas: ReplicaRange { min: 1, max: 4 },
+        quarantined: None,
+    }
+}
+
+fn endpoint(name: &str, models: &[&str]) -> Endpoint {
+    Endpoint {
+        name: EndpointName::parse(name).unwrap(),
+        deadline: Duration::from_millis(50),
+        weight: 1.0,
+        class: Class::Default,
+        label_output: None,
+        confidence_output: None,
+        stages: models
+            .iter()
+            .map(|model| Stage {
+                name: StageName::parse(model).unwrap(),
+                model: ModelRef::parse(&format!("{model}@1")).unwrap(),
+                gate: None,
+            })
+            .collect(),
+    }
+}
+
+fn node(name: &str) -> Node {
+    Node {
+        name: NodeName::parse(name).unwrap(),
+        address: "127.0.0.1:7400".into(),
+        devices: vec![Device { name: DeviceName::parse("cpu0").unwrap(), kind: "cpu".into(), slots: 1 }],
+        memory: Bytes(1 << 30),
+        draining: false,
+    }
+}
+
+fn apply(models: &[Model], endpoints: &[Endpoint]) -> Command {
+    Command::Apply { models: models.to_vec(), endpoints: endpoints.to_vec(), if_index: None }
+}
+
+fn assignment(model: &str, node: &str) -> Assignment {
+    Assignment {
+        model: ModelRef::parse(model).unwrap(),
+        node: NodeName::parse(node).unwrap(),
+        device: DeviceName::parse("cpu0").unwrap(),
+    }
+}
+
+/// Gives commands to a state and keeps a copy by the changes.
+#[derive(Default)]
+struct Log {
+    state: State,
+    copy: State,
+    requests: u128,
+}
+
+impl Log {
+    fn run(&mut self, command: Command) -> Applied {
+        self.requests += 1;
+        self.request(RequestId(self.requests), command)
+    }
+
+    fn request(&mut self, request: RequestId, command: Command) -> Applied {
+        let index = LogIndex(self.state.applied.0 + 1);
+        let (result, changes) = self.state.apply(index, &Entry { request, by: "test".into(), command });
+        changes.iter().for_each(|change| self.copy.absorb(change));
+        self.copy.applied = self.state.applied;
+        self.copy.requests = self.state.requests.clone();
+        assert_eq!(self.copy, self.state, "changes are complete");
+        result
+    }
+
+    fn lines(&mut self, command: Command) -> Vec<String> {
+        self.run(command).unwrap().lines
+    }
+}
+
+#[test]
+fn declaring_twice_changes_nothing() {
+    let mut log = Log::default();
+    let file = apply(&[model("a", 1)], &[endpoint("e", &["a"])]);
+    assert_eq!(log.lines(file.clone()), ["model a@1 created", "endpoint e created"]);
+    assert_eq!(log.lines(file), ["model a@1 unchanged", "endpoint e unchanged"]);
+    let mut more = model("a", 1);
+    more.replicas.min = 2;
+    assert_eq!(log.lines(apply(&[more], &[])), ["model a@1 configured"]);
+}
+
+#[test]
+fn a_version_never_changes_its_artifact() {
+    let mut log = Log::default();
+    log.run(apply(&[model("a", 1)], &[])).unwrap();
+    let before = log.state.models.clone();
+    let refusal = log.run(apply(&[model("b", 1), model("a", 2)], &[])).unwrap_err();
+    assert!(matches!(refusal, Refusal::Conflict { .. }) && refusal.to_string().contains("give this one a new version"));
+    assert_eq!(log.state.models, before, "all or nothing");
+}
+
+#[test]
+fn a_request_is_applied_once_and_answered_alike() {
+    let mut log = Log::default();
+    let first = log.request(RequestId(77), apply(&[model("a", 1)], &[endpoint("e", &["a"])]));
+    log.run(Command::DeleteEndpoint(EndpointName::parse("e").unwrap())).unwrap();
+    let again = log.request(RequestId(77), apply(&[model("a", 1)], &[endpoint("e", &["a"])]));
+    assert_eq!(again, first);
+    assert!(log.state.endpoints.is_empty(), "the repetition did not bring it back");
+}
+
+#[test]
+fn requests_are_forgotten_by_log_position_alone() {
+    let mut log = Log::default();
+    log.run(Command::NodeJoin(node("n1"))).unwrap();
+    log.state.skip(LogIndex(REMEMBERED_ENTRIES + 1));
+    assert!(log.state.remembered(RequestId(1)).is_some());
+    log.state.skip(LogIndex(REMEMBERED_ENTRIES + 2));
+    assert!(log.state.remembered(RequestId(1)).is_none());
+}
+
+#[test]
+fn models_that_nobody_names_go_with_the_endpoint() {
+    let mut log = Log::default();
+    log.run(apply(&[model("a", 1), model("b", 2)], &[endpoint("e", &["a", "b"]), endpoint("f", &["b"])])).unwrap();
+    let lines = log.lines(Command::DeleteEndpoint(EndpointName::parse("e").unwrap()));
+    assert_eq!(lines, ["endpoint e deleted", "model a@1 deleted"]);
+    let refusal = log.run(Command::DeleteEndpoint(EndpointName::parse("e").unwrap())).unwrap_err();
+    assert!(matches!(refusal, Refusal::NotFound { .. }));
+}
+
+#[test]
+fn a_write_that_expects_another_index_is_a_conflict() {
+    let mut log = Log::default();
+    log.run(Command::NodeJoin(node("n1"))).unwrap();
+    let guarded = |at| Command::Apply { models: vec![model("a", 1)], endpoints: vec![], if_index: Some(LogIndex(at)) };
+    assert!(matches!(log.run(guarded(7)).unwrap_err(), Refusal::Conflict { .. }));
+    assert!(log.run(guarded(2)).is_ok());
+}
+
+#[test]
+fn a_plan_replaces_the_one_it_was_made_from() {
+    let mut log = Log::default();
+    log.run(apply(&[model("a", 1)], &[endpoint("e", &["a"])])).unwrap();
+    log.run(Command::NodeJoin(node("n1"))).unwrap();
+    let plan = |replaces, id, model, node| Command::SetPlan {
+        replaces: Epoch(replaces),
+        assignments: BTreeMap::from([(ReplicaId(id), assignment(model, node))]),
+    };
+    assert!(log.run(plan(0, 0, "a@1", "n2")).unwrap_err().to_string().contains("not there"));
+    assert!(log.run(plan(0, 0, "b@1", "n1")).unwrap_err().to_string().contains("cannot be loaded"));
+    let index = log.run(plan(0, 5, "a@1", "n1")).unwrap().index;
+    assert_eq!(log.state.plan.epoch.0, index.0);
+    assert!(matches!(log.run(plan(0, 6, "a@1", "n1")).unwrap_err(), Refusal::Conflict { .. }), "another came between");
+    assert!(log.run(plan(index.0, 3, "a@1", "n1")).unwrap_err().to_string().contains("was used before"));
+}
+
+#[test]
+fn quarantine_outlives_a_new_declaration() {
+    let mut log = Log::default();
+    log.run(apply(&[model("a", 1)], &[endpoint("e", &["a"])])).unwrap();
+    let reference = ModelRef::parse("a@1").unwrap();
+    log.run(Command::Quarantine { model: reference.clone(), because: Some("died".into()) }).unwrap();
+    log.run(apply(&[model("a", 1)], &[])).unwrap();
+    assert!(log.state.wanted_models().is_empty());
+    log.run(Command::Quarantine { model: reference.clone(), because: None }).unwrap();
+    assert_eq!(log.state.wanted_models(), [&reference].into());
+}
+
+#[test]
+fn a_drained_node_stays_drained_over_a_restart() {
+    let mut log = Log::default();
+    log.run(Command::NodeJoin(node("n1"))).unwrap();
+    let name = NodeName::parse("n1").unwrap();
+    log.run(Command::NodeDrain { node: name.clone(), draining: true }).unwrap();
+    log.run(Command::NodeJoin(node("n1"))).unwrap();
+    assert!(log.state.nodes[&name].draining);
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut log = Log::default();
+    log.run(Command::Found { cluster: "c".into(), grants: vec![] }).unwrap();
+    assert!(matches!(
+        log.run(Command::Found { cluster: "d".into(), grants: vec![] }).unwrap_err(),
+        Refusal::Conflict { .. }
+    ));
+}
+
+fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
+    let names = prop_oneof![Just("a"), Just("b"), Just("c")];
+    let command = prop_oneof![
+        (names.clone(), 1..3u8, 1..3u32).prop_map(|(name, digest, min)| {
+            let mut model = model(name, digest);
+            model.replicas.min = min;
+            apply(&[model], &[])
+        }),
+        (names.clone(), names.clone()).prop_map(|(a, b)| apply(&[], &[endpoint("e", &[a, b]), endpoint("f", &[a])])),
+        Just(Command::DeleteEndpoint(EndpointName::parse("e").unwrap())),
+        names.clone().prop_map(|name| Command::NodeJoin(node(name))),
+        names.clone().prop_map(|name| Command::NodeRemove(NodeName::parse(name).unwrap())),
+        (0..12u64, 0..9u64, names.clone(), names.clone()).prop_map(|(replaces, id, model, node)| Command::SetPlan {
+            replaces: Epoch(replaces),
+            assignments: BTreeMap::from([(ReplicaId(id), assignment(&format!("{model}@1"), node))]),
+        }),
+        (names, any::<bool>()).prop_map(|(name, on)| Command::Quarantine {
+            model: ModelRef::parse(&format!("{name}@1")).unwrap(),
+            because: on.then(|| "died".to_owned()),
+        }),
+    ];
+    prop::collection::vec((0..40u8, command), 0..60)
+}
+
+proptest! {
+    /// A copy kept by changes equals the state, refused and repeated entries change nothing, and stages always resolve.
+    #[test]
+    fn any_history_keeps_copies_equal(history in commands()) {
+        let mut log = Log::default();
+        for (request, command) in history {
+            let before = log.state.clone();
+            let known = before.remembered(RequestId(u128::from(request))).is_some();
+            let result = log.request(RequestId(u128::from(request)), command);
+            if known || result.is_err() {
+                let mut after = log.state.clone();
+                after.applied = before.applied;
+                after.requests = before.requests.clone();
+                prop_assert_eq!(after, before);
+            }
+            for endpoint in log.state.endpoints.values() {
+                prop_assert!(endpoint.wire(&log.state.signatures()).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One query at its home: which replica runs the next stage, and what goes out when it cannot.
+//!
+//! [`Journey`] is one row on its way through the stages of an endpoint. Its home tells it what happened and performs the
+//! [`Step`] that comes back; every journey ends with exactly one of the closing steps. The best answer so far is never
+//! lost: once a stage has answered, whatever goes wrong deeper ends in that answer, marked degraded.
+
+mod choose;
+#[cfg(test)]
+mod tests;
+
+pub use choose::{Candidate, Choice, Target, choose};
+
+use crate::endpoint::Endpoint;
+use crate::endpoint::gate::Verdict;
+use crate::outcome::Rejection;
+
+/// What the home does next for one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Step {
+    /// Run this stage on the best replica; try another than the last one where `again`.
+    Call { stage: usize, again: bool },
+    /// Send what this stage gave. `degraded`: a deeper one was wanted and could not be had.
+    Answer { stage: usize, degraded: bool },
+    /// It did not run.
+    Refuse(Rejection),
+    /// Its deadline passed.
+    Expire,
+    /// It ran and failed.
+    Fail,
+}
+
+/// What became of a stage call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StageEnd {
+    /// The stage answered; its confidence where the endpoint has one.
+    Answered(Option<f32>),
+    /// It did not run there.
+    Rejected(Rejection),
+    /// The deadline passed.
+    Expired,
+    /// It ran and failed.
+    Failed,
+    /// The connection to its node broke; it may have run. Models are pure: it may run again elsewhere.
+    Lost,
+}
+
+/// Calls of one stage before giving up: one for each of the two candidates that were compared, and one more.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// One row on its way through the stages.
+#[derive(Clone, Debug)]
+pub struct Journey {
+    stage: usize,
+    attempts: u32,
+    answered: Option<usize>,
+    /// Confidences that were not numbers.
+    not_numbers: u32,
+}
+
+impl Journey {
+    /// A row before its first stage.
+    pub fn new() -> Journey {
+        Journey { stage: 0, attempts: 0, answered: None, not_numbers: 0 }
+    }
+
+    /// The first thing to do.
+    pub fn start(&mut self) -> Step {
+        self.call(0)
+    }
+
+    /// How often a gate was asked about something that is not a number.
+    pub fn not_numbers(&self) -> u32 {
+        self.not_numbers
+    }
+
+    /// The stage call asked for last ended.
+    pub fn on_stage_end(&mut self, endpoint: &Endpoint, end: StageEnd) -> Step {
+        match end {
+            StageEnd::Answered(confidence) => self.on_answer(endpoint, confidence),
+            StageEnd::Lost if self.attempts < ATTEMPTS_MAX => self.again(),
+            // Elsewhere there may be room; it is the caller of `choose` who finds that there is none.
+            StageEnd::Rejected(Rejection::NoReplica | Rejection::Draining | Rejection::QueueFull)
+                if self.attempts < ATTEMPTS_MAX =>
+            {
+                self.again()
+            }
+            StageEnd::Rejected(why) => self.close(Step::Refuse(why)),
+            StageEnd::Expired => self.close(Step::Expire),
+            StageEnd::Failed | StageEnd::Lost => self.close(Step::Fail),
+        }
+    }
+
+    /// No replica could be chosen for the stage asked for last.
+    pub fn on_no_choice(&mut self, why: Rejection) -> Step {
+        self.close(Step::Refuse(why))
+    }
+
+    /// The deadline passed while a stage call was under way.
+    pub fn on_deadline(&mut self) -> Step {
+        self.close(Step::Expire)
+    }
+
+    fn on_answer(&mut self, endpoint: &Endpoint, confidence: Option<f32>) -> Step {
+        self.answered = Some(self.stage);
+        let answer = Step::Answer { stage: self.stage, degraded: false };
+        let Some(next) = endpoint.stages.get(self.stage + 1) else {
+            return answer;
+        };
+        let deeper = match next.gate {
+            None => true,
+            Some(gate) => match gate.verdict(confidence.unwrap_or(f32::NAN)) {
+                Verdict::Deeper => true,
+                Verdict::Stop => false,
+                Verdict::NotANumber => {
+                    self.not_numbers += 1;
+                    false
+                }
+            },
+        };
+        if deeper { self.call(self.stage + 1) } else { answer }
+    }
+
+    fn call(&mut self, stage: usize) -> Step {
+        self.stage = stage;
+        self.attempts = 1;
+        Step::Call { stage, again: false }
+    }
+
+    fn again(&mut self) -> Step {
+        self.attempts += 1;
+        Step::Call { stage: self.stage, again: true }
+    }
+
+    fn close(&self, without_answer: Step) -> Step {
+        match self.answered {
+            Some(stage) => Step::Answer { stage, degraded: true },
+            None => without_answer,
+        }
+    }
+}
+
+impl Default for Journey {
+    fn default() -> Self {
+        Journey::new()
+    }
+}

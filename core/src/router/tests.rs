@@ -1,0 +1,150 @@
+use std::time::Duration;
+
+use super::*;
+use crate::endpoint::{Gate, Stage};
+use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
+use crate::outcome::Class;
+use crate::prng::Prng;
+use crate::units::{Deadline, Instant};
+
+fn cascade() -> Endpoint {
+    let stage = |name: &str, gate| Stage {
+        name: StageName::parse(name).unwrap(),
+        model: ModelRef::parse(&format!("{name}@1")).unwrap(),
+        gate,
+    };
+    Endpoint {
+        name: EndpointName::parse("e").unwrap(),
+        deadline: Duration::from_millis(50),
+        weight: 1.0,
+        class: Class::Default,
+        label_output: Some("probs".into()),
+        confidence_output: None,
+        stages: vec![
+            stage("tiny", None),
+            stage("mid", Some(Gate::ConfidenceBelow(0.9))),
+            stage("big", Some(Gate::ConfidenceBelow(0.8))),
+        ],
+    }
+}
+
+fn call(stage: usize) -> Step {
+    Step::Call { stage, again: false }
+}
+
+#[test]
+fn a_sure_answer_goes_out_and_an_unsure_one_goes_deeper() {
+    let endpoint = cascade();
+    let mut journey = Journey::new();
+    assert_eq!(journey.start(), call(0));
+    assert_eq!(journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.5))), call(1));
+    assert_eq!(
+        journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.85))),
+        Step::Answer { stage: 1, degraded: false }
+    );
+    let mut journey = Journey::new();
+    journey.start();
+    assert_eq!(
+        journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.9))),
+        Step::Answer { stage: 0, degraded: false }
+    );
+}
+
+#[test]
+fn whatever_goes_wrong_deeper_ends_in_the_shallow_answer() {
+    let endpoint = cascade();
+    let degraded = Step::Answer { stage: 0, degraded: true };
+    for end in [StageEnd::Expired, StageEnd::Failed, StageEnd::Rejected(Rejection::TooLate)] {
+        let mut journey = Journey::new();
+        journey.start();
+        journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.1)));
+        assert_eq!(journey.on_stage_end(&endpoint, end), degraded);
+    }
+    let mut journey = Journey::new();
+    journey.start();
+    journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.1)));
+    assert_eq!(journey.on_no_choice(Rejection::NoReplica), degraded);
+    assert_eq!(journey.on_deadline(), degraded);
+}
+
+#[test]
+fn without_an_answer_the_outcome_says_what_happened() {
+    let endpoint = cascade();
+    let ends = [
+        (StageEnd::Expired, Step::Expire),
+        (StageEnd::Failed, Step::Fail),
+        (StageEnd::Rejected(Rejection::TooLate), Step::Refuse(Rejection::TooLate)),
+    ];
+    for (end, step) in ends {
+        let mut journey = Journey::new();
+        journey.start();
+        assert_eq!(journey.on_stage_end(&endpoint, end), step);
+    }
+}
+
+#[test]
+fn lost_calls_are_tried_elsewhere_three_times_in_all() {
+    let endpoint = cascade();
+    let mut journey = Journey::new();
+    journey.start();
+    let again = Step::Call { stage: 0, again: true };
+    assert_eq!(journey.on_stage_end(&endpoint, StageEnd::Lost), again);
+    assert_eq!(journey.on_stage_end(&endpoint, StageEnd::Rejected(Rejection::NoReplica)), again);
+    assert_eq!(journey.on_stage_end(&endpoint, StageEnd::Lost), Step::Fail);
+}
+
+#[test]
+fn a_confidence_that_is_not_a_number_stops_and_is_counted() {
+    let endpoint = cascade();
+    let mut journey = Journey::new();
+    journey.start();
+    assert_eq!(
+        journey.on_stage_end(&endpoint, StageEnd::Answered(Some(f32::NAN))),
+        Step::Answer { stage: 0, degraded: false }
+    );
+    assert_eq!(journey.not_numbers(), 1);
+}
+
+fn candidate(target: Target, us: u64) -> Candidate {
+    Candidate { target, finish: Instant::from_micros(us) }
+}
+
+fn local() -> Target {
+    Target::Local(DeviceName::parse("cpu0").unwrap())
+}
+
+fn remote(name: &str) -> Target {
+    Target::Remote(NodeName::parse(name).unwrap())
+}
+
+#[test]
+fn a_remote_replica_is_charged_the_hop() {
+    let mut prng = Prng::new(1);
+    let near = [candidate(local(), 1000), candidate(remote("n2"), 800)];
+    assert_eq!(choose(&near, Deadline::NEVER, &mut prng), Choice::To(local()));
+    let far = [candidate(local(), 2000), candidate(remote("n2"), 800)];
+    assert_eq!(choose(&far, Deadline::NEVER, &mut prng), Choice::To(remote("n2")));
+}
+
+#[test]
+fn nothing_is_sent_where_it_would_be_late() {
+    let mut prng = Prng::new(1);
+    let deadline = Deadline(Instant::from_micros(900));
+    assert_eq!(choose(&[candidate(local(), 1000)], deadline, &mut prng), Choice::None(Rejection::TooLate));
+    assert_eq!(choose(&[], deadline, &mut prng), Choice::None(Rejection::NoReplica));
+}
+
+#[test]
+fn two_remote_replicas_are_compared_and_every_one_gets_its_turn() {
+    let mut prng = Prng::new(1);
+    let all: Vec<_> = (0..5).map(|i| candidate(remote(&format!("n{i}")), 1000 + i)).collect();
+    let mut chosen = std::collections::BTreeMap::new();
+    for _ in 0..1000 {
+        if let Choice::To(target) = choose(&all, Deadline::NEVER, &mut prng) {
+            *chosen.entry(target).or_insert(0) += 1;
+        }
+    }
+    // The worst of five is never the better of two; the best wins with probability 2/5.
+    assert_eq!(chosen.get(&remote("n4")), None);
+    assert!((350..450).contains(&chosen[&remote("n0")]), "{chosen:?}");
+}

@@ -1,0 +1,249 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn ms(n: u64) -> Instant {
+    Instant::from_millis(n)
+}
+
+fn model(name: &str) -> ModelRef {
+    ModelRef::parse(&format!("{name}@1")).unwrap()
+}
+
+/// alpha + beta·b milliseconds.
+fn profile(alpha: u64, beta: u64) -> Profile {
+    let at = |b: u64| ServiceTime::from_micros(1000 * (alpha + beta * b));
+    Profile::new(&[(1, at(1)), (64, at(64))])
+}
+
+fn query(ticket: u64, deadline: u64) -> Query {
+    Query {
+        ticket: TicketId(ticket),
+        deadline: Deadline(ms(deadline)),
+        class: Class::Default,
+        shape: ShapeKey(0),
+        mergeable: true,
+    }
+}
+
+fn tickets(ids: &[u64]) -> Vec<TicketId> {
+    ids.iter().map(|id| TicketId(*id)).collect()
+}
+
+/// The actions of one event, without timers.
+fn step(event: impl FnOnce(&mut Vec<Action>)) -> Vec<Action> {
+    let mut out = Vec::new();
+    event(&mut out);
+    out.retain(|action| !matches!(action, Action::WakeAt(_)));
+    out
+}
+
+fn device(slots: u32, replicas: &[(u64, &str)]) -> Device {
+    let mut device = Device::new(slots);
+    for (id, name) in replicas {
+        device.add_replica(ms(0), ReplicaId(*id), model(name), profile(5, 1), 8, &mut Vec::new());
+    }
+    device
+}
+
+fn run(replica: u64, ids: &[u64], closed: Closed) -> Action {
+    Action::Run { replica: ReplicaId(replica), tickets: tickets(ids), closed }
+}
+
+#[test]
+fn rows_of_one_call_run_as_one_batch_on_an_idle_device() {
+    let mut device = device(1, &[(1, "a")]);
+    let rows: Vec<_> = (0..3).map(|i| query(i, 100)).collect();
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &rows, out)), [run(1, &[0, 1, 2], Closed::Drained)]);
+}
+
+#[test]
+fn the_most_urgent_query_runs_first_whichever_model_it_asks_for() {
+    let mut device = device(1, &[(1, "a"), (2, "b")]);
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 200)], out));
+    step(|out| device.on_arrival(ms(1), &model("a"), &[query(1, 200)], out));
+    step(|out| device.on_arrival(ms(1), &model("b"), &[query(2, 100)], out));
+    let done = step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out));
+    assert_eq!(done, [run(2, &[2], Closed::Drained)]);
+}
+
+#[test]
+fn a_batch_takes_no_row_that_would_make_its_most_urgent_member_late() {
+    let mut device = device(1, &[(1, "a")]);
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 100)], out));
+    // At 6 ms, 8 ms are left for query 1: 5 + 3 rows; the fourth would be one too many.
+    let rows = [query(1, 14), query(2, 50), query(3, 50), query(4, 50)];
+    step(|out| device.on_arrival(ms(1), &model("a"), &rows, out));
+    let done = step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out));
+    assert_eq!(done, [run(1, &[1, 2, 3], Closed::Deadline)]);
+}
+
+#[test]
+fn late_work_is_refused_on_arrival_and_dropped_when_it_became_late() {
+    let mut device = device(1, &[(1, "a")]);
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 100)], out));
+    // 6 ms of the batch in progress and 6 ms for itself end at 12 ms.
+    let refused = step(|out| device.on_arrival(ms(0), &model("a"), &[query(1, 11)], out));
+    assert_eq!(refused, [Action::Reject { ticket: TicketId(1), why: Rejection::TooLate }]);
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &[query(2, 12)], out)), []);
+    // The batch takes longer than its profile says.
+    let done = step(|out| device.on_batch_done(ms(9), ReplicaId(1), ServiceTime::from_micros(9000), out));
+    assert_eq!(done, [Action::Expire { ticket: TicketId(2) }]);
+}
+
+#[test]
+fn a_timer_tells_waiting_work_that_it_is_too_late() {
+    let mut device = device(1, &[(1, "a")]);
+    let mut out = Vec::new();
+    device.on_arrival(ms(0), &model("a"), &[query(0, 100)], &mut out);
+    device.on_arrival(ms(0), &model("a"), &[query(1, 20)], &mut out);
+    assert!(out.contains(&Action::WakeAt(ms(20))));
+    assert_eq!(step(|out| device.on_wake(ms(20), out)), [Action::Expire { ticket: TicketId(1) }]);
+}
+
+#[test]
+fn only_equal_shapes_and_mergeable_rows_share_a_batch() {
+    let mut device = device(1, &[(1, "a")]);
+    let other = Query { shape: ShapeKey(9), ..query(1, 101) };
+    let alone = Query { mergeable: false, ..query(2, 102) };
+    let rows = [query(0, 100), other, alone, query(3, 103)];
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &rows, out)), [run(1, &[0], Closed::Shape)]);
+    let took = ServiceTime::from_micros(6000);
+    assert_eq!(step(|out| device.on_batch_done(ms(6), ReplicaId(1), took, out)), [run(1, &[1], Closed::Shape)]);
+    assert_eq!(step(|out| device.on_batch_done(ms(12), ReplicaId(1), took, out)), [run(1, &[2], Closed::Full)]);
+    assert_eq!(step(|out| device.on_batch_done(ms(18), ReplicaId(1), took, out)), [run(1, &[3], Closed::Drained)]);
+}
+
+#[test]
+fn a_replica_that_dies_leaves_its_queue_to_its_siblings() {
+    let mut device = device(2, &[(1, "a"), (2, "a")]);
+    for i in 0..3 {
+        step(|out| device.on_arrival(ms(0), &model("a"), &[query(i, 1000)], out));
+    }
+    assert_eq!(step(|out| device.lose_replica(ms(1), ReplicaId(1), out)), []);
+    let done = step(|out| device.on_batch_done(ms(6), ReplicaId(2), ServiceTime::from_micros(6000), out));
+    assert_eq!(done, [run(2, &[2], Closed::Drained)]);
+    step(|out| device.on_arrival(ms(7), &model("a"), &[query(3, 1000)], out));
+    let lost = step(|out| device.lose_replica(ms(8), ReplicaId(2), out));
+    assert_eq!(lost, [Action::Reject { ticket: TicketId(3), why: Rejection::NoReplica }]);
+}
+
+#[test]
+fn a_replica_that_leaves_finishes_its_batch() {
+    let mut device = device(1, &[(1, "a")]);
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 1000)], out));
+    step(|out| device.remove_replica(ms(1), ReplicaId(1), out));
+    assert_eq!(step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out)), []);
+    assert_eq!(device.estimate_finish(ms(7), &model("a"), 1), None);
+}
+
+#[test]
+fn a_full_queue_gives_way_to_what_is_more_important_only() {
+    let mut device = device(1, &[(1, "a")]);
+    let far = 1_000_000_000;
+    let rows: Vec<_> =
+        (0..WAITING_MAX as u64 + 8).map(|i| Query { class: Class::Sheddable, ..query(i, far) }).collect();
+    step(|out| device.on_arrival(ms(0), &model("a"), &rows[..8], out));
+    step(|out| device.on_arrival(ms(0), &model("a"), &rows[8..], out));
+    let full = |ticket| Action::Reject { ticket: TicketId(ticket), why: Rejection::QueueFull };
+    let more = WAITING_MAX as u64 + 8;
+    let same = Query { class: Class::Sheddable, ..query(more, far) };
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &[same], out)), [full(more)]);
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &[query(more + 1, far)], out)), [full(more - 1)]);
+}
+
+#[test]
+fn a_few_slow_runs_do_not_refuse_everything_for_ever() {
+    let mut device = device(1, &[(1, "a")]);
+    let mut now = 0;
+    for i in 0..3 {
+        step(|out| device.on_arrival(ms(now), &model("a"), &[query(i, now + 1000)], out));
+        now += 500;
+        step(|out| device.on_batch_done(ms(now), ReplicaId(1), ServiceTime::from_micros(500_000), out));
+    }
+    let admitted = (0..40).find(|i| {
+        now += 10;
+        step(|out| device.on_arrival(ms(now), &model("a"), &[query(100 + i, now + 50)], out))
+            .iter()
+            .any(|a| matches!(a, Action::Run { .. }))
+    });
+    assert!(admitted.is_some_and(|tries| tries > 0), "{admitted:?}");
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Arrive { model: usize, deadlines: Vec<u64>, shape: u64 },
+    Done { nth: usize, stretch: u64 },
+    Cancel(u64),
+    Lose(usize),
+    Wake,
+}
+
+fn events() -> impl Strategy<Value = Vec<(u64, Event)>> {
+    let event = prop_oneof![
+        4 => (0..3usize, prop::collection::vec(1..120u64, 1..12), 0..2u64).prop_map(|(model, deadlines, shape)| Event::Arrive { model, deadlines, shape }),
+        4 => (0..4usize, 50..200u64).prop_map(|(nth, stretch)| Event::Done { nth, stretch }),
+        1 => (0..200u64).prop_map(Event::Cancel),
+        1 => (0..40usize).prop_map(Event::Lose),
+        1 => Just(Event::Wake),
+    ];
+    prop::collection::vec((0..20u64, event), 1..120)
+}
+
+proptest! {
+    /// Whatever happens, each row ends once, batches keep to their bounds, and no replica runs two batches.
+    #[test]
+    fn every_row_ends_exactly_once(events in events()) {
+        let names = ["a", "b", "c"];
+        let mut device = device(2, &[(0, "a"), (1, "b"), (2, "c"), (3, "a")]);
+        let (mut now, mut next) = (0u64, 0u64);
+        let mut open: BTreeMap<u64, (Deadline, u64)> = BTreeMap::new();
+        let mut running: BTreeMap<ReplicaId, Instant> = BTreeMap::new();
+        for (pause, event) in events {
+            now += pause;
+            let mut out = Vec::new();
+            match event {
+                Event::Arrive { model: m, deadlines, shape } => {
+                    let rows: Vec<_> = deadlines.iter().map(|d| {
+                        next += 1;
+                        open.insert(next, (Deadline(ms(now + d)), shape));
+                        Query { shape: ShapeKey(shape), ..query(next, now + d) }
+                    }).collect();
+                    device.on_arrival(ms(now), &model(names[m]), &rows, &mut out);
+                }
+                Event::Done { nth, stretch } => {
+                    let Some((&id, &since)) = running.iter().nth(nth) else { continue };
+                    running.remove(&id);
+                    let took = ServiceTime::from(ms(now).since(since)).scaled(stretch as f64 / 100.0);
+                    device.on_batch_done(ms(now), id, took, &mut out);
+                }
+                Event::Cancel(ticket) => {
+                    device.on_cancel(ms(now), TicketId(ticket), &mut out);
+                    open.remove(&ticket);
+                }
+                Event::Lose(id) => {
+                    let id = ReplicaId(id as u64);
+                    running.remove(&id);
+                    device.lose_replica(ms(now), id, &mut out);
+                }
+                Event::Wake => device.on_wake(ms(now), &mut out),
+            }
+            for action in out {
+                match action {
+                    Action::Run { replica, tickets, .. } => {
+                        prop_assert!(running.insert(replica, ms(now)).is_none(), "two batches on one replica");
+                        prop_assert!(running.len() <= 2 && !tickets.is_empty() && tickets.len() <= 8);
+                        let rows: Vec<_> = tickets.iter().map(|t| open.remove(&t.0).expect("runs once")).collect();
+                        prop_assert!(rows.iter().all(|(_, shape)| *shape == rows[0].1), "shapes mixed");
+                        prop_assert!(rows.iter().all(|(deadline, _)| !deadline.missed_by(ms(now))), "ran after its deadline");
+                    }
+                    Action::Reject { ticket, .. } | Action::Expire { ticket } => {
+                        prop_assert!(open.remove(&ticket.0).is_some(), "ended twice");
+                    }
+                    Action::WakeAt(_) => {}
+                }
+            }
+        }
+        prop_assert_eq!(open.len(), device.tickets.len(), "a row was lost");
+    }
+}

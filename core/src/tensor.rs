@@ -1,0 +1,324 @@
+//! Tensors and signatures: element type, shape, and the bytes, whatever engine computes with them.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum DType {
+    Bool,
+    U8,
+    U16,
+    U32,
+    U64,
+    I8,
+    I16,
+    I32,
+    I64,
+    F16,
+    Bf16,
+    F32,
+    F64,
+    /// Byte strings of any length (ONNX: UTF-8 text).
+    String,
+}
+
+impl DType {
+    /// All of them, in the order of the wire's enumeration.
+    pub const ALL: [DType; 14] = [
+        DType::Bool,
+        DType::U8,
+        DType::U16,
+        DType::U32,
+        DType::U64,
+        DType::I8,
+        DType::I16,
+        DType::I32,
+        DType::I64,
+        DType::F16,
+        DType::Bf16,
+        DType::F32,
+        DType::F64,
+        DType::String,
+    ];
+
+    /// Bytes of one element; `None` for strings.
+    pub const fn size(self) -> Option<usize> {
+        Some(match self {
+            DType::Bool | DType::U8 | DType::I8 => 1,
+            DType::U16 | DType::I16 | DType::F16 | DType::Bf16 => 2,
+            DType::U32 | DType::I32 | DType::F32 => 4,
+            DType::U64 | DType::I64 | DType::F64 => 8,
+            DType::String => return None,
+        })
+    }
+
+    /// The word in JSON and messages: `f32`, `string`, …
+    pub const fn word(self) -> &'static str {
+        match self {
+            DType::Bool => "bool",
+            DType::U8 => "u8",
+            DType::U16 => "u16",
+            DType::U32 => "u32",
+            DType::U64 => "u64",
+            DType::I8 => "i8",
+            DType::I16 => "i16",
+            DType::I32 => "i32",
+            DType::I64 => "i64",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+            DType::String => "string",
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// What is wrong with a tensor as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum BadTensor {
+    #[error("shape {shape:?} has more elements than can be counted")]
+    TooLarge { shape: Vec<u64> },
+    #[error("{dtype} tensor of shape {shape:?} needs {expected} bytes, got {got}")]
+    Length { dtype: DType, shape: Vec<u64>, expected: u64, got: u64 },
+    #[error(
+        "string tensor of shape {shape:?} does not hold {expected} strings, each a little-endian u32 length and its bytes"
+    )]
+    Strings { shape: Vec<u64>, expected: u64 },
+}
+
+/// An owned tensor: row-major, little-endian. A string is its length as a little-endian u32, then its bytes
+/// (as in the open inference protocol); a bool is one byte, 0 or 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// The elements, see above for the layout.
+    pub data: Vec<u8>,
+}
+
+impl Tensor {
+    /// A tensor whose bytes fit its type and shape.
+    pub fn new(dtype: DType, shape: Vec<u64>, data: Vec<u8>) -> Result<Self, BadTensor> {
+        check(dtype, &shape, &data)?;
+        Ok(Tensor { dtype, shape, data })
+    }
+
+    /// An f32 tensor from numbers. Panics if their count is not the shape's product.
+    pub fn f32(shape: &[u64], values: &[f32]) -> Self {
+        let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Tensor::new(DType::F32, shape.to_vec(), data).expect("as many values as the shape says")
+    }
+
+    /// A string tensor from byte strings. Panics if their count is not the shape's product.
+    pub fn strings<S: AsRef<[u8]>>(shape: &[u64], values: &[S]) -> Self {
+        let mut data = Vec::new();
+        for value in values {
+            data.extend((value.as_ref().len() as u32).to_le_bytes());
+            data.extend(value.as_ref());
+        }
+        Tensor::new(DType::String, shape.to_vec(), data).expect("as many strings as the shape says")
+    }
+
+    /// The numbers of an f32 tensor; `None` for another type.
+    pub fn as_f32(&self) -> Option<Vec<f32>> {
+        (self.dtype == DType::F32)
+            .then(|| self.data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect())
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> u64 {
+        elements(&self.shape).expect("checked when it was made")
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Byte ranges of the slices along the first dimension, one per row. `None` for a scalar.
+    pub fn rows(&self) -> Option<Vec<std::ops::Range<usize>>> {
+        let count = *self.shape.first()? as usize;
+        if self.dtype != DType::String {
+            let row = self.data.len().checked_div(count).unwrap_or(0);
+            return Some((0..count).map(|i| i * row..(i + 1) * row).collect());
+        }
+        let per_row = elements(&self.shape[1..]).expect("checked when it was made");
+        let mut start = 0;
+        let mut rows = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut end = start;
+            for _ in 0..per_row {
+                end += 4 + u32::from_le_bytes(self.data[end..end + 4].try_into().expect("four bytes")) as usize;
+            }
+            rows.push(start..end);
+            start = end;
+        }
+        Some(rows)
+    }
+}
+
+/// One query's share of some tensors: a row of each along the first dimension, or all of them as they are.
+///
+/// Calls and batches keep their tensors whole behind an [`Arc`]; a row only points into them, so that it is copied
+/// once into the batch that runs it and once into the message that answers it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// In the order of the signature that they belong to (inputs or outputs).
+    pub tensors: Arc<Vec<Tensor>>,
+    /// Which row of each; `None` when the tensors as they are belong to this one query.
+    pub row: Option<usize>,
+}
+
+impl Row {
+    /// Shape of tensor `i` as this query sees it: without the first dimension where it is a row.
+    pub fn shape(&self, i: usize) -> &[u64] {
+        let shape = &self.tensors[i].shape;
+        if self.row.is_some() { &shape[1..] } else { shape }
+    }
+
+    /// Bytes of tensor `i` that belong to this query. Panics where the row does not exist: rows are counted when a call enters.
+    pub fn data(&self, i: usize) -> &[u8] {
+        let tensor = &self.tensors[i];
+        match self.row {
+            None => &tensor.data,
+            Some(row) if tensor.dtype == DType::String => {
+                &tensor.data[tensor.rows().expect("rows have a first dimension")[row].clone()]
+            }
+            Some(row) => {
+                let size = tensor.data.len() / tensor.shape[0].max(1) as usize;
+                &tensor.data[row * size..(row + 1) * size]
+            }
+        }
+    }
+
+    /// Whether two rows may be parts of one batch: same types and shapes apart from the first dimension.
+    pub fn merges_with(&self, other: &Row) -> bool {
+        self.row.is_some()
+            && other.row.is_some()
+            && self.tensors.len() == other.tensors.len()
+            && (0..self.tensors.len())
+                .all(|i| self.tensors[i].dtype == other.tensors[i].dtype && self.shape(i) == other.shape(i))
+    }
+}
+
+/// Product of the dimensions; `None` when it does not fit.
+pub fn elements(shape: &[u64]) -> Option<u64> {
+    // A zero anywhere makes the product zero, but the others must not overflow on the way.
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))
+}
+
+/// Whether `data` is exactly what a tensor of this type and shape holds. Allocates nothing.
+pub fn check(dtype: DType, shape: &[u64], data: &[u8]) -> Result<(), BadTensor> {
+    let count = elements(shape).ok_or_else(|| BadTensor::TooLarge { shape: shape.to_vec() })?;
+    match dtype.size() {
+        Some(size) => {
+            let expected =
+                count.checked_mul(size as u64).ok_or_else(|| BadTensor::TooLarge { shape: shape.to_vec() })?;
+            let got = data.len() as u64;
+            if got != expected {
+                return Err(BadTensor::Length { dtype, shape: shape.to_vec(), expected, got });
+            }
+        }
+        None => {
+            let bad = || BadTensor::Strings { shape: shape.to_vec(), expected: count };
+            let mut rest = data;
+            for _ in 0..count {
+                let (length, after) = rest.split_first_chunk::<4>().ok_or_else(bad)?;
+                rest = after.get(u32::from_le_bytes(*length) as usize..).ok_or_else(bad)?;
+            }
+            if !rest.is_empty() {
+                return Err(bad());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A tensor's name, element type and shape as a model declares it; `None` is a dimension left open.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TensorSpec {
+    /// As the model spells it: any text.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, the first one included; `None` where any size goes. Empty for a scalar.
+    pub shape: Vec<Option<u64>>,
+}
+
+impl TensorSpec {
+    /// Whether a tensor of this type and shape is one of these.
+    pub fn accepts(&self, dtype: DType, shape: &[u64]) -> bool {
+        self.dtype == dtype
+            && self.shape.len() == shape.len()
+            && self.shape.iter().zip(shape).all(|(want, got)| want.is_none_or(|want| want == *got))
+    }
+}
+
+impl fmt::Display for TensorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}[", self.name, self.dtype)?;
+        for (i, dim) in self.shape.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            match dim {
+                Some(n) => write!(f, "{comma}{n}")?,
+                None => write!(f, "{comma}-")?,
+            }
+        }
+        f.write_str("]")
+    }
+}
+
+/// What a model takes and gives, in the model's own order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signature {
+    /// Inputs, all required.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs as declared; what comes out may differ in shape where the file is wrong.
+    pub outputs: Vec<TensorSpec>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_must_fit_type_and_shape() {
+        assert!(check(DType::F32, &[2, 3], &[0; 24]).is_ok());
+        assert!(check(DType::F32, &[2, 3], &[0; 23]).is_err());
+        assert!(check(DType::F64, &[], &[0; 8]).is_ok());
+        assert!(check(DType::U8, &[u64::MAX, 2], &[]).is_err());
+        assert!(check(DType::F64, &[u64::MAX / 4], &[]).is_err());
+        assert!(check(DType::U8, &[u64::MAX, 0, 7], &[]).is_ok());
+    }
+
+    #[test]
+    fn strings_are_walked_not_trusted() {
+        let tensor = Tensor::strings(&[2, 2], &["a", "", "xyz", "é"]);
+        assert_eq!(tensor.rows().unwrap(), [0..9, 9..22]);
+        assert!(check(DType::String, &[1], &[5, 0, 0, 0, 1]).is_err());
+        assert!(check(DType::String, &[1], &[1, 0, 0, 0, 1, 9]).is_err());
+        assert!(check(DType::String, &[1 << 60], &[]).is_err());
+    }
+
+    #[test]
+    fn rows_cover_the_data() {
+        let tensor = Tensor::f32(&[3, 2], &[0.0; 6]);
+        assert_eq!(tensor.rows().unwrap(), [0..8, 8..16, 16..24]);
+        assert_eq!(Tensor::f32(&[0, 2], &[]).rows().unwrap(), []);
+        assert_eq!(Tensor::f32(&[], &[1.0]).rows(), None);
+    }
+}
