@@ -79,10 +79,10 @@ pub struct DeviceLoad {
 }
 
 /// What became of the rows of one endpoint at this home since the node started.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct EndpointLoad {
-    pub endpoint: Option<EndpointName>,
+    pub endpoint: EndpointName,
     pub arrived: u64,
     pub answered: u64,
     pub rejected: u64,

@@ -1,0 +1,528 @@
+//! Weir files: what `weir apply -f` reads. TOML with `[[model]]` and `[[endpoint]]` tables.
+//!
+//! A mistake is reported with file, line and column and, where it can be guessed, with what was meant. Nothing here
+//! touches a cluster or opens a model: the caller resolves `path`, digests and signatures.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::ids::{EndpointName, ModelName, ModelRef, StageName, Version};
+use weir_core::outcome::Class;
+use weir_core::replicated::{EngineKind, ReplicaRange};
+
+/// A checked weir file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeirFile {
+    /// In the file's order.
+    pub models: Vec<ModelDeclaration>,
+    /// In the file's order; a stage may name a model that this file does not declare.
+    pub endpoints: Vec<EndpointDeclaration>,
+}
+
+/// A `[[model]]` table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelDeclaration {
+    /// Its name.
+    pub name: ModelName,
+    /// The first 12 hex digits of the artifact's digest where absent.
+    pub version: Option<Version>,
+    /// The artifact, resolved against the file's folder.
+    pub path: PathBuf,
+    /// Told by the artifact's ending unless given.
+    pub engine: EngineKind,
+    /// Measured where absent.
+    pub max_batch: Option<u32>,
+    /// 1 to as many as there is room for, unless given.
+    pub replicas: ReplicaRange,
+}
+
+/// An `[[endpoint]]` table; a stage's model may leave out the version where the file declares one version of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointDeclaration {
+    /// Everything but the stages' models.
+    name: EndpointName,
+    deadline: Duration,
+    weight: f64,
+    class: Class,
+    label_output: Option<String>,
+    confidence_output: Option<String>,
+    stages: Vec<(StageName, ModelMention, Option<Gate>)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct ModelMention {
+    name: ModelName,
+    version: Option<Version>,
+    at: Position,
+}
+
+impl EndpointDeclaration {
+    /// Its name.
+    pub fn name(&self) -> &EndpointName {
+        &self.name
+    }
+
+    /// The endpoint with every model's version filled in from `declared`, the models of the same file.
+    pub fn resolve(&self, declared: &[ModelRef]) -> Result<Endpoint, BadWeirFile> {
+        let stages = self.stages.iter().map(|(name, mention, gate)| {
+            let model = match &mention.version {
+                Some(version) => ModelRef { name: mention.name.clone(), version: version.clone() },
+                None => {
+                    let mut versions = declared.iter().filter(|model| model.name == mention.name);
+                    match (versions.next(), versions.next()) {
+                        (Some(only), None) => only.clone(),
+                        _ => {
+                            return Err(BadWeirFile {
+                                at: Some(mention.at.clone()),
+                                what: format!("model `{0}` needs its version here, as `{0}@1`, since this file does not declare exactly one", mention.name),
+                            });
+                        }
+                    }
+                }
+            };
+            Ok(Stage { name: name.clone(), model, gate: *gate })
+        });
+        Ok(Endpoint {
+            name: self.name.clone(),
+            deadline: self.deadline,
+            weight: self.weight,
+            class: self.class,
+            label_output: self.label_output.clone(),
+            confidence_output: self.confidence_output.clone(),
+            stages: stages.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A place in a file; line and column count from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Position {
+    pub file: PathBuf,
+    pub line: usize,
+    pub column: usize,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// A mistake in a weir file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{what}", at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default())]
+pub struct BadWeirFile {
+    /// Where; absent only where the file as a whole is meant.
+    pub at: Option<Position>,
+    /// What is wrong and what to write instead.
+    pub what: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    model: Vec<ModelTable>,
+    #[serde(default)]
+    endpoint: Vec<Spanned<EndpointTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelTable {
+    name: Spanned<String>,
+    version: Option<Spanned<String>>,
+    path: Spanned<String>,
+    engine: Option<Spanned<String>>,
+    max_batch: Option<Spanned<u32>>,
+    replicas: Option<Spanned<ReplicasTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplicasTable {
+    min: Option<u32>,
+    max: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndpointTable {
+    name: Spanned<String>,
+    deadline: Option<Spanned<String>>,
+    weight: Option<Spanned<f64>>,
+    class: Option<Spanned<String>>,
+    label_output: Option<String>,
+    confidence_output: Option<String>,
+    model: Option<Spanned<String>>,
+    #[serde(default)]
+    stage: Vec<Spanned<StageTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StageTable {
+    name: Spanned<String>,
+    model: Spanned<String>,
+    gate: Option<Spanned<GateTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GateTable {
+    confidence_below: Spanned<f64>,
+}
+
+/// A query without a deadline of its own, at an endpoint that declares none: long enough for any model that answers
+/// people, short enough that a stuck one is noticed.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Reads and checks the weir file at `path`.
+pub fn read(path: &Path) -> Result<WeirFile, BadWeirFile> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|cause| BadWeirFile { at: None, what: format!("cannot read {}: {cause}", path.display()) })?;
+    parse(&text, path)
+}
+
+/// Checks `text` as the contents of the weir file `path`; relative paths in it start from that file's folder.
+pub fn parse(text: &str, path: &Path) -> Result<WeirFile, BadWeirFile> {
+    let source = Source { text, path };
+    let file: File = toml::from_str(text).map_err(|error| {
+        let what = explain(error.message());
+        match error.span() {
+            Some(span) => source.wrong(&span, what),
+            None => BadWeirFile { at: None, what: format!("{}: {what}", path.display()) },
+        }
+    })?;
+    if file.model.is_empty() && file.endpoint.is_empty() {
+        let what = format!("{}: declares nothing; write a [[model]] or an [[endpoint]] table", path.display());
+        return Err(BadWeirFile { at: None, what });
+    }
+    let models = file.model.iter().map(|table| source.model(table)).collect::<Result<Vec<_>, _>>()?;
+    for (i, model) in models.iter().enumerate() {
+        if models[..i].iter().any(|other| other.name == model.name && other.version == model.version) {
+            return Err(source.wrong(&file.model[i].name.span(), format!("model `{}` is declared twice with the same version", model.name)));
+        }
+    }
+    let endpoints = file.endpoint.iter().map(|table| source.endpoint(table)).collect::<Result<Vec<_>, _>>()?;
+    for (i, endpoint) in endpoints.iter().enumerate() {
+        if endpoints[..i].iter().any(|other| other.name == endpoint.name) {
+            return Err(source.wrong(&file.endpoint[i].get_ref().name.span(), format!("endpoint `{}` is declared twice", endpoint.name)));
+        }
+    }
+    Ok(WeirFile { models, endpoints })
+}
+
+/// A span of time as `50ms`, `1.5s`, `200us` or `2m`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().ok()?;
+    let seconds = match unit.trim() {
+        "us" | "µs" => number / 1e6,
+        "ms" => number / 1e3,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return None,
+    };
+    // A century: beyond it the arithmetic on deadlines would have to saturate.
+    (seconds.is_finite() && seconds <= 3.2e9).then(|| Duration::from_secs_f64(seconds))
+}
+
+/// An amount of memory as `512MiB`, `8GiB`, `1000000` or `2GB`.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().ok()?;
+    let factor: f64 = match unit.trim() {
+        "" | "B" => 1.0,
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        "GiB" => 1024.0 * 1024.0 * 1024.0,
+        "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        _ => return None,
+    };
+    let bytes = number * factor;
+    (bytes.is_finite() && bytes < u64::MAX as f64).then_some(bytes as u64)
+}
+
+/// The known word nearest to `word`, where it is near enough to have been meant.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (edit_distance(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance in characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Adds a guess to the parser's "unknown field" message.
+fn explain(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("unknown field `") else { return message.to_owned() };
+    let Some((field, expected)) = rest.split_once('`') else { return message.to_owned() };
+    let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+    match nearest(field, known.iter().copied()) {
+        Some(meant) => format!("unknown field `{field}`; did you mean `{meant}`?"),
+        None => format!("unknown field `{field}`; known here: {}", known.join(", ")),
+    }
+}
+
+struct Source<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Source<'_> {
+    fn position(&self, span: &Range<usize>) -> Position {
+        let before = &self.text[..span.start.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        Position { file: self.path.to_owned(), line, column }
+    }
+
+    fn wrong(&self, span: &Range<usize>, what: impl Into<String>) -> BadWeirFile {
+        BadWeirFile { at: Some(self.position(span)), what: what.into() }
+    }
+
+    fn model(&self, table: &ModelTable) -> Result<ModelDeclaration, BadWeirFile> {
+        let name = ModelName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
+        let version = table.version.as_ref().map(|text| {
+            Version::parse(text.get_ref()).map_err(|e| self.wrong(&text.span(), e.to_string()))
+        });
+        let path = self.path.parent().unwrap_or(Path::new("")).join(table.path.get_ref());
+        let engine = match &table.engine {
+            Some(word) => EngineKind::ALL.into_iter().find(|kind| kind.word() == word.get_ref()).ok_or_else(|| {
+                let known = EngineKind::ALL.map(EngineKind::word);
+                let guess = nearest(word.get_ref(), known).map(|meant| format!("; did you mean `{meant}`?"));
+                self.wrong(&word.span(), format!("unknown engine `{}`{}; known are {}", word.get_ref(), guess.unwrap_or_default(), known.join(", ")))
+            })?,
+            None => match path.extension().and_then(|e| e.to_str()) {
+                Some("onnx") => EngineKind::Onnx,
+                Some("synthetic") => EngineKind::Synthetic,
+                Some("kernel") => EngineKind::Kernel,
+                _ => {
+                    let what = "the ending does not tell the engine; use a .onnx file, or say engine = \"onnx\"";
+                    return Err(self.wrong(&table.path.span(), what));
+                }
+            },
+        };
+        let max_batch = table.max_batch.as_ref().map(|max| match max.get_ref() {
+            0 => Err(self.wrong(&max.span(), "max_batch must be at least 1")),
+            max => Ok(*max),
+        });
+        Ok(ModelDeclaration {
+            name,
+            version: version.transpose()?,
+            path,
+            engine,
+            max_batch: max_batch.transpose()?,
+            replicas: self.replicas(table.replicas.as_ref())?,
+        })
+    }
+
+    fn replicas(&self, table: Option<&Spanned<ReplicasTable>>) -> Result<ReplicaRange, BadWeirFile> {
+        let Some(table) = table else { return Ok(ReplicaRange { min: 1, max: u32::MAX }) };
+        let min = table.get_ref().min.unwrap_or(1);
+        let max = table.get_ref().max.unwrap_or(u32::MAX);
+        if min == 0 || max < min {
+            return Err(self.wrong(&table.span(), "replicas needs min of at least 1 and max of at least min"));
+        }
+        Ok(ReplicaRange { min, max })
+    }
+
+    fn endpoint(&self, spanned: &Spanned<EndpointTable>) -> Result<EndpointDeclaration, BadWeirFile> {
+        let table = spanned.get_ref();
+        let name = EndpointName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
+        let deadline = match &table.deadline {
+            None => DEFAULT_DEADLINE,
+            Some(text) => parse_duration(text.get_ref())
+                .filter(|d| !d.is_zero())
+                .ok_or_else(|| self.wrong(&text.span(), format!("`{}` is no deadline; write it as \"50ms\" or \"1.5s\"", text.get_ref())))?,
+        };
+        let weight = match &table.weight {
+            None => 1.0,
+            Some(weight) if weight.get_ref().is_finite() && *weight.get_ref() > 0.0 => *weight.get_ref(),
+            Some(weight) => return Err(self.wrong(&weight.span(), "weight must be a finite number above 0")),
+        };
+        let class = match &table.class {
+            None => Class::Default,
+            Some(word) => Class::parse(word.get_ref()).ok_or_else(|| {
+                let known = Class::ALL.map(Class::word).join(", ");
+                self.wrong(&word.span(), format!("unknown class `{}`; known are {known}", word.get_ref()))
+            })?,
+        };
+        let stages = match (&table.model, table.stage.is_empty()) {
+            (Some(model), true) => {
+                let mention = self.mention(model)?;
+                // A single model's stage carries the model's name.
+                let stage = StageName::parse(mention.name.as_str()).map_err(|e| self.wrong(&model.span(), e.to_string()))?;
+                vec![(stage, mention, None)]
+            }
+            (None, false) => self.stages(&table.stage)?,
+            (Some(model), false) => return Err(self.wrong(&model.span(), "an endpoint has either `model` or [[endpoint.stage]] tables, not both")),
+            (None, true) => return Err(self.wrong(&spanned.span(), format!("endpoint `{name}` serves nothing; give it `model` or [[endpoint.stage]] tables"))),
+        };
+        let gated = table.stage.iter().find(|stage| stage.get_ref().gate.is_some());
+        if let (Some(stage), None, None) = (gated, &table.label_output, &table.confidence_output) {
+            let what = "a gate by confidence needs the endpoint's `label_output` (class probabilities) or `confidence_output`";
+            return Err(self.wrong(&stage.span(), what));
+        }
+        Ok(EndpointDeclaration {
+            name,
+            deadline,
+            weight,
+            class,
+            label_output: table.label_output.clone(),
+            confidence_output: table.confidence_output.clone(),
+            stages,
+        })
+    }
+
+    fn stages(&self, tables: &[Spanned<StageTable>]) -> Result<Vec<(StageName, ModelMention, Option<Gate>)>, BadWeirFile> {
+        let mut stages: Vec<(StageName, ModelMention, Option<Gate>)> = Vec::new();
+        for spanned in tables {
+            let table = spanned.get_ref();
+            let name = StageName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
+            if stages.iter().any(|(other, _, _)| *other == name) {
+                return Err(self.wrong(&table.name.span(), format!("stage `{name}` stands twice in this endpoint")));
+            }
+            let gate = match &table.gate {
+                None => None,
+                Some(gate) if stages.is_empty() => {
+                    return Err(self.wrong(&gate.span(), "the first stage always runs: a gate stands in the stage that it guards"));
+                }
+                Some(gate) => {
+                    let below = &gate.get_ref().confidence_below;
+                    if !(*below.get_ref() > 0.0 && *below.get_ref() <= 1.0) {
+                        return Err(self.wrong(&below.span(), "confidence_below must be above 0 and at most 1"));
+                    }
+                    Some(Gate::ConfidenceBelow(*below.get_ref() as f32))
+                }
+            };
+            stages.push((name, self.mention(&table.model)?, gate));
+        }
+        Ok(stages)
+    }
+
+    fn mention(&self, text: &Spanned<String>) -> Result<ModelMention, BadWeirFile> {
+        let wrong = |e: weir_core::ids::BadName| self.wrong(&text.span(), e.to_string());
+        let (name, version) = match text.get_ref().split_once('@') {
+            Some((name, version)) => (name, Some(Version::parse(version).map_err(wrong)?)),
+            None => (text.get_ref().as_str(), None),
+        };
+        Ok(ModelMention { name: ModelName::parse(name).map_err(wrong)?, version, at: self.position(&text.span()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CASCADE: &str = r#"
+[[model]]
+name = "fashion-tiny"
+version = "1"
+path = "tiny.onnx"
+max_batch = 64
+replicas = { min = 1, max = 4 }
+
+[[model]]
+name = "fashion-mid"
+path = "/models/mid.onnx"
+
+[[endpoint]]
+name = "fashion"
+deadline = "50ms"
+label_output = "probs"
+[[endpoint.stage]]
+name = "tiny"
+model = "fashion-tiny@1"
+[[endpoint.stage]]
+name = "mid"
+model = "fashion-mid"
+gate = { confidence_below = 0.9 }
+"#;
+
+    fn parse(text: &str) -> Result<WeirFile, BadWeirFile> {
+        super::parse(text, Path::new("demo/fashion.toml"))
+    }
+
+    fn mistake(text: &str) -> String {
+        parse(text).expect_err("a mistake").to_string()
+    }
+
+    #[test]
+    fn a_cascade_is_read_with_its_defaults() {
+        let file = parse(CASCADE).unwrap();
+        assert_eq!(file.models[0].path, Path::new("demo/tiny.onnx"));
+        assert_eq!(file.models[1].path, Path::new("/models/mid.onnx"));
+        assert_eq!(file.models[1].replicas, ReplicaRange { min: 1, max: u32::MAX });
+        let digest_version = ModelRef::parse("fashion-mid@0123456789ab").unwrap();
+        let endpoint = file.endpoints[0].resolve(&[ModelRef::parse("fashion-tiny@1").unwrap(), digest_version.clone()]).unwrap();
+        assert_eq!(endpoint.deadline, Duration::from_millis(50));
+        assert_eq!(endpoint.stages[1].model, digest_version);
+        assert_eq!(endpoint.stages[1].gate, Some(Gate::ConfidenceBelow(0.9)));
+        assert_eq!(endpoint.stages[0].gate, None);
+    }
+
+    #[test]
+    fn a_version_that_cannot_be_told_is_asked_for() {
+        let file = parse(CASCADE).unwrap();
+        let error = file.endpoints[0].resolve(&[]).unwrap_err().to_string();
+        assert!(error.starts_with("demo/fashion.toml:21:9: model `fashion-mid` needs its version"), "{error}");
+    }
+
+    #[test]
+    fn mistakes_are_shown_with_line_column_and_what_was_meant() {
+        assert_eq!(
+            mistake("[[model]]\nname = \"a\"\npath = \"a.onnx\"\nmax_bacth = 3\n"),
+            "demo/fashion.toml:4:1: unknown field `max_bacth`; did you mean `max_batch`?"
+        );
+        assert!(mistake("[[model]]\nname = \"A\"\npath = \"a.onnx\"").starts_with("demo/fashion.toml:2:8: model name \"A\" is not allowed"));
+        assert!(mistake("[[model]]\nname = 3\n").starts_with("demo/fashion.toml:2:8: invalid type"));
+        assert!(mistake("[[model\n").starts_with("demo/fashion.toml:1:"));
+        assert!(mistake("[[endpoint]]\nname = \"e\"\nmodel = \"a@1\"\ndeadline = \"soon\"").contains(":4:12: `soon` is no deadline"));
+        assert!(mistake("[[endpoint]]\nname = \"e\"").contains("serves nothing"));
+        assert!(mistake(&CASCADE.replace("label_output = \"probs\"", "")).contains("needs the endpoint's `label_output`"));
+        assert!(mistake(&CASCADE.replace("0.9", "nan")).contains("above 0 and at most 1"));
+        assert!(mistake(&CASCADE.replace("min = 1", "min = 5")).contains(":7:12: replicas needs min"));
+        assert!(mistake("").contains("declares nothing"));
+    }
+
+    #[test]
+    fn units_are_read_and_nonsense_is_not() {
+        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("200us"), Some(Duration::from_micros(200)));
+        for bad in ["", "50", "ms", "-1s", "1e400s", "NaNs", "5 days"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+        assert_eq!(parse_bytes("8GiB"), Some(8 << 30));
+        assert_eq!(parse_bytes("12"), Some(12));
+        assert_eq!(parse_bytes("8 gigs"), None);
+    }
+}

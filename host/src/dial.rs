@@ -1,0 +1,115 @@
+//! Connecting to another process and logging in there.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use capnp::capability::Response;
+use capnp_rpc::RpcSystem;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use tokio::sync::watch;
+use weir_schema::predict_capnp::{Purpose, granted, login};
+
+use crate::Host;
+use crate::limits::Limits;
+use crate::login::Token;
+use crate::transport;
+
+/// What one process says of itself in logs of another.
+const SOFTWARE: &str = concat!("weir ", env!("CARGO_PKG_VERSION"));
+/// Version of the protocol spoken.
+pub const PROTOCOL: u16 = 1;
+/// To connect and to be let in, each.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why there is no connection.
+#[derive(Clone, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum DialError {
+    #[error("cannot connect to {address}: {cause}")]
+    Connect { address: String, cause: String },
+    #[error("{address} does not answer within {PATIENCE:?}")]
+    Silent { address: String },
+    #[error("{address}: {message}")]
+    Refused { address: String, message: String },
+}
+
+/// A connection that was let in. Ends when the last clone is dropped.
+#[derive(Clone)]
+pub struct Entered(Rc<Held>);
+
+struct Held {
+    response: Response<login::login_results::Owned>,
+    closed: watch::Receiver<bool>,
+    connection: transport::Connection,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.connection.close();
+    }
+}
+
+impl Entered {
+    /// What was granted.
+    pub fn granted(&self) -> capnp::Result<granted::Reader<'_>> {
+        self.0.response.get()?.get_granted()
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        *self.0.closed.borrow()
+    }
+
+    /// Resolves when the connection has ended.
+    pub async fn closed(&self) {
+        // An error means that the driver is gone, and the connection with it.
+        let _ = self.0.closed.clone().wait_for(|closed| *closed).await;
+    }
+}
+
+/// Connects to `address` and logs in for `purpose`. The connection is driven by a task of this thread's `LocalSet`.
+pub async fn enter(
+    host: &Host,
+    address: &str,
+    token: &Token,
+    purpose: Purpose,
+    limits: &Limits,
+) -> Result<Entered, DialError> {
+    let address = || address.to_owned();
+    let silent = |_| DialError::Silent { address: address() };
+    let stream = tokio::time::timeout(PATIENCE, host.net.connect(&address()))
+        .await
+        .map_err(silent)?
+        .map_err(|cause| DialError::Connect { address: address(), cause: cause.to_string() })?;
+    let (network, connection) = transport::connect(stream, Side::Client, limits.clone());
+    let mut system = RpcSystem::new(network, None);
+    let bootstrap: login::Client = system.bootstrap(Side::Server);
+    let (close, closed) = watch::channel(false);
+    tokio::task::spawn_local(async move {
+        // How it ended is told to whoever waits for an answer; here it only matters that it has.
+        let _ = system.await;
+        let _ = close.send(true);
+    });
+    let mut call = bootstrap.login_request();
+    let mut request = call.get().init_request();
+    request.set_token(token.bytes());
+    request.set_software(SOFTWARE);
+    request.set_protocol(PROTOCOL);
+    request.set_purpose(purpose);
+    let response = match tokio::time::timeout(PATIENCE, call.send().promise).await {
+        Ok(Ok(response)) => response,
+        outcome => {
+            connection.close();
+            return Err(match outcome {
+                Ok(Err(error)) => DialError::Refused { address: address(), message: remote_text(&error) },
+                _ => DialError::Silent { address: address() },
+            });
+        }
+    };
+    Ok(Entered(Rc::new(Held { response, closed, connection })))
+}
+
+/// What the peer said, without the library's words around it.
+pub fn remote_text(error: &capnp::Error) -> String {
+    error.extra.strip_prefix("remote exception: ").unwrap_or(&error.extra).to_owned()
+}

@@ -1,0 +1,130 @@
+//! A listener: counts connections, hands them to the threads that serve them, and drives each to its end.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use capnp_rpc::RpcSystem;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+
+use crate::limits::Limits;
+use crate::login::{Authority, door};
+use crate::net::{Listener, Stream};
+use crate::spawn::Place;
+use crate::transport::{self, Connection, Ended};
+
+/// Drives one accepted connection to its end and says why it ended. The bootstrap object is `authority`'s door.
+pub async fn serve(stream: Stream, limits: Limits, authority: Rc<dyn Authority>) -> Ended {
+    let within = limits.login_within;
+    let (network, connection) = transport::connect(stream, Side::Server, limits);
+    let bootstrap = door(authority, connection.clone());
+    let system = RpcSystem::new(network, Some(bootstrap.client));
+    let watched = connection.clone();
+    let no_login = async move {
+        tokio::time::sleep(within).await;
+        if watched.is_logged_in() { std::future::pending().await } else { Ended::NoLogin }
+    };
+    tokio::select! {
+        ended = system => {
+            let otherwise = match ended {
+                Ok(()) => Ended::Closed,
+                Err(error) => Ended::Malformed(error.to_string()),
+            };
+            connection.ended().unwrap_or(otherwise)
+        }
+        ended = no_login => ended,
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    all: usize,
+    by_address: BTreeMap<IpAddr, usize>,
+}
+
+/// One counted connection; leaves the count when dropped.
+struct Counted {
+    counts: Arc<Mutex<Counts>>,
+    address: IpAddr,
+}
+
+impl Counted {
+    fn take(counts: &Arc<Mutex<Counts>>, address: IpAddr, limits: &Limits) -> Option<Counted> {
+        let mut locked = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = locked.by_address.get(&address).copied().unwrap_or(0);
+        if locked.all >= limits.connections || here >= limits.per_address {
+            return None;
+        }
+        locked.all += 1;
+        locked.by_address.insert(address, here + 1);
+        Some(Counted { counts: Arc::clone(counts), address })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all -= 1;
+        if let Some(here) = counts.by_address.get_mut(&self.address) {
+            *here -= 1;
+            if *here == 0 {
+                counts.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Accepts connections for ever and hands them round robin to `places`; `authority` makes the authority of the place it is
+/// called on. A connection over a limit is closed without a word.
+pub async fn accept<A>(mut listener: Box<dyn Listener>, limits: Limits, places: Vec<Place>, authority: A)
+where
+    A: Fn(SocketAddr) -> Rc<dyn Authority> + Clone + Send + 'static,
+{
+    let counts = Arc::new(Mutex::new(Counts::default()));
+    let mut turn = 0;
+    loop {
+        let incoming = match listener.accept().await {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                // Out of file descriptors, as a rule: those that are open go on, and some will end.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(counted) = Counted::take(&counts, incoming.peer.ip(), &limits) else {
+            tracing::debug!(peer = %incoming.peer, "refused: too many connections");
+            continue;
+        };
+        let (limits, authority) = (limits.clone(), authority.clone());
+        places[turn % places.len()].run(move || one(incoming, limits, authority, counted));
+        turn += 1;
+    }
+}
+
+fn one<A>(incoming: crate::net::Incoming, limits: Limits, authority: A, counted: Counted) -> impl Future<Output = ()>
+where
+    A: Fn(SocketAddr) -> Rc<dyn Authority>,
+{
+    async move {
+        let _counted = counted;
+        let peer = incoming.peer;
+        match incoming.into_stream() {
+            Ok(stream) => {
+                let ended = serve(stream, limits, authority(peer)).await;
+                tracing::debug!(%peer, %ended, "connection ended");
+            }
+            Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
+        }
+    }
+}
+
+/// Whether `address` is reachable from other machines: those need certificates, or a word that none are wanted.
+pub fn is_exposed(address: &SocketAddr) -> bool {
+    !address.ip().is_loopback()
+}
+
+/// Names the connection that a caller came over, for handlers that must close it.
+pub type Peer = Connection;

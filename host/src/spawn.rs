@@ -1,0 +1,61 @@
+//! Where an actor runs: on a thread of its own, or inline on the thread that asks.
+
+use std::future::Future;
+
+use actix_rt::{Arbiter, ArbiterHandle};
+
+/// How places are made in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spawn {
+    /// Each place is an actix arbiter: a thread with an executor. Needs an actix `System` around it.
+    Threads,
+    /// Every place is the executor of the thread that asked: one thread, one order of events.
+    Inline,
+}
+
+/// An executor that actors can be started on.
+#[derive(Clone)]
+pub struct Place {
+    arbiter: Option<ArbiterHandle>,
+}
+
+impl Spawn {
+    /// A new place.
+    pub fn place(self) -> Place {
+        Place {
+            arbiter: match self {
+                // The arbiter's thread lives until it is stopped; its handle is all that is needed of it.
+                Spawn::Threads => Some(Arbiter::new().handle()),
+                Spawn::Inline => None,
+            },
+        }
+    }
+}
+
+impl Place {
+    /// Runs a task there; `make` is called there too, so what it makes need not be `Send`.
+    pub fn run<F, T>(&self, make: F)
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Future<Output = ()> + 'static,
+    {
+        match &self.arbiter {
+            Some(arbiter) => {
+                // False where the place was stopped: then the process ends and nobody waits for the task.
+                let _ = arbiter.spawn_fn(move || {
+                    actix_rt::spawn(make());
+                });
+            }
+            None => {
+                tokio::task::spawn_local(make());
+            }
+        }
+    }
+
+    /// Ends the place's thread once what runs on it now yields. Inline places go on.
+    pub fn stop(&self) {
+        if let Some(arbiter) = &self.arbiter {
+            arbiter.stop();
+        }
+    }
+}

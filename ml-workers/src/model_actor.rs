@@ -1,0 +1,175 @@
+//! One replica: an actor on a thread of its own that owns its session and runs one batch at a time.
+//!
+//! A batch that fails is run again row by row, so that one bad row fails alone. An engine that panics takes its actor with
+//! it: the batch fails, the actor stops, and whoever supervises starts another. Whatever happens, a batch's callback is
+//! called exactly once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorContext, Context, Handler, Message};
+use weir_core::tensor::{Row, Tensor};
+
+use crate::engine::{RunError, Session};
+use crate::probe::Batching;
+
+/// The actor of one replica.
+pub struct ModelActor {
+    session: Box<dyn Session>,
+    batching: Batching,
+}
+
+/// A batch to run: rows that merge, or a single row that need not.
+pub struct RunBatch {
+    rows: Vec<Row>,
+    done: Done,
+}
+
+/// What became of a batch.
+pub struct BatchDone {
+    /// One for each row, in order.
+    pub results: Vec<Result<Row, RunError>>,
+    /// Time from the start of the batch to its end.
+    pub execute: Duration,
+    /// The text of a panic: the actor is gone.
+    pub died: Option<String>,
+}
+
+/// Calls the callback when dropped, if it was not called before.
+struct Done {
+    rows: usize,
+    callback: Option<Box<dyn FnOnce(BatchDone) + Send>>,
+}
+
+impl Done {
+    fn call(mut self, done: BatchDone) {
+        if let Some(callback) = self.callback.take() {
+            callback(done);
+        }
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(callback) = self.callback.take() {
+            let results = (0..self.rows).map(|_| Err(RunError::ActorGone)).collect();
+            callback(BatchDone {
+                results,
+                execute: Duration::ZERO,
+                died: Some("its actor takes no messages any more".into()),
+            });
+        }
+    }
+}
+
+impl RunBatch {
+    /// A batch of `rows`; `done` is called with what became of it, on the actor's thread, or where the message is dropped.
+    pub fn new(rows: Vec<Row>, done: impl FnOnce(BatchDone) + Send + 'static) -> RunBatch {
+        let done = Done { rows: rows.len(), callback: Some(Box::new(done)) };
+        RunBatch { rows, done }
+    }
+}
+
+impl Message for RunBatch {
+    type Result = ();
+}
+
+impl ModelActor {
+    /// An actor around a session; `batching` is what probing it has shown.
+    pub fn new(session: Box<dyn Session>, batching: Batching) -> ModelActor {
+        ModelActor { session, batching }
+    }
+
+    fn run(&mut self, rows: &[Row]) -> Vec<Result<Row, RunError>> {
+        if rows.len() == 1 {
+            return vec![self.alone(&rows[0])];
+        }
+        if !matches!(self.batching, Batching::Unbatched { .. })
+            && let Ok(results) = self.together(rows)
+        {
+            return results.into_iter().map(Ok).collect();
+        }
+        rows.iter().map(|row| self.alone(row)).collect()
+    }
+
+    /// Runs rows as one batch; outputs that are not rows for rows are an error.
+    fn together(&mut self, rows: &[Row]) -> Result<Vec<Row>, RunError> {
+        let padded = match self.batching {
+            Batching::Fixed { size } => size as usize,
+            _ => rows.len(),
+        };
+        let outputs = self.session.run(&stack(rows, padded))?;
+        if outputs.iter().any(|output| output.shape.first() != Some(&(padded as u64))) {
+            return Err(RunError::Model("its outputs are not one row for each row".into()));
+        }
+        let tensors = Arc::new(outputs);
+        Ok((0..rows.len()).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect())
+    }
+
+    fn alone(&mut self, row: &Row) -> Result<Row, RunError> {
+        if row.row.is_none() {
+            let tensors = Arc::new(self.session.run(&row.tensors)?);
+            return Ok(Row { tensors, row: None });
+        }
+        if let Batching::Fixed { .. } = self.batching {
+            return self.together(std::slice::from_ref(row)).map(|mut rows| rows.remove(0));
+        }
+        let outputs = self.session.run(&stack(std::slice::from_ref(row), 1))?;
+        // A model that gives something else than one row for one row gives it to this query as it is.
+        let rows = outputs.iter().all(|output| output.shape.first() == Some(&1));
+        Ok(Row { tensors: Arc::new(outputs), row: rows.then_some(0) })
+    }
+}
+
+/// Copies rows under each other, once each; the last one again until there are `padded`.
+fn stack(rows: &[Row], padded: usize) -> Vec<Tensor> {
+    let first = &rows[0];
+    (0..first.tensors.len())
+        .map(|i| {
+            let mut shape = vec![padded as u64];
+            shape.extend(first.shape(i));
+            let mut data =
+                Vec::with_capacity(rows.iter().map(|row| row.data(i).len()).sum::<usize>() / rows.len() * padded);
+            for n in 0..padded {
+                data.extend_from_slice(rows[n.min(rows.len() - 1)].data(i));
+            }
+            Tensor { dtype: first.tensors[i].dtype, shape, data }
+        })
+        .collect()
+}
+
+impl Actor for ModelActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        // A replica is given one batch at a time; a second may lie here while the first one's end is on its way.
+        context.set_mailbox_capacity(2);
+    }
+}
+
+impl Handler<RunBatch> for ModelActor {
+    type Result = ();
+
+    #[allow(clippy::disallowed_methods)] // how long a run takes is measured where it runs
+    fn handle(&mut self, batch: RunBatch, context: &mut Self::Context) {
+        let started = Instant::now();
+        let RunBatch { rows, done } = batch;
+        match catch_unwind(AssertUnwindSafe(|| self.run(&rows))) {
+            Ok(results) => done.call(BatchDone { results, execute: started.elapsed(), died: None }),
+            Err(panic) => {
+                let text = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_else(|| "no reason given".into());
+                context.stop();
+                let results = rows.iter().map(|_| Err(RunError::Model("its engine panicked".into()))).collect();
+                done.call(BatchDone { results, execute: started.elapsed(), died: Some(format!("panicked: {text}")) });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use std::sync::mpsc;
+
+use weir_core::replicated::EngineKind;
+
+use super::*;
+use crate::engine::engine;
+use crate::probe::{BUDGET, probe};
+
+const MODEL: &str = "width = 2\nfail_above = 1e6\npanic_above = 1e9\n";
+
+fn actor(batching: Batching) -> ModelActor {
+    ModelActor::new(engine(EngineKind::Synthetic).unwrap().load(MODEL.as_bytes()).unwrap(), batching)
+}
+
+fn rows(values: &[f32]) -> Vec<Row> {
+    let data: Vec<f32> = values.iter().flat_map(|v| [*v, -*v]).collect();
+    let tensors = Arc::new(vec![Tensor::f32(&[values.len() as u64, 2], &data)]);
+    (0..values.len()).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect()
+}
+
+fn first(row: &Row) -> f32 {
+    f32::from_le_bytes(row.data(0)[..4].try_into().unwrap())
+}
+
+#[test]
+fn every_row_gets_its_own_answer() {
+    let values: Vec<f32> = (0..40).map(|i| i as f32).collect();
+    for batching in [Batching::Rows, Batching::Fixed { size: 64 }, Batching::Unbatched { because: "test".into() }] {
+        let results = actor(batching).run(&rows(&values));
+        let answers: Vec<f32> = results.iter().map(|row| first(row.as_ref().unwrap())).collect();
+        assert_eq!(answers, values);
+        assert_eq!(results[3].as_ref().unwrap().shape(0), [2]);
+    }
+}
+
+#[test]
+fn one_bad_row_fails_alone() {
+    let results = actor(Batching::Rows).run(&rows(&[1.0, 2e6, 3.0]));
+    assert_eq!(first(results[0].as_ref().unwrap()), 1.0);
+    assert_eq!(results[1].as_ref().unwrap_err(), &RunError::Model("a row is above the bound".into()));
+    assert_eq!(first(results[2].as_ref().unwrap()), 3.0);
+}
+
+#[test]
+fn a_whole_query_keeps_its_shape() {
+    let tensors = Arc::new(vec![Tensor::f32(&[3, 2], &[1.0; 6])]);
+    let results = actor(Batching::Rows).run(&[Row { tensors, row: None }]);
+    assert_eq!(results[0].as_ref().unwrap().shape(0), [3, 2]);
+}
+
+#[test]
+fn a_panic_fails_its_batch_and_ends_its_actor() {
+    let (send, receive) = mpsc::channel();
+    let told = move |done: BatchDone| {
+        let died = done.died.is_some();
+        send.send((done.results.len(), died)).unwrap();
+    };
+    actix::System::new().block_on(async move {
+        let address = actor(Batching::Rows).start();
+        address.send(RunBatch::new(rows(&[1.0]), told.clone())).await.unwrap();
+        address.send(RunBatch::new(rows(&[2e9, 1.0]), told.clone())).await.unwrap();
+        // Sent to an actor that is gone: the callback is called all the same.
+        let gone = address.send(RunBatch::new(rows(&[1.0, 2.0, 3.0]), told)).await;
+        assert!(gone.is_err());
+    });
+    assert_eq!(receive.try_iter().collect::<Vec<_>>(), [(1, false), (2, true), (3, true)]);
+}
+
+#[test]
+fn probing_finds_that_rows_batch_and_what_they_cost() {
+    let model = "width = 2\nalpha_us = 300\nbeta_us = 50\n";
+    let mut session = engine(EngineKind::Synthetic).unwrap().load(model.as_bytes()).unwrap();
+    let probed = probe(&mut *session, Some(6), BUDGET);
+    assert_eq!(probed.batching, Batching::Rows);
+    assert_eq!(probed.points.iter().map(|(size, _)| *size).collect::<Vec<_>>(), [1, 2, 4, 6]);
+    assert_eq!(probed.max_batch, 6);
+    assert!(probed.points.iter().all(|(size, time)| time.as_micros() >= 300 + 50 * u64::from(*size)));
+}
+
+#[test]
+fn a_slow_model_is_probed_by_few_runs() {
+    let mut session = engine(EngineKind::Synthetic).unwrap().load(b"width = 2\nalpha_us = 40000").unwrap();
+    let started = Instant::now();
+    let probed = probe(&mut *session, None, Duration::from_millis(60));
+    assert!(matches!(probed.batching, Batching::Unbatched { ref because } if because.contains("too slow")));
+    assert!(started.elapsed() < Duration::from_millis(60) * 20, "bounded, with much room for a busy machine");
+    assert!(!probed.points.is_empty());
+}

@@ -1,0 +1,294 @@
+//! What a freshly loaded model shows about itself: may its rows be batched, and how long do batches take?
+//!
+//! A first dimension need not be a batch: it may be time, or the model may normalise over it. So batching is proved for
+//! each model at load: a few made-up rows are run alone and together, with other companions and at other positions, and
+//! every row must come out as it did alone up to rounding. Otherwise the model is served one query at a time.
+
+use std::time::{Duration, Instant};
+
+use weir_core::prng::Prng;
+use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
+use weir_core::units::ServiceTime;
+
+use crate::engine::Session;
+
+/// How queries of a model may share a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// Rows are stacked along the first dimension, any number of them.
+    Rows,
+    /// Likewise, but the model takes exactly `size` rows: fewer are filled up.
+    Fixed {
+        /// Its first dimension.
+        size: u32,
+    },
+    /// One query a run.
+    Unbatched {
+        /// For `weir describe`.
+        because: String,
+    },
+}
+
+/// What probing has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// How queries may share a run.
+    pub batching: Batching,
+    /// Largest batch that worked within the time; 1 where nothing is batched.
+    pub max_batch: u32,
+    /// Latency by batch size, ascending, at least one point.
+    pub points: Vec<(u32, ServiceTime)>,
+}
+
+/// Time given to probing: long enough for three runs of each size of a model that takes 5 ms, short enough to wait for.
+pub const BUDGET: Duration = Duration::from_millis(500);
+/// Batches beyond this gain nothing on any model that was measured, and block others longer.
+const BATCH_MAX: u32 = 64;
+/// Assumed of a model that no made-up input could run: corrected by its first real batches.
+const UNKNOWN: ServiceTime = ServiceTime::from_micros(1_000);
+/// Larger than rounding in any order of summation that was seen, smaller than any other cause.
+const RELATIVE: f64 = 1e-4;
+/// Made-up rows for the comparison; five do not fit any even or power-of-two grouping.
+const ROWS: usize = 5;
+/// Sizes tried for dimensions that a model leaves open, other than the first. Small ones run fast, large ones satisfy
+/// models that shrink their input.
+const OPEN_SIZES: [u64; 6] = [8, 1, 16, 32, 64, 224];
+
+/// Probes a session within `budget` and one run. `declared` bounds the batch where its owner said so.
+#[allow(clippy::disallowed_methods)] // how long runs take is measured where they run
+pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration) -> Probed {
+    let end = Instant::now() + budget;
+    let signature = session.signature().clone();
+    let unbatched = |because: &str, points: Vec<(u32, ServiceTime)>| Probed {
+        batching: Batching::Unbatched { because: because.into() },
+        max_batch: 1,
+        points: if points.is_empty() { vec![(1, UNKNOWN)] } else { points },
+    };
+    let fixed = match leading(&signature) {
+        Leading::Free => None,
+        Leading::Fixed(size) => Some(size),
+        Leading::None(because) => return unbatched(because, time(session, &signature, &[1], OPEN_SIZES[0], end)),
+    };
+    let single = fixed.unwrap_or(1);
+    let Some(open) = OPEN_SIZES.into_iter().find(|open| {
+        Instant::now() < end && session.run(&batch(&signature, *open, &(0..single).collect::<Vec<_>>())).is_ok()
+    }) else {
+        return unbatched("no made-up input could be made to run it", Vec::new());
+    };
+    if single == 1 && fixed.is_some() {
+        return unbatched("its first dimension is 1", time(session, &signature, &[1], open, end));
+    }
+    let compared = match fixed {
+        Some(size) => compare_fixed(session, &signature, open, size),
+        None => compare(session, &signature, open, end),
+    };
+    if let Err(because) = compared {
+        return unbatched(&because, time(session, &signature, &[single], open, end));
+    }
+    match fixed {
+        Some(size) => {
+            let points = time(session, &signature, &[size], open, end);
+            Probed { batching: Batching::Fixed { size: size as u32 }, max_batch: size as u32, points }
+        }
+        None => {
+            let bound = declared.unwrap_or(BATCH_MAX);
+            let mut sizes: Vec<u64> = (0..).map(|i| 1u64 << i).take_while(|size| *size <= u64::from(bound)).collect();
+            if !bound.is_power_of_two() {
+                sizes.push(u64::from(bound));
+            }
+            let points = time(session, &signature, &sizes, open, end);
+            let max_batch = points.last().map_or(1, |(size, _)| *size);
+            Probed {
+                batching: Batching::Rows,
+                max_batch,
+                points: if points.is_empty() { vec![(1, UNKNOWN)] } else { points },
+            }
+        }
+    }
+}
+
+enum Leading {
+    Free,
+    Fixed(u64),
+    None(&'static str),
+}
+
+/// What the inputs' first dimensions say.
+fn leading(signature: &Signature) -> Leading {
+    let mut fixed = None;
+    for input in &signature.inputs {
+        match input.shape.first() {
+            None => return Leading::None("an input has no first dimension"),
+            Some(None) => {}
+            Some(Some(0)) => return Leading::None("an input has no rows"),
+            Some(Some(size)) if fixed.is_none_or(|fixed| fixed == *size) => fixed = Some(*size),
+            Some(Some(_)) => return Leading::None("its inputs differ in their first dimension"),
+        }
+    }
+    fixed.map_or(Leading::Free, Leading::Fixed)
+}
+
+/// Rows alone against rows together. A model that takes only few rows at once is compared at fewer.
+fn compare(session: &mut dyn Session, signature: &Signature, open: u64, end: Instant) -> Result<(), String> {
+    let mut alone = Vec::new();
+    for row in 0..ROWS as u64 {
+        let outputs = session.run(&batch(signature, open, &[row])).map_err(|error| error.to_string())?;
+        if outputs.iter().any(|output| output.shape.first() != Some(&1)) {
+            return Err("an output is not one row for one row".into());
+        }
+        alone.push(outputs);
+        if Instant::now() > end && row > 0 {
+            return Err("it is too slow to be probed within its time".into());
+        }
+    }
+    let again = session.run(&batch(signature, open, &[0])).map_err(|error| error.to_string())?;
+    if !same(&again, 0, &alone[0]) {
+        return Err("the same input gives different answers".into());
+    }
+    let sets: [&[u64]; 3] = [&[0, 1, 2, 3, 4], &[4, 2, 0], &[1, 0]];
+    let mut together = 0;
+    for set in sets {
+        let Ok(outputs) = session.run(&batch(signature, open, set)) else { continue };
+        together += 1;
+        check_rows(&outputs, set, &alone)?;
+    }
+    if together == 0 { Err("it takes one row at a time only".into()) } else { Ok(()) }
+}
+
+/// For a model of exactly `size` rows: each row between different companions.
+fn compare_fixed(session: &mut dyn Session, signature: &Signature, open: u64, size: u64) -> Result<(), String> {
+    let mut run = |rows: &[u64]| session.run(&batch(signature, open, rows)).map_err(|error| error.to_string());
+    let mut alone = Vec::new();
+    for row in 0..size.min(ROWS as u64) {
+        // As it will be filled up: the same row again and again.
+        alone.push(run(&vec![row; size as usize])?);
+    }
+    let mixed: Vec<u64> = (0..size).map(|i| i % alone.len() as u64).collect();
+    let turned: Vec<u64> = mixed.iter().rev().copied().collect();
+    for set in [mixed, turned] {
+        check_rows(&run(&set)?, &set, &alone)?;
+    }
+    Ok(())
+}
+
+fn check_rows(outputs: &[Tensor], set: &[u64], alone: &[Vec<Tensor>]) -> Result<(), String> {
+    if outputs.iter().any(|output| output.shape.first() != Some(&(set.len() as u64))) {
+        return Err("an output is not one row for each row".into());
+    }
+    for (at, row) in set.iter().enumerate() {
+        if !same(outputs, at, &alone[*row as usize]) {
+            return Err("a row's answer depends on the rows beside it".into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether row `at` of `outputs` is the first row of `alone`, up to rounding.
+fn same(outputs: &[Tensor], at: usize, alone: &[Tensor]) -> bool {
+    outputs.len() == alone.len()
+        && outputs.iter().zip(alone).all(|(together, alone)| {
+            let (Some(rows), Some(first)) = (together.rows(), alone.rows()) else { return false };
+            together.dtype == alone.dtype
+                && together.shape[1..] == alone.shape[1..]
+                && close(together.dtype, &together.data[rows[at].clone()], &alone.data[first[0].clone()])
+        })
+}
+
+fn close(dtype: DType, a: &[u8], b: &[u8]) -> bool {
+    let (Some(x), Some(y)) = (floats(dtype, a), floats(dtype, b)) else { return a == b };
+    // Half precision rounds to three digits.
+    let relative = if matches!(dtype, DType::F16 | DType::Bf16) { 1e-2 } else { RELATIVE };
+    let scale = x.iter().chain(&y).filter(|v| v.is_finite()).fold(0.0f64, |max, v| max.max(v.abs()));
+    x.len() == y.len()
+        && x.iter().zip(&y).all(|(a, b)| {
+            a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= relative * a.abs().max(b.abs()).max(1e-2 * scale)
+        })
+}
+
+fn floats(dtype: DType, data: &[u8]) -> Option<Vec<f64>> {
+    fn of<const N: usize>(data: &[u8], number: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
+        Some(data.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect())
+    }
+    match dtype {
+        DType::F32 => of::<4>(data, |b| f64::from(f32::from_le_bytes(b))),
+        DType::F64 => of::<8>(data, f64::from_le_bytes),
+        DType::F16 => of::<2>(data, |b| half::f16::from_le_bytes(b).to_f64()),
+        DType::Bf16 => of::<2>(data, |b| half::bf16::from_le_bytes(b).to_f64()),
+        _ => None,
+    }
+}
+
+/// Median of up to three runs by batch size, until a size fails or the time is over; at least one run if any works.
+fn time(
+    session: &mut dyn Session,
+    signature: &Signature,
+    sizes: &[u64],
+    open: u64,
+    end: Instant,
+) -> Vec<(u32, ServiceTime)> {
+    let mut points = Vec::new();
+    for size in sizes {
+        let inputs = batch(signature, open, &(0..*size).collect::<Vec<_>>());
+        let mut runs = Vec::new();
+        for _ in 0..3 {
+            let over = Instant::now() >= end;
+            if over && !(points.is_empty() && runs.is_empty()) {
+                break;
+            }
+            let started = Instant::now();
+            if session.run(&inputs).is_err() {
+                return points;
+            }
+            runs.push(ServiceTime::from(started.elapsed()));
+        }
+        if runs.is_empty() {
+            break;
+        }
+        runs.sort_unstable();
+        points.push((*size as u32, runs[runs.len() / 2]));
+    }
+    points
+}
+
+/// Inputs whose rows are the made-up rows of these numbers; row `n` is the same wherever it stands.
+fn batch(signature: &Signature, open: u64, rows: &[u64]) -> Vec<Tensor> {
+    let inputs = signature.inputs.iter().enumerate();
+    inputs
+        .map(|(i, spec)| {
+            let mut shape: Vec<u64> = spec.shape.iter().map(|dim| dim.unwrap_or(open)).collect();
+            if let Some(first) = shape.first_mut() {
+                *first = rows.len() as u64;
+            }
+            let per_row: u64 = shape.iter().skip(1).product();
+            let mut data = Vec::new();
+            for row in if spec.shape.is_empty() { &[0] } else { rows } {
+                let mut prng = Prng::new(row.wrapping_mul(1_000_003) ^ i as u64);
+                for _ in 0..per_row {
+                    element(spec, &mut prng, &mut data);
+                }
+            }
+            Tensor { dtype: spec.dtype, shape, data }
+        })
+        .collect()
+}
+
+/// One made-up element: numbers in [0, 1), or small whole ones, which are valid as indices and lengths more often than others.
+fn element(spec: &TensorSpec, prng: &mut Prng, data: &mut Vec<u8>) {
+    let number = prng.uniform();
+    let whole = prng.below(2) as u8;
+    match spec.dtype {
+        DType::Bool | DType::U8 | DType::I8 => data.push(whole),
+        DType::U16 | DType::I16 => data.extend(u16::from(whole).to_le_bytes()),
+        DType::U32 | DType::I32 => data.extend(u32::from(whole).to_le_bytes()),
+        DType::U64 | DType::I64 => data.extend(u64::from(whole).to_le_bytes()),
+        DType::F16 => data.extend(half::f16::from_f64(number).to_le_bytes()),
+        DType::Bf16 => data.extend(half::bf16::from_f64(number).to_le_bytes()),
+        DType::F32 => data.extend((number as f32).to_le_bytes()),
+        DType::F64 => data.extend(number.to_le_bytes()),
+        DType::String => {
+            let text = format!("probe {}", prng.below(100));
+            data.extend((text.len() as u32).to_le_bytes());
+            data.extend(text.as_bytes());
+        }
+    }
+}

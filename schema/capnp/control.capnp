@@ -1,0 +1,349 @@
+# The control plane: what operators, nodes and clients say to coordinators. Evolution rules: see predict.capnp.
+#
+# A request that only the leader can serve and that reached another member is answered by notLeader with the leader's
+# address (empty while there is none): ask there. Request ids make writes safe to repeat: the first result is returned.
+@0xd1a6f0c2a9b35e02;
+
+using Predict = import "predict.capnp";
+
+struct U128 { high @0 :UInt64; low @1 :UInt64; }
+
+struct Leader {
+  name @0 :Text;          # empty while none is known
+  address @1 :Text;
+}
+
+# ---- objects of the replicated state; also the payload of log entries and snapshots ----
+
+enum Engine { onnx @0; synthetic @1; kernel @2; }
+
+struct Signature {
+  inputs @0 :List(Predict.TensorSpec);
+  outputs @1 :List(Predict.TensorSpec);
+}
+
+struct Model {
+  reference @0 :Text;     # name@version
+  digest @1 :Data;        # 32 bytes, SHA-256 of the artifact
+  size @2 :UInt64;
+  engine @3 :Engine;
+  signature @4 :Signature;
+  maxBatch @5 :UInt32;    # 0: measured
+  replicasMin @6 :UInt32;
+  replicasMax @7 :UInt32;
+  quarantined @8 :Text;   # why; empty where it is not
+}
+
+struct Stage {
+  name @0 :Text;
+  model @1 :Text;
+  gate :union {
+    none @2 :Void;
+    confidenceBelow @3 :Float32;
+  }
+}
+
+struct Endpoint {
+  name @0 :Text;
+  deadlineUs @1 :UInt64;
+  weight @2 :Float64;
+  class @3 :Predict.Class;
+  labelOutput @4 :Text;       # empty: none
+  confidenceOutput @5 :Text;  # empty: none
+  stages @6 :List(Stage);
+}
+
+struct Device {
+  name @0 :Text;
+  kind @1 :Text;
+  slots @2 :UInt32;
+}
+
+struct Node {
+  name @0 :Text;
+  address @1 :Text;
+  devices @2 :List(Device);
+  memory @3 :UInt64;
+  draining @4 :Bool;
+}
+
+struct Assignment {
+  replica @0 :UInt64;
+  model @1 :Text;
+  node @2 :Text;
+  device @3 :Text;
+}
+
+struct Plan {
+  epoch @0 :UInt64;
+  assignments @1 :List(Assignment);
+}
+
+struct Grant {
+  id @0 :Text;
+  tokenHash @1 :Data;     # 32 bytes, SHA-256 of the token
+  role :union {
+    predict @2 :List(Text);   # endpoints; all where empty
+    operator @3 :Void;
+    admin @4 :Void;
+    member @5 :Void;
+  }
+}
+
+struct Member {
+  id @0 :UInt64;
+  name @1 :Text;
+  address @2 :Text;
+  learner @3 :Bool;
+}
+
+struct Command {
+  union {
+    found :group { cluster @0 :Text; grants @1 :List(Grant); }
+    apply :group { models @2 :List(Model); endpoints @3 :List(Endpoint); ifIndex @4 :UInt64; }   # ifIndex 0: whatever the index
+    deleteEndpoint @5 :Text;
+    nodeJoin @6 :Node;
+    nodeDrain :group { drainNode @7 :Text; draining @8 :Bool; }
+    nodeRemove @9 :Text;
+    setPlan :group { replaces @10 :UInt64; assignments @11 :List(Assignment); }
+    quarantine :group { model @12 :Text; because @13 :Text; }   # because empty: allowed again
+    grantAdd @14 :Grant;
+    grantRevoke @15 :Text;
+    memberSet :group { member @16 :Member; gone @17 :Bool; }    # gone: only the id counts
+  }
+}
+
+struct Entry {
+  # The payload of one log entry.
+  request @0 :U128;
+  by @1 :Text;
+  command @2 :Command;
+}
+
+struct Refusal {
+  kind @0 :Kind;
+  text @1 :Text;
+  enum Kind { notFound @0; conflict @1; invalid @2; }
+}
+
+struct Applied {
+  union {
+    done :group { index @0 :UInt64; lines @1 :List(Text); }
+    refused @2 :Refusal;
+  }
+}
+
+struct Change {
+  index @0 :UInt64;       # of the entry that made it; several changes may share one
+  union {
+    cluster @1 :Text;
+    model @2 :Model;
+    modelGone @3 :Text;
+    endpoint @4 :Endpoint;
+    endpointGone @5 :Text;
+    node @6 :Node;
+    nodeGone @7 :Text;
+    plan @8 :Plan;
+    grant @9 :Grant;
+    grantGone @10 :Text;
+    member @11 :Member;
+    memberGone @12 :UInt64;
+    applied @13 :Void;    # nothing that this reader may see changed
+  }
+}
+
+struct State {
+  # Everything replicated: the payload of a snapshot, and (without requests and token hashes) of a read.
+  applied @0 :UInt64;
+  cluster @1 :Text;
+  models @2 :List(Model);
+  endpoints @3 :List(Endpoint);
+  nodes @4 :List(Node);
+  plan @5 :Plan;
+  grants @6 :List(Grant);
+  members @7 :List(Member);
+  nextReplica @8 :UInt64;
+  nextMember @9 :UInt64;
+  requests @10 :List(Remembered);
+
+  struct Remembered {
+    index @0 :UInt64;
+    request @1 :U128;
+    result @2 :Applied;
+  }
+}
+
+# ---- soft state: what the leader knows from reports, rebuilt in one report interval ----
+
+struct ReplicaReport {
+  replica @0 :UInt64;
+  state :union {
+    loading @1 :Void;
+    ready @2 :Profile;
+    failed @3 :Text;          # why it could not be loaded
+  }
+  deaths @4 :UInt32;          # of its actor, since the node started
+  lastDeath @5 :Text;
+}
+
+struct Profile {
+  points @0 :List(Point);     # latency by batch size, ascending
+  maxBatch @1 :UInt32;
+  unbatched @2 :Text;         # why rows are not batched; empty where they are
+  memory @3 :UInt64;          # bytes
+  struct Point { batch @0 :UInt32; us @1 :Float64; }
+}
+
+struct EndpointLoad {
+  endpoint @0 :Text;
+  arrived @1 :UInt64;         # rows since the node started; so are the others
+  answered @2 :UInt64;
+  rejected @3 :UInt64;
+  expired @4 :UInt64;
+  failed @5 :UInt64;
+  degraded @6 :UInt64;
+  lastError @7 :Text;
+  stageAnswers @8 :List(UInt64);  # answered by stage, in the endpoint's order
+}
+
+struct DeviceLoad {
+  device @0 :Text;
+  busyUs @1 :UInt64;          # slot-microseconds spent computing since the node started
+  queued @2 :UInt32;
+  backlogUs @3 :UInt64;
+}
+
+struct NodeReport {
+  node @0 :Text;
+  incarnation @1 :U128;       # drawn when the process started
+  epoch @2 :UInt64;           # of the plan that it works by
+  replicas @3 :List(ReplicaReport);
+  devices @4 :List(DeviceLoad);
+  endpoints @5 :List(EndpointLoad);
+  upUs @6 :UInt64;
+  draining @7 :Bool;          # it was told to stop and finishes what it has
+  knownRouting @8 :UInt64;    # counter of the routing it has
+  knownTerm @9 :UInt64;
+}
+
+struct Routing {
+  # Which replicas may be sent work. Soft: ordered by (term, counter).
+  term @0 :UInt64;
+  counter @1 :UInt64;
+  ready @2 :List(UInt64);     # replicas on nodes that are up
+  profiles @3 :List(ReadyProfile);  # one a model and device kind
+  struct ReadyProfile { replica @0 :UInt64; profile @1 :Profile; }
+}
+
+struct NodeStatus {
+  node @0 :Text;
+  state @1 :State;
+  report @2 :NodeReport;      # the last one
+  busy @3 :Float64;           # of all slots, over the last second
+  enum State { up @0; draining @1; down @2; }
+}
+
+struct MemberStatus {
+  member @0 :Member;
+  role @1 :Role;
+  applied @2 :UInt64;         # highest index known to be on its disk
+  up @3 :Bool;
+  enum Role { follower @0; leader @1; learner @2; candidate @3; }
+}
+
+struct Status {
+  state @0 :State;
+  leader @1 :Leader;
+  term @2 :UInt64;
+  members @3 :List(MemberStatus);
+  nodes @4 :List(NodeStatus);       # empty from a member that does not lead
+  unplaceable @5 :List(Unplaceable);
+  struct Unplaceable { model @0 :Text; because @1 :Text; }
+}
+
+# ---- interfaces, one a role ----
+
+interface Directory {
+  # For clients: where the nodes are, and nothing else.
+  nodes @0 (known :UInt64, waitUs :UInt64) -> (directory :Nodes);
+  # Answers at once where something changed since index `known`, else after at most waitUs.
+}
+
+struct Nodes {
+  index @0 :UInt64;
+  nodes @1 :List(Address);
+  coordinators @2 :List(Address);
+  endpoints @3 :List(Text);
+  struct Address { name @0 :Text; address @1 :Text; draining @2 :Bool; }
+}
+
+interface Operator {
+  write @0 (request :U128, command :Command) -> (result :WriteResult);
+  # Commands of operators: apply, deleteEndpoint, nodeDrain, nodeRemove, quarantine with an empty `because`.
+  status @1 (stale :Bool) -> (status :Status);
+  # Linearizable and from the leader unless stale, which any member answers from its own state.
+  watch @2 (since :UInt64, waitUs :UInt64) -> (changes :WatchResult);
+  # Changes after index `since`, in order and complete; waits at most waitUs for the first.
+  upload @3 (digest :Data, size :UInt64) -> (result :UploadResult);
+  # Content-addressed; `present` where a majority has it already.
+  snapshot @4 () -> (state :State);
+}
+
+struct WriteResult {
+  union {
+    applied @0 :Applied;
+    notLeader @1 :Leader;
+    tryAgain @2 :Text;        # leadership changed or the disk is full: nothing is known to have been written
+  }
+}
+
+struct WatchResult {
+  union {
+    changes @0 :List(Change);
+    tooOld @1 :UInt64;        # changes that far back are gone; read the state (it is at least at this index) and go on from there
+  }
+  index @2 :UInt64;           # everything up to here is in `changes`
+}
+
+struct UploadResult {
+  union {
+    present @0 :Void;
+    upload @1 :Upload;
+    notLeader @2 :Leader;
+  }
+}
+
+interface Upload {
+  write @0 (offset :UInt64, chunk :Data);
+  # At most 1 MiB, in order.
+  finish @1 ();
+  # Returns once a majority has the artifact on disk. Fails where the digest differs.
+}
+
+interface Admin extends(Operator) {
+  grantAdd @0 (request :U128, grant :Grant) -> (result :WriteResult);
+  grantRevoke @1 (request :U128, id :Text) -> (result :WriteResult);
+  memberAdd @2 (request :U128, name :Text, address :Text) -> (result :WriteResult);
+  memberRemove @3 (request :U128, name :Text) -> (result :WriteResult);
+  memberPromote @4 (request :U128, name :Text) -> (result :WriteResult);
+}
+
+interface NodeHome {
+  # For nodes. A node reports about itself and receives what concerns it; it cannot change placement.
+  join @0 (request :U128, node :Node) -> (result :WriteResult);
+  report @1 (report :NodeReport) -> (result :ReportResult);
+  state @2 () -> (state :State);
+  # Registry, plan, nodes, members, and grants that a node must know to admit its callers.
+  watch @3 (since :UInt64, waitUs :UInt64) -> (changes :WatchResult);
+  fetch @4 (digest :Data, offset :UInt64, length :UInt32) -> (chunk :Data, size :UInt64);
+  # Part of an artifact, at most 1 MiB; fails where this member lacks it.
+}
+
+struct ReportResult {
+  union {
+    routing @0 :Routing;
+    unchanged @1 :Void;
+    notLeader @2 :Leader;
+    unknownNode @3 :Void;     # join first
+  }
+}

@@ -1,0 +1,513 @@
+//! Objects of the replicated state, commands, and changes.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use capnp::message::Builder;
+use capnp::struct_list;
+use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::ids::{
+    DeviceName, Digest, EndpointName, Epoch, LogIndex, MemberId, MemberName, ModelRef, NodeName, ReplicaId, RequestId,
+    StageName,
+};
+use weir_core::replicated::{
+    Applied, Assignment, Change, Command, Device, Done, EngineKind, Entry, Grant, Member, Model, Node, Plan, Refusal,
+    ReplicaRange, Role, State,
+};
+use weir_core::units::Bytes;
+
+use super::predict::{class_from_wire, class_to_wire, halves, span_from_us, span_to_us};
+use super::tensor::{read_signature, write_signature};
+use super::{BadMessage, count, framed};
+use crate::control_capnp as wire;
+
+/// Writes 128 bits.
+pub fn write_u128(mut b: wire::u128::Builder<'_>, number: u128) {
+    let (high, low) = halves(number);
+    b.set_high(high);
+    b.set_low(low);
+}
+
+/// Reads 128 bits.
+pub fn read_u128(r: wire::u128::Reader<'_>) -> u128 {
+    u128::from(r.get_high()) << 64 | u128::from(r.get_low())
+}
+
+/// A digest from its 32 bytes.
+pub fn read_digest(data: &[u8]) -> Result<Digest, BadMessage> {
+    Ok(Digest(data.try_into().map_err(|_| BadMessage::new("a digest has 32 bytes"))?))
+}
+
+fn none_if_empty(text: capnp::text::Reader<'_>) -> Result<Option<String>, BadMessage> {
+    let text = text.to_str()?;
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+fn text(reader: capnp::text::Reader<'_>) -> Result<String, BadMessage> {
+    Ok(reader.to_str()?.to_owned())
+}
+
+fn model_ref(reader: capnp::text::Reader<'_>) -> Result<ModelRef, BadMessage> {
+    Ok(ModelRef::parse(reader.to_str()?)?)
+}
+
+/// Writes a model.
+pub fn write_model(mut b: wire::model::Builder<'_>, model: &Model) {
+    b.set_reference(model.reference.to_string());
+    b.set_digest(&model.digest.0);
+    b.set_size(model.size.0);
+    b.set_engine(match model.engine {
+        EngineKind::Onnx => wire::Engine::Onnx,
+        EngineKind::Synthetic => wire::Engine::Synthetic,
+        EngineKind::Kernel => wire::Engine::Kernel,
+    });
+    write_signature(b.reborrow().init_signature(), &model.signature);
+    b.set_max_batch(model.max_batch.unwrap_or(0));
+    b.set_replicas_min(model.replicas.min);
+    b.set_replicas_max(model.replicas.max);
+    b.set_quarantined(model.quarantined.as_deref().unwrap_or(""));
+}
+
+/// Reads a model.
+pub fn read_model(r: wire::model::Reader<'_>) -> Result<Model, BadMessage> {
+    Ok(Model {
+        reference: model_ref(r.get_reference()?)?,
+        digest: read_digest(r.get_digest()?)?,
+        size: Bytes(r.get_size()),
+        engine: match r.get_engine()? {
+            wire::Engine::Onnx => EngineKind::Onnx,
+            wire::Engine::Synthetic => EngineKind::Synthetic,
+            wire::Engine::Kernel => EngineKind::Kernel,
+        },
+        signature: read_signature(r.get_signature()?)?,
+        max_batch: Some(r.get_max_batch()).filter(|max| *max > 0),
+        replicas: ReplicaRange { min: r.get_replicas_min(), max: r.get_replicas_max() },
+        quarantined: none_if_empty(r.get_quarantined()?)?,
+    })
+}
+
+/// Writes an endpoint.
+pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
+    b.set_name(endpoint.name.as_str());
+    b.set_deadline_us(span_to_us(endpoint.deadline));
+    b.set_weight(endpoint.weight);
+    b.set_class(class_to_wire(endpoint.class));
+    b.set_label_output(endpoint.label_output.as_deref().unwrap_or(""));
+    b.set_confidence_output(endpoint.confidence_output.as_deref().unwrap_or(""));
+    let mut stages = b.init_stages(count(endpoint.stages.len()));
+    for (i, stage) in endpoint.stages.iter().enumerate() {
+        let mut b = stages.reborrow().get(i as u32);
+        b.set_name(stage.name.as_str());
+        b.set_model(stage.model.to_string());
+        match stage.gate {
+            None => b.init_gate().set_none(()),
+            Some(Gate::ConfidenceBelow(threshold)) => b.init_gate().set_confidence_below(threshold),
+        }
+    }
+}
+
+/// Reads an endpoint.
+pub fn read_endpoint(r: wire::endpoint::Reader<'_>) -> Result<Endpoint, BadMessage> {
+    let stage = |r: wire::stage::Reader<'_>| -> Result<Stage, BadMessage> {
+        Ok(Stage {
+            name: StageName::parse(r.get_name()?.to_str()?)?,
+            model: model_ref(r.get_model()?)?,
+            gate: match r.get_gate().which()? {
+                wire::stage::gate::None(()) => None,
+                wire::stage::gate::ConfidenceBelow(threshold) => Some(Gate::ConfidenceBelow(threshold)),
+            },
+        })
+    };
+    Ok(Endpoint {
+        name: EndpointName::parse(r.get_name()?.to_str()?)?,
+        deadline: span_from_us(r.get_deadline_us())?,
+        weight: r.get_weight(),
+        class: class_from_wire(r.get_class()?),
+        label_output: none_if_empty(r.get_label_output()?)?,
+        confidence_output: none_if_empty(r.get_confidence_output()?)?,
+        stages: r.get_stages()?.iter().map(stage).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Writes a node.
+pub fn write_node(mut b: wire::node::Builder<'_>, node: &Node) {
+    b.set_name(node.name.as_str());
+    b.set_address(&node.address);
+    b.set_memory(node.memory.0);
+    b.set_draining(node.draining);
+    let mut devices = b.init_devices(count(node.devices.len()));
+    for (i, device) in node.devices.iter().enumerate() {
+        let mut b = devices.reborrow().get(i as u32);
+        b.set_name(device.name.as_str());
+        b.set_kind(&device.kind);
+        b.set_slots(device.slots);
+    }
+}
+
+/// Reads a node.
+pub fn read_node(r: wire::node::Reader<'_>) -> Result<Node, BadMessage> {
+    let device = |r: wire::device::Reader<'_>| -> Result<Device, BadMessage> {
+        Ok(Device {
+            name: DeviceName::parse(r.get_name()?.to_str()?)?,
+            kind: text(r.get_kind()?)?,
+            slots: r.get_slots(),
+        })
+    };
+    Ok(Node {
+        name: NodeName::parse(r.get_name()?.to_str()?)?,
+        address: text(r.get_address()?)?,
+        devices: r.get_devices()?.iter().map(device).collect::<Result<_, _>>()?,
+        memory: Bytes(r.get_memory()),
+        draining: r.get_draining(),
+    })
+}
+
+fn write_assignments(
+    mut list: struct_list::Builder<'_, wire::assignment::Owned>,
+    assignments: &BTreeMap<ReplicaId, Assignment>,
+) {
+    for (i, (id, assignment)) in assignments.iter().enumerate() {
+        let mut b = list.reborrow().get(i as u32);
+        b.set_replica(id.0);
+        b.set_model(assignment.model.to_string());
+        b.set_node(assignment.node.as_str());
+        b.set_device(assignment.device.as_str());
+    }
+}
+
+fn read_assignments(
+    list: struct_list::Reader<'_, wire::assignment::Owned>,
+) -> Result<BTreeMap<ReplicaId, Assignment>, BadMessage> {
+    let one = |r: wire::assignment::Reader<'_>| -> Result<_, BadMessage> {
+        let assignment = Assignment {
+            model: model_ref(r.get_model()?)?,
+            node: NodeName::parse(r.get_node()?.to_str()?)?,
+            device: DeviceName::parse(r.get_device()?.to_str()?)?,
+        };
+        Ok((ReplicaId(r.get_replica()), assignment))
+    };
+    list.iter().map(one).collect()
+}
+
+/// Writes a plan.
+pub fn write_plan(mut b: wire::plan::Builder<'_>, plan: &Plan) {
+    b.set_epoch(plan.epoch.0);
+    write_assignments(b.init_assignments(count(plan.assignments.len())), &plan.assignments);
+}
+
+/// Reads a plan.
+pub fn read_plan(r: wire::plan::Reader<'_>) -> Result<Plan, BadMessage> {
+    Ok(Plan { epoch: Epoch(r.get_epoch()), assignments: read_assignments(r.get_assignments()?)? })
+}
+
+/// Writes a grant; the hash of its token only where `secrets` are for the reader.
+pub fn write_grant(mut b: wire::grant::Builder<'_>, grant: &Grant, secrets: bool) {
+    b.set_id(&grant.id);
+    b.set_token_hash(if secrets { &grant.token_hash } else { &[0; 32] });
+    let mut role = b.init_role();
+    match &grant.role {
+        Role::Predict(endpoints) => {
+            let mut list = role.init_predict(count(endpoints.len()));
+            for (i, name) in endpoints.iter().enumerate() {
+                list.set(i as u32, name.as_str());
+            }
+        }
+        Role::Operator => role.set_operator(()),
+        Role::Admin => role.set_admin(()),
+        Role::Member => role.set_member(()),
+    }
+}
+
+/// Reads a grant.
+pub fn read_grant(r: wire::grant::Reader<'_>) -> Result<Grant, BadMessage> {
+    use wire::grant::role::Which;
+    let role = match r.get_role().which()? {
+        Which::Predict(list) => {
+            let names = list?.iter().map(|name| Ok::<_, BadMessage>(EndpointName::parse(name?.to_str()?)?));
+            Role::Predict(names.collect::<Result<_, _>>()?)
+        }
+        Which::Operator(()) => Role::Operator,
+        Which::Admin(()) => Role::Admin,
+        Which::Member(()) => Role::Member,
+    };
+    Ok(Grant { id: text(r.get_id()?)?, token_hash: read_digest(r.get_token_hash()?)?.0, role })
+}
+
+/// Writes a member.
+pub fn write_member(mut b: wire::member::Builder<'_>, member: &Member) {
+    b.set_id(member.id.0);
+    b.set_name(member.name.as_str());
+    b.set_address(&member.address);
+    b.set_learner(member.learner);
+}
+
+/// Reads a member.
+pub fn read_member(r: wire::member::Reader<'_>) -> Result<Member, BadMessage> {
+    Ok(Member {
+        id: MemberId(r.get_id()),
+        name: MemberName::parse(r.get_name()?.to_str()?)?,
+        address: text(r.get_address()?)?,
+        learner: r.get_learner(),
+    })
+}
+
+/// Writes each item of a list with `write`.
+fn write_list<'a, T, O>(
+    mut list: struct_list::Builder<'a, O>,
+    items: impl Iterator<Item = T>,
+    write: impl Fn(O::Builder<'_>, T),
+) where
+    O: capnp::traits::OwnedStruct,
+{
+    for (i, item) in items.enumerate() {
+        write(list.reborrow().get(i as u32), item);
+    }
+}
+
+/// Writes a command.
+pub fn write_command(mut b: wire::command::Builder<'_>, command: &Command) {
+    match command {
+        Command::Found { cluster, grants } => {
+            let mut b = b.init_found();
+            b.set_cluster(cluster);
+            write_list(b.init_grants(count(grants.len())), grants.iter(), |b, grant| write_grant(b, grant, true));
+        }
+        Command::Apply { models, endpoints, if_index } => {
+            let mut b = b.init_apply();
+            b.set_if_index(if_index.map_or(0, |index| index.0));
+            write_list(b.reborrow().init_models(count(models.len())), models.iter(), write_model);
+            write_list(b.init_endpoints(count(endpoints.len())), endpoints.iter(), write_endpoint);
+        }
+        Command::DeleteEndpoint(name) => b.set_delete_endpoint(name.as_str()),
+        Command::NodeJoin(node) => write_node(b.init_node_join(), node),
+        Command::NodeDrain { node, draining } => {
+            let mut b = b.init_node_drain();
+            b.set_drain_node(node.as_str());
+            b.set_draining(*draining);
+        }
+        Command::NodeRemove(name) => b.set_node_remove(name.as_str()),
+        Command::SetPlan { replaces, assignments } => {
+            let mut b = b.init_set_plan();
+            b.set_replaces(replaces.0);
+            write_assignments(b.init_assignments(count(assignments.len())), assignments);
+        }
+        Command::Quarantine { model, because } => {
+            let mut b = b.init_quarantine();
+            b.set_model(model.to_string());
+            b.set_because(because.as_deref().unwrap_or(""));
+        }
+        Command::GrantAdd(grant) => write_grant(b.init_grant_add(), grant, true),
+        Command::GrantRevoke(id) => b.set_grant_revoke(id),
+        Command::MemberSet { id, member } => {
+            let mut b = b.init_member_set();
+            b.set_gone(member.is_none());
+            match member {
+                Some(member) => write_member(b.init_member(), member),
+                None => b.init_member().set_id(id.0),
+            }
+        }
+    }
+}
+
+/// Reads a command.
+pub fn read_command(r: wire::command::Reader<'_>) -> Result<Command, BadMessage> {
+    use wire::command::Which;
+    Ok(match r.which()? {
+        Which::Found(r) => Command::Found {
+            cluster: text(r.get_cluster()?)?,
+            grants: r.get_grants()?.iter().map(read_grant).collect::<Result<_, _>>()?,
+        },
+        Which::Apply(r) => Command::Apply {
+            models: r.get_models()?.iter().map(read_model).collect::<Result<_, _>>()?,
+            endpoints: r.get_endpoints()?.iter().map(read_endpoint).collect::<Result<_, _>>()?,
+            if_index: Some(LogIndex(r.get_if_index())).filter(|index| index.0 > 0),
+        },
+        Which::DeleteEndpoint(name) => Command::DeleteEndpoint(EndpointName::parse(name?.to_str()?)?),
+        Which::NodeJoin(r) => Command::NodeJoin(read_node(r?)?),
+        Which::NodeDrain(r) => {
+            Command::NodeDrain { node: NodeName::parse(r.get_drain_node()?.to_str()?)?, draining: r.get_draining() }
+        }
+        Which::NodeRemove(name) => Command::NodeRemove(NodeName::parse(name?.to_str()?)?),
+        Which::SetPlan(r) => {
+            Command::SetPlan { replaces: Epoch(r.get_replaces()), assignments: read_assignments(r.get_assignments()?)? }
+        }
+        Which::Quarantine(r) => {
+            Command::Quarantine { model: model_ref(r.get_model()?)?, because: none_if_empty(r.get_because()?)? }
+        }
+        Which::GrantAdd(r) => Command::GrantAdd(read_grant(r?)?),
+        Which::GrantRevoke(id) => Command::GrantRevoke(text(id?)?),
+        Which::MemberSet(r) => {
+            let member = r.get_member()?;
+            let id = MemberId(member.get_id());
+            Command::MemberSet { id, member: if r.get_gone() { None } else { Some(read_member(member)?) } }
+        }
+    })
+}
+
+/// A log entry's payload as it is kept and sent.
+pub fn entry_to_bytes(entry: &Entry) -> Vec<u8> {
+    let mut message = Builder::new_default();
+    let mut b = message.init_root::<wire::entry::Builder<'_>>();
+    write_u128(b.reborrow().init_request(), entry.request.0);
+    b.set_by(&entry.by);
+    write_command(b.init_command(), &entry.command);
+    capnp::serialize::write_message_to_words(&message)
+}
+
+/// A log entry's payload from what was kept.
+pub fn entry_from_bytes(bytes: &[u8]) -> Result<Entry, BadMessage> {
+    let message = framed::<wire::entry::Owned>(bytes)?;
+    let r = message.get()?;
+    Ok(Entry {
+        request: RequestId(read_u128(r.get_request()?)),
+        by: text(r.get_by()?)?,
+        command: read_command(r.get_command()?)?,
+    })
+}
+
+/// Writes the result of a request.
+pub fn write_applied(b: wire::applied::Builder<'_>, applied: &Applied) {
+    match applied {
+        Ok(done) => {
+            let mut b = b.init_done();
+            b.set_index(done.index.0);
+            let mut lines = b.init_lines(count(done.lines.len()));
+            for (i, line) in done.lines.iter().enumerate() {
+                lines.set(i as u32, line);
+            }
+        }
+        Err(refusal) => {
+            let mut b = b.init_refused();
+            let (kind, what) = match refusal {
+                Refusal::NotFound { what } => (wire::refusal::Kind::NotFound, what),
+                Refusal::Conflict { what } => (wire::refusal::Kind::Conflict, what),
+                Refusal::Invalid { what } => (wire::refusal::Kind::Invalid, what),
+            };
+            b.set_kind(kind);
+            b.set_text(what);
+        }
+    }
+}
+
+/// Reads the result of a request.
+pub fn read_applied(r: wire::applied::Reader<'_>) -> Result<Applied, BadMessage> {
+    use wire::applied::Which;
+    Ok(match r.which()? {
+        Which::Done(r) => {
+            let lines = r.get_lines()?.iter().map(|line| text(line?)).collect::<Result<_, BadMessage>>()?;
+            Ok(Done { index: LogIndex(r.get_index()), lines })
+        }
+        Which::Refused(r) => {
+            let r = r?;
+            let what = text(r.get_text()?)?;
+            Err(match r.get_kind()? {
+                wire::refusal::Kind::NotFound => Refusal::NotFound { what },
+                wire::refusal::Kind::Conflict => Refusal::Conflict { what },
+                wire::refusal::Kind::Invalid => Refusal::Invalid { what },
+            })
+        }
+    })
+}
+
+/// Writes a change, with token hashes only where `secrets` are for the reader.
+pub fn write_change(mut b: wire::change::Builder<'_>, index: LogIndex, change: &Change, secrets: bool) {
+    b.set_index(index.0);
+    match change {
+        Change::Cluster(name) => b.set_cluster(name),
+        Change::Model(model) => write_model(b.init_model(), model),
+        Change::ModelGone(reference) => b.set_model_gone(reference.to_string()),
+        Change::Endpoint(endpoint) => write_endpoint(b.init_endpoint(), endpoint),
+        Change::EndpointGone(name) => b.set_endpoint_gone(name.as_str()),
+        Change::Node(node) => write_node(b.init_node(), node),
+        Change::NodeGone(name) => b.set_node_gone(name.as_str()),
+        Change::Plan(plan) => write_plan(b.init_plan(), plan),
+        Change::Grant(grant) => write_grant(b.init_grant(), grant, secrets),
+        Change::GrantGone(id) => b.set_grant_gone(id),
+        Change::Member(member) => write_member(b.init_member(), member),
+        Change::MemberGone(id) => b.set_member_gone(id.0),
+    }
+}
+
+/// Reads a change with the index of its entry; `None` for one that says only how far the log has come.
+pub fn read_change(r: wire::change::Reader<'_>) -> Result<(LogIndex, Option<Change>), BadMessage> {
+    use wire::change::Which;
+    let change = match r.which()? {
+        Which::Cluster(name) => Change::Cluster(text(name?)?),
+        Which::Model(r) => Change::Model(read_model(r?)?),
+        Which::ModelGone(name) => Change::ModelGone(model_ref(name?)?),
+        Which::Endpoint(r) => Change::Endpoint(read_endpoint(r?)?),
+        Which::EndpointGone(name) => Change::EndpointGone(EndpointName::parse(name?.to_str()?)?),
+        Which::Node(r) => Change::Node(read_node(r?)?),
+        Which::NodeGone(name) => Change::NodeGone(NodeName::parse(name?.to_str()?)?),
+        Which::Plan(r) => Change::Plan(read_plan(r?)?),
+        Which::Grant(r) => Change::Grant(read_grant(r?)?),
+        Which::GrantGone(id) => Change::GrantGone(text(id?)?),
+        Which::Member(r) => Change::Member(read_member(r?)?),
+        Which::MemberGone(id) => Change::MemberGone(MemberId(id)),
+        Which::Applied(()) => return Ok((LogIndex(r.get_index()), None)),
+    };
+    Ok((LogIndex(r.get_index()), Some(change)))
+}
+
+/// Writes the state; token hashes and remembered requests only where `secrets` are for the reader.
+pub fn write_state(mut b: wire::state::Builder<'_>, state: &State, secrets: bool) {
+    b.set_applied(state.applied.0);
+    b.set_cluster(&state.cluster);
+    b.set_next_replica(state.next_replica.0);
+    b.set_next_member(state.next_member.0);
+    write_list(b.reborrow().init_models(count(state.models.len())), state.models.values(), write_model);
+    write_list(b.reborrow().init_endpoints(count(state.endpoints.len())), state.endpoints.values(), write_endpoint);
+    write_list(b.reborrow().init_nodes(count(state.nodes.len())), state.nodes.values(), write_node);
+    write_plan(b.reborrow().init_plan(), &state.plan);
+    let grants = b.reborrow().init_grants(count(state.grants.len()));
+    write_list(grants, state.grants.values(), |b, grant| write_grant(b, grant, secrets));
+    write_list(b.reborrow().init_members(count(state.members.len())), state.members.values(), write_member);
+    if secrets {
+        let requests = b.init_requests(count(state.requests.len()));
+        write_list(
+            requests,
+            state.requests.iter(),
+            |mut b: wire::state::remembered::Builder<'_>, (index, request, result)| {
+                b.set_index(index.0);
+                write_u128(b.reborrow().init_request(), request.0);
+                write_applied(b.init_result(), result);
+            },
+        );
+    }
+}
+
+/// Reads the state.
+pub fn read_state(r: wire::state::Reader<'_>) -> Result<State, BadMessage> {
+    let models = r.get_models()?.iter().map(|r| read_model(r).map(|m| (m.reference.clone(), m)));
+    let endpoints = r.get_endpoints()?.iter().map(|r| read_endpoint(r).map(|e| (e.name.clone(), e)));
+    let nodes = r.get_nodes()?.iter().map(|r| read_node(r).map(|n| (n.name.clone(), n)));
+    let grants = r.get_grants()?.iter().map(|r| read_grant(r).map(|g| (g.id.clone(), g)));
+    let members = r.get_members()?.iter().map(|r| read_member(r).map(|m| (m.id, m)));
+    let requests = r.get_requests()?.iter().map(|r| -> Result<_, BadMessage> {
+        Ok((LogIndex(r.get_index()), RequestId(read_u128(r.get_request()?)), read_applied(r.get_result()?)?))
+    });
+    Ok(State {
+        applied: LogIndex(r.get_applied()),
+        cluster: text(r.get_cluster()?)?,
+        models: models.collect::<Result<_, _>>()?,
+        endpoints: endpoints.collect::<Result<_, _>>()?,
+        nodes: nodes.collect::<Result<_, _>>()?,
+        plan: read_plan(r.get_plan()?)?,
+        grants: grants.collect::<Result<_, _>>()?,
+        members: members.collect::<Result<_, _>>()?,
+        next_replica: ReplicaId(r.get_next_replica()),
+        next_member: MemberId(r.get_next_member()),
+        requests: requests.collect::<Result<VecDeque<_>, _>>()?,
+    })
+}
+
+/// The state as a snapshot keeps it.
+pub fn state_to_bytes(state: &State) -> Vec<u8> {
+    let mut message = Builder::new_default();
+    write_state(message.init_root(), state, true);
+    capnp::serialize::write_message_to_words(&message)
+}
+
+/// The state from a snapshot.
+pub fn state_from_bytes(bytes: &[u8]) -> Result<State, BadMessage> {
+    read_state(framed::<wire::state::Owned>(bytes)?.get()?)
+}

@@ -1,0 +1,101 @@
+//! Outcomes, classes and ids of queries.
+
+use weir_core::ids::QueryId;
+use weir_core::outcome::{Class, Outcome, Rejection};
+
+use super::BadMessage;
+use crate::predict_capnp::{self as wire, OutcomeCode};
+
+/// The wire's word for a class.
+pub fn class_to_wire(class: Class) -> wire::Class {
+    match class {
+        Class::Critical => wire::Class::Critical,
+        Class::Default => wire::Class::Default,
+        Class::Sheddable => wire::Class::Sheddable,
+    }
+}
+
+/// The class that the wire names.
+pub fn class_from_wire(class: wire::Class) -> Class {
+    match class {
+        wire::Class::Critical => Class::Critical,
+        wire::Class::Default => Class::Default,
+        wire::Class::Sheddable => Class::Sheddable,
+    }
+}
+
+/// An outcome's code, and why where it is a rejection (else the first reason, which is not looked at).
+pub fn outcome_to_wire(outcome: Outcome) -> (OutcomeCode, wire::Rejection) {
+    match outcome {
+        Outcome::Answered => (OutcomeCode::Answered, wire::Rejection::TooLate),
+        Outcome::Rejected(why) => (OutcomeCode::Rejected, rejection_to_wire(why)),
+        Outcome::Expired => (OutcomeCode::Expired, wire::Rejection::TooLate),
+        Outcome::Failed => (OutcomeCode::Failed, wire::Rejection::TooLate),
+        Outcome::Unknown => (OutcomeCode::Unknown, wire::Rejection::TooLate),
+    }
+}
+
+/// The outcome that a code and a reason tell. A code that this version does not know is unknown: it may have run.
+pub fn outcome_from_wire(
+    code: Result<OutcomeCode, capnp::NotInSchema>,
+    why: Result<wire::Rejection, capnp::NotInSchema>,
+) -> Outcome {
+    match code {
+        Ok(OutcomeCode::Answered) => Outcome::Answered,
+        // A newer reason is still a rejection: it did not run.
+        Ok(OutcomeCode::Rejected) => Outcome::Rejected(why.map_or(Rejection::QueueFull, rejection_from_wire)),
+        Ok(OutcomeCode::Expired) => Outcome::Expired,
+        Ok(OutcomeCode::Failed) => Outcome::Failed,
+        Ok(OutcomeCode::Unknown) | Err(_) => Outcome::Unknown,
+    }
+}
+
+fn rejection_to_wire(why: Rejection) -> wire::Rejection {
+    match why {
+        Rejection::TooLate => wire::Rejection::TooLate,
+        Rejection::QueueFull => wire::Rejection::QueueFull,
+        Rejection::NoReplica => wire::Rejection::NoReplica,
+        Rejection::Draining => wire::Rejection::Draining,
+        Rejection::UnknownEndpoint => wire::Rejection::UnknownEndpoint,
+        Rejection::BadInput => wire::Rejection::BadInput,
+        Rejection::Forbidden => wire::Rejection::Forbidden,
+    }
+}
+
+fn rejection_from_wire(why: wire::Rejection) -> Rejection {
+    match why {
+        wire::Rejection::TooLate => Rejection::TooLate,
+        wire::Rejection::QueueFull => Rejection::QueueFull,
+        wire::Rejection::NoReplica => Rejection::NoReplica,
+        wire::Rejection::Draining => Rejection::Draining,
+        wire::Rejection::UnknownEndpoint => Rejection::UnknownEndpoint,
+        wire::Rejection::BadInput => Rejection::BadInput,
+        wire::Rejection::Forbidden => Rejection::Forbidden,
+    }
+}
+
+/// A query id from its halves.
+pub fn query_id(high: u64, low: u64) -> QueryId {
+    QueryId(u128::from(high) << 64 | u128::from(low))
+}
+
+/// The halves of a 128-bit number, high first.
+pub fn halves(number: u128) -> (u64, u64) {
+    ((number >> 64) as u64, number as u64)
+}
+
+/// Milliseconds beyond what any deadline can be: 100 years. What is longer is a mistake of the sender.
+pub const LONGEST_US: u64 = 3_155_760_000_000_000;
+
+/// A span from microseconds on the wire.
+pub fn span_from_us(us: u64) -> Result<std::time::Duration, BadMessage> {
+    if us > LONGEST_US {
+        return Err(BadMessage::new(format!("{us} microseconds are more than a hundred years")));
+    }
+    Ok(std::time::Duration::from_micros(us))
+}
+
+/// A span as microseconds on the wire.
+pub fn span_to_us(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX).min(LONGEST_US)
+}

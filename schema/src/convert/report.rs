@@ -1,0 +1,131 @@
+//! What nodes report to the leader.
+
+use weir_core::ids::{DeviceName, EndpointName, Epoch, NodeName, ReplicaId};
+use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
+use weir_core::units::{Bytes, ServiceTime};
+
+use super::control::{read_u128, write_u128};
+use super::predict::{span_from_us, span_to_us};
+use super::{BadMessage, count};
+use crate::control_capnp::{self as wire, node_report, profile};
+
+/// Writes a report, apart from the routing that its sender knows.
+pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
+    b.set_node(report.node.as_str());
+    write_u128(b.reborrow().init_incarnation(), report.incarnation);
+    b.set_epoch(report.epoch.0);
+    b.set_up_us(span_to_us(report.up));
+    b.set_draining(report.draining);
+    let mut replicas = b.reborrow().init_replicas(count(report.replicas.len()));
+    for (i, (id, replica)) in report.replicas.iter().enumerate() {
+        let mut b = replicas.reborrow().get(i as u32);
+        b.set_replica(id.0);
+        b.set_deaths(replica.deaths);
+        b.set_last_death(&replica.last_death);
+        let mut state = b.init_state();
+        match &replica.state {
+            ReplicaState::Loading => state.set_loading(()),
+            ReplicaState::Ready(profile) => write_profile(state.init_ready(), profile),
+            ReplicaState::Failed(why) => state.set_failed(why),
+        }
+    }
+    let mut devices = b.reborrow().init_devices(count(report.devices.len()));
+    for (i, load) in report.devices.iter().enumerate() {
+        let mut b = devices.reborrow().get(i as u32);
+        b.set_device(load.device.as_str());
+        b.set_busy_us(load.busy.as_micros());
+        b.set_queued(load.queued);
+        b.set_backlog_us(load.backlog.as_micros());
+    }
+    let mut endpoints = b.init_endpoints(count(report.endpoints.len()));
+    for (i, load) in report.endpoints.iter().enumerate() {
+        let mut b = endpoints.reborrow().get(i as u32);
+        b.set_endpoint(load.endpoint.as_str());
+        b.set_arrived(load.arrived);
+        b.set_answered(load.answered);
+        b.set_rejected(load.rejected);
+        b.set_expired(load.expired);
+        b.set_failed(load.failed);
+        b.set_degraded(load.degraded);
+        b.set_last_error(&load.last_error);
+        let mut stages = b.init_stage_answers(count(load.by_stage.len()));
+        for (i, answered) in load.by_stage.iter().enumerate() {
+            stages.set(i as u32, *answered);
+        }
+    }
+}
+
+/// Reads a report.
+pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage> {
+    let replica = |r: wire::replica_report::Reader<'_>| -> Result<_, BadMessage> {
+        use wire::replica_report::state::Which;
+        let state = match r.get_state().which()? {
+            Which::Loading(()) => ReplicaState::Loading,
+            Which::Ready(profile) => ReplicaState::Ready(read_profile(profile?)?),
+            Which::Failed(why) => ReplicaState::Failed(why?.to_str()?.to_owned()),
+        };
+        let report =
+            ReplicaReport { state, deaths: r.get_deaths(), last_death: r.get_last_death()?.to_str()?.to_owned() };
+        Ok((ReplicaId(r.get_replica()), report))
+    };
+    let device = |r: wire::device_load::Reader<'_>| -> Result<_, BadMessage> {
+        Ok(DeviceLoad {
+            device: DeviceName::parse(r.get_device()?.to_str()?)?,
+            busy: span_from_us(r.get_busy_us())?.into(),
+            queued: r.get_queued(),
+            backlog: span_from_us(r.get_backlog_us())?.into(),
+        })
+    };
+    let endpoint = |r: wire::endpoint_load::Reader<'_>| -> Result<_, BadMessage> {
+        Ok(EndpointLoad {
+            endpoint: EndpointName::parse(r.get_endpoint()?.to_str()?)?,
+            arrived: r.get_arrived(),
+            answered: r.get_answered(),
+            rejected: r.get_rejected(),
+            expired: r.get_expired(),
+            failed: r.get_failed(),
+            degraded: r.get_degraded(),
+            last_error: r.get_last_error()?.to_str()?.to_owned(),
+            by_stage: r.get_stage_answers()?.iter().collect(),
+        })
+    };
+    Ok(NodeReport {
+        node: NodeName::parse(r.get_node()?.to_str()?)?,
+        incarnation: read_u128(r.get_incarnation()?),
+        epoch: Epoch(r.get_epoch()),
+        replicas: r.get_replicas()?.iter().map(replica).collect::<Result<_, _>>()?,
+        devices: r.get_devices()?.iter().map(device).collect::<Result<_, _>>()?,
+        endpoints: r.get_endpoints()?.iter().map(endpoint).collect::<Result<_, _>>()?,
+        up: span_from_us(r.get_up_us())?,
+        draining: r.get_draining(),
+    })
+}
+
+/// Writes a profile.
+pub fn write_profile(mut b: profile::Builder<'_>, measured: &ReplicaProfile) {
+    b.set_max_batch(measured.max_batch);
+    b.set_unbatched(&measured.unbatched);
+    b.set_memory(measured.memory.0);
+    let mut points = b.init_points(count(measured.points.len()));
+    for (i, (batch, time)) in measured.points.iter().enumerate() {
+        let mut b = points.reborrow().get(i as u32);
+        b.set_batch(*batch);
+        b.set_us(time.as_nanos() as f64 / 1e3);
+    }
+}
+
+/// Reads a profile: at least one point, ascending sizes from 1.
+pub fn read_profile(r: profile::Reader<'_>) -> Result<ReplicaProfile, BadMessage> {
+    let points: Vec<(u32, ServiceTime)> =
+        r.get_points()?.iter().map(|p| (p.get_batch(), ServiceTime::from_nanos((p.get_us() * 1e3) as u64))).collect();
+    let ascending = points.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    if points.first().is_none_or(|(batch, _)| *batch == 0) || !ascending || r.get_max_batch() == 0 {
+        return Err(BadMessage::new("a profile needs points at ascending batch sizes from 1"));
+    }
+    Ok(ReplicaProfile {
+        points,
+        max_batch: r.get_max_batch(),
+        unbatched: r.get_unbatched()?.to_str()?.to_owned(),
+        memory: Bytes(r.get_memory()),
+    })
+}
