@@ -6,7 +6,9 @@ use weir_core::ids::BadName;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ClientError {
-    #[error("no coordinator of {tried} can be reached ({last}); start one, or name others in --coordinators or WEIR_COORDINATORS")]
+    #[error(
+        "no coordinator of {tried} can be reached ({last}); start one, or name others in --coordinators or WEIR_COORDINATORS"
+    )]
     Unreachable { tried: String, last: String },
     #[error("not let in: {0}")]
     Refused(String),

@@ -4,14 +4,14 @@
 //! runtime. Behind it a thread of its own drives a [`LocalClient`], since capnp-rpc's objects stay on one thread; a
 //! program that has such a thread already (the load generator) uses that directly. [`Admin`] makes the operator's calls.
 pub mod admin;
-mod connection;
-pub mod error;
-pub mod nodes;
-pub mod predict;
+mod error;
+mod nodes;
+mod predict;
 mod threaded;
 pub mod weirfile;
 
 pub use admin::Admin;
 pub use error::ClientError;
-pub use predict::{Answer, EndpointInfo, LocalClient, Options, Request};
+pub use predict::{Answer, EndpointInfo, LocalClient, Options, Request, Timings};
 pub use threaded::Client;
+pub use weir_host::login::Token;

@@ -207,13 +207,19 @@ pub fn parse(text: &str, path: &Path) -> Result<WeirFile, BadWeirFile> {
     let models = file.model.iter().map(|table| source.model(table)).collect::<Result<Vec<_>, _>>()?;
     for (i, model) in models.iter().enumerate() {
         if models[..i].iter().any(|other| other.name == model.name && other.version == model.version) {
-            return Err(source.wrong(&file.model[i].name.span(), format!("model `{}` is declared twice with the same version", model.name)));
+            return Err(source.wrong(
+                &file.model[i].name.span(),
+                format!("model `{}` is declared twice with the same version", model.name),
+            ));
         }
     }
     let endpoints = file.endpoint.iter().map(|table| source.endpoint(table)).collect::<Result<Vec<_>, _>>()?;
     for (i, endpoint) in endpoints.iter().enumerate() {
         if endpoints[..i].iter().any(|other| other.name == endpoint.name) {
-            return Err(source.wrong(&file.endpoint[i].get_ref().name.span(), format!("endpoint `{}` is declared twice", endpoint.name)));
+            return Err(source.wrong(
+                &file.endpoint[i].get_ref().name.span(),
+                format!("endpoint `{}` is declared twice", endpoint.name),
+            ));
         }
     }
     Ok(WeirFile { models, endpoints })
@@ -311,15 +317,24 @@ impl Source<'_> {
 
     fn model(&self, table: &ModelTable) -> Result<ModelDeclaration, BadWeirFile> {
         let name = ModelName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
-        let version = table.version.as_ref().map(|text| {
-            Version::parse(text.get_ref()).map_err(|e| self.wrong(&text.span(), e.to_string()))
-        });
+        let version = table
+            .version
+            .as_ref()
+            .map(|text| Version::parse(text.get_ref()).map_err(|e| self.wrong(&text.span(), e.to_string())));
         let path = self.path.parent().unwrap_or(Path::new("")).join(table.path.get_ref());
         let engine = match &table.engine {
             Some(word) => EngineKind::ALL.into_iter().find(|kind| kind.word() == word.get_ref()).ok_or_else(|| {
                 let known = EngineKind::ALL.map(EngineKind::word);
                 let guess = nearest(word.get_ref(), known).map(|meant| format!("; did you mean `{meant}`?"));
-                self.wrong(&word.span(), format!("unknown engine `{}`{}; known are {}", word.get_ref(), guess.unwrap_or_default(), known.join(", ")))
+                self.wrong(
+                    &word.span(),
+                    format!(
+                        "unknown engine `{}`{}; known are {}",
+                        word.get_ref(),
+                        guess.unwrap_or_default(),
+                        known.join(", ")
+                    ),
+                )
             })?,
             None => match path.extension().and_then(|e| e.to_str()) {
                 Some("onnx") => EngineKind::Onnx,
@@ -357,12 +372,16 @@ impl Source<'_> {
 
     fn endpoint(&self, spanned: &Spanned<EndpointTable>) -> Result<EndpointDeclaration, BadWeirFile> {
         let table = spanned.get_ref();
-        let name = EndpointName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
+        let name =
+            EndpointName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
         let deadline = match &table.deadline {
             None => DEFAULT_DEADLINE,
-            Some(text) => parse_duration(text.get_ref())
-                .filter(|d| !d.is_zero())
-                .ok_or_else(|| self.wrong(&text.span(), format!("`{}` is no deadline; write it as \"50ms\" or \"1.5s\"", text.get_ref())))?,
+            Some(text) => parse_duration(text.get_ref()).filter(|d| !d.is_zero()).ok_or_else(|| {
+                self.wrong(
+                    &text.span(),
+                    format!("`{}` is no deadline; write it as \"50ms\" or \"1.5s\"", text.get_ref()),
+                )
+            })?,
         };
         let weight = match &table.weight {
             None => 1.0,
@@ -380,16 +399,27 @@ impl Source<'_> {
             (Some(model), true) => {
                 let mention = self.mention(model)?;
                 // A single model's stage carries the model's name.
-                let stage = StageName::parse(mention.name.as_str()).map_err(|e| self.wrong(&model.span(), e.to_string()))?;
+                let stage =
+                    StageName::parse(mention.name.as_str()).map_err(|e| self.wrong(&model.span(), e.to_string()))?;
                 vec![(stage, mention, None)]
             }
             (None, false) => self.stages(&table.stage)?,
-            (Some(model), false) => return Err(self.wrong(&model.span(), "an endpoint has either `model` or [[endpoint.stage]] tables, not both")),
-            (None, true) => return Err(self.wrong(&spanned.span(), format!("endpoint `{name}` serves nothing; give it `model` or [[endpoint.stage]] tables"))),
+            (Some(model), false) => {
+                return Err(
+                    self.wrong(&model.span(), "an endpoint has either `model` or [[endpoint.stage]] tables, not both")
+                );
+            }
+            (None, true) => {
+                return Err(self.wrong(
+                    &spanned.span(),
+                    format!("endpoint `{name}` serves nothing; give it `model` or [[endpoint.stage]] tables"),
+                ));
+            }
         };
         let gated = table.stage.iter().find(|stage| stage.get_ref().gate.is_some());
         if let (Some(stage), None, None) = (gated, &table.label_output, &table.confidence_output) {
-            let what = "a gate by confidence needs the endpoint's `label_output` (class probabilities) or `confidence_output`";
+            let what =
+                "a gate by confidence needs the endpoint's `label_output` (class probabilities) or `confidence_output`";
             return Err(self.wrong(&stage.span(), what));
         }
         Ok(EndpointDeclaration {
@@ -403,18 +433,25 @@ impl Source<'_> {
         })
     }
 
-    fn stages(&self, tables: &[Spanned<StageTable>]) -> Result<Vec<(StageName, ModelMention, Option<Gate>)>, BadWeirFile> {
+    fn stages(
+        &self,
+        tables: &[Spanned<StageTable>],
+    ) -> Result<Vec<(StageName, ModelMention, Option<Gate>)>, BadWeirFile> {
         let mut stages: Vec<(StageName, ModelMention, Option<Gate>)> = Vec::new();
         for spanned in tables {
             let table = spanned.get_ref();
-            let name = StageName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
+            let name =
+                StageName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
             if stages.iter().any(|(other, _, _)| *other == name) {
                 return Err(self.wrong(&table.name.span(), format!("stage `{name}` stands twice in this endpoint")));
             }
             let gate = match &table.gate {
                 None => None,
                 Some(gate) if stages.is_empty() => {
-                    return Err(self.wrong(&gate.span(), "the first stage always runs: a gate stands in the stage that it guards"));
+                    return Err(self.wrong(
+                        &gate.span(),
+                        "the first stage always runs: a gate stands in the stage that it guards",
+                    ));
                 }
                 Some(gate) => {
                     let below = &gate.get_ref().confidence_below;
@@ -483,7 +520,8 @@ gate = { confidence_below = 0.9 }
         assert_eq!(file.models[1].path, Path::new("/models/mid.onnx"));
         assert_eq!(file.models[1].replicas, ReplicaRange { min: 1, max: u32::MAX });
         let digest_version = ModelRef::parse("fashion-mid@0123456789ab").unwrap();
-        let endpoint = file.endpoints[0].resolve(&[ModelRef::parse("fashion-tiny@1").unwrap(), digest_version.clone()]).unwrap();
+        let endpoint =
+            file.endpoints[0].resolve(&[ModelRef::parse("fashion-tiny@1").unwrap(), digest_version.clone()]).unwrap();
         assert_eq!(endpoint.deadline, Duration::from_millis(50));
         assert_eq!(endpoint.stages[1].model, digest_version);
         assert_eq!(endpoint.stages[1].gate, Some(Gate::ConfidenceBelow(0.9)));
@@ -503,12 +541,20 @@ gate = { confidence_below = 0.9 }
             mistake("[[model]]\nname = \"a\"\npath = \"a.onnx\"\nmax_bacth = 3\n"),
             "demo/fashion.toml:4:1: unknown field `max_bacth`; did you mean `max_batch`?"
         );
-        assert!(mistake("[[model]]\nname = \"A\"\npath = \"a.onnx\"").starts_with("demo/fashion.toml:2:8: model name \"A\" is not allowed"));
+        assert!(
+            mistake("[[model]]\nname = \"A\"\npath = \"a.onnx\"")
+                .starts_with("demo/fashion.toml:2:8: model name \"A\" is not allowed")
+        );
         assert!(mistake("[[model]]\nname = 3\n").starts_with("demo/fashion.toml:2:8: invalid type"));
         assert!(mistake("[[model\n").starts_with("demo/fashion.toml:1:"));
-        assert!(mistake("[[endpoint]]\nname = \"e\"\nmodel = \"a@1\"\ndeadline = \"soon\"").contains(":4:12: `soon` is no deadline"));
+        assert!(
+            mistake("[[endpoint]]\nname = \"e\"\nmodel = \"a@1\"\ndeadline = \"soon\"")
+                .contains(":4:12: `soon` is no deadline")
+        );
         assert!(mistake("[[endpoint]]\nname = \"e\"").contains("serves nothing"));
-        assert!(mistake(&CASCADE.replace("label_output = \"probs\"", "")).contains("needs the endpoint's `label_output`"));
+        assert!(
+            mistake(&CASCADE.replace("label_output = \"probs\"", "")).contains("needs the endpoint's `label_output`")
+        );
         assert!(mistake(&CASCADE.replace("0.9", "nan")).contains("above 0 and at most 1"));
         assert!(mistake(&CASCADE.replace("min = 1", "min = 5")).contains(":7:12: replicas needs min"));
         assert!(mistake("").contains("declares nothing"));

@@ -1,7 +1,7 @@
 //! A listener: counts connections, hands them to the threads that serve them, and drives each to its end.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +10,11 @@ use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 
 use crate::limits::Limits;
-use crate::login::{Authority, door};
-use crate::net::{Listener, Stream};
+use crate::login::{Authority, Caller, door};
+use crate::net::{Incoming, Listener, Stream};
 use crate::spawn::Place;
-use crate::transport::{self, Connection, Ended};
+use crate::transport::{self, Ended};
+use weir_schema::predict_capnp::granted;
 
 /// Drives one accepted connection to its end and says why it ended. The bootstrap object is `authority`'s door.
 pub async fn serve(stream: Stream, limits: Limits, authority: Rc<dyn Authority>) -> Ended {
@@ -41,6 +42,7 @@ pub async fn serve(stream: Stream, limits: Limits, authority: Rc<dyn Authority>)
 #[derive(Default)]
 struct Counts {
     all: usize,
+    before_login: usize,
     by_address: BTreeMap<IpAddr, usize>,
 }
 
@@ -48,23 +50,33 @@ struct Counts {
 struct Counted {
     counts: Arc<Mutex<Counts>>,
     address: IpAddr,
+    logged_in: Cell<bool>,
 }
 
 impl Counted {
     fn take(counts: &Arc<Mutex<Counts>>, address: IpAddr, limits: &Limits) -> Option<Counted> {
         let mut locked = counts.lock().unwrap_or_else(PoisonError::into_inner);
         let here = locked.by_address.get(&address).copied().unwrap_or(0);
-        if locked.all >= limits.connections || here >= limits.per_address {
+        if locked.all >= limits.connections || here >= limits.per_address || locked.before_login >= limits.before_login
+        {
             return None;
         }
         locked.all += 1;
+        locked.before_login += 1;
         locked.by_address.insert(address, here + 1);
-        Some(Counted { counts: Arc::clone(counts), address })
+        Some(Counted { counts: Arc::clone(counts), address, logged_in: Cell::new(false) })
+    }
+
+    fn logged_in(&self) {
+        if !self.logged_in.replace(true) {
+            self.counts.lock().unwrap_or_else(PoisonError::into_inner).before_login -= 1;
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        self.logged_in();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.all -= 1;
         if let Some(here) = counts.by_address.get_mut(&self.address) {
@@ -78,46 +90,75 @@ impl Drop for Counted {
 
 /// Accepts connections for ever and hands them round robin to `places`; `authority` makes the authority of the place it is
 /// called on. A connection over a limit is closed without a word.
-pub async fn accept<A>(mut listener: Box<dyn Listener>, limits: Limits, places: Vec<Place>, authority: A)
+pub async fn accept<A>(listener: Box<dyn Listener>, limits: Limits, places: Vec<Place>, authority: A)
 where
     A: Fn(SocketAddr) -> Rc<dyn Authority> + Clone + Send + 'static,
 {
-    let counts = Arc::new(Mutex::new(Counts::default()));
     let mut turn = 0;
+    let per_connection = limits.clone();
+    accept_each(listener, limits, |incoming, counted| {
+        let (limits, authority) = (per_connection.clone(), authority.clone());
+        places[turn % places.len()].run(move || one(incoming, limits, authority, counted));
+        turn += 1;
+    })
+    .await;
+}
+
+/// Likewise, with every connection on this thread.
+pub async fn accept_here<A>(listener: Box<dyn Listener>, limits: Limits, authority: A)
+where
+    A: Fn(SocketAddr) -> Rc<dyn Authority> + Clone + 'static,
+{
+    let per_connection = limits.clone();
+    accept_each(listener, limits, |incoming, counted| {
+        tokio::task::spawn_local(one(incoming, per_connection.clone(), authority.clone(), counted));
+    })
+    .await;
+}
+
+async fn accept_each(mut listener: Box<dyn Listener>, limits: Limits, mut hand: impl FnMut(Incoming, Counted)) {
+    let counts = Arc::new(Mutex::new(Counts::default()));
     loop {
-        let incoming = match listener.accept().await {
-            Ok(incoming) => incoming,
+        match listener.accept().await {
+            Ok(incoming) => match Counted::take(&counts, incoming.peer.ip(), &limits) {
+                Some(counted) => hand(incoming, counted),
+                None => tracing::debug!(peer = %incoming.peer, "refused: too many connections"),
+            },
             Err(error) => {
                 // Out of file descriptors, as a rule: those that are open go on, and some will end.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
             }
-        };
-        let Some(counted) = Counted::take(&counts, incoming.peer.ip(), &limits) else {
-            tracing::debug!(peer = %incoming.peer, "refused: too many connections");
-            continue;
-        };
-        let (limits, authority) = (limits.clone(), authority.clone());
-        places[turn % places.len()].run(move || one(incoming, limits, authority, counted));
-        turn += 1;
+        }
     }
 }
 
-fn one<A>(incoming: crate::net::Incoming, limits: Limits, authority: A, counted: Counted) -> impl Future<Output = ()>
+async fn one<A>(incoming: Incoming, limits: Limits, authority: A, counted: Counted)
 where
     A: Fn(SocketAddr) -> Rc<dyn Authority>,
 {
-    async move {
-        let _counted = counted;
-        let peer = incoming.peer;
-        match incoming.into_stream() {
-            Ok(stream) => {
-                let ended = serve(stream, limits, authority(peer)).await;
-                tracing::debug!(%peer, %ended, "connection ended");
-            }
-            Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
+    let peer = incoming.peer;
+    match incoming.into_stream() {
+        Ok(stream) => {
+            let authority = Rc::new(CountingLogin { authority: authority(peer), counted });
+            let ended = serve(stream, limits, authority).await;
+            tracing::debug!(%peer, %ended, "connection ended");
         }
+        Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
+    }
+}
+
+/// Takes a connection out of the count of those that have not logged in.
+struct CountingLogin {
+    authority: Rc<dyn Authority>,
+    counted: Counted,
+}
+
+impl Authority for CountingLogin {
+    fn admit(&self, caller: &Caller<'_>, granted: granted::Builder<'_>) -> Result<(), String> {
+        self.authority.admit(caller, granted)?;
+        self.counted.logged_in();
+        Ok(())
     }
 }
 
@@ -125,6 +166,3 @@ where
 pub fn is_exposed(address: &SocketAddr) -> bool {
     !address.ip().is_loopback()
 }
-
-/// Names the connection that a caller came over, for handlers that must close it.
-pub type Peer = Connection;

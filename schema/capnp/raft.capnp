@@ -49,9 +49,9 @@ struct ConfState {
 }
 
 struct ConfChange {
-  # A joint-consensus membership change; leaves the joint configuration where `steps` is empty.
+  # A membership change by joint consensus, in the context of its log entry; an entry without one leaves the joint configuration.
   steps @0 :List(Step);
-  transition @1 :UInt8;
+  entry @1 :Data;         # control.capnp Entry (memberSet) that is applied with it
   struct Step { kind @0 :Kind; id @1 :UInt64; }
   enum Kind { addVoter @0; removeNode @1; addLearner @2; }
 }
@@ -88,10 +88,9 @@ struct HardState {
 }
 
 struct LogRecord {
-  # The payload of one record of the write-ahead log.
+  # The payload of one record of the write-ahead log. An entry voids those of its index and later ones before it.
   union {
     entry @0 :LogEntry;
     hardState @1 :HardState;
-    truncated @2 :UInt64;     # entries from this index on are void
   }
 }

@@ -1,0 +1,445 @@
+//! The operator's calls: finds the leader, repeats under the same request id, and turns refusals into errors that say
+//! who must act.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use weir_core::ids::{Digest, LogIndex, RequestId};
+use weir_core::placement::NodeReport;
+use weir_core::replicated::{Applied, Change, Command, Done, Grant, Member, Refusal, State};
+use weir_host::Host;
+use weir_host::dial::{DialError, Entered, enter, remote_text};
+use weir_host::limits::Limits;
+use weir_schema::control_capnp::{self as wire, admin, leader, operator, upload_result, watch_result, write_result};
+use weir_schema::convert::BadMessage;
+use weir_schema::convert::control::{
+    read_applied, read_change, read_member, read_state, write_command, write_grant, write_u128,
+};
+use weir_schema::convert::report::read_report;
+use weir_schema::predict_capnp::{Purpose, granted};
+
+use crate::{ClientError, Options};
+
+/// Bytes of an artifact in one call.
+const CHUNK: usize = 1 << 20;
+/// How long a write is repeated until it is known to be done: a new leader is elected in about a second.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Operator's calls, from one thread inside a `LocalSet`.
+pub struct Admin {
+    host: Host,
+    options: Options,
+    current: RefCell<Option<(String, Entered)>>,
+}
+
+/// What a coordinator says of the cluster.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Status {
+    pub state: State,
+    /// Name and address, empty while none is known.
+    pub leader: (String, String),
+    pub term: u64,
+    pub members: Vec<MemberStatus>,
+    /// Empty from a member that does not lead.
+    pub nodes: Vec<NodeStatus>,
+    /// Models without their minimum of replicas, and why.
+    pub unplaceable: Vec<(String, String)>,
+}
+
+/// A coordinator as the leader sees it.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct MemberStatus {
+    pub member: Member,
+    /// `leader`, `follower` or `learner`.
+    pub role: &'static str,
+    pub applied: LogIndex,
+    pub up: bool,
+}
+
+/// A node as the leader sees it.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct NodeStatus {
+    pub name: String,
+    /// `up`, `draining` or `down`.
+    pub state: &'static str,
+    /// The last one; `None` before the first to this leader.
+    pub report: Option<NodeReport>,
+    /// Share of all slots' time spent computing, 0 to 1.
+    pub busy: f64,
+}
+
+/// What a watch gives.
+#[derive(Debug)]
+pub enum Watched {
+    /// Changes after the index asked for, and the index up to which they are complete.
+    Changes(Vec<(LogIndex, Change)>, LogIndex),
+    /// They go back only to this index: read the state.
+    TooOld(LogIndex),
+}
+
+/// One try of a call.
+enum Tried<T> {
+    Done(T),
+    /// Ask there; empty where nobody leads.
+    Leader(String),
+    Again(String),
+}
+
+impl Admin {
+    /// Makes no connection yet.
+    pub fn new(host: Host, options: Options) -> Admin {
+        Admin { host, options, current: RefCell::new(None) }
+    }
+
+    /// Writes a command once, however often it has to be sent.
+    pub async fn write(&self, command: Command) -> Result<Done, ClientError> {
+        let request = RequestId(self.host.random.u128());
+        let applied = self
+            .at_leader("the write to be done", async |role| {
+                let mut call = operator_of(&role)?.write_request();
+                write_u128(call.get().init_request(), request.0);
+                write_command(call.get().init_command(), &command);
+                let answer = call.send().promise.await?;
+                read_write(answer.get()?.get_result()?)
+            })
+            .await?;
+        done(applied)
+    }
+
+    /// Asks for what only admins may.
+    async fn write_as_admin(
+        &self,
+        ask: impl AsyncFn(admin::Client, RequestId) -> Result<Tried<Applied>, capnp::Error>,
+    ) -> Result<Done, ClientError> {
+        let request = RequestId(self.host.random.u128());
+        let applied = self
+            .at_leader("the write to be done", async |role| match role {
+                Role::Admin(admin) => ask(admin, request).await,
+                Role::Operator(_) => Err(capnp::Error::failed("only an admin's token lets its bearer do this".into())),
+            })
+            .await?;
+        done(applied)
+    }
+
+    /// Adds a coordinator as a learner.
+    pub async fn member_add(&self, name: &str, address: &str) -> Result<Done, ClientError> {
+        self.write_as_admin(async |admin, request| {
+            let mut call = admin.member_add_request();
+            write_u128(call.get().init_request(), request.0);
+            call.get().set_name(name);
+            call.get().set_address(address);
+            read_write(call.send().promise.await?.get()?.get_result()?)
+        })
+        .await
+    }
+
+    /// Takes a coordinator out of the group.
+    pub async fn member_remove(&self, name: &str) -> Result<Done, ClientError> {
+        self.write_as_admin(async |admin, request| {
+            let mut call = admin.member_remove_request();
+            write_u128(call.get().init_request(), request.0);
+            call.get().set_name(name);
+            read_write(call.send().promise.await?.get()?.get_result()?)
+        })
+        .await
+    }
+
+    /// Makes a learner a voter.
+    pub async fn member_promote(&self, name: &str) -> Result<Done, ClientError> {
+        self.write_as_admin(async |admin, request| {
+            let mut call = admin.member_promote_request();
+            write_u128(call.get().init_request(), request.0);
+            call.get().set_name(name);
+            read_write(call.send().promise.await?.get()?.get_result()?)
+        })
+        .await
+    }
+
+    /// Hands out a right.
+    pub async fn grant_add(&self, grant: &Grant) -> Result<Done, ClientError> {
+        self.write_as_admin(async |admin, request| {
+            let mut call = admin.grant_add_request();
+            write_u128(call.get().init_request(), request.0);
+            write_grant(call.get().init_grant(), grant, true);
+            read_write(call.send().promise.await?.get()?.get_result()?)
+        })
+        .await
+    }
+
+    /// Takes a right back.
+    pub async fn grant_revoke(&self, id: &str) -> Result<Done, ClientError> {
+        self.write_as_admin(async |admin, request| {
+            let mut call = admin.grant_revoke_request();
+            write_u128(call.get().init_request(), request.0);
+            call.get().set_id(id);
+            read_write(call.send().promise.await?.get()?.get_result()?)
+        })
+        .await
+    }
+
+    /// The cluster as its leader sees it, as of now.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.at_leader("a leader", async |role| {
+            let answer = operator_of(&role)?.status_request().send().promise.await?;
+            let status =
+                read_status(answer.get()?.get_status()?).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
+            // Only the leader hears the nodes.
+            let answered_by = self.current.borrow().as_ref().map(|(address, _)| address.clone());
+            let leads =
+                status.members.iter().any(|m| m.role == "leader" && Some(&m.member.address) == answered_by.as_ref());
+            Ok(if leads { Tried::Done(status) } else { Tried::Leader(status.leader.1) })
+        })
+        .await
+    }
+
+    /// The cluster as whichever coordinator answers first knows it; it may be behind.
+    pub async fn stale_status(&self) -> Result<Status, ClientError> {
+        let mut last = String::new();
+        for address in &self.options.coordinators {
+            let asked = async {
+                let entered = self.enter(address).await.map_err(|error| error.to_string())?;
+                let role = role_of(&entered).map_err(|error| error.to_string())?;
+                let mut call = operator_of(&role).map_err(|error| error.to_string())?.status_request();
+                call.get().set_stale(true);
+                let answer = call.send().promise.await.map_err(|error| remote_text(&error))?;
+                let status = answer.get().and_then(|r| r.get_status()).map_err(|error| error.to_string())?;
+                read_status(status).map_err(|bad| bad.to_string())
+            };
+            match tokio::time::timeout(Duration::from_secs(5), asked).await {
+                Ok(Ok(status)) => return Ok(status),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = "no answer".into(),
+            }
+        }
+        Err(ClientError::Unreachable { tried: self.options.coordinators.join(", "), last })
+    }
+
+    /// Changes after an index; waits for the first at most `wait`.
+    pub async fn watch(&self, since: LogIndex, wait: Duration) -> Result<Watched, ClientError> {
+        self.at_leader("a change", async |role| {
+            let mut call = operator_of(&role)?.watch_request();
+            call.get().set_since(since.0);
+            call.get().set_wait_us(wait.as_micros() as u64);
+            let answer = call.send().promise.await?;
+            let r = answer.get()?.get_changes()?;
+            Ok(Tried::Done(match r.which()? {
+                watch_result::TooOld(from) => Watched::TooOld(LogIndex(from)),
+                watch_result::Changes(list) => {
+                    let mut changes = Vec::new();
+                    for change in list? {
+                        let (index, change) =
+                            read_change(change).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
+                        changes.extend(change.map(|change| (index, change)));
+                    }
+                    Watched::Changes(changes, LogIndex(r.get_index()))
+                }
+            }))
+        })
+        .await
+    }
+
+    /// Everything replicated, as bytes that `weir snapshot` keeps.
+    pub async fn snapshot(&self) -> Result<State, ClientError> {
+        self.at_leader("a snapshot", async |role| {
+            let answer = operator_of(&role)?.snapshot_request().send().promise.await?;
+            let state = read_state(answer.get()?.get_state()?).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
+            Ok(Tried::Done(state))
+        })
+        .await
+    }
+
+    /// Uploads an artifact unless the leader has it; `progress` is told the bytes sent so far.
+    pub async fn upload(&self, bytes: &[u8], progress: impl Fn(u64)) -> Result<Digest, ClientError> {
+        let digest = Digest(Sha256::digest(bytes).into());
+        self.at_leader("the upload to be done", async |role| {
+            let mut call = operator_of(&role)?.upload_request();
+            call.get().set_digest(&digest.0);
+            call.get().set_size(bytes.len() as u64);
+            let answer = call.send().promise.await?;
+            let upload = match answer.get()?.get_result()?.which()? {
+                upload_result::Present(()) => return Ok(Tried::Done(())),
+                upload_result::NotLeader(leader) => return Ok(Tried::Leader(address_of(leader?)?)),
+                upload_result::Upload(upload) => upload?,
+            };
+            for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
+                let mut call = upload.write_request();
+                call.get().set_offset((i * CHUNK) as u64);
+                call.get().set_chunk(chunk);
+                call.send().promise.await?;
+                progress((i * CHUNK + chunk.len()) as u64);
+            }
+            upload.finish_request().send().promise.await?;
+            Ok(Tried::Done(()))
+        })
+        .await?;
+        Ok(digest)
+    }
+
+    async fn enter(&self, address: &str) -> Result<Entered, DialError> {
+        enter(&self.host, address, &self.options.token, Purpose::Operate, &Limits::members()).await
+    }
+
+    /// Makes a call at the leader, wherever that is now, until it is done or the patience is over.
+    async fn at_leader<T>(
+        &self,
+        what: &str,
+        call: impl AsyncFn(Role) -> Result<Tried<T>, capnp::Error>,
+    ) -> Result<T, ClientError> {
+        let started = self.host.clock.now();
+        let mut turn = 0;
+        let mut redirect: Option<String> = None;
+        let mut reached = false;
+        let mut last = String::new();
+        let mut unreached = 0;
+        while self.host.clock.now().since(started) < PATIENCE {
+            let known = self.current.borrow().clone().filter(|(_, entered)| !entered.is_closed());
+            let (address, entered) = match (redirect.take(), known) {
+                (None, Some(known)) => known,
+                (redirect, _) => {
+                    let address = redirect.unwrap_or_else(|| {
+                        turn += 1;
+                        self.options.coordinators[(turn - 1) % self.options.coordinators.len()].clone()
+                    });
+                    match self.enter(&address).await {
+                        Ok(entered) => {
+                            *self.current.borrow_mut() = Some((address.clone(), entered.clone()));
+                            (address, entered)
+                        }
+                        Err(DialError::Refused { message, .. }) if !message.contains("ask again") => {
+                            return Err(ClientError::Refused(message));
+                        }
+                        Err(error) => {
+                            last = error.to_string();
+                            unreached += 1;
+                            // Nobody is there: two rounds are enough to be sure.
+                            if !reached && unreached >= 2 * self.options.coordinators.len() {
+                                break;
+                            }
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                            continue;
+                        }
+                    }
+                }
+            };
+            reached = true;
+            let role = role_of(&entered).map_err(|error| ClientError::BadAnswer(error.to_string()))?;
+            let tried = tokio::time::timeout(Duration::from_secs(60), call(role)).await;
+            match tried {
+                Ok(Ok(Tried::Done(value))) => return Ok(value),
+                Ok(Ok(Tried::Leader(leader))) if !leader.is_empty() && leader != address => {
+                    redirect = Some(leader);
+                    continue;
+                }
+                Ok(Ok(Tried::Leader(_))) => {
+                    last = "there is no leader: a majority of the coordinators must be up".into()
+                }
+                Ok(Ok(Tried::Again(why))) => last = why,
+                Ok(Err(error)) => match error.kind {
+                    capnp::ErrorKind::Failed => return Err(ClientError::Invalid(remote_text(&error))),
+                    _ => {
+                        last = remote_text(&error);
+                        self.current.take();
+                    }
+                },
+                Err(_) => {
+                    last = format!("{address} does not answer");
+                    self.current.take();
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        if reached {
+            Err(ClientError::TimedOut(format!("{what} ({last})")))
+        } else {
+            Err(ClientError::Unreachable { tried: self.options.coordinators.join(", "), last })
+        }
+    }
+}
+
+/// What the token opened.
+enum Role {
+    Operator(operator::Client),
+    Admin(admin::Client),
+}
+
+fn role_of(entered: &Entered) -> Result<Role, capnp::Error> {
+    match entered.granted()?.get_role().which()? {
+        granted::role::Operator(operator) => Ok(Role::Operator(operator?)),
+        granted::role::Admin(admin) => Ok(Role::Admin(admin?)),
+        _ => Err(capnp::Error::failed("this is no coordinator".into())),
+    }
+}
+
+fn operator_of(role: &Role) -> Result<operator::Client, capnp::Error> {
+    Ok(match role {
+        Role::Operator(operator) => operator.clone(),
+        // An admin is an operator too.
+        Role::Admin(admin) => operator::Client { client: admin.client.clone() },
+    })
+}
+
+fn read_write(result: write_result::Reader<'_>) -> Result<Tried<Applied>, capnp::Error> {
+    Ok(match result.which()? {
+        write_result::Applied(applied) => {
+            Tried::Done(read_applied(applied?).map_err(|bad| capnp::Error::failed(bad.to_string()))?)
+        }
+        write_result::NotLeader(leader) => Tried::Leader(address_of(leader?)?),
+        write_result::TryAgain(why) => Tried::Again(why?.to_str()?.to_owned()),
+    })
+}
+
+fn address_of(leader: leader::Reader<'_>) -> Result<String, capnp::Error> {
+    Ok(leader.get_address()?.to_str()?.to_owned())
+}
+
+fn done(applied: Applied) -> Result<Done, ClientError> {
+    applied.map_err(|refusal| match refusal {
+        Refusal::NotFound { what } => ClientError::NotFound(what),
+        Refusal::Conflict { what } => ClientError::Conflict(what),
+        Refusal::Invalid { what } => ClientError::Invalid(what),
+    })
+}
+
+fn read_status(r: wire::status::Reader<'_>) -> Result<Status, BadMessage> {
+    let text = |t: capnp::text::Reader<'_>| -> Result<String, BadMessage> { Ok(t.to_str()?.to_owned()) };
+    let member = |r: wire::member_status::Reader<'_>| -> Result<MemberStatus, BadMessage> {
+        Ok(MemberStatus {
+            member: read_member(r.get_member()?)?,
+            role: match r.get_role()? {
+                wire::member_status::Role::Leader => "leader",
+                wire::member_status::Role::Learner => "learner",
+                wire::member_status::Role::Follower | wire::member_status::Role::Candidate => "follower",
+            },
+            applied: LogIndex(r.get_applied()),
+            up: r.get_up(),
+        })
+    };
+    let node = |r: wire::node_status::Reader<'_>| -> Result<NodeStatus, BadMessage> {
+        Ok(NodeStatus {
+            name: text(r.get_node()?)?,
+            state: match r.get_state()? {
+                wire::node_status::State::Up => "up",
+                wire::node_status::State::Draining => "draining",
+                wire::node_status::State::Down => "down",
+            },
+            report: if r.has_report() { Some(read_report(r.get_report()?)?) } else { None },
+            busy: r.get_busy(),
+        })
+    };
+    let unplaceable = |r: wire::status::unplaceable::Reader<'_>| -> Result<(String, String), BadMessage> {
+        Ok((text(r.get_model()?)?, text(r.get_because()?)?))
+    };
+    let leader = r.get_leader()?;
+    Ok(Status {
+        state: read_state(r.get_state()?)?,
+        leader: (text(leader.get_name()?)?, text(leader.get_address()?)?),
+        term: r.get_term(),
+        members: r.get_members()?.iter().map(member).collect::<Result<_, _>>()?,
+        nodes: r.get_nodes()?.iter().map(node).collect::<Result<_, _>>()?,
+        unplaceable: r.get_unplaceable()?.iter().map(unplaceable).collect::<Result<_, _>>()?,
+    })
+}

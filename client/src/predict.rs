@@ -1,0 +1,399 @@
+//! Predictions: picks a node, carries the time left, retries what may be retried, and reports one outcome a row.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use weir_core::call::Balancer;
+use weir_core::ids::{EndpointName, NodeName, QueryId};
+use weir_core::outcome::{Class, Outcome, Rejection};
+use weir_core::prng::Prng;
+use weir_core::tensor::{Tensor, TensorSpec};
+use weir_core::units::{Deadline, Instant};
+use weir_host::Host;
+use weir_host::dial::remote_text;
+use weir_host::login::Token;
+use weir_schema::convert::predict::{class_to_wire, halves, outcome_from_wire, span_from_us, span_to_us};
+use weir_schema::convert::tensor::{read_specs, read_tensor, write_tensor};
+use weir_schema::predict_capnp::{answer, predict_request, predict_response};
+
+use crate::ClientError;
+use crate::nodes::{Directory, Links};
+
+/// How a client reaches its cluster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `host:port` of some coordinators.
+    pub coordinators: Vec<String>,
+    /// What lets it in.
+    pub token: Token,
+}
+
+/// One call: rows, each a query of its own, or arrays that are one query as they are.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What is asked.
+    pub endpoint: EndpointName,
+    /// By name; the name may be empty where the endpoint takes one input. The first dimension is the rows unless `whole`.
+    pub inputs: Vec<(String, Tensor)>,
+    /// The arrays as they are are one query.
+    pub whole: bool,
+    /// From now; the endpoint's own where absent.
+    pub deadline: Option<Duration>,
+    /// The endpoint's own where absent.
+    pub class: Option<Class>,
+    /// Which outputs to send back; all where empty.
+    pub outputs: Vec<String>,
+}
+
+/// What became of one row.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Of this query.
+    pub id: QueryId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What went wrong and what to do; empty where answered.
+    pub message: String,
+    /// By name, without the first dimension where rows were asked.
+    pub outputs: Vec<(String, Tensor)>,
+    /// `name@version` that answered.
+    pub model: String,
+    /// Stage that answered.
+    pub stage: String,
+    /// A deeper stage was wanted and could not be had.
+    pub degraded: bool,
+    /// Where that model ran.
+    pub node: String,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Where the time of a query went, as its home node saw it.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Timings {
+    pub total: Duration,
+    pub queue: Duration,
+    pub execute: Duration,
+}
+
+/// What an endpoint takes and gives.
+#[derive(Clone, Debug)]
+pub struct EndpointInfo {
+    /// Inputs, the first dimension included.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs, the first dimension included.
+    pub outputs: Vec<TensorSpec>,
+    /// The output whose arg-max is the answer.
+    pub label_output: Option<String>,
+    /// For a query that brings none.
+    pub deadline: Duration,
+}
+
+/// Longest that a call without a deadline of its own is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long after its deadline a call is given up: the node answers at the deadline, and that answer is on its way.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// A client that lives on one thread, inside a `LocalSet`.
+#[derive(Clone)]
+pub struct LocalClient(Rc<Inner>);
+
+struct Inner {
+    host: Host,
+    token: Token,
+    directory: Rc<Directory>,
+    links: Links,
+    balancer: RefCell<Balancer>,
+    prng: RefCell<Prng>,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Answers(Vec<Answer>),
+    /// All rows ended so, without having reached a node or having been heard of again.
+    All(Outcome, String),
+}
+
+impl LocalClient {
+    /// Finds the nodes through the coordinators, and keeps up with them.
+    pub async fn connect(host: Host, options: Options) -> Result<LocalClient, ClientError> {
+        let directory = Directory::open(host.clone(), options.token.clone(), options.coordinators).await?;
+        let prng = RefCell::new(Prng::new(host.random.u64()));
+        let inner = Rc::new(Inner {
+            host,
+            token: options.token,
+            directory: Rc::clone(&directory),
+            links: Links::default(),
+            balancer: RefCell::new(Balancer::new()),
+            prng,
+        });
+        inner.balancer.borrow_mut().set_nodes(directory.names());
+        let weak = Rc::downgrade(&inner);
+        let names = Rc::clone(&directory);
+        let following = directory.follow(move || {
+            if let Some(inner) = weak.upgrade() {
+                inner.balancer.borrow_mut().set_nodes(names.names());
+            }
+        });
+        let alive = Rc::downgrade(&inner);
+        tokio::task::spawn_local(async move {
+            let gone = async {
+                while alive.strong_count() > 0 {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            };
+            tokio::select! {
+                () = following => {}
+                () = gone => {}
+            }
+        });
+        Ok(LocalClient(inner))
+    }
+
+    /// Asks. There is one answer a row (one in all for a whole query), whatever happens.
+    pub async fn predict(&self, request: &Request) -> Vec<Answer> {
+        let inner = &self.0;
+        let id = QueryId(inner.host.random.u128());
+        let rows = if request.whole {
+            1
+        } else {
+            request.inputs.first().and_then(|(_, t)| t.shape.first().copied()).unwrap_or(1).max(1)
+        };
+        let started = inner.host.clock.now();
+        let deadline = Deadline::after(started, request.deadline.unwrap_or(PATIENCE));
+        let mut tried: Vec<NodeName> = Vec::new();
+        let mut attempt = 1;
+        loop {
+            let node = inner.balancer.borrow_mut().pick(inner.host.clock.now(), &mut inner.prng.borrow_mut(), &tried);
+            let (outcome, ended) = match &node {
+                Some(node) => self.attempt(node, request, id, deadline, attempt).await,
+                None => (
+                    Outcome::Rejected(Rejection::NoReplica),
+                    Attempt::All(
+                        Outcome::Rejected(Rejection::NoReplica),
+                        "the cluster has no node; start one with `weir node`".into(),
+                    ),
+                ),
+            };
+            let left = deadline.left(inner.host.clock.now());
+            let again = inner.balancer.borrow_mut().may_retry(attempt, outcome, left, &mut inner.prng.borrow_mut());
+            match again {
+                Some(wait) => {
+                    tried.extend(node);
+                    attempt += 1;
+                    tokio::time::sleep(wait).await;
+                }
+                None => {
+                    return match ended {
+                        Attempt::Answers(answers) => answers,
+                        Attempt::All(outcome, message) => {
+                            (0..rows).map(|row| blank(id.row(row), outcome, &message)).collect()
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    /// One attempt at one node; the outcome is that of the call as far as another attempt goes.
+    async fn attempt(
+        &self,
+        node: &NodeName,
+        request: &Request,
+        id: QueryId,
+        deadline: Deadline,
+        attempt: u32,
+    ) -> (Outcome, Attempt) {
+        let inner = &self.0;
+        let sent = inner.host.clock.now();
+        inner.balancer.borrow_mut().on_sent(node, attempt);
+        let waited = deadline.left(sent) + GRACE;
+        let ended = match tokio::time::timeout(waited, self.call(node, request, id, deadline, sent)).await {
+            Ok(ended) => ended,
+            Err(_) => Attempt::All(Outcome::Unknown, format!("{node} did not answer in time; it may have run")),
+        };
+        let outcome = match &ended {
+            Attempt::All(outcome, _) => *outcome,
+            Attempt::Answers(answers) => {
+                // Another attempt at the whole call only where nothing of it ran.
+                let first = answers.first().map_or(Outcome::Failed, |answer| answer.outcome);
+                let rejected = |answer: &Answer| matches!(answer.outcome, Outcome::Rejected(_));
+                if answers.iter().all(rejected) {
+                    first
+                } else {
+                    answers.iter().find(|a| !rejected(a)).map_or(first, |a| a.outcome)
+                }
+            }
+        };
+        let now = inner.host.clock.now();
+        inner.balancer.borrow_mut().on_outcome(now, node, outcome, now.since(sent));
+        (outcome, ended)
+    }
+
+    async fn call(
+        &self,
+        node: &NodeName,
+        request: &Request,
+        id: QueryId,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Attempt {
+        let inner = &self.0;
+        let not_sent = |why: String| Attempt::All(Outcome::Rejected(Rejection::NoReplica), why);
+        let Some(address) = inner.directory.address(node) else { return not_sent(format!("{node} left the cluster")) };
+        let link = match inner.links.get(&inner.host, &inner.token, node, &address).await {
+            Ok(link) => link,
+            Err(weir_host::dial::DialError::Refused { message, .. }) => {
+                return Attempt::All(Outcome::Rejected(Rejection::Forbidden), message);
+            }
+            Err(error) => return not_sent(error.to_string()),
+        };
+        let left = deadline.left(inner.host.clock.now());
+        let Ok(Ok(_permit)) = tokio::time::timeout(left, link.permits.acquire()).await else {
+            return Attempt::All(
+                Outcome::Expired,
+                "its deadline passed before it could be sent: too many calls are in flight".into(),
+            );
+        };
+        let mut call = link.predictor.predict_request();
+        let left = deadline.left(inner.host.clock.now()).max(Duration::from_micros(1));
+        write_request(call.get().init_request(), request, id, left);
+        match call.send().promise.await {
+            Ok(response) => {
+                let read = response
+                    .get()
+                    .and_then(|r| r.get_response())
+                    .map_err(|e| e.to_string())
+                    .and_then(|r| read_response(r, id));
+                match read {
+                    Ok(ended) => ended,
+                    Err(why) => Attempt::All(
+                        Outcome::Failed,
+                        format!("{node} answers what this client does not understand ({why})"),
+                    ),
+                }
+            }
+            Err(error) => {
+                let took = inner.host.clock.now().since(started);
+                tracing::debug!(%node, ?took, %error, "a call broke");
+                match error.kind {
+                    capnp::ErrorKind::Disconnected => {
+                        Attempt::All(Outcome::Unknown, format!("the connection to {node} broke; it may have run"))
+                    }
+                    _ => Attempt::All(Outcome::Rejected(Rejection::BadInput), remote_text(&error)),
+                }
+            }
+        }
+    }
+
+    /// What an endpoint takes and gives, from any node that knows.
+    pub async fn describe(&self, endpoint: &EndpointName) -> Result<EndpointInfo, ClientError> {
+        let inner = &self.0;
+        let mut last = "the cluster has no node; start one with `weir node`".to_owned();
+        for node in inner.directory.names() {
+            let Some(address) = inner.directory.address(&node) else { continue };
+            let link = match inner.links.get(&inner.host, &inner.token, &node, &address).await {
+                Ok(link) => link,
+                Err(error) => {
+                    last = error.to_string();
+                    continue;
+                }
+            };
+            let mut call = link.predictor.describe_request();
+            call.get().set_endpoint(endpoint.as_str());
+            match tokio::time::timeout(Duration::from_secs(2), call.send().promise).await {
+                Ok(Ok(response)) => return read_info(response.get().and_then(|r| r.get_signature())),
+                Ok(Err(error)) => last = remote_text(&error),
+                Err(_) => last = format!("{node} does not answer"),
+            }
+        }
+        Err(ClientError::NotFound(last))
+    }
+}
+
+fn blank(id: QueryId, outcome: Outcome, message: &str) -> Answer {
+    Answer {
+        id,
+        outcome,
+        message: message.to_owned(),
+        outputs: Vec::new(),
+        model: String::new(),
+        stage: String::new(),
+        degraded: false,
+        node: String::new(),
+        timings: Timings::default(),
+    }
+}
+
+fn write_request(mut b: predict_request::Builder<'_>, request: &Request, id: QueryId, left: Duration) {
+    let (high, low) = halves(id.0);
+    b.set_id_high(high);
+    b.set_id_low(low);
+    b.set_endpoint(request.endpoint.as_str());
+    b.set_whole(request.whole);
+    b.set_deadline_left_us(if request.deadline.is_some() { span_to_us(left).max(1) } else { 0 });
+    if let Some(class) = request.class {
+        b.set_class(class_to_wire(class));
+        b.set_class_given(true);
+    }
+    let mut outputs = b.reborrow().init_outputs(request.outputs.len() as u32);
+    for (i, name) in request.outputs.iter().enumerate() {
+        outputs.set(i as u32, name);
+    }
+    let mut inputs = b.init_inputs(request.inputs.len() as u32);
+    for (i, (name, tensor)) in request.inputs.iter().enumerate() {
+        write_tensor(inputs.reborrow().get(i as u32), name, tensor.dtype, &tensor.shape, &tensor.data);
+    }
+}
+
+fn read_response(response: predict_response::Reader<'_>, id: QueryId) -> Result<Attempt, String> {
+    if response.has_refused() {
+        let refused = response.get_refused().map_err(|e| e.to_string())?;
+        let outcome = outcome_from_wire(refused.get_outcome(), refused.get_rejection());
+        let message = refused.get_message().and_then(|m| Ok(m.to_str()?.to_owned())).map_err(|e| e.to_string())?;
+        return Ok(Attempt::All(outcome, message));
+    }
+    let answers = response.get_answers().map_err(|e| e.to_string())?;
+    let answers = answers.iter().enumerate().map(|(row, r)| read_answer(r, id.row(row as u64)));
+    Ok(Attempt::Answers(answers.collect::<Result<_, _>>().map_err(|bad| bad.to_string())?))
+}
+
+fn read_answer(r: answer::Reader<'_>, id: QueryId) -> Result<Answer, weir_schema::convert::BadMessage> {
+    let text = |t: capnp::Result<capnp::text::Reader<'_>>| -> Result<String, weir_schema::convert::BadMessage> {
+        Ok(t?.to_str()?.to_owned())
+    };
+    let output = |r| read_tensor(r).map(|view| (view.name.to_owned(), view.to_tensor()));
+    Ok(Answer {
+        id,
+        outcome: outcome_from_wire(r.get_outcome(), r.get_rejection()),
+        message: text(r.get_message())?,
+        outputs: r.get_outputs()?.iter().map(output).collect::<Result<_, _>>()?,
+        model: text(r.get_model())?,
+        stage: text(r.get_stage())?,
+        degraded: r.get_degraded(),
+        node: text(r.get_node())?,
+        timings: Timings {
+            total: span_from_us(r.get_total_us())?,
+            queue: span_from_us(r.get_queue_us())?,
+            execute: span_from_us(r.get_execute_us())?,
+        },
+    })
+}
+
+fn read_info(
+    r: capnp::Result<weir_schema::predict_capnp::endpoint_signature::Reader<'_>>,
+) -> Result<EndpointInfo, ClientError> {
+    let read = || -> Result<EndpointInfo, weir_schema::convert::BadMessage> {
+        let r = r?;
+        let label = r.get_label_output()?.to_str()?.to_owned();
+        Ok(EndpointInfo {
+            inputs: read_specs(r.get_inputs()?)?,
+            outputs: read_specs(r.get_outputs()?)?,
+            label_output: Some(label).filter(|label| !label.is_empty()),
+            deadline: span_from_us(r.get_deadline_us())?,
+        })
+    };
+    read().map_err(|bad| ClientError::BadAnswer(bad.to_string()))
+}

@@ -1,0 +1,187 @@
+//! The leader's shell of placement: believes the nodes' reports, proposes plans, and tells which replicas serve.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use weir_core::ids::{ModelRef, ReplicaId, RequestId};
+use weir_core::placement::{Liveness, NodeReport, NodeState, Problem, ReplicaProfile, ReplicaState, solve};
+use weir_core::replicated::{Command, Entry, Member, State};
+use weir_host::Host;
+
+use crate::actors::raft::{Handle, Published};
+use crate::messages::MemberStep;
+
+/// How often the leader looks whether the plan still fits.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A learner this close to the leader's log is caught up.
+const CAUGHT_UP: u64 = 16;
+
+/// Which replicas may be sent work. Ordered by (term, counter).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Routing {
+    /// Of the leader that says so.
+    pub term: u64,
+    /// Goes up with each change.
+    pub counter: u64,
+    /// Replicas that serve.
+    pub ready: BTreeSet<ReplicaId>,
+    /// Profiles of those.
+    pub profiles: BTreeMap<ReplicaId, ReplicaProfile>,
+}
+
+/// Soft state of the leader.
+pub struct Planner {
+    host: Host,
+    handle: Handle,
+    inner: RefCell<Inner>,
+}
+
+struct Inner {
+    /// Of this term; begun anew with each leadership.
+    term: u64,
+    liveness: Liveness,
+    routing: Routing,
+    unplaceable: Vec<(ModelRef, String)>,
+}
+
+impl Planner {
+    /// A planner that knows nothing yet.
+    pub fn new(host: Host, handle: Handle) -> Rc<Planner> {
+        let liveness = Liveness::new(host.clock.now());
+        let inner = Inner { term: 0, liveness, routing: Routing::default(), unplaceable: Vec::new() };
+        Rc::new(Planner { host, handle, inner: RefCell::new(inner) })
+    }
+
+    /// Looks at the plan for ever, where this member leads.
+    pub async fn run(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let published = self.handle.published.borrow().clone();
+            if !published.leads || published.state.cluster.is_empty() {
+                continue;
+            }
+            self.begin_term(&published);
+            self.promote(&published).await;
+            if let Some(command) = self.next_plan(&published) {
+                // One at a time: the next look sees its effect, or tries again.
+                self.propose(command).await;
+            }
+        }
+    }
+
+    fn begin_term(&self, published: &Published) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.term != published.term {
+            let now = self.host.clock.now();
+            *inner = Inner {
+                term: published.term,
+                liveness: Liveness::new(now),
+                routing: Routing { term: published.term, ..Routing::default() },
+                unplaceable: Vec::new(),
+            };
+        }
+    }
+
+    async fn propose(&self, command: Command) {
+        let request = RequestId(self.host.random.u128());
+        let entry = Entry { request, by: "leader".into(), command };
+        match self.handle.propose(entry).await {
+            Ok(Ok(_)) => {}
+            // Somebody was faster; the next look starts from what there is then.
+            Ok(Err(refusal)) => tracing::debug!(%refusal, "the plan was overtaken"),
+            Err(error) => tracing::debug!(?error, "the plan was not written"),
+        }
+    }
+
+    /// A learner that has caught up becomes a voter.
+    async fn promote(&self, published: &Published) {
+        let caught_up = published.state.members.values().find(|member| {
+            let progress = published.progress.get(&member.id);
+            member.learner
+                && progress.is_some_and(|(index, active)| *active && index.0 + CAUGHT_UP >= published.state.applied.0)
+        });
+        if let Some(member) = caught_up {
+            let promoted = Member { learner: false, ..member.clone() };
+            let command = Command::MemberSet { id: member.id, member: Some(promoted) };
+            let entry = Entry { request: RequestId(self.host.random.u128()), by: "leader".into(), command };
+            if let Err(error) = self.handle.change_member(member.id, MemberStep::Promote, entry).await {
+                tracing::debug!(?error, "a learner was not promoted");
+            }
+        }
+    }
+
+    fn next_plan(&self, published: &Published) -> Option<Command> {
+        let now = self.host.clock.now();
+        let mut inner = self.inner.borrow_mut();
+        let state = &*published.state;
+        let nodes: Vec<_> = state
+            .nodes
+            .values()
+            .filter(|node| inner.liveness.state(now, state, &node.name) != NodeState::Down)
+            .collect();
+        let wanted = state.wanted_models();
+        if nodes.is_empty() {
+            // With nobody to take over there is nothing to gain from taking away.
+            inner.unplaceable = wanted
+                .into_iter()
+                .map(|model| (model.clone(), "no node is up; start one with `weir node`".into()))
+                .collect();
+            return None;
+        }
+        let models = wanted.into_iter().map(|reference| {
+            let model = &state.models[reference];
+            (reference, (model.replicas, inner.liveness.memory(state, reference).unwrap_or(model.size)))
+        });
+        let problem = Problem {
+            models: models.collect(),
+            nodes,
+            plan: &state.plan,
+            ready: inner.liveness.ready(now, state),
+            next_replica: state.next_replica,
+        };
+        let proposal = solve(&problem);
+        inner.unplaceable = proposal.unplaceable;
+        (proposal.assignments != state.plan.assignments)
+            .then(|| Command::SetPlan { replaces: state.plan.epoch, assignments: proposal.assignments })
+    }
+
+    /// Takes a node's report; returns the routing where the node has another.
+    pub fn on_report(self: &Rc<Self>, published: &Published, report: NodeReport, known: (u64, u64)) -> Option<Routing> {
+        self.begin_term(published);
+        let now = self.host.clock.now();
+        let mut inner = self.inner.borrow_mut();
+        if let Some((model, because)) = inner.liveness.on_report(now, &published.state, report) {
+            tracing::warn!(%model, because, "quarantined");
+            let planner = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                planner.propose(Command::Quarantine { model, because: Some(because) }).await;
+            });
+        }
+        let ready = inner.liveness.ready(now, &published.state);
+        if ready != inner.routing.ready {
+            inner.routing.counter += 1;
+            inner.routing.profiles = profiles(&inner.liveness, &published.state, &ready);
+            inner.routing.ready = ready;
+        }
+        ((inner.routing.term, inner.routing.counter) != known).then(|| inner.routing.clone())
+    }
+
+    /// What the leader believes, for status.
+    pub fn with_beliefs<T>(&self, read: impl FnOnce(&Liveness, &[(ModelRef, String)]) -> T) -> T {
+        let inner = self.inner.borrow();
+        read(&inner.liveness, &inner.unplaceable)
+    }
+}
+
+fn profiles(liveness: &Liveness, state: &State, ready: &BTreeSet<ReplicaId>) -> BTreeMap<ReplicaId, ReplicaProfile> {
+    let profile = |id: &ReplicaId| {
+        let node = &state.plan.assignments.get(id)?.node;
+        match &liveness.report(node)?.0.replicas.get(id)?.state {
+            ReplicaState::Ready(profile) => Some((*id, profile.clone())),
+            _ => None,
+        }
+    };
+    ready.iter().filter_map(profile).collect()
+}

@@ -1,0 +1,524 @@
+//! The one driver of the consensus library: what is asked goes in, disk and peers are written in the order that it
+//! demands, and committed entries reach the state machine.
+//!
+//! It has a thread of its own, so that a slow disk stops nobody else. The rest of the process asks through a bounded
+//! channel and reads the state that is published after each turn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, EntryType, Message, MessageType, Snapshot};
+use raft::{Config as RaftConfig, RawNode, SnapshotStatus, StateRole, Storage};
+use tokio::sync::{mpsc, oneshot, watch};
+use weir_core::ids::{LogIndex, MemberId, RequestId};
+use weir_core::replicated::{Applied, Change, Entry, State};
+use weir_schema::convert::control::{entry_from_bytes, entry_to_bytes, state_from_bytes, state_to_bytes};
+
+use crate::log::{LogError, Store, View};
+use crate::messages::{MemberStep, change_from_bytes, change_to_bytes, conf_change};
+
+/// Why a request has no result here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotDone {
+    /// Ask the leader.
+    NotLeader,
+    /// It is not known to have been written: ask again.
+    TryAgain(String),
+}
+
+/// Replies with the result of a request.
+pub type Reply = oneshot::Sender<Result<Applied, NotDone>>;
+
+/// What the rest of the process asks of the driver.
+pub enum Ask {
+    /// Messages of another member.
+    Step(Vec<Message>),
+    /// A command.
+    Propose { entry: Entry, reply: Reply },
+    /// A membership change with the command that goes with it.
+    ChangeMember { id: MemberId, step: MemberStep, entry: Entry, reply: Reply },
+    /// The index that a linearizable read must wait for.
+    ReadIndex(oneshot::Sender<Result<LogIndex, NotDone>>),
+    /// A member cannot be reached.
+    Unreachable(MemberId),
+    /// A snapshot reached a member, or did not.
+    SnapshotSent(MemberId, bool),
+}
+
+/// Asks that may wait: a turn of the driver takes a few, and each costs at most one sync of 0.1 to 10 ms.
+pub const ASKS_MAX: usize = 1024;
+/// Messages that may wait for one peer before the oldest are dropped; the protocol sends again.
+pub const OUTBOX_MAX: usize = 1024;
+/// Largest payload of an entry: well below what the log keeps free.
+pub const ENTRY_MAX: usize = 1 << 20;
+/// Entries kept after a snapshot, for members that are a little behind.
+const TRAILING: u64 = 1024;
+
+/// What this member knows after a turn.
+#[derive(Clone)]
+pub struct Published {
+    /// This member.
+    pub id: MemberId,
+    /// Everything applied.
+    pub state: Arc<State>,
+    /// Who leads, as far as known.
+    pub leader: Option<MemberId>,
+    /// The term.
+    pub term: u64,
+    /// Whether it is this member, and has applied everything of the terms before.
+    pub leads: bool,
+    /// Voters of the configuration in force.
+    pub voters: Vec<MemberId>,
+    /// At the leader: for each other member the index known to be on its disk, and whether it answers.
+    pub progress: BTreeMap<MemberId, (LogIndex, bool)>,
+    /// The configuration no longer has this member.
+    pub removed: bool,
+}
+
+/// Changes in log order, for those who watch.
+pub type ChangeSink = mpsc::UnboundedSender<(LogIndex, Vec<Change>)>;
+
+/// Settings of the driver.
+pub struct Settings {
+    /// This member.
+    pub id: MemberId,
+    /// A tick; elections take 10 to 20 of them.
+    pub tick: Duration,
+    /// A snapshot is taken after so many entries.
+    pub snapshot_every: u64,
+}
+
+/// Drives raft until `asks` closes or the disk fails.
+pub struct Driver {
+    node: RawNode<View>,
+    store: Store,
+    settings: Settings,
+    state: Arc<State>,
+    snapshot_index: u64,
+    waiting: BTreeMap<RequestId, Vec<Reply>>,
+    reads: BTreeMap<u64, (oneshot::Sender<Result<LogIndex, NotDone>>, u32)>,
+    ready_reads: VecDeque<(u64, oneshot::Sender<Result<LogIndex, NotDone>>)>,
+    next_read: u64,
+    was_member: bool,
+    peers: mpsc::UnboundedSender<Message>,
+    changes: ChangeSink,
+    published: watch::Sender<Published>,
+}
+
+/// What the rest of the process holds of the driver.
+#[derive(Clone)]
+pub struct Handle {
+    /// Where to ask.
+    pub asks: mpsc::Sender<Ask>,
+    /// What is known.
+    pub published: watch::Receiver<Published>,
+}
+
+impl Handle {
+    /// Proposes a command and waits for its result.
+    pub async fn propose(&self, entry: Entry) -> Result<Applied, NotDone> {
+        self.ask(|reply| Ask::Propose { entry, reply }).await
+    }
+
+    /// Changes the membership and waits for it.
+    pub async fn change_member(&self, id: MemberId, step: MemberStep, entry: Entry) -> Result<Applied, NotDone> {
+        self.ask(|reply| Ask::ChangeMember { id, step, entry, reply }).await
+    }
+
+    /// Waits until this member has applied everything that was committed when this was called.
+    pub async fn read(&self) -> Result<Published, NotDone> {
+        let index = self.ask(Ask::ReadIndex).await?;
+        let mut published = self.published.clone();
+        let caught_up = published.wait_for(|now| now.state.applied >= index);
+        match tokio::time::timeout(Duration::from_secs(2), caught_up).await {
+            Ok(Ok(now)) => Ok(now.clone()),
+            _ => Err(NotDone::TryAgain("this coordinator is behind; ask again".into())),
+        }
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<Result<T, NotDone>>) -> Ask) -> Result<T, NotDone> {
+        let (reply, answer) = oneshot::channel();
+        let overloaded = || NotDone::TryAgain("this coordinator has too much to do; ask again".into());
+        self.asks.try_send(ask(reply)).map_err(|_| overloaded())?;
+        match tokio::time::timeout(Duration::from_secs(5), answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(NotDone::TryAgain("this coordinator stops; ask another".into())),
+            Err(_) => Err(NotDone::TryAgain("no majority of the coordinators answered in time; ask again".into())),
+        }
+    }
+}
+
+/// What keeps the driver from starting or going on.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum DriverError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("the consensus library refuses: {0}")]
+    Raft(#[from] raft::Error),
+    #[error("the snapshot or the log holds what this version cannot read ({0}); run the version that wrote it")]
+    Unreadable(String),
+}
+
+impl Driver {
+    /// A driver over an opened log; messages for other members go to `peers`, changes to `changes`.
+    pub fn new(
+        store: Store,
+        settings: Settings,
+        peers: mpsc::UnboundedSender<Message>,
+        changes: ChangeSink,
+    ) -> Result<(Driver, watch::Receiver<Published>), DriverError> {
+        let snapshot = store.snapshot();
+        let snapshot_index = snapshot.get_metadata().index;
+        let state = read_state(&snapshot)?;
+        let config = RaftConfig {
+            id: settings.id.0,
+            election_tick: 10,
+            heartbeat_tick: 2,
+            pre_vote: true,
+            check_quorum: true,
+            applied: snapshot_index,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 64,
+            max_uncommitted_size: 16 << 20,
+            ..RaftConfig::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut node = RawNode::new(&config, store.view(), &logger)?;
+        let alone = store.view().initial_state()?.conf_state.voters == [settings.id.0];
+        if alone {
+            // Nobody else can win: no need to wait for an election time-out.
+            node.campaign()?;
+        }
+        let state = Arc::new(state);
+        let (published, receiver) = watch::channel(Published {
+            id: settings.id,
+            state: Arc::clone(&state),
+            leader: None,
+            term: 0,
+            leads: false,
+            voters: Vec::new(),
+            progress: BTreeMap::new(),
+            removed: false,
+        });
+        let driver = Driver {
+            node,
+            store,
+            settings,
+            state,
+            snapshot_index,
+            waiting: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            ready_reads: VecDeque::new(),
+            next_read: 0,
+            was_member: false,
+            peers,
+            changes,
+            published,
+        };
+        Ok((driver, receiver))
+    }
+
+    /// Runs until `asks` closes.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) -> Result<(), DriverError> {
+        let mut ticks = tokio::time::interval(self.settings.tick);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.on_ready()?;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.on_tick(),
+                ask = asks.recv() => {
+                    let Some(ask) = ask else { return Ok(()) };
+                    self.on_ask(ask);
+                    // What came meanwhile shares the next sync.
+                    for _ in 0..ASKS_MAX {
+                        match asks.try_recv() {
+                            Ok(ask) => self.on_ask(ask),
+                            Err(_) => break,
+                        }
+                    }
+                }
+            }
+            while self.node.has_ready() {
+                self.on_ready()?;
+            }
+            self.compact_if_due()?;
+            self.answer_reads();
+            self.publish();
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.node.tick();
+        // A read whose request or answer was lost is asked again after a while.
+        let overdue: Vec<u64> = self
+            .reads
+            .iter_mut()
+            .filter_map(|(id, (_, age))| {
+                *age += 1;
+                (*age).is_multiple_of(20).then_some(*id)
+            })
+            .collect();
+        for id in overdue {
+            if self.reads.get(&id).is_some_and(|(reply, _)| reply.is_closed()) {
+                self.reads.remove(&id);
+            } else {
+                self.node.read_index(id.to_le_bytes().to_vec());
+            }
+        }
+        self.waiting.retain(|_, replies| {
+            replies.retain(|reply| !reply.is_closed());
+            !replies.is_empty()
+        });
+    }
+
+    fn on_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Step(messages) => {
+                for message in messages {
+                    // Refused are messages of members that were removed, and of terms long gone.
+                    if let Err(error) = self.node.step(message) {
+                        tracing::debug!(%error, "message refused");
+                    }
+                }
+            }
+            Ask::Propose { entry, reply } => {
+                let bytes = entry_to_bytes(&entry);
+                let refused = self.refusal(&entry, bytes.len(), &reply);
+                self.proposed(entry.request, reply, refused, |node| node.propose(Vec::new(), bytes));
+            }
+            Ask::ChangeMember { id, step, entry, reply } => {
+                let context = change_to_bytes(id.0, step, &entry_to_bytes(&entry));
+                let refused = self.refusal(&entry, context.len(), &reply);
+                self.proposed(entry.request, reply, refused, |node| {
+                    node.propose_conf_change(context, conf_change(id.0, step))
+                });
+            }
+            Ask::ReadIndex(reply) => {
+                if self.node.raft.leader_id == raft::INVALID_ID {
+                    let _ = reply.send(Err(NotDone::NotLeader));
+                    return;
+                }
+                self.next_read += 1;
+                self.reads.insert(self.next_read, (reply, 0));
+                self.node.read_index(self.next_read.to_le_bytes().to_vec());
+            }
+            Ask::Unreachable(id) => self.node.report_unreachable(id.0),
+            Ask::SnapshotSent(id, arrived) => {
+                let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                self.node.report_snapshot(id.0, status);
+            }
+        }
+    }
+
+    /// Why an entry is not proposed, or its result where it was applied before.
+    fn refusal(&mut self, entry: &Entry, size: usize, _reply: &Reply) -> Option<Result<Applied, NotDone>> {
+        if self.node.raft.state != StateRole::Leader {
+            return Some(Err(NotDone::NotLeader));
+        }
+        if let Some(first) = self.state.remembered(entry.request) {
+            return Some(Ok(first.clone()));
+        }
+        if size > ENTRY_MAX {
+            let what = format!("this is {size} bytes, and one write takes {ENTRY_MAX}; split the file");
+            return Some(Ok(Err(weir_core::replicated::Refusal::Invalid { what })));
+        }
+        if !self.store.has_room() {
+            return Some(Err(NotDone::TryAgain(
+                "the leader's disk is full; nothing was written: free space there and ask again".into(),
+            )));
+        }
+        None
+    }
+
+    fn proposed(
+        &mut self,
+        request: RequestId,
+        reply: Reply,
+        refused: Option<Result<Applied, NotDone>>,
+        propose: impl FnOnce(&mut RawNode<View>) -> raft::Result<()>,
+    ) {
+        if let Some(refused) = refused {
+            let _ = reply.send(refused);
+            return;
+        }
+        if let Some(replies) = self.waiting.get_mut(&request) {
+            // A retry that overtook its first attempt: both get the one result.
+            replies.push(reply);
+            return;
+        }
+        match propose(&mut self.node) {
+            Ok(()) => drop(self.waiting.insert(request, vec![reply])),
+            Err(error) => {
+                let _ =
+                    reply.send(Err(NotDone::TryAgain(format!("the leader does not take it now ({error}); ask again"))));
+            }
+        }
+    }
+
+    /// One round of the library's demands, in the order that it demands: entries and hard state are on disk before
+    /// messages that depend on them are sent.
+    fn on_ready(&mut self) -> Result<(), DriverError> {
+        let mut ready = self.node.ready();
+        self.send(ready.take_messages());
+        if !ready.snapshot().is_empty() {
+            self.install(ready.snapshot().clone())?;
+        }
+        for read in ready.take_read_states() {
+            let id = read.request_ctx.as_slice().try_into().map(u64::from_le_bytes);
+            if let Some((reply, _)) = id.ok().and_then(|id| self.reads.remove(&id)) {
+                self.ready_reads.push_back((read.index, reply));
+            }
+        }
+        let committed = ready.take_committed_entries();
+        self.apply(committed)?;
+        self.store.append(ready.entries(), ready.hs())?;
+        self.send(ready.take_persisted_messages());
+        let mut light = self.node.advance(ready);
+        if let Some(commit) = light.commit_index() {
+            self.store.commit_to(commit);
+        }
+        self.send(light.take_messages());
+        self.apply(light.take_committed_entries())?;
+        self.node.advance_apply();
+        Ok(())
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            // Closed only where the process ends.
+            let _ = self.peers.send(message);
+        }
+    }
+
+    fn install(&mut self, snapshot: Snapshot) -> Result<(), DriverError> {
+        let state = read_state(&snapshot)?;
+        self.snapshot_index = snapshot.get_metadata().index;
+        self.store.install(snapshot)?;
+        self.state = Arc::new(state);
+        // Whoever watches has missed what the snapshot skipped.
+        let _ = self.changes.send((self.state.applied, Vec::new()));
+        Ok(())
+    }
+
+    fn apply(&mut self, entries: Vec<RaftEntry>) -> Result<(), DriverError> {
+        for entry in entries {
+            let index = LogIndex(entry.index);
+            if index <= self.state.applied {
+                continue;
+            }
+            let payload = match entry.get_entry_type() {
+                EntryType::EntryNormal => entry.data.to_vec(),
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.reconfigure(&entry)?,
+            };
+            let state = Arc::make_mut(&mut self.state);
+            if payload.is_empty() {
+                state.skip(index);
+                continue;
+            }
+            let entry = entry_from_bytes(&payload).map_err(|bad| DriverError::Unreadable(bad.to_string()))?;
+            let (applied, changes) = state.apply(index, &entry);
+            if !changes.is_empty() {
+                let _ = self.changes.send((index, changes));
+            }
+            for reply in self.waiting.remove(&entry.request).into_iter().flatten() {
+                let _ = reply.send(Ok(applied.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Performs a membership change; returns the entry that goes with it (none for leaving the joint configuration).
+    fn reconfigure(&mut self, entry: &RaftEntry) -> Result<Vec<u8>, DriverError> {
+        let (change, payload) = if entry.context.is_empty() {
+            (ConfChangeV2::default(), Vec::new())
+        } else {
+            change_from_bytes(&entry.context).map_err(|bad| DriverError::Unreadable(bad.to_string()))?
+        };
+        let conf = self.node.apply_conf_change(&change)?;
+        self.store.set_conf_state(conf);
+        Ok(payload)
+    }
+
+    fn compact_if_due(&mut self) -> Result<(), DriverError> {
+        let applied = self.state.applied.0;
+        let due = applied >= self.snapshot_index + self.settings.snapshot_every;
+        if !(due || (self.store.snapshot_wanted() && applied > self.snapshot_index)) {
+            return Ok(());
+        }
+        let mut snapshot = Snapshot::default();
+        snapshot.mut_metadata().index = applied;
+        snapshot.mut_metadata().term = self.store.view().term(applied)?;
+        *snapshot.mut_metadata().mut_conf_state() = self.store.view().initial_state()?.conf_state;
+        snapshot.set_data(state_to_bytes(&self.state).into());
+        self.store.compact(snapshot, TRAILING)?;
+        self.snapshot_index = applied;
+        Ok(())
+    }
+
+    fn answer_reads(&mut self) {
+        let applied = self.state.applied.0;
+        self.ready_reads.retain(|(_, reply)| !reply.is_closed());
+        while let Some((index, _)) = self.ready_reads.front()
+            && *index <= applied
+        {
+            let (index, reply) = self.ready_reads.pop_front().expect("there is one");
+            let _ = reply.send(Ok(LogIndex(index)));
+        }
+    }
+
+    fn publish(&mut self) {
+        let raft = &self.node.raft;
+        let leads = raft.state == StateRole::Leader
+            && raft.commit_to_current_term()
+            && self.state.applied.0 >= raft.raft_log.committed;
+        if raft.state != StateRole::Leader {
+            // Their entries may still be committed by the next leader: the caller must ask, under the same request.
+            for reply in std::mem::take(&mut self.waiting).into_values().flatten() {
+                let _ = reply.send(Err(NotDone::TryAgain("leadership changed meanwhile; ask again".into())));
+            }
+            for (_, (reply, _)) in self.reads.extract_if(.., |_, _| raft.leader_id == raft::INVALID_ID) {
+                let _ = reply.send(Err(NotDone::NotLeader));
+            }
+        }
+        let conf = raft.prs().conf().to_conf_state();
+        let is_member = conf.voters.contains(&self.settings.id.0) || conf.learners.contains(&self.settings.id.0);
+        self.was_member |= is_member;
+        let progress =
+            raft.prs().iter().filter(|(id, _)| raft.state == StateRole::Leader && **id != self.settings.id.0);
+        let now = Published {
+            id: self.settings.id,
+            state: Arc::clone(&self.state),
+            leader: Some(raft.leader_id).filter(|id| *id != raft::INVALID_ID).map(MemberId),
+            term: raft.term,
+            leads,
+            voters: conf.voters.iter().copied().map(MemberId).collect(),
+            progress: progress.map(|(id, p)| (MemberId(*id), (LogIndex(p.matched), p.recent_active))).collect(),
+            removed: self.was_member && !is_member,
+        };
+        self.published.send_replace(now);
+    }
+}
+
+fn read_state(snapshot: &Snapshot) -> Result<State, DriverError> {
+    if snapshot.is_empty() {
+        return Ok(State::default());
+    }
+    state_from_bytes(&snapshot.data).map_err(|bad| DriverError::Unreadable(bad.to_string()))
+}
+
+/// The first snapshot of a member that founds a cluster: it alone votes, and it is in the state.
+pub fn founding_snapshot(state: &State, id: MemberId) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.mut_metadata().index = state.applied.0;
+    snapshot.mut_metadata().term = 1;
+    snapshot.mut_metadata().mut_conf_state().voters = vec![id.0];
+    snapshot.set_data(state_to_bytes(state).into());
+    snapshot
+}
+
+/// Whether a message carries a snapshot, whose arrival must be reported.
+pub fn is_snapshot(message: &Message) -> bool {
+    message.get_msg_type() == MessageType::MsgSnapshot
+}

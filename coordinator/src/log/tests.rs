@@ -1,0 +1,221 @@
+use std::io;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use weir_host::disk::{DiskFile, SystemDisk};
+
+use super::*;
+
+fn entry(index: u64, term: u64, data: &str) -> Entry {
+    let mut entry = Entry::default();
+    entry.set_index(index);
+    entry.set_term(term);
+    entry.set_data(data.as_bytes().to_vec().into());
+    entry
+}
+
+fn first() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.mut_metadata().index = 1;
+    snapshot.mut_metadata().term = 1;
+    snapshot.mut_metadata().mut_conf_state().voters = vec![1];
+    snapshot.set_data(b"state".to_vec().into());
+    snapshot
+}
+
+fn hard_state(term: u64, commit: u64) -> HardState {
+    let mut state = HardState::default();
+    state.set_term(term);
+    state.set_commit(commit);
+    state
+}
+
+fn open(folder: &Path) -> Result<Store, LogError> {
+    Store::open(Arc::new(SystemDisk), folder, Some(first()))
+}
+
+fn datas(store: &Store) -> Vec<String> {
+    let view = store.view();
+    let (low, high) = (view.first_index().unwrap(), view.last_index().unwrap() + 1);
+    if low == high {
+        return Vec::new();
+    }
+    let entries = view.entries(low, high, None, GetEntriesContext::empty(false)).unwrap();
+    entries.iter().map(|entry| String::from_utf8(entry.data.to_vec()).unwrap()).collect()
+}
+
+fn segment(folder: &Path) -> std::path::PathBuf {
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|e| e == "wal"));
+    files.sort();
+    files.remove(0)
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.append(&[entry(2, 1, "a"), entry(3, 1, "b")], Some(&hard_state(1, 2))).unwrap();
+    store.append(&[entry(4, 1, "c")], None).unwrap();
+    drop(store);
+    let store = open(folder.path()).unwrap();
+    assert_eq!(datas(&store), ["a", "b", "c"]);
+    assert_eq!(store.view().initial_state().unwrap().hard_state, hard_state(1, 2));
+    assert_eq!(store.view().initial_state().unwrap().conf_state.voters, [1]);
+}
+
+#[test]
+fn a_newer_leader_s_entries_replace_older_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.append(&[entry(2, 1, "a"), entry(3, 1, "b"), entry(4, 1, "c")], None).unwrap();
+    store.append(&[entry(3, 2, "B")], Some(&hard_state(2, 3))).unwrap();
+    assert_eq!(datas(&store), ["a", "B"]);
+    drop(store);
+    assert_eq!(datas(&open(folder.path()).unwrap()), ["a", "B"]);
+}
+
+#[test]
+fn a_snapshot_drops_what_is_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.append(&(2..30).map(|i| entry(i, 1, &i.to_string())).collect::<Vec<_>>(), Some(&hard_state(1, 29))).unwrap();
+    let mut snapshot = first();
+    snapshot.mut_metadata().index = 27;
+    store.compact(snapshot.clone(), 5).unwrap();
+    assert_eq!(datas(&store).len(), 8, "some stay for members that are a little behind");
+    drop(store);
+    let store = open(folder.path()).unwrap();
+    assert_eq!(datas(&store), ["28", "29"]);
+    assert_eq!(store.snapshot(), snapshot);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "one segment and the snapshot");
+}
+
+#[test]
+fn a_log_cut_at_any_byte_holds_a_prefix_of_what_was_appended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    for i in 2..6 {
+        store.append(&[entry(i, 1, &i.to_string())], None).unwrap();
+    }
+    let end = store.wal.end as usize;
+    drop(store);
+    let file = segment(folder.path());
+    let whole = std::fs::read(&file).unwrap();
+    let mut lengths = std::collections::BTreeSet::new();
+    for cut in 0..=end {
+        let mut torn = whole.clone();
+        torn[cut..].fill(0);
+        std::fs::write(&file, &torn[..end + 64]).unwrap();
+        let store = open(folder.path()).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        let found = datas(&store);
+        assert!(
+            ["2", "3", "4", "5"].starts_with(&found.iter().map(String::as_str).collect::<Vec<_>>()),
+            "cut at {cut}: {found:?}"
+        );
+        lengths.insert(found.len());
+    }
+    assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn a_flipped_bit_before_the_last_append_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.append(&[entry(2, 1, "a")], None).unwrap();
+    let first_end = store.wal.end as usize;
+    store.append(&[entry(3, 1, "b")], None).unwrap();
+    let end = store.wal.end as usize;
+    drop(store);
+    let file = segment(folder.path());
+    let whole = std::fs::read(&file).unwrap();
+    for byte in 0..end {
+        for bit in [0, 3, 7] {
+            let mut flipped = whole.clone();
+            flipped[byte] ^= 1 << bit;
+            std::fs::write(&file, &flipped[..end + 64]).unwrap();
+            match open(folder.path()) {
+                Err(LogError::Damaged { offset, .. }) => assert!(byte < first_end && offset == 0, "byte {byte}"),
+                Ok(store) => assert!(
+                    byte >= first_end && datas(&store) == ["a"],
+                    "byte {byte}: only the last append may be cut off"
+                ),
+                Err(other) => panic!("byte {byte}: {other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_a_snapshot_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let file = folder.path().join("snapshot");
+    let whole = std::fs::read(&file).unwrap();
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&file, &flipped).unwrap();
+        assert!(matches!(open(folder.path()), Err(LogError::Damaged { .. })), "bit {bit}");
+    }
+}
+
+/// A disk with room for so many more bytes of new segments.
+struct Small {
+    room: AtomicI64,
+}
+
+impl Disk for Small {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.create_dir_all(path)
+    }
+    fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>> {
+        if create
+            && !path.exists()
+            && path.extension().is_some_and(|e| e == "wal")
+            && self.room.fetch_sub(8 << 20, Ordering::Relaxed) < 8 << 20
+        {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        SystemDisk.open(path, create)
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        SystemDisk.read(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+        SystemDisk.list(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.sync_dir(path)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+}
+
+#[test]
+fn a_full_disk_is_known_before_an_entry_is_lost_and_ends_when_space_returns() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Small { room: AtomicI64::new(8 << 20) });
+    let mut store = Store::open(Arc::clone(&disk) as Arc<dyn Disk>, folder.path(), Some(first())).unwrap();
+    let big = "x".repeat(1 << 20);
+    let mut index = 2;
+    while store.has_room() {
+        store.append(&[entry(index, 1, &big)], None).unwrap();
+        index += 1;
+        assert!(index < 20, "the segment never fills");
+    }
+    assert!(!store.has_room());
+    store.append(&[entry(index, 1, &big)], None).expect("there is headroom for what was under way");
+    disk.room.store(64 << 20, Ordering::Relaxed);
+    assert!(store.has_room());
+    store.append(&[entry(index + 1, 1, "small")], None).unwrap();
+    drop(store);
+    let store = open(folder.path()).unwrap();
+    assert_eq!(store.view().last_index().unwrap(), index + 1);
+}

@@ -1,0 +1,479 @@
+//! The shell of [`core::scheduler`](weir_core::scheduler): one device's queues behind a lock, its model actors, its timer.
+//!
+//! RPC threads call [`Device::submit`] and [`Device::cancel`]; a model actor's thread calls back when its batch is done,
+//! feeds the scheduler and hands its own actor the next batch before it answers anybody. So a query crosses threads
+//! twice, once to the model and once back, and the device never waits for an RPC thread.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use actix::Addr;
+use tokio::sync::{Notify, mpsc};
+use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
+use weir_core::outcome::{Class, Rejection};
+use weir_core::profile::Profile;
+use weir_core::scheduler::{self, Action, Query, ShapeKey};
+use weir_core::tensor::Row;
+use weir_core::units::{Deadline, Instant, ServiceTime};
+use weir_host::clock::Clock;
+use weir_ml_workers::engine::{RunError, Terminator};
+use weir_ml_workers::model_actor::{BatchDone, ModelActor, RunBatch};
+
+/// What became of one row at this device.
+#[derive(Debug)]
+pub enum StageReply {
+    /// It ran.
+    Answered {
+        /// The row's outputs, in the order of the model's signature.
+        outputs: Row,
+        /// From entering the queue to the start of its batch.
+        queue: Duration,
+        /// How long its batch ran.
+        execute: Duration,
+    },
+    /// It did not run.
+    Rejected(Rejection),
+    /// Its deadline passed while it waited.
+    Expired,
+    /// It ran and failed; the text is for the caller.
+    Failed(String),
+    /// The connection to where it ran broke.
+    Lost,
+}
+
+/// Where replies of one call go: (the caller's number of the row, reply), once for each row that is not cancelled.
+pub type Replies = Arc<dyn Fn(usize, StageReply) + Send + Sync>;
+
+/// One row to run.
+pub struct Submission {
+    /// The caller's number of it; comes back with the reply.
+    pub slot: usize,
+    /// Inputs in the order of the model's signature.
+    pub inputs: Row,
+    /// When its answer is worth nothing any more.
+    pub deadline: Deadline,
+    /// Its importance.
+    pub class: Class,
+}
+
+/// A loaded replica, ready to be given batches.
+pub struct LoadedReplica {
+    /// Its model.
+    pub model: ModelRef,
+    /// The actor that owns its session.
+    pub actor: Addr<ModelActor>,
+    /// Asks a run that hangs to stop.
+    pub terminator: Terminator,
+    /// Latency by batch size.
+    pub profile: Profile,
+    /// Most rows a batch.
+    pub max_batch: u32,
+    /// Whether rows of different queries may share a batch.
+    pub batches_rows: bool,
+}
+
+/// A replica whose actor died or hangs.
+#[derive(Debug)]
+pub struct Death {
+    /// Which one.
+    pub replica: ReplicaId,
+    /// Of which model.
+    pub model: ModelRef,
+    /// What it did, for the operator.
+    pub because: String,
+}
+
+/// One device of this node.
+pub struct Device {
+    name: DeviceName,
+    clock: Arc<dyn Clock>,
+    /// Speed against the real device, at most 1: below it, slots sleep after each batch.
+    pace: f64,
+    inner: Mutex<Inner>,
+    /// Tells the timer that the next wake-up moved.
+    rescheduled: Notify,
+    /// One death per replica at a time; there are at most as many replicas as the plan names.
+    deaths: mpsc::UnboundedSender<Death>,
+}
+
+struct Inner {
+    scheduler: scheduler::Device,
+    replicas: BTreeMap<ReplicaId, Hosted>,
+    /// Rows in the scheduler's queues.
+    waiting: BTreeMap<TicketId, Waiting>,
+    next_ticket: u64,
+    wake_at: Option<Instant>,
+    /// Slot time spent computing, ended batches only.
+    busy: ServiceTime,
+    /// Reused between events.
+    actions: Vec<Action>,
+}
+
+struct Hosted {
+    model: ModelRef,
+    actor: Addr<ModelActor>,
+    terminator: Terminator,
+    batches_rows: bool,
+    running: Option<Running>,
+    /// Counts batches, so that a batch that was given up on is not taken for its successor.
+    batch: u64,
+    /// Gone as soon as its batch ends.
+    leaving: bool,
+}
+
+struct Running {
+    batch: u64,
+    since: Instant,
+    expected: ServiceTime,
+    rows: Vec<Waiting>,
+    terminated: bool,
+}
+
+struct Waiting {
+    slot: usize,
+    inputs: Option<Row>,
+    since: Instant,
+    replies: Replies,
+}
+
+impl Waiting {
+    fn reply(&self, reply: StageReply) {
+        (self.replies)(self.slot, reply);
+    }
+}
+
+/// What the device's load looks like now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// Slot time spent computing since the node started.
+    pub busy: ServiceTime,
+    /// Rows that wait.
+    pub queued: usize,
+    /// Estimated work that waits.
+    pub backlog: ServiceTime,
+}
+
+/// A batch runs this many times longer than its profile says, and at least [`HANG_AT_LEAST`], before it is taken to hang.
+const HANG_FACTOR: f64 = 20.0;
+/// Nothing shorter is a hang: a preempted machine stalls for a second now and then.
+const HANG_AT_LEAST: Duration = Duration::from_secs(2);
+/// How long a run that was asked to stop has for it.
+const TERMINATION_GRACE: Duration = Duration::from_millis(500);
+
+impl Device {
+    /// A device with `slots` slots and no replicas. Deaths of its replicas are told to `deaths`.
+    pub fn new(
+        name: DeviceName,
+        slots: u32,
+        pace: f64,
+        clock: Arc<dyn Clock>,
+        deaths: mpsc::UnboundedSender<Death>,
+    ) -> Arc<Device> {
+        Arc::new(Device {
+            name,
+            clock,
+            pace,
+            inner: Mutex::new(Inner {
+                scheduler: scheduler::Device::new(slots),
+                replicas: BTreeMap::new(),
+                waiting: BTreeMap::new(),
+                next_ticket: 0,
+                wake_at: None,
+                busy: ServiceTime::ZERO,
+                actions: Vec::new(),
+            }),
+            rescheduled: Notify::new(),
+            deaths,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &DeviceName {
+        &self.name
+    }
+
+    /// Runs the scheduler's timers; ends when nobody else holds the device.
+    pub async fn keep_time(self: Arc<Self>) {
+        loop {
+            let wake_at = self.lock().wake_at;
+            let moved = self.rescheduled.notified();
+            match wake_at {
+                None => moved.await,
+                Some(at) => {
+                    let wait = at.since(self.clock.now());
+                    if tokio::time::timeout(wait, moved).await.is_err() {
+                        self.step(|inner, now, actions| {
+                            inner.wake_at = None;
+                            inner.scheduler.on_wake(now, actions);
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Offers a replica to the scheduler.
+    pub fn add_replica(self: &Arc<Self>, id: ReplicaId, loaded: LoadedReplica) {
+        // What is slower by its pace has a slower profile.
+        let profile = loaded.profile.slowed(self.pace);
+        self.step(|inner, now, actions| {
+            inner.scheduler.add_replica(now, id, loaded.model.clone(), profile.clone(), loaded.max_batch, actions);
+            inner.replicas.insert(
+                id,
+                Hosted {
+                    model: loaded.model,
+                    actor: loaded.actor,
+                    terminator: loaded.terminator,
+                    batches_rows: loaded.batches_rows,
+                    running: None,
+                    batch: 0,
+                    leaving: false,
+                },
+            );
+        });
+    }
+
+    /// Takes a replica away. Rows that wait stay for its siblings, or are rejected where there are none; a batch in
+    /// progress ends as it will, and its rows are answered.
+    pub fn remove_replica(self: &Arc<Self>, id: ReplicaId) {
+        self.step(|inner, now, actions| {
+            inner.scheduler.remove_replica(now, id, actions);
+            if let Some(hosted) = inner.replicas.get_mut(&id) {
+                hosted.leaving = true;
+                if hosted.running.is_none() {
+                    inner.replicas.remove(&id);
+                }
+            }
+        });
+    }
+
+    /// Puts the rows of one call into the queue of `model`, all before the device is offered any. Returns the tickets
+    /// to cancel them by; each row gets exactly one reply unless it is cancelled.
+    pub fn submit(self: &Arc<Self>, model: &ModelRef, rows: Vec<Submission>, replies: &Replies) -> Vec<TicketId> {
+        let mut tickets = Vec::with_capacity(rows.len());
+        self.step(|inner, now, actions| {
+            let batches_rows = inner.replicas.values().any(|hosted| hosted.model == *model && hosted.batches_rows);
+            let queries: Vec<Query> = rows
+                .into_iter()
+                .map(|row| {
+                    let ticket = TicketId(inner.next_ticket);
+                    inner.next_ticket += 1;
+                    tickets.push(ticket);
+                    let query = Query {
+                        ticket,
+                        deadline: row.deadline,
+                        class: row.class,
+                        shape: shape_key(&row.inputs),
+                        mergeable: batches_rows && row.inputs.row.is_some(),
+                    };
+                    let waiting =
+                        Waiting { slot: row.slot, inputs: Some(row.inputs), since: now, replies: Arc::clone(replies) };
+                    inner.waiting.insert(ticket, waiting);
+                    query
+                })
+                .collect();
+            inner.scheduler.on_arrival(now, model, &queries, actions);
+        });
+        tickets
+    }
+
+    /// Forgets rows that still wait; what runs or has ended is not touched.
+    pub fn cancel(self: &Arc<Self>, tickets: &[TicketId]) {
+        self.step(|inner, now, actions| {
+            for ticket in tickets {
+                if inner.waiting.remove(ticket).is_some() {
+                    inner.scheduler.on_cancel(now, *ticket, actions);
+                }
+            }
+        });
+    }
+
+    /// When a query of `model` with `rows` rows that came now would be done; `None` without a replica of it.
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Instant> {
+        self.lock().scheduler.estimate_finish(now, model, rows)
+    }
+
+    /// What it has done and has before it.
+    pub fn load(&self) -> Load {
+        let inner = self.lock();
+        Load { busy: inner.busy, queued: inner.waiting.len(), backlog: inner.scheduler.backlog() }
+    }
+
+    /// The profile of a replica as corrected by what its batches took; `None` once it is gone.
+    pub fn profile(&self, id: ReplicaId) -> Option<Profile> {
+        self.lock().scheduler.profile(id).cloned()
+    }
+
+    /// Looks for batches that hang: asks them to stop, and gives up on those that were asked and did not.
+    pub fn check_hangs(self: &Arc<Self>) {
+        let mut hung = Vec::new();
+        self.step(|inner, now, actions| {
+            for (id, hosted) in &mut inner.replicas {
+                let Some(running) = &mut hosted.running else { continue };
+                let patience = running.expected.scaled(HANG_FACTOR).as_duration().max(HANG_AT_LEAST);
+                let ran = now.since(running.since);
+                if ran > patience && !running.terminated {
+                    running.terminated = true;
+                    hosted.terminator.terminate();
+                } else if ran > patience + TERMINATION_GRACE {
+                    hung.push(*id);
+                }
+            }
+            for id in &hung {
+                self.give_up(
+                    inner,
+                    now,
+                    *id,
+                    "the model did not finish; its batch was given up",
+                    "a batch hung",
+                    actions,
+                );
+            }
+        });
+    }
+
+    /// One event: under the lock, the scheduler is told and its actions are performed.
+    fn step(self: &Arc<Self>, event: impl FnOnce(&mut Inner, Instant, &mut Vec<Action>)) {
+        let mut inner = self.lock();
+        let now = self.clock.now();
+        let mut actions = std::mem::take(&mut inner.actions);
+        event(&mut inner, now, &mut actions);
+        let mut i = 0;
+        while i < actions.len() {
+            // Performing one may add others: an actor that is gone frees its slot.
+            let action = actions[i].clone();
+            self.perform(&mut inner, now, action, &mut actions);
+            i += 1;
+        }
+        actions.clear();
+        inner.actions = actions;
+    }
+
+    fn perform(self: &Arc<Self>, inner: &mut Inner, now: Instant, action: Action, actions: &mut Vec<Action>) {
+        match action {
+            Action::Run { replica, tickets, .. } => self.run(inner, now, replica, &tickets, actions),
+            Action::Reject { ticket, why } => {
+                if let Some(row) = inner.waiting.remove(&ticket) {
+                    row.reply(StageReply::Rejected(why));
+                }
+            }
+            Action::Expire { ticket } => {
+                if let Some(row) = inner.waiting.remove(&ticket) {
+                    row.reply(StageReply::Expired);
+                }
+            }
+            Action::WakeAt(at) => {
+                if inner.wake_at.is_none_or(|wake_at| at < wake_at) {
+                    inner.wake_at = Some(at);
+                    self.rescheduled.notify_one();
+                }
+            }
+        }
+    }
+
+    fn run(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        now: Instant,
+        replica: ReplicaId,
+        tickets: &[TicketId],
+        actions: &mut Vec<Action>,
+    ) {
+        let mut rows: Vec<Waiting> =
+            tickets.iter().map(|ticket| inner.waiting.remove(ticket).expect("the scheduler runs what waits")).collect();
+        let hosted = inner.replicas.get_mut(&replica).expect("the scheduler runs replicas that stand here");
+        hosted.batch += 1;
+        let batch = hosted.batch;
+        let expected = inner
+            .scheduler
+            .profile(replica)
+            .map_or(ServiceTime::ZERO, |profile| profile.estimate(tickets.len() as u32));
+        let inputs = rows.iter_mut().map(|row| row.inputs.take().expect("a row runs once")).collect();
+        hosted.running = Some(Running { batch, since: now, expected, rows, terminated: false });
+        let device = Arc::clone(self);
+        let pause = if self.pace < 1.0 { expected.as_duration().mul_f64(1.0 - self.pace) } else { Duration::ZERO };
+        let run = RunBatch::new(inputs, move |done: BatchDone| {
+            // The slot sleeps on the model's own thread: nothing else lives there.
+            if done.died.is_none() && !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
+            // An actor that takes no messages reports from under the lock of whoever sent: that one sees it below.
+            if !matches!(done.results.first(), Some(Err(RunError::ActorGone))) {
+                device.finished(replica, batch, done);
+            }
+        });
+        if hosted.actor.try_send(run).is_err() {
+            self.give_up(inner, now, replica, "its actor is gone", "its actor takes no batch", actions);
+        }
+    }
+
+    /// A replica whose batch will not end: its rows fail, its slot is free, its supervisor hears of it.
+    fn give_up(
+        &self,
+        inner: &mut Inner,
+        now: Instant,
+        id: ReplicaId,
+        told: &str,
+        because: &str,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(hosted) = inner.replicas.remove(&id) else { return };
+        inner.scheduler.lose_replica(now, id, actions);
+        for row in hosted.running.into_iter().flat_map(|running| running.rows) {
+            row.reply(StageReply::Failed(told.to_owned()));
+        }
+        let _ = self.deaths.send(Death { replica: id, model: hosted.model, because: because.to_owned() });
+    }
+
+    /// Called on the model's thread, exactly once a batch.
+    fn finished(self: &Arc<Self>, replica: ReplicaId, batch: u64, done: BatchDone) {
+        let mut ended = None;
+        self.step(|inner, now, actions| {
+            let Some(hosted) = inner.replicas.get_mut(&replica) else { return };
+            let Some(running) = hosted.running.take_if(|running| running.batch == batch) else { return };
+            let took = ServiceTime::from(now.since(running.since));
+            inner.busy += took;
+            let (model, leaving) = (hosted.model.clone(), hosted.leaving);
+            if let Some(because) = &done.died {
+                inner.replicas.remove(&replica);
+                inner.scheduler.lose_replica(now, replica, actions);
+                let _ = self.deaths.send(Death { replica, model, because: because.clone() });
+            } else {
+                if leaving {
+                    inner.replicas.remove(&replica);
+                }
+                inner.scheduler.on_batch_done(now, replica, took, actions);
+            }
+            ended = Some(running);
+        });
+        let Some(running) = ended else { return };
+        for (row, result) in running.rows.iter().zip(done.results) {
+            row.reply(match result {
+                Ok(outputs) => {
+                    StageReply::Answered { outputs, queue: running.since.since(row.since), execute: done.execute }
+                }
+                Err(error) => StageReply::Failed(error.to_string()),
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic under the lock is a broken invariant of the scheduler: it is reported by the thread that panicked, and
+        // others stop here too rather than go on with a state that nobody can vouch for.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Rows with equal keys may share a batch: types and shapes of all inputs, without the first dimension.
+fn shape_key(row: &Row) -> ShapeKey {
+    // FNV-1a over the numbers; a collision would only make a batch that is assembled row by row fail and be retried singly.
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut eat = |n: u64| hash = (hash ^ n).wrapping_mul(0x0000_0100_0000_01b3);
+    for (i, tensor) in row.tensors.iter().enumerate() {
+        eat(tensor.dtype as u64);
+        eat(u64::MAX);
+        row.shape(i).iter().for_each(|d| eat(*d));
+    }
+    ShapeKey(hash)
+}

@@ -1,0 +1,88 @@
+//! What became of queries at this home, by endpoint, since the node started.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use weir_core::ids::EndpointName;
+use weir_core::outcome::Outcome;
+use weir_core::placement::EndpointLoad;
+
+/// Stages counted one by one; a cascade with more is a mistake.
+const STAGES_MAX: usize = 16;
+
+/// Counters of one endpoint.
+#[derive(Default)]
+pub struct Counters {
+    arrived: AtomicU64,
+    answered: AtomicU64,
+    rejected: AtomicU64,
+    expired: AtomicU64,
+    failed: AtomicU64,
+    degraded: AtomicU64,
+    by_stage: [AtomicU64; STAGES_MAX],
+    last_error: Mutex<String>,
+}
+
+/// Counters of all endpoints.
+#[derive(Default)]
+pub struct Ledger(DashMap<EndpointName, Arc<Counters>>);
+
+impl Ledger {
+    /// The counters of an endpoint that exists: strangers cannot grow this with names.
+    pub fn of(&self, endpoint: &EndpointName) -> Arc<Counters> {
+        if let Some(known) = self.0.get(endpoint) {
+            return Arc::clone(&known);
+        }
+        Arc::clone(&self.0.entry(endpoint.clone()).or_default())
+    }
+
+    /// All of them, for the report, by name.
+    pub fn loads(&self) -> Vec<EndpointLoad> {
+        let mut loads: Vec<_> = self.0.iter().map(|entry| entry.value().load(entry.key())).collect();
+        loads.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        loads
+    }
+}
+
+impl Counters {
+    /// Rows of a call came.
+    pub fn arrived(&self, rows: usize) {
+        self.arrived.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// A row ended; where it was answered, by which stage.
+    pub fn ended(&self, outcome: Outcome, stage: usize, degraded: bool, message: &str) {
+        let counter = match outcome {
+            Outcome::Answered => {
+                self.by_stage[stage.min(STAGES_MAX - 1)].fetch_add(1, Ordering::Relaxed);
+                if degraded {
+                    self.degraded.fetch_add(1, Ordering::Relaxed);
+                }
+                &self.answered
+            }
+            Outcome::Rejected(_) => &self.rejected,
+            Outcome::Expired => &self.expired,
+            Outcome::Failed | Outcome::Unknown => {
+                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = message.to_owned();
+                &self.failed
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn load(&self, endpoint: &EndpointName) -> EndpointLoad {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        EndpointLoad {
+            endpoint: endpoint.clone(),
+            arrived: read(&self.arrived),
+            answered: read(&self.answered),
+            rejected: read(&self.rejected),
+            expired: read(&self.expired),
+            failed: read(&self.failed),
+            degraded: read(&self.degraded),
+            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            by_stage: self.by_stage.iter().map(read).collect(),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Who gets which object at a node: clients a predictor bound to their endpoints, other nodes the stages.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use weir_core::replicated::Role;
+use weir_host::login::{Authority, Caller, NO_SUCH_TOKEN, purpose_word, same_hash};
+use weir_schema::convert::predict::span_to_us;
+use weir_schema::convert::tensor::write_specs;
+use weir_schema::predict_capnp::{Purpose, granted, predictor};
+
+use crate::home::Home;
+use crate::stages::StagesObject;
+use crate::table::Table;
+
+/// Lets callers in by the grants of the table.
+pub struct Door(pub Rc<Home>);
+
+impl Authority for Door {
+    fn admit(&self, caller: &Caller<'_>, mut granted: granted::Builder<'_>) -> Result<(), String> {
+        let table = self.0.shared.table.load();
+        if table.grants.is_empty() {
+            return Err("this node has not joined its cluster yet; ask again".into());
+        }
+        let grant = table
+            .grants
+            .values()
+            .find(|grant| same_hash(&grant.token_hash, &caller.token_hash))
+            .ok_or(NO_SUCH_TOKEN)?;
+        granted.set_server(self.0.shared.name.as_str());
+        granted.set_grant(&grant.id);
+        let mut role = granted.init_role();
+        match (caller.purpose, &grant.role) {
+            (Purpose::Predict, _) => {
+                let predictor = PredictorObject { home: Rc::clone(&self.0), grant: grant.id.clone() };
+                role.set_predictor(capnp_rpc::new_client(predictor));
+            }
+            (Purpose::Member, Role::Member) => {
+                role.set_stages(capnp_rpc::new_client(StagesObject { shared: Arc::clone(&self.0.shared) }));
+            }
+            (purpose, _) => return Err(format!("a node does not let this token's bearer {}", purpose_word(purpose))),
+        }
+        Ok(())
+    }
+}
+
+struct PredictorObject {
+    home: Rc<Home>,
+    grant: String,
+}
+
+/// Whether a grant, as it is now, covers an endpoint. One that was revoked covers nothing.
+fn covers(table: &Table, grant: &str, endpoint: &str) -> bool {
+    table.grants.get(grant).is_some_and(|grant| match &grant.role {
+        Role::Predict(endpoints) => endpoints.is_empty() || endpoints.iter().any(|name| name.as_str() == endpoint),
+        Role::Operator | Role::Admin | Role::Member => true,
+    })
+}
+
+impl predictor::Server for PredictorObject {
+    async fn predict(
+        self: Rc<Self>,
+        params: predictor::PredictParams,
+        mut results: predictor::PredictResults,
+    ) -> Result<(), capnp::Error> {
+        let request = params.get()?.get_request()?;
+        self.home
+            .predict(request, results.get().init_response(), |table, endpoint| covers(table, &self.grant, endpoint))
+            .await
+    }
+
+    async fn describe(
+        self: Rc<Self>,
+        params: predictor::DescribeParams,
+        mut results: predictor::DescribeResults,
+    ) -> Result<(), capnp::Error> {
+        let name = params.get()?.get_endpoint()?.to_str()?;
+        let table = self.home.shared.table.load();
+        let served = table.endpoints.iter().find(|(known, _)| known.as_str() == name).map(|(_, served)| served);
+        let Some(served) = served.filter(|_| covers(&table, &self.grant, name)) else {
+            let name: String = name.chars().take(80).collect();
+            return Err(capnp::Error::failed(format!(
+                "endpoint {name:?} not found; `weir get endpoints` lists what there is"
+            )));
+        };
+        let mut b = results.get().init_signature();
+        let signature = &served.wiring.signature;
+        write_specs(b.reborrow().init_inputs(signature.inputs.len() as u32), &signature.inputs);
+        write_specs(b.reborrow().init_outputs(signature.outputs.len() as u32), &signature.outputs);
+        b.set_label_output(served.endpoint.label_output.as_deref().unwrap_or(""));
+        b.set_deadline_us(span_to_us(served.endpoint.deadline));
+        Ok(())
+    }
+}

@@ -1,0 +1,532 @@
+//! The home of a query: decodes a call, takes each of its rows through the stages, and answers.
+//!
+//! Lives on an RPC thread. It decides nothing: [`Journey`] says what each row does next, [`choose`] where. Rows of one call
+//! that want the same stage at the same moment go there together. Dropping the call drops this, and with it whatever still
+//! waits somewhere.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use weir_core::endpoint::gate::label;
+use weir_core::endpoint::{Endpoint, Source, Wiring};
+use weir_core::ids::{ModelRef, NodeName, TicketId};
+use weir_core::outcome::{Class, Outcome, Rejection};
+use weir_core::prng::Prng;
+use weir_core::router::{Choice, Journey, StageEnd, Step, Target, choose};
+use weir_core::tensor::{DType, Row, Tensor, TensorSpec};
+use weir_core::units::{Deadline, Instant};
+use weir_schema::convert::predict::{class_from_wire, outcome_to_wire, span_from_us, span_to_us};
+use weir_schema::convert::tensor::{TensorView, read_tensor, write_row_tensor};
+use weir_schema::predict_capnp::{answer, predict_request, predict_response};
+
+use crate::Shared;
+use crate::actors::device::{Device, Replies, StageReply, Submission};
+use crate::counters::Counters;
+use crate::stages::Peers;
+use crate::table::{Table, candidates};
+
+/// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here.
+const ROWS_MAX: usize = 65_536;
+
+/// An RPC thread's part in serving.
+pub struct Home {
+    pub shared: Arc<Shared>,
+    pub peers: Peers,
+    prng: RefCell<Prng>,
+}
+
+/// A call as a whole is refused.
+struct Refused {
+    why: Rejection,
+    message: String,
+}
+
+fn bad_input(message: impl Into<String>) -> Refused {
+    Refused { why: Rejection::BadInput, message: message.into() }
+}
+
+/// A decoded call.
+struct Call {
+    endpoint: Arc<Endpoint>,
+    wiring: Arc<Wiring>,
+    rows: Vec<Row>,
+    deadline: Deadline,
+    class: Class,
+    outputs: Vec<String>,
+    table: Arc<Table>,
+}
+
+/// One row on its way.
+struct Travelling {
+    journey: Journey,
+    /// Where the stage call in progress was sent, and what was tried for it before.
+    tried: Vec<Target>,
+    /// Node and outputs of each stage that answered, last one last.
+    answers: Vec<(usize, NodeName, Row)>,
+    queue: Duration,
+    execute: Duration,
+    message: String,
+    end: Option<Step>,
+    /// When it ended.
+    total: Duration,
+}
+
+/// Row tickets at devices of this node; cancelled when dropped.
+struct Waiting<'a> {
+    device: &'a Arc<Device>,
+    tickets: Vec<TicketId>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.device.cancel(&self.tickets);
+    }
+}
+
+impl Home {
+    /// The part of a new RPC thread.
+    pub fn new(shared: Arc<Shared>) -> Rc<Home> {
+        let prng = RefCell::new(Prng::new(shared.host.random.u64()));
+        Rc::new(Home { peers: Peers::new(shared.host.clone(), shared.token.clone()), shared, prng })
+    }
+
+    /// Serves one call: `allowed` says which endpoints the caller may query.
+    pub async fn predict(
+        &self,
+        request: predict_request::Reader<'_>,
+        mut response: predict_response::Builder<'_>,
+        allowed: impl Fn(&Table, &str) -> bool,
+    ) -> Result<(), capnp::Error> {
+        let started = self.shared.host.clock.now();
+        let call = match self.decode(request, started, allowed)? {
+            Ok(call) => call,
+            Err(refused) => {
+                let mut b = response.init_refused();
+                write_outcome(b.reborrow(), Outcome::Rejected(refused.why), &refused.message);
+                return Ok(());
+            }
+        };
+        let _in_flight = self.shared.in_flight();
+        let counters = self.shared.ledger.of(&call.endpoint.name);
+        counters.arrived(call.rows.len());
+        let travelled = self.travel(&call, started).await;
+        let mut answers = response.reborrow().init_answers(travelled.len() as u32);
+        for (i, row) in travelled.iter().enumerate() {
+            self.answer(&call, row, &counters, answers.reborrow().get(i as u32));
+        }
+        Ok(())
+    }
+
+    fn decode(
+        &self,
+        request: predict_request::Reader<'_>,
+        now: Instant,
+        allowed: impl Fn(&Table, &str) -> bool,
+    ) -> Result<Result<Call, Refused>, capnp::Error> {
+        let table = self.shared.table.load_full();
+        let name = request.get_endpoint()?.to_str()?;
+        if self.shared.is_draining() {
+            return Ok(Err(Refused { why: Rejection::Draining, message: "this node is draining; ask another".into() }));
+        }
+        if !allowed(&table, name) {
+            let message = format!("this token does not cover endpoint {:?}", shorten(name));
+            return Ok(Err(Refused { why: Rejection::Forbidden, message }));
+        }
+        let Some(served) = table.endpoints.iter().find(|(known, _)| known.as_str() == name).map(|(_, served)| served)
+        else {
+            let message = format!("endpoint {:?} not found; `weir get endpoints` lists what there is", shorten(name));
+            return Ok(Err(Refused { why: Rejection::UnknownEndpoint, message }));
+        };
+        let whole = request.get_whole();
+        let views = request.get_inputs()?.iter().map(read_tensor).collect::<Result<Vec<_>, _>>();
+        let rows = views
+            .map_err(|bad| bad_input(bad.to_string()))
+            .and_then(|views| rows(&views, &served.wiring.signature.inputs, whole));
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let left = match span_from_us(request.get_deadline_left_us()) {
+            Ok(left) if left.is_zero() => served.endpoint.deadline,
+            Ok(left) => left,
+            Err(bad) => return Ok(Err(bad_input(bad.to_string()))),
+        };
+        let outputs = request
+            .get_outputs()?
+            .iter()
+            .map(|name| Ok(name?.to_str()?.to_owned()))
+            .collect::<Result<Vec<_>, capnp::Error>>()?;
+        if let Some(unknown) =
+            outputs.iter().find(|name| !served.wiring.signature.outputs.iter().any(|spec| spec.name == **name))
+        {
+            let known =
+                served.wiring.signature.outputs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Ok(Err(bad_input(format!("there is no output {:?}; there are {known}", shorten(unknown)))));
+        }
+        Ok(Ok(Call {
+            endpoint: Arc::clone(&served.endpoint),
+            wiring: Arc::clone(&served.wiring),
+            rows,
+            deadline: Deadline::after(now, left),
+            class: if request.get_class_given() {
+                class_from_wire(request.get_class()?)
+            } else {
+                served.endpoint.class
+            },
+            outputs,
+            table,
+        }))
+    }
+
+    /// Takes all rows to their ends.
+    async fn travel(&self, call: &Call, started: Instant) -> Vec<Travelling> {
+        let mut rows: Vec<Travelling> = call
+            .rows
+            .iter()
+            .map(|_| Travelling {
+                journey: Journey::new(),
+                tried: Vec::new(),
+                answers: Vec::new(),
+                queue: Duration::ZERO,
+                execute: Duration::ZERO,
+                message: String::new(),
+                end: None,
+                total: Duration::ZERO,
+            })
+            .collect();
+        let (replies, mut ended) = mpsc::unbounded_channel();
+        let mut waiting: Vec<Waiting<'_>> = Vec::new();
+        let mut remote = tokio::task::JoinSet::new();
+        let steps: Vec<(usize, Step)> = rows.iter_mut().enumerate().map(|(i, row)| (i, row.journey.start())).collect();
+        self.perform(call, &mut rows, steps, &replies, &mut waiting, &mut remote, started);
+        while rows.iter().any(|row| row.end.is_none()) {
+            let left = call.deadline.left(self.shared.host.clock.now());
+            let mut batch = Vec::new();
+            let steps: Vec<(usize, Step)> = if tokio::time::timeout(left, ended.recv_many(&mut batch, rows.len()))
+                .await
+                .is_ok()
+            {
+                batch
+                    .into_iter()
+                    .filter_map(|(slot, reply)| self.on_reply(call, &mut rows, slot, reply).map(|step| (slot, step)))
+                    .collect()
+            } else {
+                // The deadline has passed: each row ends with what it has.
+                let open = rows.iter_mut().enumerate().filter(|(_, row)| row.end.is_none());
+                open.map(|(slot, row)| (slot, row.journey.on_deadline())).collect()
+            };
+            self.perform(call, &mut rows, steps, &replies, &mut waiting, &mut remote, started);
+        }
+        rows
+    }
+
+    /// Takes in what became of a row's stage call.
+    fn on_reply(&self, call: &Call, rows: &mut [Travelling], slot: usize, reply: HomeReply) -> Option<Step> {
+        let row = &mut rows[slot];
+        if row.end.is_some() {
+            // It came after the deadline had closed the row.
+            return None;
+        }
+        let end = match reply.reply {
+            StageReply::Answered { outputs, queue, execute } => {
+                row.queue += queue;
+                row.execute += execute;
+                let confidence = confidence(call, reply.stage, &outputs);
+                row.answers.push((reply.stage, reply.node, outputs));
+                StageEnd::Answered(confidence)
+            }
+            StageReply::Rejected(why) => StageEnd::Rejected(why),
+            StageReply::Expired => StageEnd::Expired,
+            StageReply::Failed(message) => {
+                row.message = message;
+                StageEnd::Failed
+            }
+            StageReply::Lost => StageEnd::Lost,
+        };
+        let step = row.journey.on_stage_end(&call.endpoint, end);
+        if !matches!(step, Step::Call { again: true, .. }) {
+            row.tried.clear();
+        }
+        Some(step)
+    }
+
+    /// Performs what the rows' journeys want, those for the same stage together.
+    #[allow(clippy::too_many_arguments)]
+    fn perform<'a>(
+        &'a self,
+        call: &Call,
+        rows: &mut [Travelling],
+        steps: Vec<(usize, Step)>,
+        replies: &mpsc::UnboundedSender<(usize, HomeReply)>,
+        waiting: &mut Vec<Waiting<'a>>,
+        remote: &mut tokio::task::JoinSet<()>,
+        started: Instant,
+    ) {
+        let now = self.shared.host.clock.now();
+        let mut wanted: BTreeMap<(usize, Vec<Target>), Vec<usize>> = BTreeMap::new();
+        for (slot, step) in steps {
+            match step {
+                Step::Call { stage, .. } => wanted.entry((stage, rows[slot].tried.clone())).or_default().push(slot),
+                end => {
+                    rows[slot].end = Some(end);
+                    rows[slot].total = now.since(started);
+                }
+            }
+        }
+        for ((stage, tried), slots) in wanted {
+            let model = &call.endpoint.stages[stage].model;
+            let shared = &self.shared;
+            let known = candidates(&call.table, &shared.devices, &shared.remote_waits, now, model, slots.len(), &tried);
+            match choose(&known, call.deadline, &mut self.prng.borrow_mut()) {
+                Choice::None(why) => {
+                    for slot in slots {
+                        let end = rows[slot].journey.on_no_choice(why);
+                        rows[slot].end = Some(end);
+                        rows[slot].total = now.since(started);
+                    }
+                }
+                Choice::To(target) => {
+                    let inputs: Vec<(usize, Row)> =
+                        slots.iter().map(|slot| (*slot, stage_inputs(call, &rows[*slot], stage, *slot))).collect();
+                    for slot in &slots {
+                        rows[*slot].tried.push(target.clone());
+                    }
+                    let sink = Sink { replies: replies.clone(), stage };
+                    match target {
+                        Target::Local(device) => {
+                            let device = &shared.devices[&device];
+                            waiting.push(self.submit(device, model, inputs, call, sink));
+                        }
+                        Target::Remote(node) => {
+                            drop(remote.spawn_local(self.forward(node, model.clone(), inputs, call, sink)))
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn submit<'a>(
+        &'a self,
+        device: &'a Arc<Device>,
+        model: &ModelRef,
+        inputs: Vec<(usize, Row)>,
+        call: &Call,
+        sink: Sink,
+    ) -> Waiting<'a> {
+        let (deadline, class) = (call.deadline, call.class);
+        let rows = inputs.into_iter().map(|(slot, inputs)| Submission { slot, inputs, deadline, class }).collect();
+        let node = self.shared.name.clone();
+        let replies: Replies = Arc::new(move |slot, reply| sink.send(slot, node.clone(), reply));
+        Waiting { device, tickets: device.submit(model, rows, &replies) }
+    }
+
+    /// Runs rows on another node.
+    fn forward(
+        &self,
+        node: NodeName,
+        model: ModelRef,
+        inputs: Vec<(usize, Row)>,
+        call: &Call,
+        sink: Sink,
+    ) -> impl Future<Output = ()> + use<> {
+        let (peers, shared) = (self.peers.clone(), Arc::clone(&self.shared));
+        let address = call.table.addresses.get(&node).cloned();
+        let (deadline, class, epoch) = (call.deadline, call.class, call.table.epoch);
+        async move {
+            let slots: Vec<usize> = inputs.iter().map(|(slot, _)| *slot).collect();
+            let rows: Vec<Row> = inputs.into_iter().map(|(_, row)| row).collect();
+            let answered = match address {
+                Some(address) => peers.run(&shared, &node, &address, &model, epoch, rows, deadline, class).await,
+                None => Err(()),
+            };
+            match answered {
+                Ok(answers) => {
+                    for (slot, reply) in slots.into_iter().zip(answers) {
+                        sink.send(slot, node.clone(), reply);
+                    }
+                }
+                Err(()) => slots.into_iter().for_each(|slot| sink.send(slot, node.clone(), StageReply::Lost)),
+            }
+        }
+    }
+
+    fn answer(&self, call: &Call, row: &Travelling, counters: &Counters, mut b: answer::Builder<'_>) {
+        b.set_queue_us(span_to_us(row.queue));
+        b.set_execute_us(span_to_us(row.execute));
+        b.set_total_us(span_to_us(row.total));
+        let (outcome, stage, degraded, message) = match row.end.expect("every row has ended") {
+            Step::Answer { stage, degraded } => (Outcome::Answered, stage, degraded, String::new()),
+            Step::Refuse(why) => (Outcome::Rejected(why), 0, false, rejection_text(why).to_owned()),
+            Step::Expire => (Outcome::Expired, 0, false, "its deadline passed before it could run".to_owned()),
+            Step::Fail if row.message.is_empty() => {
+                (Outcome::Failed, 0, false, "the nodes that ran it were lost".to_owned())
+            }
+            Step::Fail => (Outcome::Failed, 0, false, row.message.clone()),
+            Step::Call { .. } => unreachable!("a call is not an end"),
+        };
+        counters.ended(outcome, stage, degraded, &message);
+        write_outcome(b.reborrow(), outcome, &message);
+        if outcome != Outcome::Answered {
+            return;
+        }
+        let (_, node, outputs) =
+            row.answers.iter().rev().find(|(answered, ..)| *answered == stage).expect("the stage answered");
+        b.set_model(call.endpoint.stages[stage].model.to_string());
+        b.set_stage(call.endpoint.stages[stage].name.as_str());
+        b.set_degraded(degraded);
+        b.set_node(node.as_str());
+        let signature = &call.wiring.signature;
+        let wanted = signature.outputs.iter().zip(&call.wiring.outputs[stage]);
+        let wanted: Vec<_> =
+            wanted.filter(|(spec, _)| call.outputs.is_empty() || call.outputs.contains(&spec.name)).collect();
+        let mut list = b.init_outputs(wanted.len() as u32);
+        for (i, (spec, output)) in wanted.into_iter().enumerate() {
+            write_row_tensor(list.reborrow().get(i as u32), &spec.name, outputs, *output);
+        }
+    }
+}
+
+/// A reply with where it came from.
+struct HomeReply {
+    stage: usize,
+    node: NodeName,
+    reply: StageReply,
+}
+
+/// Where the replies to one group of rows go.
+#[derive(Clone)]
+struct Sink {
+    replies: mpsc::UnboundedSender<(usize, HomeReply)>,
+    stage: usize,
+}
+
+impl Sink {
+    fn send(&self, slot: usize, node: NodeName, reply: StageReply) {
+        // Nobody listens where the call was dropped.
+        let _ = self.replies.send((slot, HomeReply { stage: self.stage, node, reply }));
+    }
+}
+
+/// The inputs of a stage for one row, from the request and from the stage before.
+fn stage_inputs(call: &Call, row: &Travelling, stage: usize, slot: usize) -> Row {
+    let request = &call.rows[slot];
+    let sources = &call.wiring.sources[stage];
+    let as_asked = sources.iter().enumerate().all(|(i, source)| *source == Source::Request(i))
+        && sources.len() == request.tensors.len();
+    if as_asked {
+        return request.clone();
+    }
+    let previous = row.answers.last().map(|(_, _, outputs)| outputs);
+    let alone = |from: &Row, i: usize| {
+        let mut shape = from.shape(i).to_vec();
+        if from.row.is_some() {
+            shape.insert(0, 1);
+        }
+        Tensor { dtype: from.tensors[i].dtype, shape, data: from.data(i).to_vec() }
+    };
+    let tensors = sources
+        .iter()
+        .map(|source| match source {
+            Source::Request(i) => alone(request, *i),
+            Source::Previous(i) => alone(previous.expect("a deeper stage follows an answer"), *i),
+        })
+        .collect();
+    Row { tensors: Arc::new(tensors), row: request.row.map(|_| 0) }
+}
+
+/// The confidence of an answer, where the endpoint has one.
+fn confidence(call: &Call, stage: usize, outputs: &Row) -> Option<f32> {
+    let output = call.wiring.confidence[stage]?;
+    if outputs.tensors.get(output)?.dtype != DType::F32 {
+        return None;
+    }
+    let numbers: Vec<f32> = outputs.data(output).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    match call.endpoint.label_output {
+        Some(_) => label(&numbers).map(|(_, confidence)| confidence),
+        None => numbers.first().copied(),
+    }
+}
+
+/// Rows of a call, checked against the signature. The tensors are copied out of the message once, whole.
+fn rows(views: &[TensorView<'_>], specs: &[TensorSpec], whole: bool) -> Result<Vec<Row>, Refused> {
+    let mut tensors = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let mut named = views
+            .iter()
+            .filter(|view| view.name == spec.name || (view.name.is_empty() && specs.len() == 1 && views.len() == 1));
+        let Some(view) = named.next() else {
+            let got = views.iter().map(|view| format!("{:?}", shorten(view.name))).collect::<Vec<_>>().join(", ");
+            return Err(bad_input(format!("input {:?} is missing; got {got}", spec.name)));
+        };
+        if named.next().is_some() {
+            return Err(bad_input(format!("input {:?} was given twice", spec.name)));
+        }
+        let got = || format!("{}{:?}", view.dtype, view.shape);
+        // Of rows, how many there are is the caller's affair.
+        let mut wanted = spec.clone();
+        if !whole {
+            match wanted.shape.first_mut() {
+                Some(first) => *first = None,
+                None => {
+                    return Err(bad_input(format!("input {:?} is one value, not rows; ask with --whole", spec.name)));
+                }
+            }
+        }
+        if !wanted.accepts(view.dtype, &view.shape) {
+            return Err(bad_input(format!("expected {wanted}, got {}", got())));
+        }
+        tensors.push(view.to_tensor());
+    }
+    if let Some(unknown) =
+        views.iter().find(|view| !view.name.is_empty() && !specs.iter().any(|spec| spec.name == view.name))
+    {
+        let known = specs.iter().map(|spec| format!("{:?}", spec.name)).collect::<Vec<_>>().join(", ");
+        return Err(bad_input(format!("there is no input {:?}; there are {known}", shorten(unknown.name))));
+    }
+    if whole {
+        return Ok(vec![Row { tensors: Arc::new(tensors), row: None }]);
+    }
+    let count = tensors[0].shape[0];
+    if let Some(other) = tensors.iter().position(|tensor| tensor.shape[0] != count) {
+        return Err(bad_input(format!(
+            "input {:?} has {} rows, and input {:?} has {count}",
+            specs[other].name, tensors[other].shape[0], specs[0].name
+        )));
+    }
+    if count == 0 || count > ROWS_MAX as u64 {
+        return Err(bad_input(format!("a call has from 1 to {ROWS_MAX} rows; this one has {count}")));
+    }
+    let tensors = Arc::new(tensors);
+    Ok((0..count as usize).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect())
+}
+
+pub(crate) fn rejection_text(why: Rejection) -> &'static str {
+    match why {
+        Rejection::TooLate => {
+            "it would not be done before its deadline; ask for less, allow more time, or add replicas"
+        }
+        Rejection::QueueFull => "too much waits already; ask again later",
+        Rejection::NoReplica => "no replica of a stage is ready; see `weir status`",
+        Rejection::Draining => "this node is draining; ask another",
+        Rejection::UnknownEndpoint => "endpoint not found",
+        Rejection::BadInput => "the inputs do not fit",
+        Rejection::Forbidden => "this token does not cover the endpoint",
+    }
+}
+
+fn write_outcome(mut b: answer::Builder<'_>, outcome: Outcome, message: &str) {
+    let (code, why) = outcome_to_wire(outcome);
+    b.set_outcome(code);
+    b.set_rejection(why);
+    b.set_message(message);
+}
+
+/// What a stranger named, short enough to repeat.
+fn shorten(text: &str) -> String {
+    text.chars().take(80).collect()
+}

@@ -1,0 +1,263 @@
+//! One node: hosts model replicas as actors, is the home of queries, and runs stages for other nodes.
+//!
+//! Threads: the caller's keeps the line to the coordinators, the plan and the timers; RPC threads serve connections; each
+//! replica has one of its own. What is absent: any wait for a coordinator on the way of a prediction.
+mod actors;
+mod artifacts;
+mod counters;
+mod door;
+mod home;
+mod link;
+mod stages;
+mod table;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use weir_core::ids::{DeviceName, NodeName};
+use weir_core::replicated::{Device as DeviceSpec, Node};
+use weir_core::units::Bytes;
+use weir_host::Host;
+use weir_host::limits::Limits;
+use weir_host::listen::{accept, is_exposed};
+use weir_host::login::{Authority, Token};
+
+use crate::actors::assignment::Replicas;
+use crate::actors::device::Device;
+use crate::artifacts::Artifacts;
+use crate::counters::Ledger;
+use crate::door::Door;
+use crate::home::Home;
+use crate::link::Link;
+use crate::table::{RemoteWaits, Table};
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name in the cluster.
+    pub name: NodeName,
+    /// Where artifacts are kept.
+    pub data_dir: PathBuf,
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// `host:port` that others reach it at; where it listens, unless given.
+    pub advertise: Option<String>,
+    /// Coordinators to join through.
+    pub coordinators: Vec<String>,
+    /// The member token.
+    pub token_file: PathBuf,
+    /// Batches that run at once on the processor.
+    pub cpu_slots: u32,
+    /// Memory for models.
+    pub memory: Bytes,
+    /// Speed of the device against the real one, above 0 and at most 1.
+    pub pace: f64,
+    /// Threads that serve connections.
+    pub rpc_threads: usize,
+    /// Listens beyond loopback without certificates.
+    pub insecure_network: bool,
+}
+
+/// What a caller learns once the node listens, and when it has joined.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Turns true when the node has joined its cluster.
+    pub joined: watch::Receiver<bool>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum NodeError {
+    #[error(
+        "cannot read the member token {path}; pass one with --token-file (it lies as member.token in the data folder of the coordinator that founded the cluster)"
+    )]
+    Token {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("cannot listen on {address}; choose another with --listen")]
+    Listen {
+        address: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error(
+        "{0} is reachable from other machines and there are no certificates; listen on 127.0.0.1, or say --insecure-network"
+    )]
+    Exposed(SocketAddr),
+    #[error("cannot use the data folder {path}")]
+    Disk {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// The devices of this node, by name.
+pub(crate) type Devices = BTreeMap<DeviceName, Arc<Device>>;
+
+/// What all threads of the node share.
+pub(crate) struct Shared {
+    pub host: Host,
+    pub name: NodeName,
+    pub token: Token,
+    pub devices: Devices,
+    pub table: ArcSwap<Table>,
+    pub remote_waits: RemoteWaits,
+    pub ledger: Ledger,
+    /// Something changed that the leader should hear at once.
+    pub rebuild_needed: Notify,
+    draining: AtomicBool,
+    calls: Arc<AtomicUsize>,
+}
+
+/// Counts a call while it lives.
+pub(crate) struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Shared {
+    fn in_flight(&self) -> InFlight {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(&self.calls))
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// How long a node that was told to stop finishes what it has.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long it still answers before it looks whether it has finished: callers hear that it drains.
+const DRAIN_AT_LEAST: Duration = Duration::from_millis(300);
+
+/// Runs a node until `shutdown` says so; then it finishes what it has. Needs a `LocalSet` and an actix system around it.
+pub async fn run(
+    config: Config,
+    host: Host,
+    started: oneshot::Sender<Started>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), NodeError> {
+    if config.coordinators.is_empty() {
+        return Err(NodeError::Usage(
+            "a node needs a coordinator to join through; name one with --coordinators".into(),
+        ));
+    }
+    if config.cpu_slots == 0 || config.rpc_threads == 0 {
+        return Err(NodeError::Usage("a node needs at least one slot and one thread for connections".into()));
+    }
+    if !(config.pace > 0.0 && config.pace <= 1.0) {
+        return Err(NodeError::Usage("--pace is above 0 and at most 1".into()));
+    }
+    let token = Token::read_file(&config.token_file)
+        .map_err(|cause| NodeError::Token { path: config.token_file.clone(), cause })?;
+    let unlistened = |cause| NodeError::Listen { address: config.listen.clone(), cause };
+    let listener = host.net.bind(&config.listen).await.map_err(unlistened)?;
+    let address = listener.local_addr().map_err(unlistened)?;
+    if is_exposed(&address) && !config.insecure_network {
+        return Err(NodeError::Exposed(address));
+    }
+    let folder = config.data_dir.join("artifacts");
+    let artifacts =
+        Artifacts::open(host.clone(), folder.clone()).map_err(|cause| NodeError::Disk { path: folder, cause })?;
+
+    let (deaths, died) = mpsc::unbounded_channel();
+    let cpu = DeviceName::parse("cpu0").expect("a valid name");
+    let device = Device::new(cpu.clone(), config.cpu_slots, config.pace, Arc::clone(&host.clock), deaths);
+    let me = Node {
+        name: config.name.clone(),
+        address: config.advertise.clone().unwrap_or_else(|| address.to_string()),
+        devices: vec![DeviceSpec { name: cpu.clone(), kind: "cpu".into(), slots: config.cpu_slots }],
+        memory: config.memory,
+        draining: false,
+    };
+    let shared = Arc::new(Shared {
+        host: host.clone(),
+        name: config.name.clone(),
+        token,
+        devices: Devices::from([(cpu, device)]),
+        table: ArcSwap::default(),
+        remote_waits: RemoteWaits::default(),
+        ledger: Ledger::default(),
+        rebuild_needed: Notify::new(),
+        draining: AtomicBool::new(false),
+        calls: Arc::default(),
+    });
+    let replicas = Replicas::new(Arc::clone(&shared), artifacts);
+    let link = Link::new(Arc::clone(&shared), Rc::clone(&replicas), me, config.coordinators.clone());
+    let joined = link.joined();
+    let mut tasks = tokio::task::JoinSet::new();
+    for device in shared.devices.values() {
+        tasks.spawn_local(Arc::clone(device).keep_time());
+    }
+    tasks.spawn_local(look_for_hangs(Arc::clone(&shared)));
+    tasks.spawn_local(replicas.supervise(died));
+    tasks.spawn_local(link.run());
+    let places: Vec<_> = (0..config.rpc_threads).map(|_| host.spawn.place()).collect();
+    let at_home = Arc::clone(&shared);
+    let authority = move |_| -> Rc<dyn Authority> { Rc::new(Door(home_of_this_thread(&at_home))) };
+    tasks.spawn_local(accept(listener, Limits::default(), places.clone(), authority));
+    // Nobody waits for it only where the process ends already.
+    let _ = started.send(Started { address, joined });
+
+    // An error means that whoever could say so is gone.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+    shared.draining.store(true, Ordering::Release);
+    shared.rebuild_needed.notify_one();
+    let drained = async {
+        tokio::time::sleep(DRAIN_AT_LEAST).await;
+        while shared.calls.load(Ordering::Acquire) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("stopped with calls in flight");
+    }
+    tasks.shutdown().await;
+    places.iter().for_each(weir_host::spawn::Place::stop);
+    Ok(())
+}
+
+async fn look_for_hangs(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        shared.devices.values().for_each(Device::check_hangs);
+    }
+}
+
+thread_local! {
+    /// This thread's homes, one for each node of the process: connections of a thread share its lines to other nodes.
+    static HOMES: std::cell::RefCell<Vec<(std::sync::Weak<Shared>, Rc<Home>)>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+fn home_of_this_thread(shared: &Arc<Shared>) -> Rc<Home> {
+    HOMES.with_borrow_mut(|homes| {
+        let known = homes.iter().find(|(of, _)| std::ptr::eq(of.as_ptr(), Arc::as_ptr(shared)));
+        match known {
+            Some((_, home)) => Rc::clone(home),
+            None => {
+                let home = Home::new(Arc::clone(shared));
+                homes.push((Arc::downgrade(shared), Rc::clone(&home)));
+                home
+            }
+        }
+    })
+}

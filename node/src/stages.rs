@@ -1,0 +1,280 @@
+//! Stage calls between nodes: both sides.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use weir_core::ids::{Epoch, ModelRef, NodeName, TicketId};
+use weir_core::outcome::{Class, Outcome, Rejection};
+use weir_core::tensor::{Row, Tensor};
+use weir_core::units::Deadline;
+use weir_host::Host;
+use weir_host::dial::{Entered, enter};
+use weir_host::limits::Limits;
+use weir_host::login::Token;
+use weir_schema::convert::predict::{
+    class_from_wire, class_to_wire, outcome_from_wire, outcome_to_wire, span_from_us, span_to_us,
+};
+use weir_schema::convert::tensor::{read_tensor, write_rows};
+use weir_schema::predict_capnp::{Purpose, granted, stage_request, stage_response, stages};
+
+use crate::Shared;
+use crate::actors::device::{Device, Replies, StageReply, Submission};
+
+/// This thread's connections to other nodes.
+#[derive(Clone)]
+pub struct Peers(Rc<Inner>);
+
+struct Inner {
+    host: Host,
+    token: Token,
+    links: RefCell<BTreeMap<NodeName, Rc<tokio::sync::Mutex<Option<Entered>>>>>,
+}
+
+impl Peers {
+    /// No connections yet.
+    pub fn new(host: Host, token: Token) -> Peers {
+        Peers(Rc::new(Inner { host, token, links: RefCell::default() }))
+    }
+
+    /// Runs rows on another node: one reply for each, or an error where the connection broke.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn run(
+        &self,
+        shared: &Shared,
+        node: &NodeName,
+        address: &str,
+        model: &ModelRef,
+        epoch: Epoch,
+        rows: Vec<Row>,
+        deadline: Deadline,
+        class: Class,
+    ) -> Result<Vec<StageReply>, ()> {
+        let client =
+            self.connect(node, address).await.map_err(|error| tracing::debug!(%node, error, "cannot reach a node"))?;
+        let mut replies = Vec::with_capacity(rows.len());
+        // Rows that do not stack go by themselves.
+        for group in groups(rows) {
+            let mut call = client.run_request();
+            let now = shared.host.clock.now();
+            let mut b = call.get().init_request();
+            b.set_model(model.to_string());
+            b.set_epoch(epoch.0);
+            b.set_class(class_to_wire(class));
+            b.set_whole(group[0].row.is_none());
+            let mut left = b.reborrow().init_deadline_left_us(group.len() as u32);
+            for i in 0..group.len() {
+                left.set(i as u32, span_to_us(deadline.left(now)));
+            }
+            write_rows(b.init_inputs(group[0].tensors.len() as u32), &[], &group);
+            let answer =
+                call.send().promise.await.map_err(|error| tracing::debug!(%node, %error, "a stage call broke"))?;
+            let response = answer.get().and_then(|r| r.get_response());
+            let read = response.map_err(|e| e.to_string()).and_then(|r| read_response(r).map_err(|e| e.to_string()));
+            let (wait, mut group_replies) =
+                read.map_err(|error| tracing::warn!(%node, error, "a node answers nonsense"))?;
+            shared.remote_waits.tell(node, model, wait, shared.host.clock.now());
+            if group_replies.len() != group.len() {
+                return Err(());
+            }
+            replies.append(&mut group_replies);
+        }
+        Ok(replies)
+    }
+
+    async fn connect(&self, node: &NodeName, address: &str) -> Result<stages::Client, String> {
+        let link = Rc::clone(self.0.links.borrow_mut().entry(node.clone()).or_default());
+        // One dials, the others wait for it.
+        let mut link = link.lock().await;
+        let entered = match link.clone().filter(|entered| !entered.is_closed()) {
+            Some(entered) => entered,
+            None => {
+                let entered = enter(&self.0.host, address, &self.0.token, Purpose::Member, &Limits::members())
+                    .await
+                    .map_err(|e| e.to_string())?;
+                link.insert(entered).clone()
+            }
+        };
+        match entered.granted().and_then(|granted| granted.get_role().which().map_err(Into::into)) {
+            Ok(granted::role::Stages(Ok(stages))) => Ok(stages),
+            _ => Err("the token does not make a member".into()),
+        }
+    }
+}
+
+/// Rows that stack, together; others alone.
+fn groups(rows: Vec<Row>) -> Vec<Vec<Row>> {
+    let mut groups: Vec<Vec<Row>> = Vec::new();
+    for row in rows {
+        match groups.last_mut() {
+            Some(group) if group[0].merges_with(&row) => group.push(row),
+            _ => groups.push(vec![row]),
+        }
+    }
+    groups
+}
+
+fn read_response(
+    response: stage_response::Reader<'_>,
+) -> Result<(Duration, Vec<StageReply>), weir_schema::convert::BadMessage> {
+    let bad = |what: &str| weir_schema::convert::BadMessage::new(what);
+    let mut blocks = Vec::new();
+    for block in response.get_outputs()? {
+        let tensors = block.get_tensors()?.iter().map(|r| read_tensor(r).map(|view| view.to_tensor()));
+        blocks.push(Arc::new(tensors.collect::<Result<Vec<Tensor>, _>>()?));
+    }
+    let mut replies = Vec::new();
+    for answer in response.get_rows()? {
+        let outcome = outcome_from_wire(answer.get_outcome(), answer.get_rejection());
+        replies.push(match outcome {
+            Outcome::Answered => {
+                let tensors =
+                    blocks.get(answer.get_block() as usize).ok_or_else(|| bad("an answer without its outputs"))?;
+                let row = usize::try_from(answer.get_row()).ok();
+                let exists = |row: usize| {
+                    tensors.iter().all(|tensor| tensor.shape.first().is_some_and(|rows| (row as u64) < *rows))
+                };
+                if row.is_some_and(|row| !exists(row)) {
+                    return Err(bad("an answer without its row"));
+                }
+                StageReply::Answered {
+                    outputs: Row { tensors: Arc::clone(tensors), row },
+                    queue: span_from_us(answer.get_queue_us())?,
+                    execute: span_from_us(answer.get_execute_us())?,
+                }
+            }
+            Outcome::Rejected(why) => StageReply::Rejected(why),
+            Outcome::Expired => StageReply::Expired,
+            Outcome::Failed => StageReply::Failed(answer.get_message()?.to_str()?.to_owned()),
+            Outcome::Unknown => StageReply::Lost,
+        });
+    }
+    Ok((span_from_us(response.get_queue_ahead_us())?, replies))
+}
+
+/// What this node offers other nodes.
+pub struct StagesObject {
+    pub shared: Arc<Shared>,
+}
+
+/// Tickets of a stage call; cancelled when it is dropped.
+struct Waiting {
+    device: Arc<Device>,
+    tickets: Vec<TicketId>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.device.cancel(&self.tickets);
+    }
+}
+
+impl stages::Server for StagesObject {
+    async fn run(
+        self: Rc<Self>,
+        params: stages::RunParams,
+        mut results: stages::RunResults,
+    ) -> Result<(), capnp::Error> {
+        let failed = |bad: weir_schema::convert::BadMessage| capnp::Error::failed(bad.to_string());
+        let (model, rows, deadlines, class) = read_request(params.get()?.get_request()?).map_err(failed)?;
+        let _in_flight = self.shared.in_flight();
+        let now = self.shared.host.clock.now();
+        let table = self.shared.table.load_full();
+        let local = table.targets.get(&model).into_iter().flat_map(|targets| &targets.local);
+        let devices = local.filter_map(|name| self.shared.devices.get(name));
+        let best = devices
+            .filter_map(|device| Some((device.estimate_finish(now, &model, rows.len())?, device)))
+            .min_by_key(|(finish, _)| *finish);
+        let mut replies: Vec<StageReply> =
+            (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
+        let mut wait = Duration::ZERO;
+        if let Some((_, device)) = best {
+            let (sender, mut receiver) = mpsc::unbounded_channel();
+            let sink: Replies = Arc::new(move |slot, reply| drop(sender.send((slot, reply))));
+            let submissions = rows.into_iter().zip(deadlines).enumerate();
+            let submissions: Vec<_> = submissions
+                .map(|(slot, (inputs, left))| Submission { slot, inputs, deadline: Deadline::after(now, left), class })
+                .collect();
+            let count = submissions.len();
+            let _waiting = Waiting { device: Arc::clone(device), tickets: device.submit(&model, submissions, &sink) };
+            drop(sink);
+            for _ in 0..count {
+                // The device replies to each row, in time or not: its timer sees to that.
+                let Some((slot, reply)) = receiver.recv().await else { break };
+                replies[slot] = reply;
+            }
+            wait = device.load().backlog.as_duration();
+        }
+        write_response(results.get().init_response(), wait, &replies);
+        Ok(())
+    }
+}
+
+type StageCall = (ModelRef, Vec<Row>, Vec<Duration>, Class);
+
+fn read_request(request: stage_request::Reader<'_>) -> Result<StageCall, weir_schema::convert::BadMessage> {
+    let bad = |what: &str| weir_schema::convert::BadMessage::new(what);
+    let model = ModelRef::parse(request.get_model()?.to_str()?)?;
+    let tensors = request.get_inputs()?.iter().map(|r| read_tensor(r).map(|view| view.to_tensor()));
+    let tensors = Arc::new(tensors.collect::<Result<Vec<_>, _>>()?);
+    let deadlines = request.get_deadline_left_us()?.iter().map(span_from_us).collect::<Result<Vec<_>, _>>()?;
+    let rows: Vec<Row> = if request.get_whole() {
+        vec![Row { tensors, row: None }]
+    } else {
+        let first =
+            tensors.first().and_then(|tensor| tensor.shape.first().copied()).ok_or_else(|| bad("rows without rows"))?;
+        if tensors.iter().any(|tensor| tensor.shape.first() != Some(&first)) {
+            return Err(bad("inputs with different numbers of rows"));
+        }
+        (0..first as usize).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect()
+    };
+    if rows.len() != deadlines.len() {
+        return Err(bad("not one deadline for each row"));
+    }
+    Ok((model, rows, deadlines, class_from_wire(request.get_class()?)))
+}
+
+fn write_response(mut b: stage_response::Builder<'_>, wait: Duration, replies: &[StageReply]) {
+    b.set_queue_ahead_us(span_to_us(wait));
+    let answered = replies.iter().enumerate().filter_map(|(slot, reply)| match reply {
+        StageReply::Answered { outputs, .. } => Some((slot, outputs.clone())),
+        _ => None,
+    });
+    let (slots, outputs): (Vec<usize>, Vec<Row>) = answered.unzip();
+    let blocks = groups(outputs);
+    let mut place = BTreeMap::new();
+    let mut slots = slots.into_iter();
+    let mut list = b.reborrow().init_outputs(blocks.len() as u32);
+    for (number, block) in blocks.iter().enumerate() {
+        write_rows(list.reborrow().get(number as u32).init_tensors(block[0].tensors.len() as u32), &[], block);
+        for (row, output) in block.iter().enumerate() {
+            let slot = slots.next().expect("a slot for each output");
+            place.insert(slot, (number as u32, if output.row.is_some() { row as i64 } else { -1 }));
+        }
+    }
+    let mut rows = b.init_rows(replies.len() as u32);
+    for (slot, reply) in replies.iter().enumerate() {
+        let mut b = rows.reborrow().get(slot as u32);
+        let (outcome, message) = match reply {
+            StageReply::Answered { queue, execute, .. } => {
+                let (block, row) = place[&slot];
+                b.set_block(block);
+                b.set_row(row);
+                b.set_queue_us(span_to_us(*queue));
+                b.set_execute_us(span_to_us(*execute));
+                (Outcome::Answered, "")
+            }
+            StageReply::Rejected(why) => (Outcome::Rejected(*why), ""),
+            StageReply::Expired => (Outcome::Expired, ""),
+            StageReply::Failed(message) => (Outcome::Failed, message.as_str()),
+            StageReply::Lost => (Outcome::Unknown, ""),
+        };
+        let (code, why) = outcome_to_wire(outcome);
+        b.set_outcome(code);
+        b.set_rejection(why);
+        b.set_message(message);
+    }
+}

@@ -1,0 +1,146 @@
+//! What this node knows of the cluster: an immutable snapshot that RPC threads read and the control thread replaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use weir_core::endpoint::{Endpoint, Wiring};
+use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
+use weir_core::profile::Profile;
+use weir_core::replicated::{Grant, Model, State};
+use weir_core::router::{Candidate, Target};
+use weir_core::units::Instant;
+
+use crate::Devices;
+
+/// Everything that routing a query needs.
+#[derive(Default)]
+pub struct Table {
+    /// Of the plan that this was made from.
+    pub epoch: Epoch,
+    /// By name, with their stages wired.
+    pub endpoints: BTreeMap<EndpointName, Served>,
+    /// By reference.
+    pub models: BTreeMap<ModelRef, Arc<Model>>,
+    /// Where each model can be sent work: devices of this node, and other nodes.
+    pub targets: BTreeMap<ModelRef, Targets>,
+    /// Address of each node.
+    pub addresses: BTreeMap<NodeName, String>,
+    /// By id.
+    pub grants: BTreeMap<String, Grant>,
+}
+
+/// An endpoint that can be queried.
+pub struct Served {
+    /// As declared.
+    pub endpoint: Arc<Endpoint>,
+    /// Its stages, wired to each other.
+    pub wiring: Arc<Wiring>,
+}
+
+/// Where a model stands.
+#[derive(Clone, Default)]
+pub struct Targets {
+    /// Devices of this node where a replica is assigned; whether it is ready, the device knows.
+    pub local: BTreeSet<DeviceName>,
+    /// Other nodes where a replica is ready.
+    pub remote: BTreeSet<NodeName>,
+    /// Latency on another node, before it has told anything itself.
+    pub profile: Option<Profile>,
+}
+
+/// What the leader says of who serves: ordered by (term, counter).
+#[derive(Clone, Debug, Default)]
+pub struct Routing {
+    /// Of the leader that said so.
+    pub term: u64,
+    /// Within the term.
+    pub counter: u64,
+    /// Replicas on nodes that are up.
+    pub ready: BTreeSet<ReplicaId>,
+    /// Profiles of ready replicas.
+    pub profiles: BTreeMap<ReplicaId, Profile>,
+}
+
+impl Table {
+    /// The table of node `me` from the replicated state and the leader's word.
+    pub fn new(me: &NodeName, state: &State, routing: &Routing) -> Table {
+        let signatures = state.signatures();
+        let mut endpoints = BTreeMap::new();
+        for (name, endpoint) in &state.endpoints {
+            // The state machine has checked it; a version with other rules may not have.
+            match endpoint.wire(&signatures) {
+                Ok(wiring) => {
+                    let served = Served { endpoint: Arc::new(endpoint.clone()), wiring: Arc::new(wiring) };
+                    endpoints.insert(name.clone(), served);
+                }
+                Err(bad) => tracing::warn!(%bad, "an endpoint cannot be served"),
+            }
+        }
+        let mut targets: BTreeMap<ModelRef, Targets> = BTreeMap::new();
+        for (id, assignment) in &state.plan.assignments {
+            let of_model = targets.entry(assignment.model.clone()).or_default();
+            if assignment.node == *me {
+                of_model.local.insert(assignment.device.clone());
+            } else if routing.ready.contains(id) {
+                of_model.remote.insert(assignment.node.clone());
+                of_model.profile = routing.profiles.get(id).cloned().or(of_model.profile.take());
+            }
+        }
+        Table {
+            epoch: state.plan.epoch,
+            endpoints,
+            models: state
+                .models
+                .iter()
+                .map(|(reference, model)| (reference.clone(), Arc::new(model.clone())))
+                .collect(),
+            targets,
+            addresses: state.nodes.iter().map(|(name, node)| (name.clone(), node.address.clone())).collect(),
+            grants: state.grants.clone(),
+        }
+    }
+}
+
+/// What answers of other nodes told about their queues: by node and model, the wait of a query that came then.
+#[derive(Default)]
+pub struct RemoteWaits(DashMap<(NodeName, ModelRef), (Duration, Instant)>);
+
+/// What was told longer ago says nothing any more.
+const TOLD_LATELY: Duration = Duration::from_millis(50);
+
+impl RemoteWaits {
+    /// A node told how long a query of this model would have waited.
+    pub fn tell(&self, node: &NodeName, model: &ModelRef, wait: Duration, now: Instant) {
+        self.0.insert((node.clone(), model.clone()), (wait, now));
+    }
+
+    fn wait(&self, node: &NodeName, model: &ModelRef, now: Instant) -> Duration {
+        let told = self.0.get(&(node.clone(), model.clone())).filter(|told| now.since(told.1) < TOLD_LATELY);
+        told.map_or(Duration::ZERO, |told| told.0)
+    }
+}
+
+/// Everything that could run `rows` rows of `model` now, and when they would be done; none of `tried`.
+pub fn candidates(
+    table: &Table,
+    devices: &Devices,
+    waits: &RemoteWaits,
+    now: Instant,
+    model: &ModelRef,
+    rows: usize,
+    tried: &[Target],
+) -> Vec<Candidate> {
+    let Some(targets) = table.targets.get(model) else { return Vec::new() };
+    let local = targets.local.iter().filter_map(|name| {
+        let finish = devices.get(name)?.estimate_finish(now, model, rows)?;
+        Some(Candidate { target: Target::Local(name.clone()), finish })
+    });
+    let remote = targets.remote.iter().map(|node| {
+        let service =
+            targets.profile.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(rows as u32).as_duration());
+        Candidate { target: Target::Remote(node.clone()), finish: now + waits.wait(node, model, now) + service }
+    });
+    local.chain(remote).filter(|candidate| !tried.contains(&candidate.target)).collect()
+}
