@@ -1,1 +1,61 @@
-fn main() {}
+//! `weir`: the one binary. Starts coordinators and nodes, and steers and measures a cluster.
+mod commands;
+mod connect;
+mod failure;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::commands::Command;
+use crate::failure::Failure;
+
+/// Prediction serving that keeps its deadlines under bursts.
+#[derive(Parser)]
+#[command(
+    name = "weir",
+    version,
+    after_help = "Start one here:   weir up --demo\nAsk it:           weir predict fashion --input demo/images.npy --rows 0:4\n\nExit codes: 0 done, 1 the answer is no, 2 wrong usage or a bad file, 3 cluster not reachable, 4 no right to it, 5 not found, 6 conflict, 7 timed out, 8 rejected or expired, 130 interrupted."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to stdout and are no mistake.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let json = arguments.command.json();
+    // Actors need a system around them; commands that start none do not notice it.
+    let result = actix::System::new().block_on(async move {
+        let commands = tokio::task::LocalSet::new();
+        commands.run_until(arguments.command.run()).await
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, json);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn report(failure: &Failure, json: bool) {
+    if failure.is_silent() {
+        return;
+    }
+    if json {
+        let error = serde_json::json!({"error": {"code": failure.word(), "message": failure.to_string()}});
+        println!("{error}");
+    }
+    eprintln!("error: {failure}");
+}

@@ -114,6 +114,8 @@ pub enum CoordinatorError {
         "a coordinator that joins needs the member token; pass it with --token-file (it lies as member.token in the founder's data folder)"
     )]
     NoToken,
+    #[error("the data folder {0} holds a coordinator already; restore into an empty one")]
+    NotEmpty(PathBuf),
     #[error("cannot join: {0}")]
     Join(String),
     #[error(transparent)]
@@ -394,4 +396,33 @@ async fn pull_missing(shared: Rc<Shared>) {
             }
         }
     }
+}
+
+/// Makes a data folder from a snapshot of another cluster's state: this coordinator alone founds it anew. Grants keep
+/// their tokens; nodes, models and endpoints are as they were, artifacts have to be uploaded again.
+pub fn restore(
+    host: &Host,
+    data_dir: &Path,
+    name: MemberName,
+    address: String,
+    member_token_file: &Path,
+    mut state: State,
+) -> Result<(), CoordinatorError> {
+    let disk = |what: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |cause| CoordinatorError::Disk { what, path, cause }
+    };
+    let membership = data_dir.join(MEMBERSHIP);
+    if host.disk.exists(&membership) {
+        return Err(CoordinatorError::NotEmpty(data_dir.to_owned()));
+    }
+    let token = Token::read_file(member_token_file).map_err(disk("read", member_token_file))?;
+    host.disk.create_dir_all(data_dir).map_err(disk("create", data_dir))?;
+    state.members.clear();
+    state.requests.clear();
+    let id = state.next_member;
+    state.absorb(&weir_core::replicated::Change::Member(Member { id, name: name.clone(), address, learner: false }));
+    drop(Store::open(Arc::clone(&host.disk), &data_dir.join("log"), Some(founding_snapshot(&state, id)))?);
+    token.write_file(&data_dir.join(MEMBER_TOKEN)).map_err(disk("write", &data_dir.join(MEMBER_TOKEN)))?;
+    host.disk.write_atomically(&membership, format!("{id} {name}\n").as_bytes()).map_err(disk("write", &membership))
 }

@@ -1,0 +1,153 @@
+//! `weir describe`: all about one thing.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use weir_client::admin::Status;
+use weir_core::ids::ModelRef;
+use weir_core::placement::ReplicaState;
+
+use super::status::{beliefs, endpoint_state};
+use crate::connect::Common;
+use crate::failure::Failure;
+
+/// Tells all about one thing.
+#[derive(Args)]
+pub struct Describe {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// An endpoint: its stages, their replicas and profiles, and what became of its queries
+    Endpoint { name: String },
+    /// A model, as name@version
+    Model { name: String },
+}
+
+impl Describe {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
+        let status = common.admin()?.status().await?;
+        let told = match &self.what {
+            What::Endpoint { name } => endpoint(&status, name)?,
+            What::Model { name } => {
+                let reference = ModelRef::parse(name).map_err(|_| Failure::Usage(format!("{name}: name a model with its version, as {name}@1")))?;
+                if !status.state.models.contains_key(&reference) {
+                    return Err(Failure::NotFound(format!("model {name} not found; `weir get models` lists what there is")));
+                }
+                model(&status, &reference)
+            }
+        };
+        if common.json() {
+            println!("{told}");
+        } else {
+            print(&told, 0);
+        }
+        Ok(())
+    }
+}
+
+fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
+    let Some(endpoint) = status.state.endpoints.values().find(|endpoint| endpoint.name.as_str() == name) else {
+        return Err(Failure::NotFound(format!("endpoint {name} not found; `weir get endpoints` lists what there is")));
+    };
+    let (state, ready, wanted) = endpoint_state(&beliefs(status), &status.state, endpoint);
+    let loads = status.nodes.iter().filter_map(|node| node.report.as_ref());
+    let loads: Vec<_> = loads.flat_map(|report| &report.endpoints).filter(|load| load.endpoint == endpoint.name).collect();
+    let sum = |of: fn(&weir_core::placement::EndpointLoad) -> u64| loads.iter().map(|load| of(load)).sum::<u64>();
+    let stages = endpoint.stages.iter().enumerate().map(|(i, stage)| {
+        let mut told = model(status, &stage.model);
+        told["stage"] = json!(stage.name.as_str());
+        told["gate"] = match stage.gate {
+            None => Value::Null,
+            Some(weir_core::endpoint::Gate::ConfidenceBelow(threshold)) => json!({"confidence_below": threshold}),
+        };
+        told["answered"] = json!(loads.iter().map(|load| load.by_stage.get(i).copied().unwrap_or(0)).sum::<u64>());
+        told
+    });
+    Ok(json!({
+        "endpoint": name,
+        "state": state.word(),
+        "replicas": {"ready": ready, "wanted": wanted},
+        "deadline_us": endpoint.deadline.as_micros() as u64,
+        "class": endpoint.class.word(),
+        "weight": endpoint.weight,
+        "queries": {
+            "arrived": sum(|l| l.arrived), "answered": sum(|l| l.answered), "rejected": sum(|l| l.rejected),
+            "expired": sum(|l| l.expired), "failed": sum(|l| l.failed), "degraded": sum(|l| l.degraded),
+        },
+        "last_error": loads.iter().map(|load| load.last_error.as_str()).find(|error| !error.is_empty()),
+        "stages": stages.collect::<Vec<_>>(),
+    }))
+}
+
+fn model(status: &Status, reference: &ModelRef) -> Value {
+    let Some(model) = status.state.models.get(reference) else { return json!({"model": reference.to_string(), "state": "not registered"}) };
+    let standing = status.state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == *reference);
+    let replicas = standing.map(|(id, assignment)| {
+        let report = status.nodes.iter().find(|node| node.name == assignment.node.as_str()).and_then(|node| node.report.as_ref());
+        let replica = report.and_then(|report| report.replicas.get(id));
+        let mut told = json!({"replica": id.0, "node": assignment.node.as_str(), "device": assignment.device.as_str()});
+        match replica.map(|replica| &replica.state) {
+            None => told["state"] = json!("unknown"),
+            Some(ReplicaState::Loading) => told["state"] = json!("loading"),
+            Some(ReplicaState::Failed(why)) => told["state"] = json!(format!("failed: {why}")),
+            Some(ReplicaState::Ready(profile)) => {
+                told["state"] = json!("ready");
+                told["batching"] = if profile.unbatched.is_empty() {
+                    json!(format!("up to {} rows", profile.max_batch))
+                } else {
+                    json!(format!("one query at a time: {}", profile.unbatched))
+                };
+                let points = profile.points.iter().map(|(batch, time)| json!({"batch": batch, "us": time.as_micros()}));
+                told["profile"] = json!(points.collect::<Vec<_>>());
+            }
+        }
+        if let Some(replica) = replica.filter(|replica| replica.deaths > 0) {
+            told["deaths"] = json!(replica.deaths);
+            told["last_death"] = json!(replica.last_death);
+        }
+        told
+    });
+    let specs = |specs: &[weir_core::tensor::TensorSpec]| specs.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "model": reference.to_string(),
+        "engine": model.engine.word(),
+        "digest": model.digest.to_string(),
+        "inputs": specs(&model.signature.inputs),
+        "outputs": specs(&model.signature.outputs),
+        "quarantined": model.quarantined,
+        "replicas": replicas.collect::<Vec<_>>(),
+    })
+}
+
+/// An object as indented lines.
+fn print(value: &Value, indent: usize) {
+    let pad = " ".repeat(indent);
+    let Value::Object(fields) = value else { return println!("{pad}{value}") };
+    for (key, value) in fields {
+        match value {
+            Value::Null => {}
+            Value::Object(_) => {
+                println!("{pad}{key}:");
+                print(value, indent + 2);
+            }
+            Value::Array(items) if items.iter().any(Value::is_object) && items.iter().all(|i| i.get("batch").is_none()) => {
+                println!("{pad}{key}:");
+                for item in items {
+                    print(item, indent + 2);
+                    println!();
+                }
+            }
+            Value::Array(items) => {
+                let words = items.iter().map(|item| match item.get("batch") {
+                    Some(batch) => format!("{batch}: {} us", item["us"]),
+                    None => item.as_str().map_or_else(|| item.to_string(), str::to_owned),
+                });
+                println!("{pad}{key}: {}", words.collect::<Vec<_>>().join(", "));
+            }
+            Value::String(text) => println!("{pad}{key}: {text}"),
+            other => println!("{pad}{key}: {other}"),
+        }
+    }
+}

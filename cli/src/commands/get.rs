@@ -1,0 +1,123 @@
+//! `weir get`: lists.
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::connect::Common;
+use crate::failure::Failure;
+use crate::show::{object, table};
+
+/// Lists what there is.
+#[derive(Args)]
+pub struct Get {
+    /// What to list
+    #[arg(value_enum)]
+    what: What,
+    /// Only this one
+    name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    Models,
+    Endpoints,
+    Nodes,
+    Placements,
+    Members,
+    Grants,
+}
+
+impl Get {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
+        let status = common.admin()?.status().await?;
+        let state = &status.state;
+        let (header, mut rows): (&[&str], Vec<Vec<String>>) = match self.what {
+            What::Models => (
+                &["model", "engine", "bytes", "digest", "replicas", "state"],
+                state
+                    .models
+                    .values()
+                    .map(|m| {
+                        let max = if m.replicas.max == u32::MAX { "any".into() } else { m.replicas.max.to_string() };
+                        vec![
+                            m.reference.to_string(),
+                            m.engine.word().into(),
+                            m.size.0.to_string(),
+                            m.digest.to_string()[..12].into(),
+                            format!("{} to {max}", m.replicas.min),
+                            m.quarantined.as_ref().map_or("ok".into(), |why| format!("quarantined: {why}")),
+                        ]
+                    })
+                    .collect(),
+            ),
+            What::Endpoints => (
+                &["endpoint", "deadline", "class", "stages"],
+                state
+                    .endpoints
+                    .values()
+                    .map(|e| {
+                        let stages = e.stages.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(" > ");
+                        vec![e.name.to_string(), format!("{:?}", e.deadline), e.class.word().into(), stages]
+                    })
+                    .collect(),
+            ),
+            What::Nodes => (
+                &["node", "address", "state", "slots", "memory"],
+                state
+                    .nodes
+                    .values()
+                    .map(|n| {
+                        let seen = status.nodes.iter().find(|seen| seen.name == n.name.as_str()).map_or("unknown", |seen| seen.state);
+                        let slots: u32 = n.devices.iter().map(|device| device.slots).sum();
+                        vec![n.name.to_string(), n.address.clone(), seen.into(), slots.to_string(), n.memory.0.to_string()]
+                    })
+                    .collect(),
+            ),
+            What::Placements => (
+                &["replica", "model", "node", "device"],
+                state
+                    .plan
+                    .assignments
+                    .iter()
+                    .map(|(id, a)| vec![id.to_string(), a.model.to_string(), a.node.to_string(), a.device.to_string()])
+                    .collect(),
+            ),
+            What::Members => (
+                &["coordinator", "address", "role", "id"],
+                status
+                    .members
+                    .iter()
+                    .map(|m| vec![m.member.name.to_string(), m.member.address.clone(), m.role.into(), m.member.id.to_string()])
+                    .collect(),
+            ),
+            What::Grants => (
+                &["grant", "role"],
+                state.grants.values().map(|g| vec![g.id.clone(), role(&g.role)]).collect(),
+            ),
+        };
+        if let Some(name) = &self.name {
+            rows.retain(|row| row[0] == *name || row[0].split('@').next() == Some(name));
+            if rows.is_empty() {
+                return Err(Failure::NotFound(format!("{name} not found; `weir get` without a name lists what there is")));
+            }
+        }
+        if common.json() {
+            let objects = rows.iter().map(|row| object(header.iter().zip(row).map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str())))));
+            println!("{}", json!(objects.collect::<Vec<_>>()));
+        } else {
+            println!("{}", table(header, rows));
+        }
+        Ok(())
+    }
+}
+
+fn role(role: &weir_core::replicated::Role) -> String {
+    use weir_core::replicated::Role;
+    match role {
+        Role::Predict(endpoints) if endpoints.is_empty() => "predict".into(),
+        Role::Predict(endpoints) => format!("predict {}", endpoints.iter().map(|e| e.as_str()).collect::<Vec<_>>().join(",")),
+        Role::Operator => "operator".into(),
+        Role::Admin => "admin".into(),
+        Role::Member => "member".into(),
+    }
+}

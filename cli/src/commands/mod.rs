@@ -1,0 +1,146 @@
+//! One file a verb.
+mod apply;
+mod delete;
+mod describe;
+mod get;
+mod load;
+mod member;
+mod node;
+mod predict;
+mod profile;
+mod server;
+mod snapshot;
+mod status;
+mod up;
+mod watch;
+
+use clap::{Args, CommandFactory, Subcommand};
+
+use crate::connect::Common;
+use crate::failure::Failure;
+
+/// The verbs.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start a whole cluster on this machine
+    #[command(after_help = "Example: weir up --nodes 2 --coordinators 3 --demo")]
+    Up(up::Up),
+    /// Start a coordinator
+    #[command(after_help = "Example: weir coordinator --name c1 --data-dir data/c1 --listen 127.0.0.1:7300 --bootstrap")]
+    Coordinator(With<server::Coordinator>),
+    /// Start a node, or drain one
+    #[command(args_conflicts_with_subcommands = true, after_help = "Examples:\n  weir node --name n1 --data-dir data/n1 --listen 127.0.0.1:7400 --token-file data/c1/member.token\n  weir node drain n2")]
+    Node(With<node::Node>),
+    /// Serve what a file describes
+    #[command(after_help = "Example: weir apply -f demo/fashion.toml")]
+    Apply(With<apply::Apply>),
+    /// Take something away
+    #[command(after_help = "Example: weir delete endpoint fashion")]
+    Delete(With<delete::Delete>),
+    /// List what there is
+    #[command(after_help = "Example: weir get models")]
+    Get(With<get::Get>),
+    /// Tell all about one thing
+    #[command(after_help = "Example: weir describe endpoint fashion")]
+    Describe(With<describe::Describe>),
+    /// The cluster on one screen; exit code 1 if an endpoint is not serving
+    #[command(after_help = "Example: weir status -o json")]
+    Status(With<status::Status>),
+    /// Ask an endpoint
+    #[command(after_help = "Examples:\n  weir predict fashion --input demo/images.npy --rows 0:4\n  weir predict vad --input input=a.npy --input state=s.npy --whole")]
+    Predict(With<predict::Predict>),
+    /// Coordinators of the group
+    #[command(after_help = "Example: weir member remove c2")]
+    Member(With<member::Member>),
+    /// Keep what is replicated
+    #[command(after_help = "Example: weir snapshot save weir.snapshot")]
+    Snapshot(With<snapshot::Snapshot>),
+    /// Changes as they happen
+    #[command(after_help = "Example: weir watch placements --since 120")]
+    Watch(With<watch::Watch>),
+    /// Latency by batch size of a model file, on this machine
+    #[command(after_help = "Example: weir profile demo/big.onnx")]
+    Profile(With<profile::Profile>),
+    /// Put a load on an endpoint and measure
+    #[command(after_help = "Example: weir load run --endpoint fashion --data demo/images.npy --labels demo/labels.npy --rate 200 --arrivals gamma:cv=4 --duration 10s --deadline 50ms")]
+    Load(With<load::Load>),
+    /// Shell completions
+    #[command(after_help = "Example: weir completions bash > /etc/bash_completion.d/weir")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// A command that talks to a cluster.
+#[derive(Args)]
+pub struct With<T: Args> {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    command: T,
+}
+
+impl Command {
+    /// Whether errors are wanted as JSON too.
+    pub fn json(&self) -> bool {
+        match self {
+            Command::Up(_) | Command::Completions { .. } => false,
+            Command::Coordinator(with) => with.common.json(),
+            Command::Node(with) => with.common.json(),
+            Command::Apply(with) => with.common.json(),
+            Command::Delete(with) => with.common.json(),
+            Command::Get(with) => with.common.json(),
+            Command::Describe(with) => with.common.json(),
+            Command::Status(with) => with.common.json(),
+            Command::Predict(with) => with.common.json(),
+            Command::Member(with) => with.common.json(),
+            Command::Snapshot(with) => with.common.json(),
+            Command::Watch(with) => with.common.json(),
+            Command::Profile(with) => with.common.json(),
+            Command::Load(with) => with.common.json(),
+        }
+    }
+
+    /// Does it.
+    pub async fn run(self) -> Result<(), Failure> {
+        match self {
+            Command::Up(command) => command.run().await,
+            Command::Coordinator(with) => with.command.run(with.common).await,
+            Command::Node(with) => with.command.run(with.common).await,
+            Command::Apply(with) => with.command.run(with.common).await,
+            Command::Delete(with) => with.command.run(with.common).await,
+            Command::Get(with) => with.command.run(with.common).await,
+            Command::Describe(with) => with.command.run(with.common).await,
+            Command::Status(with) => with.command.run(with.common).await,
+            Command::Predict(with) => with.command.run(with.common).await,
+            Command::Member(with) => with.command.run(with.common).await,
+            Command::Snapshot(with) => with.command.run(with.common).await,
+            Command::Watch(with) => with.command.run(with.common).await,
+            Command::Profile(with) => with.command.run(with.common).await,
+            Command::Load(with) => with.command.run(with.common).await,
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut crate::Arguments::command(), "weir", &mut std::io::stdout());
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        crate::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_s_help_has_an_example() {
+        for command in crate::Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
+}

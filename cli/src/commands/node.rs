@@ -1,0 +1,138 @@
+//! `weir node`: starts a node, or drains one.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use tokio::sync::oneshot;
+use weir_client::weirfile::parse_bytes;
+use weir_core::ids::NodeName;
+use weir_core::replicated::Command;
+use weir_core::units::Bytes;
+use weir_host::Host;
+use weir_node::Config;
+
+use super::server::until_signal;
+use crate::connect::Common;
+use crate::failure::{Failure, chain};
+
+/// Starts a node, or drains one.
+#[derive(Args)]
+pub struct Node {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    /// Its name in the cluster
+    #[arg(long, env = "WEIR_NAME")]
+    name: Option<String>,
+    /// Where artifacts are kept
+    #[arg(long, env = "WEIR_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// host:port to listen on; port 0 takes a free one
+    #[arg(long, env = "WEIR_LISTEN", default_value = "127.0.0.1:7400")]
+    listen: String,
+    /// host:port that others reach it at [default: where it listens]
+    #[arg(long, env = "WEIR_ADVERTISE")]
+    advertise: Option<String>,
+    #[command(flatten)]
+    devices: Devices,
+    /// Listen beyond loopback without certificates
+    #[arg(long, env = "WEIR_INSECURE_NETWORK")]
+    insecure_network: bool,
+}
+
+/// What a node may use.
+#[derive(Args, Clone, Debug)]
+pub struct Devices {
+    /// Batches that run at once [default: cores - 1, at least 1]
+    #[arg(long, env = "WEIR_CPU_SLOTS")]
+    pub cpu_slots: Option<u32>,
+    /// Memory for models, as 8GiB [default: half of the machine's]
+    #[arg(long, env = "WEIR_MEMORY")]
+    pub memory: Option<String>,
+    /// Make devices slower: 0.1 is ten times
+    #[arg(long, env = "WEIR_PACE", default_value_t = 1.0)]
+    pub pace: f64,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Empty a node: its replicas move elsewhere first
+    Drain { node: String },
+    /// Take a node back
+    Undrain { node: String },
+}
+
+impl Devices {
+    /// Slots and memory, with their defaults.
+    pub fn resolve(&self) -> Result<(u32, Bytes), Failure> {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let slots = self.cpu_slots.unwrap_or((cores - 1).max(1));
+        let memory = match &self.memory {
+            Some(text) => parse_bytes(text).ok_or_else(|| Failure::Usage(format!("--memory {text}: write it as 8GiB or 512MiB")))?,
+            None => machine_memory() / 2,
+        };
+        Ok((slots, Bytes(memory)))
+    }
+}
+
+/// Memory of this machine; 4 GiB where it does not tell.
+fn machine_memory() -> u64 {
+    let told = std::fs::read_to_string("/proc/meminfo").ok();
+    let kib = told.and_then(|text| text.lines().next()?.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kib.map_or(4 << 30, |kib| kib * 1024)
+}
+
+impl Node {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
+        let drain = |node: &str, draining: bool| {
+            let node = NodeName::parse(node).map_err(|bad| Failure::Usage(bad.to_string()))?;
+            Ok::<_, Failure>(Command::NodeDrain { node, draining })
+        };
+        let command = match &self.verb {
+            Some(Verb::Drain { node }) => drain(node, true)?,
+            Some(Verb::Undrain { node }) => drain(node, false)?,
+            None => return self.start(common).await,
+        };
+        let done = common.admin()?.write(command).await?;
+        done.lines.iter().for_each(|line| println!("{line}"));
+        Ok(())
+    }
+
+    async fn start(self, common: Common) -> Result<(), Failure> {
+        let missing = |flag: &str| Failure::Usage(format!("a node needs {flag}; see `weir node --help`"));
+        let (cpu_slots, memory) = self.devices.resolve()?;
+        let config = Config {
+            name: NodeName::parse(&self.name.ok_or_else(|| missing("--name"))?).map_err(|bad| Failure::Usage(bad.to_string()))?,
+            data_dir: self.data_dir.ok_or_else(|| missing("--data-dir"))?,
+            listen: self.listen,
+            advertise: self.advertise,
+            coordinators: common.coordinators.clone(),
+            token_file: common.token_file.clone().ok_or_else(|| missing("--token-file with the member token (member.token in the founding coordinator's data folder)"))?,
+            cpu_slots,
+            memory,
+            pace: self.devices.pace,
+            rpc_threads: rpc_threads(),
+            insecure_network: self.insecure_network,
+        };
+        let name = config.name.clone();
+        let (started, listening) = oneshot::channel();
+        let running = weir_node::run(config, Host::system(), started, until_signal());
+        let told = async {
+            if let Ok(mut started) = listening.await {
+                println!("node {name} listens on {}", started.address);
+                if started.joined.wait_for(|joined| *joined).await.is_ok() {
+                    println!("ready");
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = running => ended.map_err(|error| Failure::No(chain(&error))),
+            () = told => unreachable!("it only tells"),
+        }
+    }
+}
+
+/// Threads for connections: models take the other cores.
+pub fn rpc_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}

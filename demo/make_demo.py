@@ -1,0 +1,41 @@
+"""Makes the demo's files: python3 make_demo.py FOLDER
+
+FOLDER holds the trained networks (fm_mlp.onnx, fm_cnn_s.onnx, fm_cnn_l.onnx) and the Fashion-MNIST test images
+(data/fmnist_test_x.npy uint8 [5000,28,28], data/fmnist_test_y.npy uint8 [5000]). Needs numpy and onnxruntime.
+Prints what the cascade of fashion.toml answers offline on the images that it wrote.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+IMAGES = 500
+STAGES = {"tiny": ("fm_mlp", 0.95), "mid": ("fm_cnn_s", 0.8), "big": ("fm_cnn_l", 0.0)}
+
+
+def main(source: Path, here: Path) -> None:
+    x = np.load(source / "data/fmnist_test_x.npy")[:IMAGES]
+    y = np.load(source / "data/fmnist_test_y.npy")[:IMAGES]
+    images = (x.astype(np.float32) / np.float32(255)).reshape(-1, 1, 28, 28)
+    np.save(here / "images.npy", images)
+    np.save(here / "labels.npy", y)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    answers = np.full(IMAGES, -1)
+    open_rows = np.arange(IMAGES)
+    for stage, (file, threshold) in STAGES.items():
+        shutil.copyfile(source / f"{file}.onnx", here / f"{stage}.onnx")
+        session = ort.InferenceSession(str(source / f"{file}.onnx"), options)
+        (probs,) = session.run(["probs"], {"x": images[open_rows]})
+        stops = probs.max(axis=1) >= threshold
+        answers[open_rows[stops]] = probs[stops].argmax(axis=1)
+        print(f"{stage}: answers {stops.sum()} of {len(open_rows)}")
+        open_rows = open_rows[~stops]
+    print(f"accuracy {np.mean(answers == y):.4f}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(__file__).parent)
