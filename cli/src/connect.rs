@@ -43,7 +43,8 @@ impl Common {
 
     fn token(&self) -> Result<Token, Failure> {
         if let (Some(text), None) = (&self.token, &self.token_file) {
-            return Token::parse(text).ok_or_else(|| Failure::Usage("WEIR_TOKEN is no token: a token is 64 hex digits".into()));
+            return Token::parse(text)
+                .ok_or_else(|| Failure::Usage("WEIR_TOKEN is no token: a token is 64 hex digits".into()));
         }
         let path = self.token_file.clone().unwrap_or_else(|| PathBuf::from("weir-data").join(UP_TOKEN));
         Token::read_file(&path).map_err(|cause| {

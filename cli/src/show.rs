@@ -99,7 +99,12 @@ mod tests {
     fn numbers_are_written_as_short_as_they_are_exact() {
         let shown = tensor(&Tensor::f32(&[4], &[0.1, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]));
         assert_eq!(shown["data"], json!([0.1, "NaN", "Infinity", "-Infinity"]));
-        let half = Tensor::new(DType::F16, vec![3], [0x3c00u16, 0xc000, 0x0001].iter().flat_map(|b| b.to_le_bytes()).collect()).unwrap();
+        let half = Tensor::new(
+            DType::F16,
+            vec![3],
+            [0x3c00u16, 0xc000, 0x0001].iter().flat_map(|b| b.to_le_bytes()).collect(),
+        )
+        .unwrap();
         assert_eq!(tensor(&half)["data"], json!([1.0, -2.0, 5.960464477539063e-8]));
         assert_eq!(tensor(&Tensor::strings(&[2], &["a", "é"]))["data"], json!(["a", "é"]));
     }

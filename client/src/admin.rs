@@ -9,7 +9,7 @@ use weir_core::ids::{Digest, LogIndex, RequestId};
 use weir_core::placement::NodeReport;
 use weir_core::replicated::{Applied, Change, Command, Done, Grant, Member, Refusal, State};
 use weir_host::Host;
-use weir_host::dial::{DialError, Entered, enter, remote_text};
+use weir_host::dial::{DialError, Entered, Role as Granted, enter, remote_text};
 use weir_host::limits::Limits;
 use weir_schema::control_capnp::{self as wire, admin, leader, operator, upload_result, watch_result, write_result};
 use weir_schema::convert::BadMessage;
@@ -17,7 +17,7 @@ use weir_schema::convert::control::{
     read_applied, read_change, read_member, read_state, write_command, write_grant, write_u128,
 };
 use weir_schema::convert::report::read_report;
-use weir_schema::predict_capnp::{Purpose, granted};
+use weir_schema::predict_capnp::Purpose;
 
 use crate::{ClientError, Options};
 
@@ -188,9 +188,8 @@ impl Admin {
             let status =
                 read_status(answer.get()?.get_status()?).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
             // Only the leader hears the nodes.
-            let answered_by = self.current.borrow().as_ref().map(|(address, _)| address.clone());
-            let leads =
-                status.members.iter().any(|m| m.role == "leader" && Some(&m.member.address) == answered_by.as_ref());
+            let answered_by = self.current.borrow().as_ref().map(|(_, entered)| entered.server().to_owned());
+            let leads = Some(&status.leader.0) == answered_by.as_ref();
             Ok(if leads { Tried::Done(status) } else { Tried::Leader(status.leader.1) })
         })
         .await
@@ -367,9 +366,9 @@ enum Role {
 }
 
 fn role_of(entered: &Entered) -> Result<Role, capnp::Error> {
-    match entered.granted()?.get_role().which()? {
-        granted::role::Operator(operator) => Ok(Role::Operator(operator?)),
-        granted::role::Admin(admin) => Ok(Role::Admin(admin?)),
+    match entered.role() {
+        Granted::Operator(operator) => Ok(Role::Operator(operator.clone())),
+        Granted::Admin(admin) => Ok(Role::Admin(admin.clone())),
         _ => Err(capnp::Error::failed("this is no coordinator".into())),
     }
 }

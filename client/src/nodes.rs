@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 use weir_core::ids::NodeName;
 use weir_host::Host;
-use weir_host::dial::{DialError, Entered, enter, remote_text};
+use weir_host::dial::{DialError, Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
 use weir_host::login::Token;
 use weir_schema::control_capnp::directory;
-use weir_schema::predict_capnp::{Purpose, granted, predictor};
+use weir_schema::predict_capnp::{Purpose, predictor};
 
 use crate::ClientError;
 
@@ -62,8 +62,7 @@ impl Directory {
     }
 
     async fn ask_again(&self, entered: &Entered, wait: Duration) -> Result<(), String> {
-        let role = entered.granted().and_then(|granted| granted.get_role().which().map_err(Into::into));
-        let Ok(granted::role::Directory(Ok(directory))) = role else { return Err("this is no coordinator".into()) };
+        let Role::Directory(directory) = entered.role() else { return Err("this is no coordinator".into()) };
         let mut call = directory.nodes_request();
         call.get().set_known(if wait.is_zero() { 0 } else { self.index.get() });
         call.get().set_wait_us(wait.as_micros() as u64);
@@ -151,13 +150,11 @@ impl Links {
         if let Some(link) = slot.as_ref().filter(|link| !link.entered.is_closed()) {
             return Ok(link.clone());
         }
-        let refused = |message: String| DialError::Refused { address: address.to_owned(), message };
         let entered = enter(host, address, token, Purpose::Predict, &Limits::default()).await?;
-        let granted = entered.granted().map_err(|error| refused(error.to_string()))?;
-        let calls = (granted.get_calls_in_flight() as usize).clamp(1, Semaphore::MAX_PERMITS);
-        let predictor = match granted.get_role().which() {
-            Ok(granted::role::Predictor(Ok(predictor))) => predictor,
-            _ => return Err(refused("this is no node".into())),
+        let calls = entered.calls_in_flight().clamp(1, Semaphore::MAX_PERMITS);
+        let predictor = match entered.role() {
+            Role::Predictor(predictor) => predictor.clone(),
+            _ => return Err(DialError::Refused { address: address.to_owned(), message: "this is no node".into() }),
         };
         let link = Link { entered, predictor, permits: Arc::new(Semaphore::new(calls)) };
         Ok(slot.insert(link).clone())

@@ -112,8 +112,10 @@ struct Inner {
 /// How one attempt ended.
 enum Attempt {
     Answers(Vec<Answer>),
-    /// All rows ended so, without having reached a node or having been heard of again.
+    /// All rows ended so.
     All(Outcome, String),
+    /// There is no connection to that node: nothing was asked of it.
+    NotSent(String),
 }
 
 impl LocalClient {
@@ -178,6 +180,14 @@ impl LocalClient {
                 ),
             };
             let left = deadline.left(inner.host.clock.now());
+            if let (Attempt::NotSent(_), Some(node)) = (&ended, &node)
+                && tried.len() + 1 < inner.directory.names().len()
+                && !left.is_zero()
+            {
+                // Looking for a node that is there costs the cluster nothing, and no retry.
+                tried.push(node.clone());
+                continue;
+            }
             let again = inner.balancer.borrow_mut().may_retry(attempt, outcome, left, &mut inner.prng.borrow_mut());
             match again {
                 Some(wait) => {
@@ -188,6 +198,7 @@ impl LocalClient {
                 None => {
                     return match ended {
                         Attempt::Answers(answers) => answers,
+                        Attempt::NotSent(why) => (0..rows).map(|row| blank(id.row(row), outcome, &why)).collect(),
                         Attempt::All(outcome, message) => {
                             (0..rows).map(|row| blank(id.row(row), outcome, &message)).collect()
                         }
@@ -216,6 +227,7 @@ impl LocalClient {
         };
         let outcome = match &ended {
             Attempt::All(outcome, _) => *outcome,
+            Attempt::NotSent(_) => Outcome::Rejected(Rejection::NoReplica),
             Attempt::Answers(answers) => {
                 // Another attempt at the whole call only where nothing of it ran.
                 let first = answers.first().map_or(Outcome::Failed, |answer| answer.outcome);
@@ -241,7 +253,7 @@ impl LocalClient {
         started: Instant,
     ) -> Attempt {
         let inner = &self.0;
-        let not_sent = |why: String| Attempt::All(Outcome::Rejected(Rejection::NoReplica), why);
+        let not_sent = Attempt::NotSent;
         let Some(address) = inner.directory.address(node) else { return not_sent(format!("{node} left the cluster")) };
         let link = match inner.links.get(&inner.host, &inner.token, node, &address).await {
             Ok(link) => link,

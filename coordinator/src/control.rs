@@ -8,7 +8,7 @@ use std::time::Duration;
 use capnp::Error;
 use weir_core::ids::{Digest, LogIndex, MemberId, MemberName, RequestId};
 use weir_core::placement::NodeState;
-use weir_core::replicated::{Command, Entry, Member, Role};
+use weir_core::replicated::{Command, Entry, Grant, Member, Role};
 use weir_host::Host;
 use weir_host::login::{Authority, Caller, NO_SUCH_TOKEN, purpose_word, same_hash};
 use weir_schema::control_capnp::{
@@ -44,6 +44,8 @@ pub struct Shared {
     pub changes: Changes,
     pub planner: Rc<Planner>,
     pub peers: Rc<Peers>,
+    /// Of the token that this member was started with: until it has the cluster's grants, it lets other members in by it.
+    pub member_hash: [u8; 32],
     /// Artifacts that other members push, by digest.
     pub arriving: RefCell<BTreeMap<Digest, Receiving>>,
 }
@@ -226,14 +228,12 @@ impl Authority for Grants {
     fn admit(&self, caller: &Caller<'_>, mut granted: granted::Builder<'_>) -> Result<(), String> {
         let shared = Rc::clone(&self.0);
         let state = shared.published().state;
-        let grant = state.grants.values().find(|grant| same_hash(&grant.token_hash, &caller.token_hash)).cloned();
-        let Some(grant) = grant else {
-            // A member that has just started knows no grants yet; whoever asks can ask again.
-            return Err(if state.grants.is_empty() {
-                "this coordinator has not joined its cluster yet; ask again".into()
-            } else {
-                NO_SUCH_TOKEN.into()
-            });
+        let joining = state.grants.is_empty();
+        let own = Grant { id: "member".into(), token_hash: shared.member_hash, role: Role::Member };
+        let mut known = state.grants.values().chain(joining.then_some(&own));
+        let Some(grant) = known.find(|grant| same_hash(&grant.token_hash, &caller.token_hash)).cloned() else {
+            let early = "this coordinator has not joined its cluster yet; ask again";
+            return Err(if joining { early.into() } else { NO_SUCH_TOKEN.into() });
         };
         granted.set_server(shared.name.as_str());
         granted.set_grant(&grant.id);

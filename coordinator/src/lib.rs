@@ -199,6 +199,7 @@ pub async fn run(
         changes: Changes::new(applied),
         planner: Rc::clone(&planner),
         peers: Rc::clone(&peers),
+        member_hash: tokens.member.hash(),
         arriving: RefCell::default(),
     });
     let mut tasks = tokio::task::JoinSet::new();

@@ -10,10 +10,10 @@ use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{Digest, MemberId};
 use weir_core::units::Instant;
 use weir_host::Host;
-use weir_host::dial::{Entered, enter, remote_text};
+use weir_host::dial::{Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
 use weir_host::login::Token;
-use weir_schema::predict_capnp::{Purpose, granted};
+use weir_schema::predict_capnp::Purpose;
 use weir_schema::raft_capnp::peer;
 
 use crate::actors::raft::{Ask, Handle, OUTBOX_MAX, is_snapshot};
@@ -258,9 +258,8 @@ impl Peers {
 
 /// The peer object of a connection between coordinators.
 pub fn peer_of(entered: &Entered) -> Result<peer::Client, String> {
-    let role = entered.granted().and_then(|granted| granted.get_role().which().map_err(Into::into));
-    match role {
-        Ok(granted::role::Peer(Ok(peer))) => Ok(peer),
+    match entered.role() {
+        Role::Peer(peer) => Ok(peer.clone()),
         _ => Err("the token does not make a coordinator".into()),
     }
 }

@@ -7,7 +7,9 @@ use capnp::capability::Response;
 use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use tokio::sync::watch;
-use weir_schema::predict_capnp::{Purpose, granted, login};
+use weir_schema::control_capnp::{admin, directory, node_home, operator};
+use weir_schema::predict_capnp::{Purpose, granted, login, predictor, stages};
+use weir_schema::raft_capnp::peer;
 
 use crate::Host;
 use crate::limits::Limits;
@@ -33,12 +35,26 @@ pub enum DialError {
     Refused { address: String, message: String },
 }
 
+/// The object that a login granted.
+#[allow(missing_docs)]
+pub enum Role {
+    Predictor(predictor::Client),
+    Directory(directory::Client),
+    Stages(stages::Client),
+    Operator(operator::Client),
+    Admin(admin::Client),
+    NodeHome(node_home::Client),
+    Peer(peer::Client),
+}
+
 /// A connection that was let in. Ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct Entered(Rc<Held>);
 
 struct Held {
-    response: Response<login::login_results::Owned>,
+    role: Role,
+    server: String,
+    calls_in_flight: usize,
     closed: watch::Receiver<bool>,
     connection: transport::Connection,
 }
@@ -50,9 +66,19 @@ impl Drop for Held {
 }
 
 impl Entered {
-    /// What was granted.
-    pub fn granted(&self) -> capnp::Result<granted::Reader<'_>> {
-        self.0.response.get()?.get_granted()
+    /// The object that was granted.
+    pub fn role(&self) -> &Role {
+        &self.0.role
+    }
+
+    /// Name of the node or coordinator at the other end.
+    pub fn server(&self) -> &str {
+        &self.0.server
+    }
+
+    /// Calls that the other end reads before it answers any.
+    pub fn calls_in_flight(&self) -> usize {
+        self.0.calls_in_flight
     }
 
     /// Whether the connection has ended.
@@ -106,7 +132,26 @@ pub async fn enter(
             });
         }
     };
-    Ok(Entered(Rc::new(Held { response, closed, connection })))
+    // Read once and kept: a message may only be walked so often.
+    let read =
+        read_granted(&response).map_err(|error| DialError::Refused { address: address(), message: error.to_string() });
+    let (role, server, calls_in_flight) = read.inspect_err(|_| connection.close())?;
+    Ok(Entered(Rc::new(Held { role, server, calls_in_flight, closed, connection })))
+}
+
+fn read_granted(response: &Response<login::login_results::Owned>) -> capnp::Result<(Role, String, usize)> {
+    let granted = response.get()?.get_granted()?;
+    let role = match granted.get_role().which()? {
+        granted::role::Predictor(client) => Role::Predictor(client?),
+        granted::role::Directory(client) => Role::Directory(client?),
+        granted::role::Stages(client) => Role::Stages(client?),
+        granted::role::Operator(client) => Role::Operator(client?),
+        granted::role::Admin(client) => Role::Admin(client?),
+        granted::role::NodeHome(client) => Role::NodeHome(client?),
+        granted::role::Peer(client) => Role::Peer(client?),
+        granted::role::None(()) => return Err(capnp::Error::failed("nothing was granted".into())),
+    };
+    Ok((role, granted.get_server()?.to_str()?.to_owned(), granted.get_calls_in_flight() as usize))
 }
 
 /// What the peer said, without the library's words around it.

@@ -177,11 +177,13 @@ pub fn connect(stream: Stream, side: Side, limits: Limits) -> (Box<dyn capnp_rpc
     (Box::new(network), Connection(inner))
 }
 
-type Reader = Rc<RefCell<Option<BufReader<Box<dyn AsyncRead + Unpin>>>>>;
+/// The reading half; taken out while a message is read.
+type Slot = RefCell<Option<BufReader<Box<dyn AsyncRead + Unpin>>>>;
+type Reader = Rc<Slot>;
 
 struct Network {
     wire: Option<Wire>,
-    reader: Weak<RefCell<Option<BufReader<Box<dyn AsyncRead + Unpin>>>>>,
+    reader: Weak<Slot>,
     inner: Rc<Inner>,
     writing: Shared<Promise<(), capnp::Error>>,
 }
@@ -392,7 +394,7 @@ fn frame_header(segments: &[&[u8]]) -> Vec<u8> {
     for segment in segments {
         header.extend(((segment.len() / 8) as u32).to_le_bytes());
     }
-    if segments.len() % 2 == 0 {
+    if segments.len().is_multiple_of(2) {
         header.extend([0; 4]);
     }
     header

@@ -9,7 +9,11 @@ use weir_core::tensor::{DType, Tensor};
 #[allow(missing_docs)]
 pub enum NpyError {
     #[error("cannot read {path}: {cause}")]
-    Read { path: PathBuf, #[source] cause: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
     #[error("{path} is not an array that weir takes: {why}")]
     Format { path: PathBuf, why: String },
 }
@@ -41,8 +45,10 @@ fn parse(bytes: &[u8]) -> Result<Tensor, String> {
     let shape = field("shape").and_then(|value| value.strip_prefix('(')?.split_once(')')).map(|(shape, _)| shape);
     let shape = shape.ok_or("its header names no shape")?;
     let dims = shape.split(',').map(str::trim).filter(|dim| !dim.is_empty());
-    let shape = dims.map(|dim| dim.parse::<u64>().map_err(|_| "its shape is not numbers")).collect::<Result<Vec<_>, _>>()?;
-    let dtype = dtype(descr).ok_or_else(|| format!("its element type {descr} is not known; convert it, as with x.astype('float32')"))?;
+    let shape =
+        dims.map(|dim| dim.parse::<u64>().map_err(|_| "its shape is not numbers")).collect::<Result<Vec<_>, _>>()?;
+    let dtype = dtype(descr)
+        .ok_or_else(|| format!("its element type {descr} is not known; convert it, as with x.astype('float32')"))?;
     Tensor::new(dtype, shape, data.to_vec()).map_err(|bad| bad.to_string())
 }
 

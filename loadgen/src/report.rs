@@ -48,13 +48,25 @@ fn chart(lines: &[(&[f64], &str)]) -> String {
     let mut svg = format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>");
     for value in [0.0, top / 2.0, top] {
         let at = y(value);
-        write!(svg, "<line class=axis x1={LEFT} x2={WIDTH} y1={at:.1} y2={at:.1} /><text x=4 y={:.1}>{value:.0}</text>", at + 4.0).expect("a string");
+        write!(
+            svg,
+            "<line class=axis x1={LEFT} x2={WIDTH} y1={at:.1} y2={at:.1} /><text x=4 y={:.1}>{value:.0}</text>",
+            at + 4.0
+        )
+        .expect("a string");
     }
     for (line, class) in lines {
-        let points: Vec<String> = line.iter().enumerate().map(|(i, value)| format!("{:.1},{:.1}", x(i), y(*value))).collect();
+        let points: Vec<String> =
+            line.iter().enumerate().map(|(i, value)| format!("{:.1},{:.1}", x(i), y(*value))).collect();
         write!(svg, "<polyline class={class} points='{}' />", points.join(" ")).expect("a string");
     }
-    write!(svg, "<text x={LEFT} y={HEIGHT}>0 s</text><text x={:.0} y={HEIGHT} text-anchor=end>{} s</text></svg>", WIDTH - 4.0, count).expect("a string");
+    write!(
+        svg,
+        "<text x={LEFT} y={HEIGHT}>0 s</text><text x={:.0} y={HEIGHT} text-anchor=end>{} s</text></svg>",
+        WIDTH - 4.0,
+        count
+    )
+    .expect("a string");
     svg
 }
 

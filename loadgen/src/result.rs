@@ -90,10 +90,16 @@ impl RunResult {
         line("endpoint", format!("{} at {}", self.endpoint, self.target));
         line("load", format!("{} {rate}, for {:.0} s, seed {}", self.arrivals, self.duration_s, self.seed));
         line("offered", format!("{}", self.offered));
-        line("in time", format!("{} = {:.2} % within {}", self.within_deadline, 100.0 * self.attainment, ms(self.deadline_us)));
+        line(
+            "in time",
+            format!("{} = {:.2} % within {}", self.within_deadline, 100.0 * self.attainment, ms(self.deadline_us)),
+        );
         line(
             "not answered",
-            format!("{} rejected, {} expired, {} failed, {} unknown", self.rejected, self.expired, self.failed, self.unknown),
+            format!(
+                "{} rejected, {} expired, {} failed, {} unknown",
+                self.rejected, self.expired, self.failed, self.unknown
+            ),
         );
         line(
             "latency",
@@ -110,7 +116,8 @@ impl RunResult {
             line("accuracy", format!("{:.2} %", 100.0 * accuracy));
         }
         let share = |count: u64| 100.0 * count as f64 / self.answered.max(1) as f64;
-        let stages = self.stages.iter().map(|(stage, count)| format!("{stage} {:.1} %", share(*count))).collect::<Vec<_>>();
+        let stages =
+            self.stages.iter().map(|(stage, count)| format!("{stage} {:.1} %", share(*count))).collect::<Vec<_>>();
         if !stages.is_empty() {
             line("answered by", format!("{} ({} degraded)", stages.join(", "), self.degraded));
         }

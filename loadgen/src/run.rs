@@ -57,7 +57,9 @@ pub enum LoadError {
     NoRows,
     #[error("there are {labels} labels for {rows} rows")]
     Labels { labels: usize, rows: usize },
-    #[error("{rate} queries a second for {seconds} s are more than the {QUERIES_MAX} that one run keeps count of; make it shorter or slower")]
+    #[error(
+        "{rate} queries a second for {seconds} s are more than the {QUERIES_MAX} that one run keeps count of; make it shorter or slower"
+    )]
     TooMany { rate: f64, seconds: f64 },
     #[error("cannot start the pacing thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -132,7 +134,7 @@ async fn open_loop(
     schedule: Vec<Duration>,
     mut prng: Prng,
 ) -> Result<(Vec<Ended>, Vec<Duration>), LoadError> {
-    let rows: Vec<usize> = schedule.iter().map(|_| prng.below(config.rows as u64) as usize).collect();
+    let rows = draw_rows(config.rows, schedule.len(), &mut prng);
     // Unbounded, but holds at most the schedule, which is in memory anyway.
     let (due, mut queries) = mpsc::unbounded_channel();
     // Time to start the thread before the first query is due.
@@ -166,11 +168,28 @@ async fn open_loop(
             label: None,
             stage: String::new(),
             degraded: false,
-            message: if gave_up { "no answer when the run ended".into() } else { "its task ended without an answer".into() },
+            message: if gave_up {
+                "no answer when the run ended".into()
+            } else {
+                "its task ended without an answer".into()
+            },
         },
     };
     let ended = ended.take().into_iter().enumerate().map(|(i, ended)| ended.unwrap_or_else(|| lost(i))).collect();
     Ok((ended, lags))
+}
+
+/// Rows in an order drawn anew for each pass over the data, so that every row is asked for as often as any other.
+fn draw_rows(rows: usize, queries: usize, prng: &mut Prng) -> Vec<usize> {
+    let mut drawn = Vec::with_capacity(queries);
+    while drawn.len() < queries {
+        let mut pass: Vec<usize> = (0..rows).collect();
+        for i in (1..rows).rev() {
+            pass.swap(i, prng.below(i as u64 + 1) as usize);
+        }
+        drawn.extend(pass.into_iter().take(queries - drawn.len()));
+    }
+    drawn
 }
 
 fn pace_from(start: Instant, schedule: &[Duration], due: &mpsc::UnboundedSender<usize>) {
@@ -217,7 +236,8 @@ fn count(config: &RunConfig, ended: Vec<Ended>, lags: Vec<Duration>) -> RunResul
     for query in &ended {
         *outcomes.entry(query.reply.outcome.word()).or_default() += 1;
         let t = query.intended.as_secs();
-        let (second, second_latency) = by_second.entry(t).or_insert_with(|| (PerSecond { t, ..PerSecond::default() }, histogram()));
+        let (second, second_latency) =
+            by_second.entry(t).or_insert_with(|| (PerSecond { t, ..PerSecond::default() }, histogram()));
         second.offered += 1;
         if query.reply.outcome != Outcome::Answered {
             *errors.entry(format!("{}: {}", query.reply.outcome.word(), query.reply.message)).or_default() += 1;
@@ -242,7 +262,11 @@ fn count(config: &RunConfig, ended: Vec<Ended>, lags: Vec<Duration>) -> RunResul
     let of = |word: &str| outcomes.get(word).copied().unwrap_or(0);
     let offered = ended.len() as u64;
     let answered = of("answered");
-    assert_eq!(offered, answered + of("rejected") + of("expired") + of("failed") + of("unknown"), "every query has one outcome");
+    assert_eq!(
+        offered,
+        answered + of("rejected") + of("expired") + of("failed") + of("unknown"),
+        "every query has one outcome"
+    );
     let at = |q: f64| if answered == 0 { 0 } else { latency.value_at_quantile(q) };
     let mut lag = histogram();
     lags.iter().for_each(|span| lag.saturating_record(micros(*span)));
@@ -278,7 +302,13 @@ fn count(config: &RunConfig, ended: Vec<Ended>, lags: Vec<Duration>) -> RunResul
         goodput_per_s: within as f64 / config.duration.as_secs_f64(),
         accuracy: config.labels.as_ref().map(|_| right as f64 / answered.max(1) as f64),
         correct_within_deadline: config.labels.as_ref().map(|_| right_within),
-        latency_us: Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: if answered == 0 { 0 } else { latency.max() } },
+        latency_us: Latency {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: if answered == 0 { 0 } else { latency.max() },
+        },
         stages,
         send_lag_us: send_lag,
         valid: invalid_because.is_none(),
@@ -286,7 +316,10 @@ fn count(config: &RunConfig, ended: Vec<Ended>, lags: Vec<Duration>) -> RunResul
         errors,
         per_second: by_second
             .into_values()
-            .map(|(second, latency)| PerSecond { p99_us: if second.answered == 0 { 0 } else { latency.value_at_quantile(0.99) }, ..second })
+            .map(|(second, latency)| PerSecond {
+                p99_us: if second.answered == 0 { 0 } else { latency.value_at_quantile(0.99) },
+                ..second
+            })
             .collect(),
     }
 }

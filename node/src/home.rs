@@ -57,7 +57,6 @@ struct Call {
     deadline: Deadline,
     class: Class,
     outputs: Vec<String>,
-    table: Arc<Table>,
 }
 
 /// One row on its way.
@@ -178,7 +177,6 @@ impl Home {
                 served.endpoint.class
             },
             outputs,
-            table,
         }))
     }
 
@@ -267,6 +265,8 @@ impl Home {
         started: Instant,
     ) {
         let now = self.shared.host.clock.now();
+        // Replicas may have moved since the call came; what the endpoint is stays as it was then.
+        let table = self.shared.table.load();
         let mut wanted: BTreeMap<(usize, Vec<Target>), Vec<usize>> = BTreeMap::new();
         for (slot, step) in steps {
             match step {
@@ -280,7 +280,7 @@ impl Home {
         for ((stage, tried), slots) in wanted {
             let model = &call.endpoint.stages[stage].model;
             let shared = &self.shared;
-            let known = candidates(&call.table, &shared.devices, &shared.remote_waits, now, model, slots.len(), &tried);
+            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, slots.len(), &tried);
             match choose(&known, call.deadline, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
                     for slot in slots {
@@ -302,7 +302,7 @@ impl Home {
                             waiting.push(self.submit(device, model, inputs, call, sink));
                         }
                         Target::Remote(node) => {
-                            drop(remote.spawn_local(self.forward(node, model.clone(), inputs, call, sink)))
+                            drop(remote.spawn_local(self.forward(&table, node, model.clone(), inputs, call, sink)))
                         }
                     }
                 }
@@ -328,6 +328,7 @@ impl Home {
     /// Runs rows on another node.
     fn forward(
         &self,
+        table: &Table,
         node: NodeName,
         model: ModelRef,
         inputs: Vec<(usize, Row)>,
@@ -335,8 +336,8 @@ impl Home {
         sink: Sink,
     ) -> impl Future<Output = ()> + use<> {
         let (peers, shared) = (self.peers.clone(), Arc::clone(&self.shared));
-        let address = call.table.addresses.get(&node).cloned();
-        let (deadline, class, epoch) = (call.deadline, call.class, call.table.epoch);
+        let address = table.addresses.get(&node).cloned();
+        let (deadline, class, epoch) = (call.deadline, call.class, table.epoch);
         async move {
             let slots: Vec<usize> = inputs.iter().map(|(slot, _)| *slot).collect();
             let rows: Vec<Row> = inputs.into_iter().map(|(_, row)| row).collect();

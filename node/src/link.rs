@@ -12,12 +12,12 @@ use weir_core::ids::{LogIndex, ReplicaId};
 use weir_core::placement::{DeviceLoad, NodeReport, REPORT_EVERY};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Node, State};
-use weir_host::dial::{Entered, enter, remote_text};
+use weir_host::dial::{Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
 use weir_schema::control_capnp::{leader, node_home, report_result, routing, watch_result, write_result};
 use weir_schema::convert::control::{read_applied, read_change, read_state, write_node, write_u128};
 use weir_schema::convert::report::{read_profile, write_report};
-use weir_schema::predict_capnp::{Purpose, granted};
+use weir_schema::predict_capnp::Purpose;
 
 use crate::Shared;
 use crate::actors::assignment::Replicas;
@@ -296,8 +296,8 @@ fn to_leader(leader: leader::Reader<'_>) -> Result<Next, capnp::Error> {
 }
 
 fn home_of(entered: &Entered) -> Result<node_home::Client, String> {
-    match entered.granted().and_then(|granted| granted.get_role().which().map_err(Into::into)) {
-        Ok(granted::role::NodeHome(Ok(home))) => Ok(home),
+    match entered.role() {
+        Role::NodeHome(home) => Ok(home.clone()),
         _ => Err("the token does not make a node".into()),
     }
 }

@@ -12,14 +12,14 @@ use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::tensor::{Row, Tensor};
 use weir_core::units::Deadline;
 use weir_host::Host;
-use weir_host::dial::{Entered, enter};
+use weir_host::dial::{Entered, Role, enter};
 use weir_host::limits::Limits;
 use weir_host::login::Token;
 use weir_schema::convert::predict::{
     class_from_wire, class_to_wire, outcome_from_wire, outcome_to_wire, span_from_us, span_to_us,
 };
 use weir_schema::convert::tensor::{read_tensor, write_rows};
-use weir_schema::predict_capnp::{Purpose, granted, stage_request, stage_response, stages};
+use weir_schema::predict_capnp::{Purpose, stage_request, stage_response, stages};
 
 use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
@@ -98,8 +98,8 @@ impl Peers {
                 link.insert(entered).clone()
             }
         };
-        match entered.granted().and_then(|granted| granted.get_role().which().map_err(Into::into)) {
-            Ok(granted::role::Stages(Ok(stages))) => Ok(stages),
+        match entered.role() {
+            Role::Stages(stages) => Ok(stages.clone()),
             _ => Err("the token does not make a member".into()),
         }
     }

@@ -51,10 +51,12 @@ pub fn read(file: &Path) -> Result<Declared, Failure> {
     let mut models = Vec::new();
     let mut artifacts = BTreeMap::new();
     for declared in &parsed.models {
-        let bytes = std::fs::read(&declared.path)
-            .map_err(|cause| Failure::Usage(format!("model {}: cannot read {}: {cause}", declared.name, declared.path.display())))?;
+        let bytes = std::fs::read(&declared.path).map_err(|cause| {
+            Failure::Usage(format!("model {}: cannot read {}: {cause}", declared.name, declared.path.display()))
+        })?;
         let digest = Digest(Sha256::digest(&bytes).into());
-        let signature = inspect(declared.engine, &bytes).map_err(|error| Failure::Usage(format!("model {}: {error}", declared.name)))?;
+        let signature = inspect(declared.engine, &bytes)
+            .map_err(|error| Failure::Usage(format!("model {}: {error}", declared.name)))?;
         let version = match &declared.version {
             Some(version) => version.clone(),
             None => Version::parse(&digest.to_string()[..12]).expect("hex digits are a version"),
@@ -78,7 +80,8 @@ pub fn read(file: &Path) -> Result<Declared, Failure> {
 
 impl Apply {
     pub async fn run(self, common: Common) -> Result<(), Failure> {
-        let timeout = weirfile::parse_duration(&self.timeout).ok_or_else(|| Failure::Usage("--timeout: write it as 60s".into()))?;
+        let timeout = weirfile::parse_duration(&self.timeout)
+            .ok_or_else(|| Failure::Usage("--timeout: write it as 60s".into()))?;
         let declared = read(&self.file)?;
         let admin = common.admin()?;
         if self.dry_run {
@@ -106,13 +109,18 @@ fn show(lines: &[String], common: &Common) -> Result<(), Failure> {
 /// What applying would do to this state, by doing it to a copy.
 fn would(mut state: State, declared: &Declared, if_revision: Option<u64>) -> Result<Vec<String>, Failure> {
     let index = LogIndex(state.applied.0 + 1);
-    let entry = Entry { request: weir_core::ids::RequestId(0), by: String::new(), command: command(declared, if_revision) };
+    let entry =
+        Entry { request: weir_core::ids::RequestId(0), by: String::new(), command: command(declared, if_revision) };
     let (applied, _) = state.apply(index, &entry);
     applied.map(|done| done.lines).map_err(|refusal| Failure::Usage(refusal.to_string()))
 }
 
 fn command(declared: &Declared, if_revision: Option<u64>) -> Command {
-    Command::Apply { models: declared.models.clone(), endpoints: declared.endpoints.clone(), if_index: if_revision.map(LogIndex) }
+    Command::Apply {
+        models: declared.models.clone(),
+        endpoints: declared.endpoints.clone(),
+        if_index: if_revision.map(LogIndex),
+    }
 }
 
 /// Uploads what is new and writes the rest.
@@ -120,7 +128,9 @@ pub async fn apply(admin: &Admin, declared: &Declared, if_revision: Option<u64>)
     for model in &declared.models {
         let bytes = &declared.artifacts[&model.digest];
         let bar = indicatif::ProgressBar::new(bytes.len() as u64);
-        bar.set_style(indicatif::ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}").expect("a valid template"));
+        bar.set_style(
+            indicatif::ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}").expect("a valid template"),
+        );
         bar.set_message(model.reference.to_string());
         admin.upload(bytes, |sent| bar.set_position(sent)).await?;
         bar.finish_and_clear();
@@ -150,7 +160,10 @@ pub async fn wait_serving(admin: &Admin, declared: &Declared, timeout: Duration)
                 if let ReplicaState::Failed(why) = &replica.state
                     && stages().any(|stage| stage.model == assignment.model)
                 {
-                    return Err(Failure::No(format!("model {} does not load on {}: {why}", assignment.model, node.name)));
+                    return Err(Failure::No(format!(
+                        "model {} does not load on {}: {why}",
+                        assignment.model, node.name
+                    )));
                 }
             }
         }

@@ -31,9 +31,12 @@ impl Describe {
         let told = match &self.what {
             What::Endpoint { name } => endpoint(&status, name)?,
             What::Model { name } => {
-                let reference = ModelRef::parse(name).map_err(|_| Failure::Usage(format!("{name}: name a model with its version, as {name}@1")))?;
+                let reference = ModelRef::parse(name)
+                    .map_err(|_| Failure::Usage(format!("{name}: name a model with its version, as {name}@1")))?;
                 if !status.state.models.contains_key(&reference) {
-                    return Err(Failure::NotFound(format!("model {name} not found; `weir get models` lists what there is")));
+                    return Err(Failure::NotFound(format!(
+                        "model {name} not found; `weir get models` lists what there is"
+                    )));
                 }
                 model(&status, &reference)
             }
@@ -53,7 +56,8 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
     };
     let (state, ready, wanted) = endpoint_state(&beliefs(status), &status.state, endpoint);
     let loads = status.nodes.iter().filter_map(|node| node.report.as_ref());
-    let loads: Vec<_> = loads.flat_map(|report| &report.endpoints).filter(|load| load.endpoint == endpoint.name).collect();
+    let loads: Vec<_> =
+        loads.flat_map(|report| &report.endpoints).filter(|load| load.endpoint == endpoint.name).collect();
     let sum = |of: fn(&weir_core::placement::EndpointLoad) -> u64| loads.iter().map(|load| of(load)).sum::<u64>();
     let stages = endpoint.stages.iter().enumerate().map(|(i, stage)| {
         let mut told = model(status, &stage.model);
@@ -82,10 +86,16 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
 }
 
 fn model(status: &Status, reference: &ModelRef) -> Value {
-    let Some(model) = status.state.models.get(reference) else { return json!({"model": reference.to_string(), "state": "not registered"}) };
+    let Some(model) = status.state.models.get(reference) else {
+        return json!({"model": reference.to_string(), "state": "not registered"});
+    };
     let standing = status.state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == *reference);
     let replicas = standing.map(|(id, assignment)| {
-        let report = status.nodes.iter().find(|node| node.name == assignment.node.as_str()).and_then(|node| node.report.as_ref());
+        let report = status
+            .nodes
+            .iter()
+            .find(|node| node.name == assignment.node.as_str())
+            .and_then(|node| node.report.as_ref());
         let replica = report.and_then(|report| report.replicas.get(id));
         let mut told = json!({"replica": id.0, "node": assignment.node.as_str(), "device": assignment.device.as_str()});
         match replica.map(|replica| &replica.state) {
@@ -132,7 +142,9 @@ fn print(value: &Value, indent: usize) {
                 println!("{pad}{key}:");
                 print(value, indent + 2);
             }
-            Value::Array(items) if items.iter().any(Value::is_object) && items.iter().all(|i| i.get("batch").is_none()) => {
+            Value::Array(items)
+                if items.iter().any(Value::is_object) && items.iter().all(|i| i.get("batch").is_none()) =>
+            {
                 println!("{pad}{key}:");
                 for item in items {
                     print(item, indent + 2);

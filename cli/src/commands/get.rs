@@ -67,9 +67,19 @@ impl Get {
                     .nodes
                     .values()
                     .map(|n| {
-                        let seen = status.nodes.iter().find(|seen| seen.name == n.name.as_str()).map_or("unknown", |seen| seen.state);
+                        let seen = status
+                            .nodes
+                            .iter()
+                            .find(|seen| seen.name == n.name.as_str())
+                            .map_or("unknown", |seen| seen.state);
                         let slots: u32 = n.devices.iter().map(|device| device.slots).sum();
-                        vec![n.name.to_string(), n.address.clone(), seen.into(), slots.to_string(), n.memory.0.to_string()]
+                        vec![
+                            n.name.to_string(),
+                            n.address.clone(),
+                            seen.into(),
+                            slots.to_string(),
+                            n.memory.0.to_string(),
+                        ]
                     })
                     .collect(),
             ),
@@ -87,22 +97,32 @@ impl Get {
                 status
                     .members
                     .iter()
-                    .map(|m| vec![m.member.name.to_string(), m.member.address.clone(), m.role.into(), m.member.id.to_string()])
+                    .map(|m| {
+                        vec![
+                            m.member.name.to_string(),
+                            m.member.address.clone(),
+                            m.role.into(),
+                            m.member.id.to_string(),
+                        ]
+                    })
                     .collect(),
             ),
-            What::Grants => (
-                &["grant", "role"],
-                state.grants.values().map(|g| vec![g.id.clone(), role(&g.role)]).collect(),
-            ),
+            What::Grants => {
+                (&["grant", "role"], state.grants.values().map(|g| vec![g.id.clone(), role(&g.role)]).collect())
+            }
         };
         if let Some(name) = &self.name {
             rows.retain(|row| row[0] == *name || row[0].split('@').next() == Some(name));
             if rows.is_empty() {
-                return Err(Failure::NotFound(format!("{name} not found; `weir get` without a name lists what there is")));
+                return Err(Failure::NotFound(format!(
+                    "{name} not found; `weir get` without a name lists what there is"
+                )));
             }
         }
         if common.json() {
-            let objects = rows.iter().map(|row| object(header.iter().zip(row).map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str())))));
+            let objects = rows.iter().map(|row| {
+                object(header.iter().zip(row).map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str()))))
+            });
             println!("{}", json!(objects.collect::<Vec<_>>()));
         } else {
             println!("{}", table(header, rows));
@@ -115,7 +135,9 @@ fn role(role: &weir_core::replicated::Role) -> String {
     use weir_core::replicated::Role;
     match role {
         Role::Predict(endpoints) if endpoints.is_empty() => "predict".into(),
-        Role::Predict(endpoints) => format!("predict {}", endpoints.iter().map(|e| e.as_str()).collect::<Vec<_>>().join(",")),
+        Role::Predict(endpoints) => {
+            format!("predict {}", endpoints.iter().map(|e| e.as_str()).collect::<Vec<_>>().join(","))
+        }
         Role::Operator => "operator".into(),
         Role::Admin => "admin".into(),
         Role::Member => "member".into(),

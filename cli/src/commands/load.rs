@@ -84,11 +84,16 @@ impl Run {
             None => None,
             Some(path) => {
                 let array = npy::read(path).map_err(|error| usage(error.to_string()))?;
-                Some(npy::labels(&array).ok_or_else(|| usage(format!("{}: labels are whole numbers", path.display())))?)
+                Some(
+                    npy::labels(&array)
+                        .ok_or_else(|| usage(format!("{}: labels are whole numbers", path.display())))?,
+                )
             }
         };
         let span = |flag: &str, text: &str| {
-            parse_duration(text).filter(|d| !d.is_zero()).ok_or_else(|| Failure::Usage(format!("--{flag} {text}: write it as 50ms or 10s")))
+            parse_duration(text)
+                .filter(|d| !d.is_zero())
+                .ok_or_else(|| Failure::Usage(format!("--{flag} {text}: write it as 50ms or 10s")))
         };
         let sending = match (self.closed, self.rate) {
             (Some(0), _) => return Err(usage("--closed: at least one caller".into())),

@@ -26,10 +26,15 @@ pub enum Command {
     #[command(after_help = "Example: weir up --nodes 2 --coordinators 3 --demo")]
     Up(up::Up),
     /// Start a coordinator
-    #[command(after_help = "Example: weir coordinator --name c1 --data-dir data/c1 --listen 127.0.0.1:7300 --bootstrap")]
+    #[command(
+        after_help = "Example: weir coordinator --name c1 --data-dir data/c1 --listen 127.0.0.1:7300 --bootstrap"
+    )]
     Coordinator(With<server::Coordinator>),
     /// Start a node, or drain one
-    #[command(args_conflicts_with_subcommands = true, after_help = "Examples:\n  weir node --name n1 --data-dir data/n1 --listen 127.0.0.1:7400 --token-file data/c1/member.token\n  weir node drain n2")]
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  weir node --name n1 --data-dir data/n1 --listen 127.0.0.1:7400 --token-file data/c1/member.token\n  weir node drain n2"
+    )]
     Node(With<node::Node>),
     /// Serve what a file describes
     #[command(after_help = "Example: weir apply -f demo/fashion.toml")]
@@ -47,7 +52,9 @@ pub enum Command {
     #[command(after_help = "Example: weir status -o json")]
     Status(With<status::Status>),
     /// Ask an endpoint
-    #[command(after_help = "Examples:\n  weir predict fashion --input demo/images.npy --rows 0:4\n  weir predict vad --input input=a.npy --input state=s.npy --whole")]
+    #[command(
+        after_help = "Examples:\n  weir predict fashion --input demo/images.npy --rows 0:4\n  weir predict vad --input input=a.npy --input state=s.npy --whole"
+    )]
     Predict(With<predict::Predict>),
     /// Coordinators of the group
     #[command(after_help = "Example: weir member remove c2")]
@@ -62,7 +69,9 @@ pub enum Command {
     #[command(after_help = "Example: weir profile demo/big.onnx")]
     Profile(With<profile::Profile>),
     /// Put a load on an endpoint and measure
-    #[command(after_help = "Example: weir load run --endpoint fashion --data demo/images.npy --labels demo/labels.npy --rate 200 --arrivals gamma:cv=4 --duration 10s --deadline 50ms")]
+    #[command(
+        after_help = "Example: weir load run --endpoint fashion --data demo/images.npy --labels demo/labels.npy --rate 200 --arrivals gamma:cv=4 --duration 10s --deadline 50ms"
+    )]
     Load(With<load::Load>),
     /// Shell completions
     #[command(after_help = "Example: weir completions bash > /etc/bash_completion.d/weir")]

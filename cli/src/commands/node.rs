@@ -67,7 +67,8 @@ impl Devices {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let slots = self.cpu_slots.unwrap_or((cores - 1).max(1));
         let memory = match &self.memory {
-            Some(text) => parse_bytes(text).ok_or_else(|| Failure::Usage(format!("--memory {text}: write it as 8GiB or 512MiB")))?,
+            Some(text) => parse_bytes(text)
+                .ok_or_else(|| Failure::Usage(format!("--memory {text}: write it as 8GiB or 512MiB")))?,
             None => machine_memory() / 2,
         };
         Ok((slots, Bytes(memory)))
@@ -101,12 +102,15 @@ impl Node {
         let missing = |flag: &str| Failure::Usage(format!("a node needs {flag}; see `weir node --help`"));
         let (cpu_slots, memory) = self.devices.resolve()?;
         let config = Config {
-            name: NodeName::parse(&self.name.ok_or_else(|| missing("--name"))?).map_err(|bad| Failure::Usage(bad.to_string()))?,
+            name: NodeName::parse(&self.name.ok_or_else(|| missing("--name"))?)
+                .map_err(|bad| Failure::Usage(bad.to_string()))?,
             data_dir: self.data_dir.ok_or_else(|| missing("--data-dir"))?,
             listen: self.listen,
             advertise: self.advertise,
             coordinators: common.coordinators.clone(),
-            token_file: common.token_file.clone().ok_or_else(|| missing("--token-file with the member token (member.token in the founding coordinator's data folder)"))?,
+            token_file: common.token_file.clone().ok_or_else(|| {
+                missing("--token-file with the member token (member.token in the founding coordinator's data folder)")
+            })?,
             cpu_slots,
             memory,
             pace: self.devices.pace,

@@ -48,13 +48,18 @@ impl Predict {
         let endpoint = EndpointName::parse(&self.endpoint).map_err(|bad| usage(bad.to_string()))?;
         let deadline = match &self.deadline {
             None => None,
-            Some(text) => {
-                Some(parse_duration(text).filter(|d| !d.is_zero()).ok_or_else(|| usage(format!("--deadline {text}: write it as 20ms or 1.5s")))?)
-            }
+            Some(text) => Some(
+                parse_duration(text)
+                    .filter(|d| !d.is_zero())
+                    .ok_or_else(|| usage(format!("--deadline {text}: write it as 20ms or 1.5s")))?,
+            ),
         };
         let class = match &self.class {
             None => None,
-            Some(word) => Some(Class::parse(word).ok_or_else(|| usage(format!("--class {word}: there are critical, default and sheddable")))?),
+            Some(word) => Some(
+                Class::parse(word)
+                    .ok_or_else(|| usage(format!("--class {word}: there are critical, default and sheddable")))?,
+            ),
         };
         let mut inputs = Vec::new();
         for given in &self.input {
@@ -107,7 +112,8 @@ impl Predict {
 
 /// The exit code of several rows: that of the worst.
 fn verdict(answers: &[Answer]) -> Result<(), Failure> {
-    let first = |wanted: fn(&Answer) -> bool| answers.iter().find(|answer| wanted(answer)).map(|answer| answer.message.clone());
+    let first =
+        |wanted: fn(&Answer) -> bool| answers.iter().find(|answer| wanted(answer)).map(|answer| answer.message.clone());
     if let Some(message) = first(|a| matches!(a.outcome, Outcome::Failed | Outcome::Unknown)) {
         return Err(Failure::No(message));
     }
@@ -149,7 +155,14 @@ fn as_table(first_row: usize, answers: &[Answer]) -> String {
         let outputs = answer.outputs.iter().map(|(name, output)| summary(name, output)).collect::<Vec<_>>().join("  ");
         let what = if answer.outcome == Outcome::Answered { outputs } else { answer.message.clone() };
         let stage = if answer.degraded { format!("{} (degraded)", answer.stage) } else { answer.stage.clone() };
-        vec![(first_row + i).to_string(), answer.outcome.word().into(), stage, answer.node.clone(), format!("{} us", micros(answer.timings.total)), what]
+        vec![
+            (first_row + i).to_string(),
+            answer.outcome.word().into(),
+            stage,
+            answer.node.clone(),
+            format!("{} us", micros(answer.timings.total)),
+            what,
+        ]
     });
     table(&["row", "outcome", "stage", "node", "time", "answer"], rows.collect())
 }
@@ -164,11 +177,14 @@ fn summary(name: &str, output: &Tensor) -> String {
 }
 
 fn save(folder: &std::path::Path, row: usize, answer: &Answer) -> Result<(), Failure> {
-    let wrong = |path: &std::path::Path, cause: std::io::Error| Failure::No(format!("cannot write {}: {cause}", path.display()));
+    let wrong = |path: &std::path::Path, cause: std::io::Error| {
+        Failure::No(format!("cannot write {}: {cause}", path.display()))
+    };
     std::fs::create_dir_all(folder).map_err(|cause| wrong(folder, cause))?;
     for (i, (name, output)) in answer.outputs.iter().enumerate() {
         // A model may give its outputs any name: only letters and digits of it become a file's.
-        let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(64).collect();
+        let plain: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(64).collect();
         let path = folder.join(format!("{row}.{i}.{plain}.npy"));
         let Some(bytes) = npy::to_bytes(output) else {
             eprintln!("{name}: .npy files hold no {}; not written", output.dtype);

@@ -73,7 +73,10 @@ impl Coordinator {
 pub fn until_signal() -> watch::Receiver<bool> {
     let (stop, stopped) = watch::channel(false);
     tokio::task::spawn_local(async move {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return;
+        };
         for first in [true, false] {
             let code = tokio::select! {
                 _ = terminate.recv() => 143,

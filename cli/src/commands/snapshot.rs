@@ -52,17 +52,24 @@ impl Snapshot {
                 Ok(())
             }
             Verb::Restore { file, data_dir, name, address, member_token_file } => {
-                let bad = |why: &str| Failure::Usage(format!("{} is no snapshot that this version can read ({why})", file.display()));
+                let bad = |why: &str| {
+                    Failure::Usage(format!("{} is no snapshot that this version can read ({why})", file.display()))
+                };
                 let text = std::fs::read_to_string(&file).map_err(|cause| bad(&cause.to_string()))?;
                 let digits = text.trim().as_bytes();
-                let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
-                let bytes = digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>().ok_or_else(|| bad("not hex digits"))?;
+                let byte =
+                    |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+                let bytes =
+                    digits.chunks(2).map(byte).collect::<Option<Vec<u8>>>().ok_or_else(|| bad("not hex digits"))?;
                 let state = state_from_bytes(&bytes).map_err(|error| bad(&error.to_string()))?;
                 let name = MemberName::parse(&name).map_err(|bad| Failure::Usage(bad.to_string()))?;
                 let cluster = state.cluster.clone();
                 weir_coordinator::restore(&Host::system(), &data_dir, name, address, &member_token_file, state)
                     .map_err(|error| Failure::No(chain(&error)))?;
-                println!("{cluster} restored into {}; apply its files again so that their artifacts are there", data_dir.display());
+                println!(
+                    "{cluster} restored into {}; apply its files again so that their artifacts are there",
+                    data_dir.display()
+                );
                 Ok(())
             }
         }

@@ -44,7 +44,8 @@ impl Status {
         let admin = common.admin()?;
         let status = if self.stale { admin.stale_status().await? } else { admin.status().await? };
         let liveness = beliefs(&status);
-        let endpoints: Vec<_> = status.state.endpoints.values().map(|e| (e, endpoint_state(&liveness, &status.state, e))).collect();
+        let endpoints: Vec<_> =
+            status.state.endpoints.values().map(|e| (e, endpoint_state(&liveness, &status.state, e))).collect();
         if common.json() {
             println!("{}", as_json(&status, &endpoints));
         } else {
@@ -89,9 +90,18 @@ fn as_json(status: &ClusterStatus, endpoints: &Endpoints<'_>) -> Value {
 
 fn as_text(status: &ClusterStatus, endpoints: &Endpoints<'_>) -> String {
     let leader = if status.leader.0.is_empty() { "no leader" } else { &status.leader.0 };
-    let mut text = format!("cluster {}  leader {leader}  term {}  index {}\n\n", status.state.cluster, status.term, status.state.applied);
+    let mut text = format!(
+        "cluster {}  leader {leader}  term {}  index {}\n\n",
+        status.state.cluster, status.term, status.state.applied
+    );
     let members = status.members.iter().map(|m| {
-        vec![m.member.name.to_string(), m.member.address.clone(), m.role.into(), m.applied.to_string(), if m.up { "up" } else { "down" }.into()]
+        vec![
+            m.member.name.to_string(),
+            m.member.address.clone(),
+            m.role.into(),
+            m.applied.to_string(),
+            if m.up { "up" } else { "down" }.into(),
+        ]
     });
     text += &table(&["coordinator", "address", "role", "index", "state"], members.collect());
     let nodes = status.state.nodes.values().map(|node| {

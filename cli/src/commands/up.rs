@@ -92,7 +92,11 @@ impl Up {
         if failed { Err(Failure::No("some of the cluster had ended before it was stopped".into())) } else { Ok(()) }
     }
 
-    async fn start(&self, tasks: &mut JoinSet<(String, Result<(), String>)>, shutdown: &watch::Receiver<bool>) -> Result<(), Failure> {
+    async fn start(
+        &self,
+        tasks: &mut JoinSet<(String, Result<(), String>)>,
+        shutdown: &watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
         let member_token = self.data_dir.join("c1/member.token");
         let admin_token = self.data_dir.join(UP_TOKEN);
         let mut coordinators: Vec<Member> = Vec::new();
@@ -122,8 +126,11 @@ impl Up {
         let token = Token::read_file(&admin_token)
             .map_err(|cause| Failure::No(format!("cannot read {} ({cause})", admin_token.display())))?;
         let admin = Admin::new(Host::system(), Options { coordinators: addresses, token });
-        let waited = tokio::time::timeout(READY_WITHIN, wait_ready(&admin, self.coordinators as usize, self.nodes as usize));
-        waited.await.map_err(|_| Failure::TimedOut("not every node has joined after 60 s; see `weir status`".into()))??;
+        let waited =
+            tokio::time::timeout(READY_WITHIN, wait_ready(&admin, self.coordinators as usize, self.nodes as usize));
+        waited
+            .await
+            .map_err(|_| Failure::TimedOut("not every node has joined after 60 s; see `weir status`".into()))??;
         if self.demo {
             let declared = apply::read(&demo_file()?)?;
             for line in apply::apply(&admin, &declared, None).await? {
@@ -224,7 +231,14 @@ impl Up {
         member_token: &Path,
     ) -> Result<Member, Failure> {
         let mut command = this_binary()?;
-        command.args(["coordinator", "--name", name, "--listen", &format!("127.0.0.1:{}", self.port(7300, 1, i)), "--data-dir"]);
+        command.args([
+            "coordinator",
+            "--name",
+            name,
+            "--listen",
+            &format!("127.0.0.1:{}", self.port(7300, 1, i)),
+            "--data-dir",
+        ]);
         command.arg(self.data_dir.join(name));
         match join {
             None => command.arg("--bootstrap"),
@@ -243,7 +257,13 @@ impl Up {
     ) -> Result<Member, Failure> {
         let mut command = this_binary()?;
         command.args(["node", "--name", name, "--listen", &format!("127.0.0.1:{}", self.port(7400, 10, i))]);
-        command.args(["--coordinators", &coordinators.join(","), "--pace", &self.devices.pace.to_string(), "--data-dir"]);
+        command.args([
+            "--coordinators",
+            &coordinators.join(","),
+            "--pace",
+            &self.devices.pace.to_string(),
+            "--data-dir",
+        ]);
         command.arg(self.data_dir.join(name)).arg("--token-file").arg(member_token);
         if let Some(slots) = self.devices.cpu_slots {
             command.args(["--cpu-slots", &slots.to_string()]);
@@ -271,7 +291,11 @@ fn this_binary() -> Result<tokio::process::Command, Failure> {
     let path = std::env::current_exe().map_err(|cause| Failure::No(format!("cannot find this program: {cause}")))?;
     let mut command = tokio::process::Command::new(path);
     // A token in the environment is for commands, not for members. Ctrl-C reaches the children from the terminal too.
-    command.env_remove("WEIR_TOKEN").env_remove("WEIR_TOKEN_FILE").env_remove("WEIR_COORDINATORS").env_remove("WEIR_DATA_DIR");
+    command
+        .env_remove("WEIR_TOKEN")
+        .env_remove("WEIR_TOKEN_FILE")
+        .env_remove("WEIR_COORDINATORS")
+        .env_remove("WEIR_DATA_DIR");
     command.stdout(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
     Ok(command)
 }
@@ -306,11 +330,14 @@ async fn spawn(
             _ = stop.wait_for(|stop| *stop) => terminate(pid),
         }
         let ended = child.wait().await;
-        (owned, match ended {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(status.to_string()),
-            Err(error) => Err(error.to_string()),
-        })
+        (
+            owned,
+            match ended {
+                Ok(status) if status.success() => Ok(()),
+                Ok(status) => Err(status.to_string()),
+                Err(error) => Err(error.to_string()),
+            },
+        )
     });
     match address.await {
         Ok(address) => Ok(Member { name: name.to_owned(), address, pid }),

@@ -46,7 +46,9 @@ impl Watch {
             };
             match watched {
                 Watched::TooOld(from) => {
-                    return Err(Failure::No(format!("changes go back only to index {from}; read what there is with `weir get`, and watch --since {from}")));
+                    return Err(Failure::No(format!(
+                        "changes go back only to index {from}; read what there is with `weir get`, and watch --since {from}"
+                    )));
                 }
                 Watched::Changes(changes, index) => {
                     for (index, change) in changes.iter().filter(|(_, change)| self.shows(change)) {
@@ -79,19 +81,31 @@ impl Watch {
 fn describe(change: &Change) -> String {
     match change {
         Change::Cluster(name) => format!("cluster {name}"),
-        Change::Model(model) => format!("model {}{}", model.reference, model.quarantined.as_ref().map_or(String::new(), |why| format!(" quarantined: {why}"))),
+        Change::Model(model) => format!(
+            "model {}{}",
+            model.reference,
+            model.quarantined.as_ref().map_or(String::new(), |why| format!(" quarantined: {why}"))
+        ),
         Change::ModelGone(reference) => format!("model {reference} deleted"),
         Change::Endpoint(endpoint) => format!("endpoint {}", endpoint.name),
         Change::EndpointGone(name) => format!("endpoint {name} deleted"),
-        Change::Node(node) => format!("node {} at {}{}", node.name, node.address, if node.draining { " draining" } else { "" }),
+        Change::Node(node) => {
+            format!("node {} at {}{}", node.name, node.address, if node.draining { " draining" } else { "" })
+        }
         Change::NodeGone(name) => format!("node {name} removed"),
         Change::Plan(plan) => {
-            let places = plan.assignments.iter().map(|(id, a)| format!("{id}={} on {}/{}", a.model, a.node, a.device)).collect::<Vec<_>>();
+            let places = plan
+                .assignments
+                .iter()
+                .map(|(id, a)| format!("{id}={} on {}/{}", a.model, a.node, a.device))
+                .collect::<Vec<_>>();
             format!("plan {}: {}", plan.epoch, places.join(", "))
         }
         Change::Grant(grant) => format!("grant {}", grant.id),
         Change::GrantGone(id) => format!("grant {id} revoked"),
-        Change::Member(member) => format!("member {} at {}{}", member.name, member.address, if member.learner { " (learner)" } else { "" }),
+        Change::Member(member) => {
+            format!("member {} at {}{}", member.name, member.address, if member.learner { " (learner)" } else { "" })
+        }
         Change::MemberGone(id) => format!("member {id} removed"),
     }
 }

@@ -138,13 +138,13 @@ impl Planner {
             models: models.collect(),
             nodes,
             plan: &state.plan,
-            ready: inner.liveness.ready(now, state),
+            ready: inner.liveness.settled(now, state),
             next_replica: state.next_replica,
         };
         let proposal = solve(&problem);
         inner.unplaceable = proposal.unplaceable;
-        (proposal.assignments != state.plan.assignments)
-            .then(|| Command::SetPlan { replaces: state.plan.epoch, assignments: proposal.assignments })
+        let changed = proposal.assignments != state.plan.assignments;
+        changed.then_some(Command::SetPlan { replaces: state.plan.epoch, assignments: proposal.assignments })
     }
 
     /// Takes a node's report; returns the routing where the node has another.

@@ -118,12 +118,24 @@ pub struct Handle {
 impl Handle {
     /// Proposes a command and waits for its result.
     pub async fn propose(&self, entry: Entry) -> Result<Applied, NotDone> {
-        self.ask(|reply| Ask::Propose { entry, reply }).await
+        let applied = self.ask(|reply| Ask::Propose { entry, reply }).await?;
+        self.see(applied).await
     }
 
     /// Changes the membership and waits for it.
     pub async fn change_member(&self, id: MemberId, step: MemberStep, entry: Entry) -> Result<Applied, NotDone> {
-        self.ask(|reply| Ask::ChangeMember { id, step, entry, reply }).await
+        let applied = self.ask(|reply| Ask::ChangeMember { id, step, entry, reply }).await?;
+        self.see(applied).await
+    }
+
+    /// Waits until what was written can be read here too.
+    async fn see(&self, applied: Applied) -> Result<Applied, NotDone> {
+        if let Ok(done) = &applied {
+            let mut published = self.published.clone();
+            // It fails only where the driver has ended, and the process with it.
+            let _ = published.wait_for(|now| now.state.applied >= done.index).await;
+        }
+        Ok(applied)
     }
 
     /// Waits until this member has applied everything that was committed when this was called.

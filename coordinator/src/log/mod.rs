@@ -206,11 +206,13 @@ impl Storage for View {
         self.memory.last_index()
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let mut latest = self.latest();
-        let index = latest.snapshot.get_metadata().index;
-        // It must reach the entries that are still there, or the receiver could not go on from it.
-        if index < request_index || index + 1 < self.memory.first_index()? {
+        let metadata = latest.snapshot.get_metadata();
+        let conf = metadata.get_conf_state();
+        // A member refuses a snapshot that it is no part of, and cannot go on from one that ends before the entries begin.
+        let for_it = conf.voters.contains(&to) || conf.learners.contains(&to);
+        if !for_it || metadata.index < request_index || metadata.index + 1 < self.memory.first_index()? {
             latest.wanted = true;
             return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }

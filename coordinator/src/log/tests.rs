@@ -219,3 +219,13 @@ fn a_full_disk_is_known_before_an_entry_is_lost_and_ends_when_space_returns() {
     let store = open(folder.path()).unwrap();
     assert_eq!(store.view().last_index().unwrap(), index + 1);
 }
+
+#[test]
+fn a_member_gets_no_snapshot_that_it_is_no_part_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    assert!(store.view().snapshot(1, 1).is_ok());
+    assert!(!store.snapshot_wanted());
+    assert!(store.view().snapshot(1, 2).is_err());
+    assert!(store.snapshot_wanted(), "a newer one is made for it");
+}

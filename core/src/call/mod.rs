@@ -100,7 +100,8 @@ impl Balancer {
     /// The call ended after `took`. Refusals for the caller's own fault count as a sign of life.
     pub fn on_outcome(&mut self, now: Instant, name: &NodeName, outcome: Outcome, took: Duration) {
         let ejected = self.nodes.values().filter(|node| node.ejected_until.is_some()).count();
-        let may_eject = (ejected + 1) * 3 <= self.nodes.len();
+        // At most a third; of two or three nodes one, or a dead one would go on being asked.
+        let may_eject = ejected < (self.nodes.len() / 3).max(1) && self.nodes.len() > 1;
         let Some(node) = self.nodes.get_mut(name) else {
             return;
         };

@@ -91,3 +91,13 @@ fn only_what_did_not_run_or_may_not_have_is_retried() {
     assert!(!retried(1, Outcome::Rejected(Rejection::BadInput), left));
     assert!(!retried(1, Outcome::Unknown, Duration::ZERO));
 }
+
+#[test]
+fn of_two_nodes_a_dead_one_is_left_out_and_a_last_one_never() {
+    let (mut two, mut prng) = balancer(2);
+    (0..5).for_each(|_| fail(&mut two, Instant::ZERO, &node(0)));
+    assert!((0..200).all(|_| two.pick(Instant::ZERO, &mut prng, &[]) == Some(node(1))));
+    let (mut one, mut prng) = balancer(1);
+    (0..9).for_each(|_| fail(&mut one, Instant::ZERO, &node(0)));
+    assert_eq!(one.pick(Instant::ZERO, &mut prng, &[]), Some(node(0)));
+}

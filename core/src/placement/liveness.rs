@@ -133,6 +133,8 @@ struct Seen {
     report: NodeReport,
     /// Fraction of slot time spent computing between the last two reports.
     busy: f64,
+    /// Since when each replica has been reported ready.
+    ready_since: BTreeMap<ReplicaId, Instant>,
 }
 
 /// The leader's view of the nodes.
@@ -177,7 +179,10 @@ impl Liveness {
             }
         }
         let busy = same_process.map_or(0.0, |seen| busy_between(seen, now, &report, state));
-        self.seen.insert(report.node.clone(), Seen { at: now, report, busy });
+        let since = |id: &ReplicaId| same_process.and_then(|seen| seen.ready_since.get(id)).copied().unwrap_or(now);
+        let ready = report.replicas.iter().filter(|(_, replica)| matches!(replica.state, ReplicaState::Ready(_)));
+        let ready_since = ready.map(|(id, _)| (*id, since(id))).collect();
+        self.seen.insert(report.node.clone(), Seen { at: now, report, busy, ready_since });
         quarantine
     }
 
@@ -213,6 +218,17 @@ impl Liveness {
                 ready.insert(*id);
             }
         }
+        ready
+    }
+
+    /// Those of [`Liveness::ready`] that every node has heard of: ready for two report intervals. Only these can take the
+    /// place of others.
+    pub fn settled(&self, now: Instant, state: &State) -> BTreeSet<ReplicaId> {
+        let mut ready = self.ready(now, state);
+        ready.retain(|id| {
+            let since = self.seen.values().find_map(|seen| seen.ready_since.get(id));
+            since.is_some_and(|since| now.since(*since) >= 2 * REPORT_EVERY)
+        });
         ready
     }
 

@@ -15,7 +15,7 @@ pub struct Problem<'a> {
     pub nodes: Vec<&'a Node>,
     /// What stands or is being loaded.
     pub plan: &'a Plan,
-    /// Replicas that serve now.
+    /// Replicas that serve now, and that every node knows to.
     pub ready: BTreeSet<ReplicaId>,
     /// Smallest id that no plan has used.
     pub next_replica: ReplicaId,

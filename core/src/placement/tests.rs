@@ -189,3 +189,14 @@ fn three_deaths_in_a_minute_quarantine_a_version() {
     assert_eq!(quarantined, model("a"));
     assert!(because.contains("3 times within a minute, last: panicked"));
 }
+
+#[test]
+fn a_replica_replaces_others_once_everybody_has_heard_of_it() {
+    let state = state();
+    let mut liveness = Liveness::new(Instant::ZERO);
+    for ms in [0, 250, 499] {
+        liveness.on_report(Instant::from_millis(ms), &state, report("n1", &[(4, ready(), 0)]));
+        assert!(liveness.settled(Instant::from_millis(ms), &state).is_empty());
+    }
+    assert_eq!(liveness.settled(Instant::from_millis(500), &state), BTreeSet::from([ReplicaId(4)]));
+}

@@ -26,7 +26,13 @@ impl Planted {
 }
 
 fn answered(row: usize) -> Reply {
-    Reply { outcome: Outcome::Answered, label: Some(row as i64 % 3), stage: "only".into(), degraded: false, message: String::new() }
+    Reply {
+        outcome: Outcome::Answered,
+        label: Some(row as i64 % 3),
+        stage: "only".into(),
+        degraded: false,
+        message: String::new(),
+    }
 }
 
 impl Target for Planted {
@@ -93,7 +99,12 @@ struct Refusing;
 
 impl Target for Refusing {
     fn ask(&self, row: usize, _: Duration) -> LocalBoxFuture<'static, Reply> {
-        let outcomes = [Outcome::Expired, Outcome::Failed, Outcome::Rejected(weir_core::outcome::Rejection::TooLate), Outcome::Unknown];
+        let outcomes = [
+            Outcome::Expired,
+            Outcome::Failed,
+            Outcome::Rejected(weir_core::outcome::Rejection::TooLate),
+            Outcome::Unknown,
+        ];
         let reply = Reply { outcome: outcomes[row % 4], message: "no".into(), ..answered(row) };
         Box::pin(async move { reply })
     }
@@ -132,4 +143,12 @@ fn nonsense_is_refused_before_anything_is_sent() {
     assert!(refused(RunConfig { labels: Some(vec![1]), ..config(OPEN, 10) }).contains("1 labels for 30 rows"));
     let fast = Loop::Open { arrivals: Arrivals::Constant, rate: 1e9 };
     assert!(refused(config(fast, 1000)).contains("make it shorter"));
+}
+
+#[test]
+fn every_row_is_asked_for_as_often_as_any_other() {
+    let rows = draw_rows(30, 100, &mut Prng::new(7));
+    let counts: Vec<usize> = (0..30).map(|row| rows.iter().filter(|drawn| **drawn == row).count()).collect();
+    assert!(counts.iter().all(|count| (3..=4).contains(count)), "{counts:?}");
+    assert_ne!(rows[..30], rows[30..60], "each pass in its own order");
 }

@@ -26,7 +26,13 @@ pub struct Weir {
 
 impl Weir {
     /// Asks `endpoint` for rows of `data`, which go into its only input, named `input`.
-    pub fn new(clients: Vec<LocalClient>, endpoint: EndpointName, input: String, label_output: Option<String>, data: Tensor) -> Weir {
+    pub fn new(
+        clients: Vec<LocalClient>,
+        endpoint: EndpointName,
+        input: String,
+        label_output: Option<String>,
+        data: Tensor,
+    ) -> Weir {
         assert!(!clients.is_empty(), "somebody must ask");
         Weir { clients, turn: Cell::new(0), endpoint, input, label_output, data: Rc::new(data) }
     }
@@ -53,9 +59,19 @@ impl Target for Weir {
 
 fn reply(answers: Vec<Answer>, label_output: Option<&str>) -> Reply {
     let Some(answer) = answers.into_iter().next() else {
-        return Reply { outcome: Outcome::Failed, label: None, stage: String::new(), degraded: false, message: "no answer for the row".into() };
+        return Reply {
+            outcome: Outcome::Failed,
+            label: None,
+            stage: String::new(),
+            degraded: false,
+            message: "no answer for the row".into(),
+        };
     };
-    let probabilities = answer.outputs.iter().find(|(name, _)| Some(name.as_str()) == label_output).and_then(|(_, tensor)| tensor.as_f32());
+    let probabilities = answer
+        .outputs
+        .iter()
+        .find(|(name, _)| Some(name.as_str()) == label_output)
+        .and_then(|(_, tensor)| tensor.as_f32());
     Reply {
         outcome: answer.outcome,
         label: probabilities.and_then(|row| label(&row)).map(|(label, _)| label as i64),

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::{bf16, f16};
 use ort::environment::Environment;
+use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType};
 use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
@@ -54,14 +55,12 @@ impl Engine for OnnxRuntime {
         }
         let before = resident();
         let failed = |error: ort::Error| malformed(first_line(&error.to_string()));
-        let session = OrtSession::builder(self.environment)
-            .map_err(failed)?
-            .with_intra_threads(1)
-            .and_then(|b| b.with_inter_threads(1))
-            .and_then(|b| b.with_config_entry("session.intra_op.allow_spinning", "0"))
-            .map_err(|error| malformed(first_line(&error.to_string())))?
-            .commit_from_memory(artifact)
-            .map_err(failed)?;
+        let refused = |error: ort::Error<SessionBuilder>| malformed(first_line(&error.to_string()));
+        let builder = OrtSession::builder(self.environment).map_err(failed)?;
+        let builder = builder.with_intra_threads(1).map_err(refused)?;
+        let builder = builder.with_inter_threads(1).map_err(refused)?;
+        let mut builder = builder.with_config_entry("session.intra_op.allow_spinning", "0").map_err(refused)?;
+        let session = builder.commit_from_memory(artifact).map_err(failed)?;
         let specs = |outlets: &[ort::value::Outlet]| {
             outlets.iter().map(|o| spec(o.name(), o.dtype())).collect::<Result<Vec<_>, _>>()
         };

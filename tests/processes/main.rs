@@ -1,0 +1,4 @@
+//! Real processes on loopback: what a user sees when things work, break, and are asked for nonsense.
+mod bad_input;
+mod faults;
+mod serving;
