@@ -1,1 +1,286 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use capnp::message::Builder;
+use proptest::prelude::*;
+use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::ids::*;
+use weir_core::outcome::{Class, Outcome, Rejection};
+use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
+use weir_core::replicated::*;
+use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
+use weir_core::units::{Bytes, ServiceTime};
+
+use super::control::*;
+use super::framed;
+use super::predict::*;
+use super::report::*;
+use super::tensor::*;
+use crate::{control_capnp, predict_capnp, raft_capnp};
+
+fn model() -> Model {
+    let spec = |name: &str| TensorSpec { name: name.into(), dtype: DType::Bf16, shape: vec![None, Some(4)] };
+    Model {
+        reference: ModelRef::parse("m@1").unwrap(),
+        digest: Digest([7; 32]),
+        size: Bytes(99),
+        engine: EngineKind::Kernel,
+        signature: Signature { inputs: vec![spec("in put"), spec("ключ")], outputs: vec![spec("y")] },
+        max_batch: Some(8),
+        replicas: ReplicaRange { min: 2, max: u32::MAX },
+        quarantined: Some("died".into()),
+    }
+}
+
+fn endpoint() -> Endpoint {
+    let stage = |name: &str, gate| Stage {
+        name: StageName::parse(name).unwrap(),
+        model: ModelRef::parse("m@1").unwrap(),
+        gate,
+    };
+    Endpoint {
+        name: EndpointName::parse("e").unwrap(),
+        deadline: Duration::from_micros(1500),
+        weight: 2.5,
+        class: Class::Sheddable,
+        label_output: Some("probs".into()),
+        confidence_output: None,
+        stages: vec![stage("a", None), stage("b", Some(Gate::ConfidenceBelow(0.9)))],
+    }
+}
+
+fn node() -> Node {
+    Node {
+        name: NodeName::parse("n1").unwrap(),
+        address: "127.0.0.1:7400".into(),
+        devices: vec![Device { name: DeviceName::parse("cpu0").unwrap(), kind: "cpu".into(), slots: 3 }],
+        memory: Bytes(1 << 33),
+        draining: true,
+    }
+}
+
+fn assignments() -> BTreeMap<ReplicaId, Assignment> {
+    let node = NodeName::parse("n1").unwrap();
+    let assignment =
+        Assignment { model: ModelRef::parse("m@1").unwrap(), node, device: DeviceName::parse("cpu0").unwrap() };
+    BTreeMap::from([(ReplicaId(3), assignment.clone()), (ReplicaId(9), assignment)])
+}
+
+fn grants() -> Vec<Grant> {
+    let grant = |id: &str, role| Grant { id: id.into(), token_hash: [5; 32], role };
+    vec![
+        grant("all", Role::Predict(vec![])),
+        grant("one", Role::Predict(vec![EndpointName::parse("e").unwrap()])),
+        grant("ops", Role::Operator),
+        grant("adm", Role::Admin),
+        grant("mem", Role::Member),
+    ]
+}
+
+fn member() -> Member {
+    Member { id: MemberId(4), name: MemberName::parse("c4").unwrap(), address: "127.0.0.1:7303".into(), learner: true }
+}
+
+/// One of each.
+fn commands() -> Vec<(&'static str, Command)> {
+    vec![
+        ("found", Command::Found { cluster: "weir-1".into(), grants: grants() }),
+        ("apply", Command::Apply { models: vec![model()], endpoints: vec![endpoint()], if_index: Some(LogIndex(12)) }),
+        ("delete_endpoint", Command::DeleteEndpoint(EndpointName::parse("e").unwrap())),
+        ("node_join", Command::NodeJoin(node())),
+        ("node_drain", Command::NodeDrain { node: NodeName::parse("n1").unwrap(), draining: true }),
+        ("node_remove", Command::NodeRemove(NodeName::parse("n1").unwrap())),
+        ("set_plan", Command::SetPlan { replaces: Epoch(5), assignments: assignments() }),
+        ("quarantine", Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: Some("died".into()) }),
+        ("unquarantine", Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: None }),
+        ("grant_add", Command::GrantAdd(grants().remove(1))),
+        ("grant_revoke", Command::GrantRevoke("ops".into())),
+        ("member_set", Command::MemberSet { id: MemberId(4), member: Some(member()) }),
+        ("member_gone", Command::MemberSet { id: MemberId(4), member: None }),
+    ]
+}
+
+fn entry(command: Command) -> Entry {
+    Entry { request: RequestId(0x0123_4567_89ab_cdef_0011_2233_4455_6677), by: "admin".into(), command }
+}
+
+fn state() -> State {
+    let refused = Err(Refusal::Conflict { what: "no".into() });
+    let done = Ok(Done { index: LogIndex(7), lines: vec!["endpoint e created".into()] });
+    State {
+        applied: LogIndex(41),
+        cluster: "weir-1".into(),
+        models: BTreeMap::from([(model().reference.clone(), model())]),
+        endpoints: BTreeMap::from([(endpoint().name.clone(), endpoint())]),
+        nodes: BTreeMap::from([(node().name.clone(), node())]),
+        plan: Plan { epoch: Epoch(40), assignments: assignments() },
+        grants: grants().into_iter().map(|grant| (grant.id.clone(), grant)).collect(),
+        members: BTreeMap::from([(member().id, member())]),
+        next_replica: ReplicaId(10),
+        next_member: MemberId(5),
+        requests: VecDeque::from([(LogIndex(6), RequestId(1), refused), (LogIndex(7), RequestId(2), done)]),
+    }
+}
+
+fn recorded(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/0.1.0").join(name);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    std::fs::read(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}; a new kind of message is recorded with UPDATE=1", path.display()))
+}
+
+#[test]
+fn entries_and_states_recorded_from_the_first_version_are_read() {
+    for (name, command) in commands() {
+        let entry = entry(command);
+        let bytes = entry_to_bytes(&entry);
+        assert_eq!(entry_from_bytes(&bytes).unwrap(), entry);
+        assert_eq!(entry_from_bytes(&recorded(&format!("entry_{name}"), &bytes)).unwrap(), entry, "{name}");
+    }
+    let bytes = state_to_bytes(&state());
+    assert_eq!(state_from_bytes(&bytes).unwrap(), state());
+    assert_eq!(state_from_bytes(&recorded("state", &bytes)).unwrap(), state());
+}
+
+#[test]
+fn calls_recorded_from_the_first_version_are_read() {
+    let rows = Arc::new(vec![Tensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]), Tensor::strings(&[2], &["a", "grün"])]);
+    let rows: Vec<Row> = (0..2).map(|row| Row { tensors: Arc::clone(&rows), row: Some(row) }).collect();
+    let mut message = Builder::new_default();
+    let mut b = message.init_root::<predict_capnp::predict_request::Builder<'_>>();
+    b.set_id_high(1);
+    b.set_id_low(2);
+    b.set_endpoint("e");
+    b.set_deadline_left_us(50_000);
+    b.set_class(class_to_wire(Class::Critical));
+    b.set_class_given(true);
+    write_rows(b.init_inputs(2), &["x", "s"], &rows);
+    let bytes = recorded("predict_request", &capnp::serialize::write_message_to_words(&message));
+    let read = framed::<predict_capnp::predict_request::Owned>(&bytes).unwrap();
+    let read = read.get().unwrap();
+    assert_eq!(query_id(read.get_id_high(), read.get_id_low()), QueryId(1 << 64 | 2));
+    assert_eq!((read.get_deadline_left_us(), read.get_class_given(), read.get_whole()), (50_000, true, false));
+    let inputs: Vec<_> = read.get_inputs().unwrap().iter().map(|t| read_tensor(t).unwrap().to_tensor()).collect();
+    assert_eq!(inputs, *rows[0].tensors);
+
+    let mut message = Builder::new_default();
+    let mut b = message.init_root::<predict_capnp::predict_response::Builder<'_>>().init_answers(1).get(0);
+    let (code, why) = outcome_to_wire(Outcome::Rejected(Rejection::NoReplica));
+    b.set_outcome(code);
+    b.set_rejection(why);
+    b.set_stage("tiny");
+    write_row_tensor(b.init_outputs(1).get(0), "y", &rows[1], 0);
+    let bytes = recorded("predict_response", &capnp::serialize::write_message_to_words(&message));
+    let read = framed::<predict_capnp::predict_response::Owned>(&bytes).unwrap();
+    let answer = read.get().unwrap().get_answers().unwrap().get(0);
+    assert_eq!(
+        outcome_from_wire(answer.get_outcome(), answer.get_rejection()),
+        Outcome::Rejected(Rejection::NoReplica)
+    );
+    let output = read_tensor(answer.get_outputs().unwrap().get(0)).unwrap();
+    assert_eq!((output.name, output.to_tensor()), ("y", Tensor::f32(&[2], &[3.0, 4.0])));
+}
+
+#[test]
+fn consensus_messages_recorded_from_the_first_version_are_read() {
+    let mut message = Builder::new_default();
+    let mut b = message.init_root::<raft_capnp::message::Builder<'_>>();
+    b.set_type(raft_capnp::MessageType::Append);
+    b.set_term(3);
+    let mut entry = b.init_entries(1).get(0);
+    entry.set_kind(raft_capnp::log_entry::Kind::Normal);
+    entry.set_index(17);
+    entry.set_data(b"payload");
+    let bytes = recorded("raft_message", &capnp::serialize::write_message_to_words(&message));
+    let read = framed::<raft_capnp::message::Owned>(&bytes).unwrap();
+    let read = read.get().unwrap();
+    assert!(matches!(read.get_type(), Ok(raft_capnp::MessageType::Append)));
+    let entry = read.get_entries().unwrap().get(0);
+    assert_eq!((read.get_term(), entry.get_index(), entry.get_data().unwrap()), (3, 17, &b"payload"[..]));
+}
+
+#[test]
+fn reports_come_back_as_they_were_sent() {
+    let replica = |state| ReplicaReport { state, deaths: 2, last_death: "panicked".into() };
+    let profile = ReplicaProfile {
+        points: vec![(1, ServiceTime::from_micros(10)), (8, ServiceTime::from_micros(50))],
+        max_batch: 8,
+        unbatched: "random".into(),
+        memory: Bytes(1 << 20),
+    };
+    let report = NodeReport {
+        node: NodeName::parse("n1").unwrap(),
+        incarnation: 1 << 100,
+        epoch: Epoch(4),
+        replicas: BTreeMap::from([
+            (ReplicaId(1), replica(ReplicaState::Loading)),
+            (ReplicaId(2), replica(ReplicaState::Ready(profile))),
+            (ReplicaId(3), replica(ReplicaState::Failed("no".into()))),
+        ]),
+        devices: vec![DeviceLoad {
+            device: DeviceName::parse("cpu0").unwrap(),
+            busy: ServiceTime::from_micros(7),
+            queued: 3,
+            backlog: ServiceTime::from_micros(9),
+        }],
+        endpoints: vec![EndpointLoad {
+            endpoint: EndpointName::parse("e").unwrap(),
+            arrived: 10,
+            answered: 4,
+            rejected: 3,
+            expired: 2,
+            failed: 1,
+            degraded: 1,
+            last_error: "it failed".into(),
+            by_stage: vec![3, 1],
+        }],
+        up: Duration::from_secs(9),
+        draining: true,
+    };
+    let mut message = Builder::new_default();
+    write_report(message.init_root(), &report);
+    let bytes = capnp::serialize::write_message_to_words(&message);
+    let read = framed::<control_capnp::node_report::Owned>(&bytes).unwrap();
+    assert_eq!(read_report(read.get().unwrap()).unwrap(), report);
+}
+
+#[test]
+fn secrets_stay_where_they_are_meant_to() {
+    let mut message = Builder::new_default();
+    write_state(message.init_root(), &state(), false);
+    let bytes = capnp::serialize::write_message_to_words(&message);
+    let shown = state_from_bytes(&bytes).unwrap();
+    assert!(shown.grants.values().all(|grant| grant.token_hash == [0; 32]));
+    assert!(shown.requests.is_empty());
+}
+
+#[test]
+fn tensors_that_lie_are_refused() {
+    let mut message = Builder::new_default();
+    write_tensor(message.init_root(), "x", DType::F32, &[2, 3], &[0; 23]);
+    let bytes = capnp::serialize::write_message_to_words(&message);
+    let read = framed::<predict_capnp::tensor::Owned>(&bytes).unwrap();
+    let error = read_tensor(read.get().unwrap()).err().expect("refused").to_string();
+    assert!(error.contains("needs 24 bytes, got 23"), "{error}");
+    assert!(span_from_us(u64::MAX).is_err());
+}
+
+proptest! {
+    /// Whatever arrives instead of a message, reading it ends, without a panic.
+    #[test]
+    fn mutated_bytes_are_read_or_refused(at in 0usize..2000, with in any::<u8>(), cut in 0usize..2000) {
+        for bytes in [state_to_bytes(&state()), entry_to_bytes(&entry(commands().remove(1).1))] {
+            let mut flipped = bytes.clone();
+            let at = at % bytes.len();
+            flipped[at] ^= with;
+            let _ = state_from_bytes(&flipped);
+            let _ = entry_from_bytes(&flipped);
+            prop_assert!(entry_from_bytes(&bytes[..cut % bytes.len()]).is_err());
+        }
+    }
+}
