@@ -141,8 +141,8 @@ impl Inner {
             || (gate.bytes >= self.limits.bytes_in_flight && !gate.calls.is_empty())
     }
 
-    fn wrote(&self, returns: Option<u32>) {
-        let Some(question) = returns else { return };
+    /// A call is not in flight any more.
+    fn ended_call(&self, question: u32) {
         let mut gate = self.gate.borrow_mut();
         if let Some(bytes) = gate.calls.remove(&question) {
             gate.bytes -= bytes;
@@ -338,8 +338,9 @@ async fn receive(
             }
         }
         Ok(message::Finish(Ok(finish))) => {
-            let mut gate = inner.gate.borrow_mut();
-            gate.unfinished.remove(&finish.get_question_id());
+            inner.gate.borrow_mut().unfinished.remove(&finish.get_question_id());
+            // A call that is finished before it returned is cancelled: no return follows.
+            inner.ended_call(finish.get_question_id());
         }
         _ => {}
     }
@@ -419,8 +420,8 @@ async fn write_all(mut writer: Box<dyn AsyncWrite + Unpin>, inner: Rc<Inner>) ->
         }
         let batch = std::mem::take(&mut *inner.outbox.borrow_mut());
         let sent = write_batch(&mut writer, &batch, inner.limits.send_stall).await;
-        for outgoing in batch {
-            inner.wrote(outgoing.returns);
+        for question in batch.iter().filter_map(|outgoing| outgoing.returns) {
+            inner.ended_call(question);
         }
         if let Err(reason) = sent {
             let error = inner.end(reason);
@@ -456,3 +457,6 @@ async fn write_batch(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

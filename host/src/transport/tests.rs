@@ -1,0 +1,281 @@
+use std::cell::Cell;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use capnp_rpc::RpcSystem;
+use tokio::io::{DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::task::LocalSet;
+use weir_schema::predict_capnp::login;
+
+use super::*;
+
+/// A server whose calls end when told to, or when they are dropped.
+#[derive(Default)]
+struct Calls {
+    begun: Cell<usize>,
+    dropped: Cell<usize>,
+    release: Notify,
+    instantly: Cell<bool>,
+}
+
+struct Server(Rc<Calls>);
+
+struct Dropping(Rc<Calls>);
+
+impl Drop for Dropping {
+    fn drop(&mut self) {
+        self.0.dropped.set(self.0.dropped.get() + 1);
+    }
+}
+
+impl login::Server for Server {
+    async fn login(self: Rc<Self>, _: login::LoginParams, _: login::LoginResults) -> Result<(), capnp::Error> {
+        let calls = Rc::clone(&self.0);
+        calls.begun.set(calls.begun.get() + 1);
+        let dropping = Dropping(Rc::clone(&calls));
+        if !calls.instantly.get() {
+            calls.release.notified().await;
+        }
+        std::mem::forget(dropping);
+        Ok(())
+    }
+}
+
+fn stream(reader: ReadHalf<DuplexStream>, writer: WriteHalf<DuplexStream>) -> Stream {
+    Stream { reader: Box::new(reader), writer: Box::new(writer) }
+}
+
+/// Serves `calls` on one end of a pipe; returns the connection and what ends with it.
+fn serve(end: DuplexStream, calls: &Rc<Calls>, limits: Limits) -> Connection {
+    let (reader, writer) = split(end);
+    let (network, connection) = connect(stream(reader, writer), Side::Server, limits);
+    connection.logged_in();
+    let client: login::Client = capnp_rpc::new_client(Server(Rc::clone(calls)));
+    tokio::task::spawn_local(RpcSystem::new(network, Some(client.client)));
+    connection
+}
+
+fn dial(end: DuplexStream) -> login::Client {
+    let (reader, writer) = split(end);
+    let (network, _) = connect(stream(reader, writer), Side::Client, Limits::default());
+    let mut system = RpcSystem::new(network, None);
+    let client = system.bootstrap(Side::Server);
+    tokio::task::spawn_local(system);
+    client
+}
+
+/// Lets every task run until none has anything to do.
+async fn settle() {
+    for _ in 0..500 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+#[test]
+fn a_client_that_never_waits_has_no_more_calls_read_than_the_limit() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        let (here, there) = duplex(1 << 26);
+        let connection = serve(there, &calls, Limits { calls_in_flight: 64, ..Limits::default() });
+        let client = dial(here);
+        let sent: Vec<_> = (0..10_000).map(|_| client.login_request().send().promise).collect();
+        settle().await;
+        assert_eq!((calls.begun.get(), connection.in_flight().0), (64, 64));
+        // As some end, as many more are read.
+        for _ in 0..10 {
+            calls.release.notify_one();
+        }
+        settle().await;
+        assert_eq!((calls.begun.get(), connection.in_flight().0), (74, 64));
+        drop(sent);
+    });
+}
+
+#[test]
+fn the_bytes_of_calls_in_flight_are_bounded_too() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        let (here, there) = duplex(1 << 26);
+        let connection = serve(there, &calls, Limits { bytes_in_flight: 100_000, ..Limits::default() });
+        let client = dial(here);
+        let send = || {
+            let mut call = client.login_request();
+            call.get().init_request().set_token(&[0; 30_000]);
+            call.send().promise
+        };
+        let sent: Vec<_> = (0..100).map(|_| send()).collect();
+        settle().await;
+        assert_eq!(calls.begun.get(), 4, "the fourth goes over the limit");
+        assert!(connection.in_flight().1 < 130_000 + 4096);
+        drop(sent);
+    });
+}
+
+#[test]
+fn a_dropped_call_drops_its_handler_and_its_place() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        let (here, there) = duplex(1 << 20);
+        let connection = serve(there, &calls, Limits::default());
+        let client = dial(here);
+        let call = client.login_request().send().promise;
+        settle().await;
+        assert_eq!((calls.begun.get(), calls.dropped.get()), (1, 0));
+        drop(call);
+        settle().await;
+        assert_eq!((calls.dropped.get(), connection.in_flight().0), (1, 0));
+    });
+}
+
+/// Counts writes.
+struct Counting {
+    inner: WriteHalf<DuplexStream>,
+    writes: Rc<Cell<usize>>,
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.writes.set(self.writes.get() + 1);
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.set(self.writes.get() + 1);
+        let gathered: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        Pin::new(&mut self.inner).poll_write(cx, &gathered)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn messages_of_one_turn_are_written_together() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        calls.instantly.set(true);
+        let (here, there) = duplex(1 << 20);
+        serve(there, &calls, Limits::default());
+        let (reader, writer) = split(here);
+        let writes = Rc::new(Cell::new(0));
+        let counting = Counting { inner: writer, writes: Rc::clone(&writes) };
+        let (network, _) =
+            connect(Stream { reader: Box::new(reader), writer: Box::new(counting) }, Side::Client, Limits::default());
+        let mut system = RpcSystem::new(network, None);
+        let client: login::Client = system.bootstrap(Side::Server);
+        tokio::task::spawn_local(system);
+        client.login_request().send().promise.await.unwrap();
+        settle().await;
+        let before = writes.get();
+        let sent: Vec<_> = (0..50).map(|_| client.login_request().send().promise).collect();
+        for call in sent {
+            call.await.unwrap();
+        }
+        settle().await;
+        // One for the calls; the acknowledgements follow the answers in a few turns.
+        assert!(writes.get() - before <= 6, "{} writes for 50 calls", writes.get() - before);
+    });
+}
+
+/// What the server says about a connection on which these bytes came.
+fn ended_by(bytes: &[u8], limits: Limits) -> Option<Ended> {
+    let ended = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&ended);
+    let bytes = bytes.to_vec();
+    run(async move {
+        let (mut here, there) = duplex(1 << 20);
+        let connection = serve(there, &Rc::new(Calls::default()), limits);
+        here.write_all(&bytes).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        *told.borrow_mut() = connection.ended();
+    });
+    ended.take()
+}
+
+fn header(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+#[test]
+fn messages_beyond_the_limits_end_the_connection_with_the_reason() {
+    let gibibyte = ended_by(&header(&[0, 1 << 27]), Limits::default());
+    assert_eq!(gibibyte, Some(Ended::MessageTooLarge { bytes: 1 << 30, limit: 16 << 20 }));
+    let overflow = ended_by(&header(&[2, u32::MAX, u32::MAX, u32::MAX]), Limits::default());
+    assert!(matches!(overflow, Some(Ended::MessageTooLarge { .. })));
+    let parts = ended_by(&header(&[600]), Limits::default());
+    assert_eq!(parts, Some(Ended::TooManySegments { segments: 601, limit: 512 }));
+    assert!(matches!(ended_by(&[0xff; 8], Limits::default()), Some(Ended::TooManySegments { .. })));
+}
+
+#[test]
+fn a_message_that_is_begun_and_not_finished_ends_the_connection() {
+    assert_eq!(ended_by(&[0], Limits::default()), Some(Ended::MessageStalled), "in its table");
+    let mut half = header(&[0, 1000]);
+    half.extend([0; 100]);
+    assert_eq!(ended_by(&half, Limits::default()), Some(Ended::MessageStalled), "in its body");
+}
+
+#[test]
+fn a_peer_that_never_acknowledges_answers_is_left() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        calls.instantly.set(true);
+        let (here, there) = duplex(1 << 26);
+        let connection = serve(there, &calls, Limits { unfinished_answers: 100, ..Limits::default() });
+        let (mut reader, mut writer) = split(here);
+        tokio::task::spawn_local(async move {
+            let mut sink = [0; 4096];
+            while reader.read(&mut sink).await.is_ok_and(|n| n > 0) {}
+        });
+        // Bootstrap, then calls on it, by hand: answers are taken, but no finish is ever sent.
+        for question in 0..200u32 {
+            let mut message = capnp::message::Builder::new_default();
+            let root = message.init_root::<capnp_rpc::rpc_capnp::message::Builder<'_>>();
+            if question == 0 {
+                root.init_bootstrap().set_question_id(0);
+            } else {
+                let mut call = root.init_call();
+                call.set_question_id(question);
+                call.set_interface_id(<login::Client as capnp::traits::HasTypeId>::TYPE_ID);
+                call.init_target().init_promised_answer().set_question_id(0);
+            }
+            if writer.write_all(&capnp::serialize::write_message_to_words(&message)).await.is_err() {
+                break;
+            }
+            settle().await;
+        }
+        assert_eq!(connection.ended(), Some(Ended::TooManyAnswers(101)));
+    });
+}
+
+#[test]
+fn a_peer_that_takes_nothing_is_left_after_a_while() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        calls.instantly.set(true);
+        // A pipe that holds less than the answer to one call.
+        let (here, there) = duplex(64);
+        let connection = serve(there, &calls, Limits::default());
+        let (_reader, mut writer) = split(here);
+        let mut message = capnp::message::Builder::new_default();
+        message.init_root::<capnp_rpc::rpc_capnp::message::Builder<'_>>().init_bootstrap().set_question_id(0);
+        writer.write_all(&capnp::serialize::write_message_to_words(&message)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(connection.ended(), Some(Ended::SendStalled));
+    });
+}
