@@ -532,7 +532,7 @@ gate = { confidence_below = 0.9 }
     fn a_version_that_cannot_be_told_is_asked_for() {
         let file = parse(CASCADE).unwrap();
         let error = file.endpoints[0].resolve(&[]).unwrap_err().to_string();
-        assert!(error.starts_with("demo/fashion.toml:21:9: model `fashion-mid` needs its version"), "{error}");
+        assert!(error.starts_with("demo/fashion.toml:22:9: model `fashion-mid` needs its version"), "{error}");
     }
 
     #[test]

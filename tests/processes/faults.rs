@@ -57,9 +57,11 @@ fn killing_the_leader_fails_no_prediction_and_the_next_write_is_taken() {
     begun(&cluster);
     let leader = cluster.leader();
     cluster.coordinators[leader].kill();
+    let killed = Instant::now();
     cluster.write("echo2.toml", "[[endpoint]]\nname = \"echo2\"\nmodel = \"echo@1\"\n");
     let applied = cluster.ok(&["apply", "-f", &cluster.path("echo2.toml"), "--no-wait"]);
     assert!(applied.contains("endpoint echo2 created"), "{applied}");
+    println!("next write accepted after {} ms", killed.elapsed().as_millis());
     let dead = format!("c{}", leader + 1);
     cluster.wait("the status tells who is down", Duration::from_secs(20), |status| {
         count(status, "members", |m| m["name"] == dead.as_str() && m["state"] == "down") == 1
@@ -90,6 +92,7 @@ fn killing_a_node_leaves_each_query_one_outcome() {
     // Those in flight on it may be lost: one every 20 ms, each of them less than a millisecond there.
     let lost = result["offered"].as_u64().unwrap() - result["answered"].as_u64().unwrap();
     assert!(lost <= 3, "{result}");
+    println!("node killed: {lost} of {} queries not answered", result["offered"]);
     cluster.wait("the status tells who is down", Duration::from_secs(20), |status| {
         count(status, "nodes", |n| n["state"] == "down") == 1
     });
