@@ -61,6 +61,10 @@ def per_size(make, sizes=(1, 2, 3, 8)):
 model("linear", [h.make_node("MatMul", ["x", "w"], ["y"])], [("x", T.FLOAT, ["N", 4])], [out("y", T.FLOAT, ["N", 3])], [const("w", f32(4, 3), np.float32)])
 case("linear", per_size(lambda n: {"x": f32(n, 4)}), "rows")
 
+# A row of 4 KB that comes back as it is: what is measured with it is everything around the model.
+model("identity_4k", [h.make_node("Identity", ["x"], ["y"])], [("x", T.FLOAT, ["N", 1024])], [out("y", T.FLOAT, ["N", 1024])])
+cases["identity_4k"] = {"batching": "rows", "runs": []}
+
 model("odd_names", [h.make_node("Add", ["in put:0", "ключ/α"], ["вых/од 🙂"])], [("ключ/α", T.FLOAT, ["N", 2]), ("in put:0", T.FLOAT, ["N", 2])], [out("вых/од 🙂", T.FLOAT, ["N", 2])])
 case("odd_names", per_size(lambda n: {"in put:0": f32(n, 2), "ключ/α": f32(n, 2)}), "rows")
 

@@ -1,0 +1,280 @@
+//! What does a call of 4 KB cost through weir, beside a bare TCP echo and a bare capnp-rpc echo, in one run?
+//!
+//! `cargo run --release -p weir-tests --example what_does_a_call_cost` (after `cargo build --release -p weir-cli`).
+//! Each server is a process of its own; the client is this one. Processor time is that of the server's process.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use capnp_rpc::RpcSystem;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capnp_rpc::twoparty::VatNetwork;
+use hdrhistogram::Histogram;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
+use weir_host::Host;
+use weir_host::dial::{Role, enter};
+use weir_host::limits::Limits;
+use weir_host::login::Token;
+use weir_schema::convert::tensor::write_tensor;
+use weir_schema::predict_capnp::{Purpose, predictor};
+use weir_tests::{Cluster, npy, root};
+
+const BYTES: usize = 4096;
+
+/// A server process of this program.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(kind: &str) -> Server {
+        let program = std::env::current_exe().expect("this program has a path");
+        let mut child = Command::new(program).arg(kind).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().expect("piped")), &mut line)
+            .expect("an address");
+        Server { child, address: line.trim().to_owned() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("tcp") => serve_tcp(),
+        Some("capnp") => serve_capnp(),
+        _ => actix::System::new().block_on(tokio::task::LocalSet::new().run_until(measure())),
+    }
+}
+
+fn serve_tcp() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    println!("{}", listener.local_addr().expect("it listens"));
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("a connection");
+        stream.set_nodelay(true).expect("an option");
+        std::thread::spawn(move || {
+            let mut bytes = [0; BYTES];
+            while stream.read_exact(&mut bytes).is_ok() && stream.write_all(&bytes).is_ok() {}
+        });
+    }
+}
+
+type Job = (Vec<u8>, oneshot::Sender<Vec<u8>>);
+
+/// Echoes through another thread, as weir's calls go through a model's.
+struct Echo(mpsc::UnboundedSender<Job>);
+
+impl predictor::Server for Echo {
+    async fn predict(
+        self: Rc<Self>,
+        params: predictor::PredictParams,
+        mut results: predictor::PredictResults,
+    ) -> Result<(), capnp::Error> {
+        let input = params.get()?.get_request()?.get_inputs()?.get(0);
+        let (reply, answer) = oneshot::channel();
+        let data = input.get_data()?.to_vec();
+        self.0.send((data, reply)).map_err(|_| capnp::Error::failed("gone".into()))?;
+        let data = answer.await.map_err(|_| capnp::Error::failed("gone".into()))?;
+        let outputs = results.get().init_response().init_answers(1).get(0).init_outputs(1);
+        write_tensor(outputs.get(0), "y", weir_core::tensor::DType::F32, &[1024], &data);
+        Ok(())
+    }
+}
+
+fn serve_capnp() {
+    let (jobs, mut waiting) = mpsc::unbounded_channel::<Job>();
+    std::thread::spawn(move || {
+        while let Some((data, reply)) = waiting.blocking_recv() {
+            let _ = reply.send(data);
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, async move {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("{}", listener.local_addr().expect("it listens"));
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            stream.set_nodelay(true).expect("an option");
+            let (reader, writer) = stream.into_split();
+            let reader = tokio::io::BufReader::with_capacity(64 << 10, reader).compat();
+            let writer = tokio::io::BufWriter::with_capacity(64 << 10, writer).compat_write();
+            let network = VatNetwork::new(reader, writer, Side::Server, Default::default());
+            let echo: predictor::Client = capnp_rpc::new_client(Echo(jobs.clone()));
+            tokio::task::spawn_local(RpcSystem::new(Box::new(network), Some(echo.client)));
+        }
+    });
+}
+
+/// User and system time of a process so far.
+fn cpu(pid: u32) -> Duration {
+    let mut total = 0;
+    // Nanoseconds on a processor, by thread: the process's own file counts its first thread only.
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten() {
+        let stat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        total += stat.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Duration::from_nanos(total)
+}
+
+fn report(name: &str, depth: usize, calls: usize, span: Duration, used: Duration, latency: &Histogram<u64>) {
+    println!(
+        "{name:<10} {depth:>3} in flight: p50 {:>5} us, p99 {:>6} us, {:>7.0} calls/s, server {:>5.1} us of processor a call",
+        latency.value_at_quantile(0.5),
+        latency.value_at_quantile(0.99),
+        calls as f64 / span.as_secs_f64(),
+        used.as_secs_f64() * 1e6 / calls as f64
+    );
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds")
+}
+
+fn tcp(server: &Server, depth: usize, calls: usize) {
+    let mut writer = TcpStream::connect(&server.address).expect("it listens");
+    writer.set_nodelay(true).expect("an option");
+    let mut reader = writer.try_clone().expect("a handle");
+    let (permit, permits) = std::sync::mpsc::sync_channel::<Instant>(depth.max(2) - 1);
+    let before = cpu(server.child.id());
+    let started = Instant::now();
+    let sending = std::thread::spawn(move || {
+        for _ in 0..calls {
+            permit.send(Instant::now()).expect("somebody reads");
+            writer.write_all(&[7; BYTES]).expect("it takes");
+        }
+    });
+    let mut latency = histogram();
+    let mut bytes = [0; BYTES];
+    for _ in 0..calls {
+        reader.read_exact(&mut bytes).expect("it answers");
+        latency.saturating_record(permits.recv().expect("it was sent").elapsed().as_micros() as u64);
+    }
+    sending.join().expect("all was sent");
+    report("tcp", depth, calls, started.elapsed(), cpu(server.child.id()) - before, &latency);
+}
+
+async fn rpc(name: &str, client: &predictor::Client, pid: u32, depth: usize, calls: usize) -> Histogram<u64> {
+    let before = cpu(pid);
+    let started = Instant::now();
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..depth {
+        let client = client.clone();
+        callers.spawn_local(async move {
+            let mut spans = Vec::with_capacity(calls / depth);
+            for _ in 0..calls / depth {
+                let sent = Instant::now();
+                let answer = ask(&client).send().promise.await.expect("it answers");
+                let answers =
+                    answer.get().and_then(|r| r.get_response()).and_then(|r| r.get_answers()).expect("an answer");
+                assert_eq!(
+                    answers.get(0).get_outputs().expect("outputs").get(0).get_data().expect("data").len(),
+                    BYTES
+                );
+                spans.push(sent.elapsed());
+            }
+            spans
+        });
+    }
+    let mut latency = histogram();
+    while let Some(spans) = callers.join_next().await {
+        spans.expect("no caller fails").into_iter().for_each(|span| latency.saturating_record(span.as_micros() as u64));
+    }
+    report(name, depth, calls / depth * depth, started.elapsed(), cpu(pid) - before, &latency);
+    latency
+}
+
+fn ask(
+    client: &predictor::Client,
+) -> capnp::capability::Request<predictor::predict_params::Owned, predictor::predict_results::Owned> {
+    let mut call = client.predict_request();
+    let mut request = call.get().init_request();
+    request.set_endpoint("identity");
+    request.set_deadline_left_us(10_000_000);
+    write_tensor(request.init_inputs(1).get(0), "x", weir_core::tensor::DType::F32, &[1, 1024], &[7; BYTES]);
+    call
+}
+
+async fn bare(address: &str) -> predictor::Client {
+    let stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+    stream.set_nodelay(true).expect("an option");
+    let (reader, writer) = stream.into_split();
+    let reader = tokio::io::BufReader::with_capacity(64 << 10, reader).compat();
+    let writer = tokio::io::BufWriter::with_capacity(64 << 10, writer).compat_write();
+    let network = VatNetwork::new(reader, writer, Side::Client, Default::default());
+    let mut system = RpcSystem::new(Box::new(network), None);
+    let client = system.bootstrap(Side::Server);
+    tokio::task::spawn_local(system);
+    client
+}
+
+/// Resident memory of a process in KiB.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("it has memory");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+}
+
+async fn measure() {
+    let (tcp_server, capnp_server) = (Server::start("tcp"), Server::start("capnp"));
+    let cluster = Cluster::start(1, 1);
+    let model = root().join("tests/models/identity_4k.onnx");
+    let file = cluster.write(
+        "identity.toml",
+        format!(
+            "[[model]]\nname = \"identity\"\npath = {:?}\n[[endpoint]]\nname = \"identity\"\nmodel = \"identity\"\n",
+            model.display().to_string()
+        ),
+    );
+    cluster.ok(&["apply", "-f", &file]);
+    cluster.ok(&["predict", "identity", "--input", &cluster.write("x.npy", npy(&[1, 1024], &[1.0; 1024]))]);
+    let node = cluster.nodes[0].pid();
+    let host = Host::system();
+    let token = Token::read_file(std::path::Path::new(&cluster.path("c1/admin.token"))).expect("the token");
+    let entered =
+        enter(&host, &cluster.nodes[0].address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
+    let Role::Predictor(weir) = entered.role() else { panic!("a predictor") };
+    let echo = bare(&capnp_server.address).await;
+    for round in 1..=3 {
+        println!("round {round}");
+        for (depth, calls) in [(1, 5_000), (64, 32_000)] {
+            tcp(&tcp_server, depth, calls);
+            rpc("capnp-rpc", &echo, capnp_server.child.id(), depth, calls).await;
+            rpc("weir", weir, node, depth, calls).await;
+        }
+    }
+    println!("one client sends 400,000 calls and never waits; another asks as before");
+    let alone = rpc("weir alone", weir, node, 1, 2_000).await;
+    let before = resident(node);
+    let flooding =
+        enter(&host, &cluster.nodes[0].address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
+    let Role::Predictor(flood) = flooding.role() else { panic!("a predictor") };
+    let mut unanswered = Vec::with_capacity(400_000);
+    let mut highest = before;
+    for i in 0..400_000 {
+        unanswered.push(ask(flood).send().promise);
+        if i % 2_000 == 0 {
+            tokio::task::yield_now().await;
+            highest = highest.max(resident(node));
+        }
+    }
+    let beside = rpc("weir beside", weir, node, 1, 2_000).await;
+    highest = highest.max(resident(node));
+    println!(
+        "the node grew by {} KiB; p99 of the other went from {} to {} us",
+        highest.saturating_sub(before),
+        alone.value_at_quantile(0.99),
+        beside.value_at_quantile(0.99)
+    );
+    drop(unanswered);
+}
