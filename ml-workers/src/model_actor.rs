@@ -151,7 +151,6 @@ impl Actor for ModelActor {
 impl Handler<RunBatch> for ModelActor {
     type Result = ();
 
-    #[allow(clippy::disallowed_methods)] // how long a run takes is measured where it runs
     fn handle(&mut self, batch: RunBatch, context: &mut Self::Context) {
         let started = Instant::now();
         let RunBatch { rows, done } = batch;

@@ -55,7 +55,6 @@ const ROWS: usize = 5;
 const OPEN_SIZES: [u64; 6] = [8, 1, 16, 32, 64, 224];
 
 /// Probes a session within `budget` and one run. `declared` bounds the batch where its owner said so.
-#[allow(clippy::disallowed_methods)] // how long runs take is measured where they run
 pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration) -> Probed {
     let end = Instant::now() + budget;
     let signature = session.signature().clone();

@@ -145,7 +145,7 @@ fn tcp(server: &Server, depth: usize, calls: usize) {
     let mut writer = TcpStream::connect(&server.address).expect("it listens");
     writer.set_nodelay(true).expect("an option");
     let mut reader = writer.try_clone().expect("a handle");
-    let (permit, permits) = std::sync::mpsc::sync_channel::<Instant>(depth.max(2) - 1);
+    let (permit, permits) = std::sync::mpsc::sync_channel::<Instant>(depth - 1);
     let before = cpu(server.child.id());
     let started = Instant::now();
     let sending = std::thread::spawn(move || {
@@ -157,8 +157,10 @@ fn tcp(server: &Server, depth: usize, calls: usize) {
     let mut latency = histogram();
     let mut bytes = [0; BYTES];
     for _ in 0..calls {
+        // Taking its start makes room for the next one: so many are under way.
+        let sent = permits.recv().expect("it is sent");
         reader.read_exact(&mut bytes).expect("it answers");
-        latency.saturating_record(permits.recv().expect("it was sent").elapsed().as_micros() as u64);
+        latency.saturating_record(sent.elapsed().as_micros() as u64);
     }
     sending.join().expect("all was sent");
     report("tcp", depth, calls, started.elapsed(), cpu(server.child.id()) - before, &latency);
