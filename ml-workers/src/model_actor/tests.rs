@@ -80,9 +80,7 @@ fn probing_finds_that_rows_batch_and_what_they_cost() {
 #[test]
 fn a_slow_model_is_probed_by_few_runs() {
     let mut session = engine(EngineKind::Synthetic).unwrap().load(b"width = 2\nalpha_us = 40000").unwrap();
-    let started = Instant::now();
     let probed = probe(&mut *session, None, Duration::from_millis(60));
     assert!(matches!(probed.batching, Batching::Unbatched { ref because } if because.contains("too slow")));
-    assert!(started.elapsed() < Duration::from_millis(60) * 20, "bounded, with much room for a busy machine");
-    assert!(!probed.points.is_empty());
+    assert_eq!(probed.points.len(), 1, "one run to know what it costs");
 }

@@ -5,7 +5,7 @@
 //! twice, once to the model and once back, and the device never waits for an RPC thread.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use actix::Addr;
@@ -459,9 +459,8 @@ impl Device {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic under the lock is a broken invariant of the scheduler: it is reported by the thread that panicked, and
-        // others stop here too rather than go on with a state that nobody can vouch for.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        // A panic under the lock is a broken invariant of the scheduler: nobody can vouch for the state it left.
+        self.inner.lock().expect("the scheduler of this device broke an invariant")
     }
 }
 
