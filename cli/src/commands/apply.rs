@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use weir_client::{Admin, weirfile};
 use weir_core::endpoint::Endpoint;
 use weir_core::ids::{Digest, LogIndex, ModelRef, Version};
-use weir_core::placement::{EndpointState, ReplicaState};
+use weir_core::placement::{EndpointState, REPORT_EVERY, ReplicaState};
 use weir_core::replicated::{Command, Entry, Model, State};
 use weir_core::units::Bytes;
 use weir_ml_workers::engine::inspect;
@@ -151,6 +151,8 @@ pub async fn wait_serving(admin: &Admin, declared: &Declared, timeout: Duration)
             .filter(|endpoint| endpoint_state(&liveness, &status.state, endpoint).0 != EndpointState::Serving)
             .collect();
         if waiting.is_empty() {
+            // The leader knows; every node hears of it with the answer to its next report.
+            tokio::time::sleep(2 * REPORT_EVERY).await;
             return Ok(());
         }
         let stages = || waiting.iter().flat_map(|endpoint| &endpoint.stages);
