@@ -21,7 +21,7 @@ pub struct Common {
     #[arg(long, global = true, env = "WEIR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// How results are printed
-    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    #[arg(short, long, global = true, env = "WEIR_OUTPUT", value_enum, default_value = "table")]
     pub output: Output,
 }
 

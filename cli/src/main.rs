@@ -1,14 +1,17 @@
 //! `weir`: the one binary. Starts coordinators and nodes, and steers and measures a cluster.
 mod commands;
+mod config;
 mod connect;
 mod failure;
 mod show;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::commands::Command;
+use crate::config::Stop;
 use crate::failure::Failure;
 
 /// Prediction serving that keeps its deadlines under bursts.
@@ -21,12 +24,21 @@ use crate::failure::Failure;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// A TOML file with flags as keys, for all commands or in a table [COMMAND]; flag beats variable beats file
+    #[arg(long, global = true, env = "WEIR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let parsed = config::parse(&Arguments::command(), std::env::args_os().collect());
+    let parsed = parsed.and_then(|matches| Arguments::from_arg_matches(&matches).map_err(Stop::CommandLine));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(Stop::File(failure, json)) => {
+            report(&failure, json);
+            return ExitCode::from(failure.code());
+        }
+        Err(Stop::CommandLine(error)) => {
             // Help and version go to stdout and are no mistake.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };

@@ -108,6 +108,16 @@ pub struct Position {
     pub column: usize,
 }
 
+impl Position {
+    /// Of the byte `offset` in `text`, the contents of `file`.
+    pub fn find(file: &Path, text: &str, offset: usize) -> Position {
+        let before = &text[..offset.min(text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        Position { file: file.to_owned(), line, column }
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
@@ -305,10 +315,7 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn position(&self, span: &Range<usize>) -> Position {
-        let before = &self.text[..span.start.min(self.text.len())];
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-        Position { file: self.path.to_owned(), line, column }
+        Position::find(self.path, self.text, span.start)
     }
 
     fn wrong(&self, span: &Range<usize>, what: impl Into<String>) -> BadWeirFile {

@@ -83,11 +83,18 @@ impl Drop for Process {
     }
 }
 
-fn clean(command: &mut Command) -> &mut Command {
-    for variable in ["WEIR_TOKEN", "WEIR_TOKEN_FILE", "WEIR_COORDINATORS", "WEIR_DATA_DIR", "RUST_LOG"] {
-        command.env_remove(variable);
-    }
+/// A `weir` command of no cluster, with no variable set.
+pub fn alone(arguments: &[&str]) -> Command {
+    let mut command = Command::new(weir());
+    clean(&mut command).args(arguments);
     command
+}
+
+fn clean(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG")
 }
 
 /// Coordinators and nodes, each a process.

@@ -1,4 +1,5 @@
 //! Real processes on loopback: what a user sees when things work, break, and are asked for nonsense.
 mod bad_input;
+mod config;
 mod faults;
 mod serving;

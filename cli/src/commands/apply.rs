@@ -22,19 +22,19 @@ use crate::failure::Failure;
 #[derive(Args)]
 pub struct Apply {
     /// The weir file
-    #[arg(short, long)]
+    #[arg(short, long, env = "WEIR_FILE")]
     file: PathBuf,
     /// Only show what would change
-    #[arg(long)]
+    #[arg(long, env = "WEIR_DRY_RUN")]
     dry_run: bool,
     /// Do not wait until it serves
-    #[arg(long)]
+    #[arg(long, env = "WEIR_NO_WAIT")]
     no_wait: bool,
     /// Only if nothing else changed since this index
-    #[arg(long)]
+    #[arg(long, env = "WEIR_IF_REVISION")]
     if_revision: Option<u64>,
     /// How long to wait until it serves
-    #[arg(long, default_value = "60s")]
+    #[arg(long, env = "WEIR_TIMEOUT", default_value = "60s")]
     timeout: String,
 }
 

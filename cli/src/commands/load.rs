@@ -30,40 +30,40 @@ enum Verb {
 #[derive(Args)]
 struct Run {
     /// What to ask
-    #[arg(long)]
+    #[arg(long, env = "WEIR_ENDPOINT")]
     endpoint: String,
     /// Rows to ask for, as .npy
-    #[arg(long)]
+    #[arg(long, env = "WEIR_DATA")]
     data: PathBuf,
     /// The right answer for each row, as .npy of whole numbers
-    #[arg(long)]
+    #[arg(long, env = "WEIR_LABELS")]
     labels: Option<PathBuf>,
     /// Queries per second
-    #[arg(long, required_unless_present = "closed")]
+    #[arg(long, env = "WEIR_RATE", required_unless_present = "closed")]
     rate: Option<f64>,
     /// constant, poisson or gamma:cv=4
-    #[arg(long, default_value = "poisson")]
+    #[arg(long, env = "WEIR_ARRIVALS", default_value = "poisson")]
     arrivals: String,
     /// Closed loop instead: so many callers, each waiting for its answer (hides stalls)
-    #[arg(long, conflicts_with_all = ["rate", "arrivals"])]
+    #[arg(long, env = "WEIR_CLOSED", conflicts_with_all = ["rate", "arrivals"])]
     closed: Option<usize>,
     /// How long
-    #[arg(long, default_value = "10s")]
+    #[arg(long, env = "WEIR_DURATION", default_value = "10s")]
     duration: String,
     /// Of each query [default: the endpoint's]
-    #[arg(long)]
+    #[arg(long, env = "WEIR_DEADLINE")]
     deadline: Option<String>,
     /// Decides instants and rows [default: drawn, and printed]
-    #[arg(long)]
+    #[arg(long, env = "WEIR_SEED")]
     seed: Option<u64>,
     /// Connections to each node
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, env = "WEIR_CONNECTIONS", default_value_t = 2)]
     connections: usize,
     /// Also write the result as a web page
-    #[arg(long)]
+    #[arg(long, env = "WEIR_REPORT")]
     report: Option<PathBuf>,
     /// Also write the result as JSON
-    #[arg(long)]
+    #[arg(long, env = "WEIR_SAVE")]
     save: Option<PathBuf>,
 }
 

@@ -23,22 +23,22 @@ pub struct Predict {
     /// What to ask
     endpoint: String,
     /// An array as FILE.npy, or NAME=FILE.npy where there are several inputs
-    #[arg(long, required = true)]
+    #[arg(long, env = "WEIR_INPUT", required = true)]
     input: Vec<String>,
     /// Only these rows, as 0:4
-    #[arg(long)]
+    #[arg(long, env = "WEIR_ROWS")]
     rows: Option<String>,
     /// The arrays as they are are one query (otherwise each row of the first dimension is)
-    #[arg(long, conflicts_with = "rows")]
+    #[arg(long, env = "WEIR_WHOLE", conflicts_with = "rows")]
     whole: bool,
     /// From now, as 20ms
-    #[arg(long)]
+    #[arg(long, env = "WEIR_DEADLINE")]
     deadline: Option<String>,
     /// critical, default or sheddable
-    #[arg(long)]
+    #[arg(long, env = "WEIR_CLASS")]
     class: Option<String>,
     /// Also write each output as .npy into this folder
-    #[arg(long)]
+    #[arg(long, env = "WEIR_SAVE")]
     save: Option<PathBuf>,
 }
 

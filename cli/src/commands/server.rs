@@ -28,10 +28,10 @@ pub struct Coordinator {
     #[arg(long, env = "WEIR_ADVERTISE")]
     advertise: Option<String>,
     /// Coordinators to join through
-    #[arg(long, value_delimiter = ',', conflicts_with = "bootstrap")]
+    #[arg(long, env = "WEIR_JOIN", value_delimiter = ',', conflicts_with = "bootstrap")]
     join: Vec<String>,
     /// Found a cluster (writes admin.token and member.token into the data folder); on a founded one, just start
-    #[arg(long)]
+    #[arg(long, env = "WEIR_BOOTSTRAP")]
     bootstrap: bool,
     /// Listen beyond loopback without certificates
     #[arg(long, env = "WEIR_INSECURE_NETWORK")]

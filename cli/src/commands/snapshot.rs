@@ -26,16 +26,16 @@ enum Verb {
     Restore {
         file: PathBuf,
         /// Data folder of the new first coordinator
-        #[arg(long)]
+        #[arg(long, env = "WEIR_DATA_DIR")]
         data_dir: PathBuf,
         /// Its name
-        #[arg(long, default_value = "c1")]
+        #[arg(long, env = "WEIR_NAME", default_value = "c1")]
         name: String,
         /// host:port that it will be reached at
-        #[arg(long, default_value = "127.0.0.1:7300")]
+        #[arg(long, env = "WEIR_ADDRESS", default_value = "127.0.0.1:7300")]
         address: String,
         /// The member token of the old cluster
-        #[arg(long)]
+        #[arg(long, env = "WEIR_MEMBER_TOKEN_FILE")]
         member_token_file: PathBuf,
     },
 }

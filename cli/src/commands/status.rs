@@ -16,7 +16,7 @@ use crate::show::table;
 #[derive(Args)]
 pub struct Status {
     /// From whichever coordinator answers, even without a leader; it may be behind
-    #[arg(long)]
+    #[arg(long, env = "WEIR_STALE")]
     stale: bool,
 }
 

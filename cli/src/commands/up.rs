@@ -24,25 +24,25 @@ use crate::failure::{Failure, chain};
 #[derive(Args)]
 pub struct Up {
     /// Nodes
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, env = "WEIR_NODES", default_value_t = 1)]
     nodes: u16,
     /// Coordinators: 1, 3 or 5
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, env = "WEIR_UP_COORDINATORS", default_value_t = 1)]
     coordinators: u16,
     /// Where everything is kept
     #[arg(long, env = "WEIR_DATA_DIR", default_value = "weir-data")]
     data_dir: PathBuf,
     /// Also serve the demo
-    #[arg(long)]
+    #[arg(long, env = "WEIR_DEMO")]
     demo: bool,
     /// Take free ports instead of 7300 and 7400 on
-    #[arg(long)]
+    #[arg(long, env = "WEIR_FREE_PORTS")]
     free_ports: bool,
     /// Write what was taken into this file, once ready
-    #[arg(long)]
+    #[arg(long, env = "WEIR_PORTS_FILE")]
     ports_file: Option<PathBuf>,
     /// Each coordinator and node in a process of its own
-    #[arg(long)]
+    #[arg(long, env = "WEIR_PROCESSES")]
     processes: bool,
     #[command(flatten)]
     devices: Devices,
@@ -290,12 +290,10 @@ fn as_json(member: &Member) -> Value {
 fn this_binary() -> Result<tokio::process::Command, Failure> {
     let path = std::env::current_exe().map_err(|cause| Failure::No(format!("cannot find this program: {cause}")))?;
     let mut command = tokio::process::Command::new(path);
-    // A token in the environment is for commands, not for members. Ctrl-C reaches the children from the terminal too.
-    command
-        .env_remove("WEIR_TOKEN")
-        .env_remove("WEIR_TOKEN_FILE")
-        .env_remove("WEIR_COORDINATORS")
-        .env_remove("WEIR_DATA_DIR");
+    // What variables say to this process is not meant for each member. Ctrl-C reaches the children from the terminal too.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
     command.stdout(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
     Ok(command)
 }

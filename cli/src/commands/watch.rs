@@ -18,7 +18,7 @@ pub struct Watch {
     #[arg(value_enum)]
     what: What,
     /// Changes after this index [default: from now on]
-    #[arg(long)]
+    #[arg(long, env = "WEIR_SINCE")]
     since: Option<u64>,
 }
 
