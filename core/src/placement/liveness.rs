@@ -158,24 +158,36 @@ impl Liveness {
         let same_process = before.filter(|seen| seen.report.incarnation == report.incarnation);
         let mut quarantine = None;
         for (id, replica) in &report.replicas {
-            let known = same_process.and_then(|seen| seen.report.replicas.get(id)).map_or(0, |old| old.deaths);
+            let known = match (same_process, before) {
+                (Some(seen), _) => seen.report.replicas.get(id).map_or(0, |old| old.deaths),
+                (None, Some(_)) => 0,
+                // A new leader hears of deaths of any age: it counts from here.
+                (None, None) => replica.deaths,
+            };
             let Some(assignment) = state.plan.assignments.get(id) else {
                 continue;
             };
             let deaths = self.deaths.entry(assignment.model.clone()).or_default();
+            if state.models.get(&assignment.model).is_some_and(|model| model.quarantined.is_some()) {
+                deaths.clear();
+                continue;
+            }
             for _ in known..replica.deaths {
                 deaths.push_back((now, replica.last_death.clone()));
             }
             while deaths.front().is_some_and(|(at, _)| now.since(*at) > DEATHS_WITHIN) {
                 deaths.pop_front();
             }
-            if deaths.len() >= DEATHS_TO_QUARANTINE {
-                let (_, last) = deaths.back().expect("there are three");
-                quarantine = Some((
-                    assignment.model.clone(),
-                    format!("its actor died {} times within a minute, last: {last}", deaths.len()),
-                ));
-                deaths.clear();
+            // Said with each report until it is written: a leader that could not write it may be followed by one that can.
+            if let Some((_, last)) = deaths.back()
+                && deaths.len() >= DEATHS_TO_QUARANTINE
+            {
+                let because = format!("its actor died {} times within a minute, last: {last}", deaths.len());
+                quarantine = Some((assignment.model.clone(), because));
+            } else if let ReplicaState::Failed(why) = &replica.state
+                && replica.deaths as usize >= DEATHS_TO_QUARANTINE
+            {
+                quarantine = Some((assignment.model.clone(), why.clone()));
             }
         }
         let busy = same_process.map_or(0.0, |seen| busy_between(seen, now, &report, state));

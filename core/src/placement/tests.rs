@@ -4,8 +4,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::{DeviceName, Epoch, ModelRef, NodeName, ReplicaId};
-use crate::replicated::{Assignment, Device, Node, Plan, ReplicaRange, State};
+use crate::ids::{DeviceName, Digest, Epoch, ModelRef, NodeName, ReplicaId};
+use crate::replicated::{Assignment, Device, EngineKind, Model, Node, Plan, ReplicaRange, State};
+use crate::tensor::Signature;
 use crate::units::{Bytes, Instant, ServiceTime};
 
 fn model(name: &str) -> ModelRef {
@@ -177,17 +178,49 @@ fn a_silent_node_is_down_after_a_while_and_its_replicas_with_it() {
 
 #[test]
 fn three_deaths_in_a_minute_quarantine_a_version() {
+    let mut state = state();
+    let mut liveness = Liveness::new(Instant::ZERO);
+    let mut deaths = |state: &State, ms, count| {
+        liveness.on_report(Instant::from_millis(ms), state, report("n1", &[(4, ready(), count)]))
+    };
+    assert_eq!(deaths(&state, 0, 0), None);
+    assert_eq!(deaths(&state, 100, 1), None);
+    assert_eq!(deaths(&state, 250, 1), None, "the same death reported again");
+    assert_eq!(deaths(&state, 61_000, 2), None, "the first is long ago");
+    assert_eq!(deaths(&state, 61_250, 3), None);
+    let (quarantined, because) = deaths(&state, 61_500, 4).unwrap();
+    assert_eq!(quarantined, model("a"));
+    assert!(because.contains("3 times within a minute, last: panicked"));
+    assert!(deaths(&state, 61_750, 4).is_some(), "said until it is written");
+    let known = Model {
+        reference: model("a"),
+        digest: Digest([0; 32]),
+        size: Bytes(1),
+        engine: EngineKind::Synthetic,
+        signature: Signature { inputs: vec![], outputs: vec![] },
+        max_batch: None,
+        replicas: ReplicaRange { min: 1, max: 1 },
+        quarantined: Some(because),
+    };
+    state.models.insert(model("a"), known.clone());
+    assert_eq!(deaths(&state, 62_000, 4), None);
+    state.models.insert(model("a"), Model { quarantined: None, ..known });
+    assert_eq!(deaths(&state, 62_250, 4), None, "allowed again is a new beginning");
+}
+
+#[test]
+fn a_new_leader_does_not_count_what_died_long_ago() {
     let state = state();
     let mut liveness = Liveness::new(Instant::ZERO);
     let mut deaths =
-        |ms, count| liveness.on_report(Instant::from_millis(ms), &state, report("n1", &[(4, ready(), count)]));
-    assert_eq!(deaths(0, 1), None);
-    assert_eq!(deaths(250, 1), None, "the same death reported again");
-    assert_eq!(deaths(61_000, 2), None, "the first is long ago");
-    assert_eq!(deaths(61_250, 3), None);
-    let (quarantined, because) = deaths(61_500, 4).unwrap();
-    assert_eq!(quarantined, model("a"));
-    assert!(because.contains("3 times within a minute, last: panicked"));
+        |ms, replica, count| liveness.on_report(Instant::from_millis(ms), &state, report("n1", &[(4, replica, count)]));
+    assert_eq!(deaths(0, ready(), 3), None, "they may have been last week");
+    assert_eq!(deaths(250, ready(), 5), None);
+    assert!(deaths(500, ready(), 6).is_some());
+    let mut liveness = Liveness::new(Instant::ZERO);
+    let given_up = ReplicaState::Failed("its actor died 3 times within a minute".into());
+    let quarantine = liveness.on_report(Instant::ZERO, &state, report("n1", &[(4, given_up, 3)]));
+    assert_eq!(quarantine.unwrap().0, model("a"), "the leader before could not write it");
 }
 
 #[test]

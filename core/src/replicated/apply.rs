@@ -129,6 +129,13 @@ impl State {
                         effect.changes.push(Change::ModelGone(model.clone()));
                     }
                 }
+                // Their replicas go at once: the name may come back with another artifact.
+                let gone: BTreeSet<ModelRef> = effect.changes.iter().filter_map(gone_model).cloned().collect();
+                let mut assignments = self.plan.assignments.clone();
+                assignments.retain(|_, assignment| !gone.contains(&assignment.model));
+                if assignments.len() < self.plan.assignments.len() {
+                    effect.changes.push(Change::Plan(Plan { epoch: Epoch(index.0), assignments }));
+                }
                 Ok(effect)
             }
             Command::NodeJoin(node) => {
@@ -183,12 +190,7 @@ impl State {
                 }
                 Effect::one(format!("grant {id} revoked"), Change::GrantGone(id.clone()))
             }
-            Command::MemberSet { id, member } => match member {
-                Some(member) => {
-                    Effect::one(format!("member {} is {}", member.name, role(member)), Change::Member(member.clone()))
-                }
-                None => Effect::one(format!("member {id} removed"), Change::MemberGone(*id)),
-            },
+            Command::MemberSet { id, member } => self.set_member(*id, member.as_ref()),
         }
     }
 
@@ -248,6 +250,36 @@ impl State {
         Ok(effect)
     }
 
+    /// A number belongs to one member for ever: whoever asked for it too late gets none. No changes where it is so already.
+    fn set_member(&self, id: MemberId, member: Option<&Member>) -> Result<Effect, Refusal> {
+        let known = self.members.get(&id);
+        let Some(member) = member else {
+            let known = known.ok_or_else(|| not_found(format!("coordinator {id} not found")))?;
+            if !known.learner && self.members.values().filter(|member| !member.learner).count() == 1 {
+                return Err(conflict(format!("{} is the last coordinator; add another first", known.name)));
+            }
+            return Effect::one(format!("member {} removed", known.name), Change::MemberGone(id));
+        };
+        let line = format!("member {} is {}", member.name, role(member));
+        match known {
+            _ if member.id != id => Err(invalid(format!("member {id} cannot be member {}", member.id))),
+            Some(known) if known == member => Ok(Effect { lines: vec![line], changes: Vec::new() }),
+            Some(known) if *known == (Member { learner: true, ..member.clone() }) => {
+                Effect::one(line, Change::Member(member.clone()))
+            }
+            Some(known) => Err(conflict(format!("coordinator {id} is {} at {}", known.name, known.address))),
+            None if id != self.next_member => Err(conflict(format!("coordinator {id} is gone, or was never there"))),
+            None if !member.learner => Err(invalid(format!("{} must learn the log before it votes", member.name))),
+            None => match self.members.values().find(|known| known.name == member.name) {
+                Some(known) => Err(conflict(format!(
+                    "there is a coordinator {0} already; remove it with `weir member remove {0}`, or choose another name",
+                    known.name
+                ))),
+                None => Effect::one(line, Change::Member(member.clone())),
+            },
+        }
+    }
+
     /// What a reader saw who read just before the entry that is being applied: entries that only keep the log going count too.
     fn applied_before_this(&self) -> LogIndex {
         LogIndex(self.applied.0 - 1)
@@ -286,6 +318,13 @@ impl State {
         }
         let plan = Plan { epoch: Epoch(index.0), assignments: assignments.clone() };
         Effect::one(format!("plan {index} set"), Change::Plan(plan))
+    }
+}
+
+fn gone_model(change: &Change) -> Option<&ModelRef> {
+    match change {
+        Change::ModelGone(model) => Some(model),
+        _ => None,
     }
 }
 

@@ -212,7 +212,7 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Refusal {
-    #[error("{what} not found")]
+    #[error("{what}")]
     NotFound { what: String },
     #[error("{what}")]
     Conflict { what: String },

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -205,6 +205,52 @@ fn a_cluster_is_founded_once() {
     ));
 }
 
+fn member(id: u64, name: &str, learner: bool) -> Member {
+    Member { id: MemberId(id), name: MemberName::parse(name).unwrap(), address: format!("{name}:7400"), learner }
+}
+
+#[test]
+fn a_member_number_is_given_once() {
+    let mut cluster = Log::default();
+    let founder = Change::Member(member(1, "c1", false));
+    cluster.state.absorb(&founder);
+    cluster.copy.absorb(&founder);
+    let set = |member: Member| Command::MemberSet { id: member.id, member: Some(member) };
+    let gone = |id| Command::MemberSet { id: MemberId(id), member: None };
+    assert_eq!(cluster.lines(set(member(2, "c2", true))), ["member c2 is a learner"]);
+    // Two joined at once, and both were told that 2 is free.
+    assert!(cluster.run(set(member(2, "c3", true))).unwrap_err().to_string().contains("is c2"));
+    assert_eq!(cluster.state.members[&MemberId(2)], member(2, "c2", true));
+    assert!(cluster.run(set(member(3, "c2", true))).unwrap_err().to_string().contains("choose another name"));
+    assert!(cluster.run(set(member(3, "c3", false))).unwrap_err().to_string().contains("learn the log"));
+    assert_eq!(cluster.lines(set(member(2, "c2", false))), ["member c2 is a voter"]);
+    assert!(cluster.run(set(member(2, "c2", true))).is_err(), "a voter does not become a learner");
+    assert_eq!(cluster.lines(gone(2)), ["member c2 removed"]);
+    // A promotion that was decided before the removal.
+    assert!(cluster.run(set(member(2, "c2", false))).unwrap_err().to_string().contains("is gone"));
+    assert!(cluster.run(gone(1)).unwrap_err().to_string().contains("last coordinator"));
+    assert!(cluster.run(gone(2)).is_err());
+    assert_eq!(cluster.state.members.keys().copied().collect::<Vec<_>>(), [MemberId(1)]);
+    assert_eq!(cluster.state.next_member, MemberId(3));
+}
+
+#[test]
+fn a_deleted_model_leaves_no_replica_to_its_successor() {
+    let mut cluster = Log::default();
+    cluster.lines(apply(&[model("a", 1), model("b", 1)], &[endpoint("e", &["a"]), endpoint("f", &["b"])]));
+    cluster.lines(Command::NodeJoin(node("n1")));
+    let assignments =
+        BTreeMap::from([(ReplicaId(1), assignment("a@1", "n1")), (ReplicaId(2), assignment("b@1", "n1"))]);
+    cluster.lines(Command::SetPlan { replaces: Epoch(0), assignments });
+    let before = cluster.state.plan.epoch;
+    cluster.lines(Command::DeleteEndpoint(EndpointName::parse("e").unwrap()));
+    assert_eq!(cluster.state.plan.assignments.keys().copied().collect::<Vec<_>>(), [ReplicaId(2)]);
+    assert!(cluster.state.plan.epoch > before);
+    assert_eq!(cluster.state.next_replica, ReplicaId(3));
+    cluster.lines(apply(&[model("a", 2)], &[endpoint("e", &["a"])]));
+    assert_eq!(cluster.state.models[&model("a", 2).reference].digest, Digest([2; 32]));
+}
+
 fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
     let names = prop_oneof![Just("a"), Just("b"), Just("c")];
     let command = prop_oneof![
@@ -224,6 +270,10 @@ fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
         (names, any::<bool>()).prop_map(|(name, on)| Command::Quarantine {
             model: ModelRef::parse(&format!("{name}@1")).unwrap(),
             because: on.then(|| "died".to_owned()),
+        }),
+        (0..6u64, 0..6u64, any::<bool>(), any::<bool>()).prop_map(|(id, name, learner, gone)| Command::MemberSet {
+            id: MemberId(id),
+            member: (!gone).then(|| member(id, &format!("c{name}"), learner)),
         }),
     ];
     prop::collection::vec((0..40u8, command), 0..60)
@@ -247,6 +297,11 @@ proptest! {
             for endpoint in log.state.endpoints.values() {
                 prop_assert!(endpoint.wire(&log.state.signatures()).is_ok());
             }
+            for assignment in log.state.plan.assignments.values() {
+                prop_assert!(log.state.models.contains_key(&assignment.model));
+            }
+            let names: BTreeSet<_> = log.state.members.values().map(|member| &member.name).collect();
+            prop_assert_eq!(names.len(), log.state.members.len());
         }
     }
 }
