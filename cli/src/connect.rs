@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use weir_client::{Admin, LocalClient, Options, Token};
 use weir_host::Host;
+use weir_host::disk::SystemDisk;
 
 use crate::failure::Failure;
 
@@ -47,7 +48,7 @@ impl Common {
                 .ok_or_else(|| Failure::Usage("WEIR_TOKEN is no token: a token is 64 hex digits".into()));
         }
         let path = self.token_file.clone().unwrap_or_else(|| PathBuf::from("weir-data").join(UP_TOKEN));
-        Token::read_file(&path).map_err(|cause| {
+        Token::read_file(&SystemDisk, &path).map_err(|cause| {
             Failure::Forbidden(format!(
                 "cannot read the token {} ({cause}); name another with --token-file or WEIR_TOKEN_FILE (the admin token lies in the data folder of the founding coordinator)",
                 path.display()

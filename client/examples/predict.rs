@@ -11,7 +11,7 @@ use weir_core::tensor::Tensor;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let token_file = std::env::args().nth(1).ok_or("usage: predict TOKEN_FILE")?;
-    let token = Token::read_file(Path::new(&token_file))?;
+    let token = Token::read_file(&weir_host::disk::SystemDisk, Path::new(&token_file))?;
     let client = Client::connect(Options { coordinators: vec!["127.0.0.1:7300".into()], token }).await?;
     let request = Request {
         endpoint: EndpointName::parse("fashion")?,

@@ -9,6 +9,7 @@ use capnp::Error;
 use weir_core::ids::{Digest, LogIndex, MemberId, MemberName, RequestId};
 use weir_core::placement::NodeState;
 use weir_core::replicated::{Command, Entry, Grant, Member, Role};
+use weir_core::units::Instant;
 use weir_host::Host;
 use weir_host::login::{Authority, Caller, NO_SUCH_TOKEN, purpose_word, same_hash};
 use weir_schema::control_capnp::{
@@ -32,8 +33,14 @@ use crate::watch::{Changes, Seen};
 
 /// Longest that a watch waits before it answers with nothing.
 const WATCH_MAX: Duration = Duration::from_secs(30);
-/// Artifacts that may be arriving at once: each holds a file, and callers upload one after the other.
+/// Artifacts that may be arriving at once, of members and of operators each: each holds a file, and callers upload one
+/// after the other.
 const UPLOADS_MAX: usize = 64;
+/// A member that sends nothing more of an artifact for so long has given up.
+const PUSH_IDLE: Duration = Duration::from_secs(30);
+
+/// Tells a member that it was removed, where it did not hear of it from the log.
+pub const REMOVED: &str = "this coordinator was removed from its cluster";
 
 /// What every object of this member works with.
 pub struct Shared {
@@ -46,8 +53,10 @@ pub struct Shared {
     pub peers: Rc<Peers>,
     /// Of the token that this member was started with: until it has the cluster's grants, it lets other members in by it.
     pub member_hash: [u8; 32],
-    /// Artifacts that other members push, by digest.
-    pub arriving: RefCell<BTreeMap<Digest, Receiving>>,
+    /// Artifacts that other members push, by digest, and when the last chunk came.
+    pub arriving: RefCell<BTreeMap<Digest, (Instant, Receiving)>>,
+    /// Held once by each upload of an operator.
+    pub uploads: Rc<()>,
 }
 
 impl Shared {
@@ -71,9 +80,12 @@ impl Shared {
         command: Command,
         b: write_result::Builder<'_>,
     ) -> Result<(), Error> {
-        if let Command::Apply { models, .. } = &command
-            && self.published().leads
-        {
+        if let Command::Apply { models, .. } = &command {
+            if !self.published().leads {
+                // Also where it is about to: what it has applied does not say yet which artifacts are named.
+                self.result(Err(NotDone::NotLeader), b);
+                return Ok(());
+            }
             for model in models {
                 // Each time: a leader does not know what its predecessor spread.
                 let missing = match self.artifacts.has(&model.digest) {
@@ -205,12 +217,6 @@ impl Shared {
             Ok(name) => name,
             Err(bad) => return invalid(bad.to_string()),
         };
-        if published.state.members.values().any(|member| member.name == name) {
-            let what = format!(
-                "there is a coordinator {name} already; remove it with `weir member remove {name}`, or choose another name"
-            );
-            return Ok(Err(weir_core::replicated::Refusal::Conflict { what }));
-        }
         let id = published.state.next_member;
         let member = Member { id, name, address: address.to_owned(), learner: true };
         self.change_member(request, by, MemberStep::AddLearner, id, Some(member)).await
@@ -237,18 +243,16 @@ impl Authority for Grants {
         };
         granted.set_server(shared.name.as_str());
         granted.set_grant(&grant.id);
-        let by = grant.id.clone();
         let mut role = granted.init_role();
+        let right = Right { shared, grant: grant.clone() };
         match (caller.purpose, &grant.role) {
-            (Purpose::Predict, _) => role.set_directory(capnp_rpc::new_client(Directory(shared))),
+            (Purpose::Predict, _) => role.set_directory(capnp_rpc::new_client(Directory(right))),
             (Purpose::Operate, Role::Admin) => {
-                role.set_admin(capnp_rpc::new_client(AdminObject(OperatorObject { shared, by })))
+                role.set_admin(capnp_rpc::new_client(AdminObject(OperatorObject(right))))
             }
-            (Purpose::Operate, Role::Operator) => {
-                role.set_operator(capnp_rpc::new_client(OperatorObject { shared, by }))
-            }
-            (Purpose::Member, Role::Member) => role.set_node_home(capnp_rpc::new_client(NodeHome { shared, by })),
-            (Purpose::Coordinator, Role::Member) => role.set_peer(capnp_rpc::new_client(PeerObject { shared, by })),
+            (Purpose::Operate, Role::Operator) => role.set_operator(capnp_rpc::new_client(OperatorObject(right))),
+            (Purpose::Member, Role::Member) => role.set_node_home(capnp_rpc::new_client(NodeHome(right))),
+            (Purpose::Coordinator, Role::Member) => role.set_peer(capnp_rpc::new_client(PeerObject(right))),
             (purpose, _) => {
                 return Err(format!(
                     "this token does not let its bearer {}; use one whose grant does",
@@ -260,7 +264,26 @@ impl Authority for Grants {
     }
 }
 
-struct Directory(Rc<Shared>);
+/// What an object was handed out by: each call asks whether it still holds.
+struct Right {
+    shared: Rc<Shared>,
+    grant: Grant,
+}
+
+impl Right {
+    fn shared(&self) -> Result<&Rc<Shared>, Error> {
+        let published = self.shared.handle.published.borrow();
+        let grants = &published.state.grants;
+        // Members are let in by the member token alone while there are no grants yet.
+        let holds = grants.get(&self.grant.id).map_or(grants.is_empty(), |grant| *grant == self.grant);
+        match holds {
+            true => Ok(&self.shared),
+            false => Err(failed(format!("grant {} was revoked; ask an admin for another token", self.grant.id))),
+        }
+    }
+}
+
+struct Directory(Right);
 
 impl directory::Server for Directory {
     async fn nodes(
@@ -268,15 +291,16 @@ impl directory::Server for Directory {
         params: directory::NodesParams,
         mut results: directory::NodesResults,
     ) -> Result<(), Error> {
+        let shared = self.0.shared()?;
         let (known, wait) = {
             let params = params.get()?;
             (LogIndex(params.get_known()), span_from_us(params.get_wait_us()).map_err(failed)?)
         };
-        if known >= self.0.published().state.applied {
+        if known >= shared.published().state.applied {
             // Only the time matters: what changed is read below.
-            self.0.changes.after(known, wait.min(WATCH_MAX)).await;
+            shared.changes.after(known, wait.min(WATCH_MAX)).await;
         }
-        let state = self.0.published().state;
+        let state = self.0.shared()?.published().state;
         let mut b = results.get().init_directory();
         b.set_index(state.applied.0);
         let mut nodes = b.reborrow().init_nodes(state.nodes.len() as u32);
@@ -300,12 +324,17 @@ impl directory::Server for Directory {
     }
 }
 
-struct OperatorObject {
-    shared: Rc<Shared>,
-    by: String,
-}
+struct OperatorObject(Right);
 
 impl OperatorObject {
+    fn shared(&self) -> Result<&Rc<Shared>, Error> {
+        self.0.shared()
+    }
+
+    fn by(&self) -> &str {
+        &self.0.grant.id
+    }
+
     async fn do_write(&self, params: operator::WriteParams, mut results: operator::WriteResults) -> Result<(), Error> {
         let (request, command) = {
             let params = params.get()?;
@@ -322,7 +351,7 @@ impl OperatorObject {
         if !operators {
             return Err(Error::failed("operators cannot ask for this".into()));
         }
-        self.shared.write(request, &self.by, command, results.get().init_result()).await
+        self.shared()?.write(request, self.by(), command, results.get().init_result()).await
     }
 
     async fn do_status(
@@ -331,16 +360,16 @@ impl OperatorObject {
         mut results: operator::StatusResults,
     ) -> Result<(), Error> {
         let published = if params.get()?.get_stale() {
-            self.shared.published()
+            self.shared()?.published()
         } else {
-            self.shared.handle.read().await.map_err(|not| match not {
+            self.shared()?.handle.read().await.map_err(|not| match not {
                 NotDone::NotLeader => {
                     Error::overloaded("there is no leader now; ask again, or ask for a stale status".into())
                 }
                 NotDone::TryAgain(why) => Error::overloaded(why),
             })?
         };
-        self.shared.write_status(&published, results.get().init_status());
+        self.shared()?.write_status(&published, results.get().init_status());
         Ok(())
     }
 
@@ -349,27 +378,30 @@ impl OperatorObject {
             let params = params.get()?;
             (LogIndex(params.get_since()), params.get_wait_us())
         };
-        self.shared.watch(since, wait, false, results.get().init_changes()).await
+        self.shared()?.watch(since, wait, false, results.get().init_changes()).await
     }
 
     fn do_upload(&self, params: operator::UploadParams, mut results: operator::UploadResults) -> Result<(), Error> {
         let params = params.get()?;
         let digest = read_digest(params.get_digest()?).map_err(failed)?;
         let mut b = results.get().init_result();
-        if !self.shared.published().leads {
-            self.shared.write_leader(b.init_not_leader());
-        } else if self.shared.artifacts.has(&digest) {
+        if !self.shared()?.published().leads {
+            self.shared()?.write_leader(b.init_not_leader());
+        } else if self.shared()?.artifacts.has(&digest) {
             b.set_present(());
+        } else if Rc::strong_count(&self.shared()?.uploads) > UPLOADS_MAX {
+            return Err(Error::overloaded("too many artifacts are uploaded at once; ask again".into()));
         } else {
-            let name = self.shared.host.random.u64();
-            let receiving = self.shared.artifacts.receive(digest, params.get_size(), name).map_err(failed)?;
-            b.set_upload(capnp_rpc::new_client(Uploading { receiving: RefCell::new(Some(receiving)) }));
+            let counted = Rc::clone(&self.shared()?.uploads);
+            let name = self.shared()?.host.random.u64();
+            let receiving = self.shared()?.artifacts.receive(digest, params.get_size(), name).map_err(failed)?;
+            b.set_upload(capnp_rpc::new_client(Uploading { receiving: RefCell::new(Some((receiving, counted))) }));
         }
         Ok(())
     }
 
     fn do_snapshot(&self, mut results: operator::SnapshotResults) -> Result<(), Error> {
-        let mut state = (*self.shared.published().state).clone();
+        let mut state = (*self.shared()?.published().state).clone();
         state.requests.clear();
         write_state(results.get().init_state(), &state, true);
         Ok(())
@@ -415,19 +447,20 @@ impl operator::Server for OperatorObject {
 }
 
 struct Uploading {
-    receiving: RefCell<Option<Receiving>>,
+    /// Together with what counts it.
+    receiving: RefCell<Option<(Receiving, Rc<()>)>>,
 }
 
 impl upload::Server for Uploading {
     async fn write(self: Rc<Self>, params: upload::WriteParams, _: upload::WriteResults) -> Result<(), Error> {
         let params = params.get()?;
         let mut receiving = self.receiving.borrow_mut();
-        let receiving = receiving.as_mut().ok_or_else(|| failed("this upload has ended"))?;
+        let (receiving, _) = receiving.as_mut().ok_or_else(|| failed("this upload has ended"))?;
         receiving.write(params.get_offset(), params.get_chunk()?).map_err(failed)
     }
 
     async fn finish(self: Rc<Self>, _: upload::FinishParams, _: upload::FinishResults) -> Result<(), Error> {
-        let receiving = self.receiving.borrow_mut().take().ok_or_else(|| failed("this upload has ended"))?;
+        let (receiving, _) = self.receiving.borrow_mut().take().ok_or_else(|| failed("this upload has ended"))?;
         // A majority gets it when a model names it: `apply` does not return before that.
         receiving.finish().map_err(failed)
     }
@@ -476,8 +509,8 @@ impl operator::Server for AdminObject {
 
 impl AdminObject {
     /// The member of this name, or a result that says that there is none.
-    fn member(&self, name: &str) -> Result<Member, weir_core::replicated::Refusal> {
-        let state = self.0.shared.published().state;
+    fn member(shared: &Shared, name: &str) -> Result<Member, weir_core::replicated::Refusal> {
+        let state = shared.published().state;
         let what = format!("coordinator {name} not found; `weir get members` lists what there is");
         state
             .members
@@ -498,7 +531,7 @@ impl admin::Server for AdminObject {
             let params = params.get()?;
             (RequestId(read_u128(params.get_request()?)), read_grant(params.get_grant()?).map_err(failed)?)
         };
-        self.0.shared.write(request, &self.0.by, Command::GrantAdd(grant), results.get().init_result()).await
+        self.0.shared()?.write(request, self.0.by(), Command::GrantAdd(grant), results.get().init_result()).await
     }
 
     async fn grant_revoke(
@@ -510,7 +543,7 @@ impl admin::Server for AdminObject {
             let params = params.get()?;
             (RequestId(read_u128(params.get_request()?)), params.get_id()?.to_str()?.to_owned())
         };
-        self.0.shared.write(request, &self.0.by, Command::GrantRevoke(id), results.get().init_result()).await
+        self.0.shared()?.write(request, self.0.by(), Command::GrantRevoke(id), results.get().init_result()).await
     }
 
     async fn member_add(
@@ -523,8 +556,8 @@ impl admin::Server for AdminObject {
             let text = |t: capnp::text::Reader<'_>| t.to_str().map(str::to_owned);
             (RequestId(read_u128(params.get_request()?)), text(params.get_name()?)?, text(params.get_address()?)?)
         };
-        let result = self.0.shared.add_learner(request, &self.0.by, &name, &address).await;
-        self.0.shared.result(result, results.get().init_result());
+        let result = self.0.shared()?.add_learner(request, self.0.by(), &name, &address).await;
+        self.0.shared()?.result(result, results.get().init_result());
         Ok(())
     }
 
@@ -537,17 +570,13 @@ impl admin::Server for AdminObject {
             let params = params.get()?;
             (RequestId(read_u128(params.get_request()?)), params.get_name()?.to_str()?.to_owned())
         };
-        let published = self.0.shared.published();
-        let result = match self.member(&name) {
+        let result = match Self::member(self.0.shared()?, &name) {
             Err(refusal) => Ok(Err(refusal)),
-            Ok(member) if !member.learner && published.voters.len() == 1 => {
-                Ok(Err(weir_core::replicated::Refusal::Conflict {
-                    what: format!("{name} is the last coordinator; add another first"),
-                }))
+            Ok(member) => {
+                self.0.shared()?.change_member(request, self.0.by(), MemberStep::Remove, member.id, None).await
             }
-            Ok(member) => self.0.shared.change_member(request, &self.0.by, MemberStep::Remove, member.id, None).await,
         };
-        self.0.shared.result(result, results.get().init_result());
+        self.0.shared()?.result(result, results.get().init_result());
         Ok(())
     }
 
@@ -560,22 +589,22 @@ impl admin::Server for AdminObject {
             let params = params.get()?;
             (RequestId(read_u128(params.get_request()?)), params.get_name()?.to_str()?.to_owned())
         };
-        let result = match self.member(&name) {
+        let result = match Self::member(self.0.shared()?, &name) {
             Err(refusal) => Ok(Err(refusal)),
             Ok(member) => {
                 let promoted = Member { learner: false, ..member };
-                self.0.shared.change_member(request, &self.0.by, MemberStep::Promote, promoted.id, Some(promoted)).await
+                self.0
+                    .shared()?
+                    .change_member(request, self.0.by(), MemberStep::Promote, promoted.id, Some(promoted))
+                    .await
             }
         };
-        self.0.shared.result(result, results.get().init_result());
+        self.0.shared()?.result(result, results.get().init_result());
         Ok(())
     }
 }
 
-struct NodeHome {
-    shared: Rc<Shared>,
-    by: String,
-}
+struct NodeHome(Right);
 
 impl node_home::Server for NodeHome {
     async fn join(
@@ -587,7 +616,7 @@ impl node_home::Server for NodeHome {
             let params = params.get()?;
             (RequestId(read_u128(params.get_request()?)), read_node(params.get_node()?).map_err(failed)?)
         };
-        self.shared.write(request, &self.by, Command::NodeJoin(node), results.get().init_result()).await
+        self.0.shared()?.write(request, &self.0.grant.id, Command::NodeJoin(node), results.get().init_result()).await
     }
 
     async fn report(
@@ -599,14 +628,14 @@ impl node_home::Server for NodeHome {
             let r = params.get()?.get_report()?;
             (read_report(r).map_err(failed)?, (r.get_known_term(), r.get_known_routing()))
         };
-        let published = self.shared.published();
+        let published = self.0.shared()?.published();
         let mut b: report_result::Builder<'_> = results.get().init_result();
         if !published.leads {
-            self.shared.write_leader(b.init_not_leader());
+            self.0.shared()?.write_leader(b.init_not_leader());
         } else if !published.state.nodes.contains_key(&report.node) {
             b.set_unknown_node(());
         } else {
-            match self.shared.planner.on_report(&published, report, known) {
+            match self.0.shared()?.planner.on_report(&published, report, known) {
                 Some(routing) => write_routing(b.init_routing(), &routing),
                 None => b.set_unchanged(()),
             }
@@ -619,7 +648,7 @@ impl node_home::Server for NodeHome {
         _: node_home::StateParams,
         mut results: node_home::StateResults,
     ) -> Result<(), Error> {
-        let mut state = (*self.shared.published().state).clone();
+        let mut state = (*self.0.shared()?.published().state).clone();
         state.requests.clear();
         write_state(results.get().init_state(), &state, true);
         Ok(())
@@ -634,7 +663,7 @@ impl node_home::Server for NodeHome {
             let params = params.get()?;
             (LogIndex(params.get_since()), params.get_wait_us())
         };
-        self.shared.watch(since, wait, true, results.get().init_changes()).await
+        self.0.shared()?.watch(since, wait, true, results.get().init_changes()).await
     }
 
     async fn fetch(
@@ -644,8 +673,12 @@ impl node_home::Server for NodeHome {
     ) -> Result<(), Error> {
         let params = params.get()?;
         let digest = read_digest(params.get_digest()?).map_err(failed)?;
-        let (chunk, size) =
-            self.shared.artifacts.read(&digest, params.get_offset(), params.get_length() as usize).map_err(failed)?;
+        let (chunk, size) = self
+            .0
+            .shared()?
+            .artifacts
+            .read(&digest, params.get_offset(), params.get_length() as usize)
+            .map_err(failed)?;
         results.get().set_chunk(&chunk);
         results.get().set_size(size);
         Ok(())
@@ -667,17 +700,26 @@ fn write_routing(mut b: wire::routing::Builder<'_>, routing: &Routing) {
     }
 }
 
-struct PeerObject {
-    shared: Rc<Shared>,
-    by: String,
-}
+struct PeerObject(Right);
 
 impl peer::Server for PeerObject {
     async fn step(self: Rc<Self>, params: peer::StepParams, _: peer::StepResults) -> Result<(), Error> {
         let messages =
             params.get()?.get_messages()?.iter().map(read_message).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        {
+            let published = self.0.shared()?.handle.published.borrow();
+            let state = &published.state;
+            if let Some(other) = messages.iter().find(|message| message.to != published.id.0) {
+                // An address may have a new owner.
+                return Err(failed(format!("this is coordinator {}, not {}", published.id, other.to)));
+            }
+            let gone = |id| id < state.next_member && !state.members.contains_key(&id);
+            if messages.iter().any(|message| gone(MemberId(message.from))) {
+                return Err(failed(REMOVED));
+            }
+        }
         // A driver that is too busy misses them; the protocol sends again.
-        let _ = self.shared.handle.asks.try_send(Ask::Step(messages));
+        let _ = self.0.shared()?.handle.asks.try_send(Ask::Step(messages));
         Ok(())
     }
 
@@ -687,11 +729,11 @@ impl peer::Server for PeerObject {
             let text = |t: capnp::text::Reader<'_>| t.to_str().map(str::to_owned);
             (RequestId(read_u128(params.get_request()?)), text(params.get_name()?)?, text(params.get_address()?)?)
         };
-        let result = self.shared.add_learner(request, &self.by, &name, &address).await;
+        let result = self.0.shared()?.add_learner(request, &self.0.grant.id, &name, &address).await;
         let mut b: join_result::Builder<'_> = results.get().init_result();
         match result {
             Ok(Ok(_)) => {
-                let state = self.shared.published().state;
+                let state = self.0.shared()?.published().state;
                 let Some(joined) = state.members.values().find(|member| member.name.as_str() == name) else {
                     b.set_refused("the coordinator was removed again");
                     return Ok(());
@@ -705,7 +747,7 @@ impl peer::Server for PeerObject {
                 }
             }
             Ok(Err(refusal)) => b.set_refused(refusal.to_string()),
-            Err(NotDone::NotLeader) => self.shared.write_leader(b.init_not_leader()),
+            Err(NotDone::NotLeader) => self.0.shared()?.write_leader(b.init_not_leader()),
             Err(NotDone::TryAgain(why)) => return Err(Error::overloaded(why)),
         }
         Ok(())
@@ -719,30 +761,35 @@ impl peer::Server for PeerObject {
         let params = params.get()?;
         let digest = read_digest(params.get_digest()?).map_err(failed)?;
         let chunk = params.get_chunk()?;
-        if self.shared.artifacts.has(&digest) {
+        if self.0.shared()?.artifacts.has(&digest) {
             results.get().set_stored(true);
             return Ok(());
         }
         if chunk.is_empty() {
             return Ok(());
         }
-        let mut arriving = self.shared.arriving.borrow_mut();
+        let now = self.0.shared()?.host.clock.now();
+        let mut arriving = self.0.shared()?.arriving.borrow_mut();
         if params.get_offset() == 0 {
-            arriving.remove(&digest);
+            arriving.retain(|known, (at, _)| *known != digest && now.since(*at) < PUSH_IDLE);
             if arriving.len() >= UPLOADS_MAX {
                 return Err(Error::overloaded("too many artifacts arrive at once".into()));
             }
             let receiving = self
-                .shared
+                .0
+                .shared()?
                 .artifacts
-                .receive(digest, params.get_size(), self.shared.host.random.u64())
+                .receive(digest, params.get_size(), self.0.shared()?.host.random.u64())
                 .map_err(failed)?;
-            arriving.insert(digest, receiving);
+            arriving.insert(digest, (now, receiving));
         }
-        let Some(receiving) = arriving.get_mut(&digest) else { return Err(failed("its beginning has not arrived")) };
+        let Some((at, receiving)) = arriving.get_mut(&digest) else {
+            return Err(failed("its beginning has not arrived"));
+        };
+        *at = now;
         receiving.write(params.get_offset(), chunk).map_err(failed)?;
         if receiving.received() == params.get_size() {
-            let receiving = arriving.remove(&digest).expect("it was just there");
+            let (_, receiving) = arriving.remove(&digest).expect("it was just there");
             receiving.finish().map_err(failed)?;
             results.get().set_stored(true);
         }
@@ -756,8 +803,12 @@ impl peer::Server for PeerObject {
     ) -> Result<(), Error> {
         let params = params.get()?;
         let digest = read_digest(params.get_digest()?).map_err(failed)?;
-        let (chunk, size) =
-            self.shared.artifacts.read(&digest, params.get_offset(), params.get_length() as usize).map_err(failed)?;
+        let (chunk, size) = self
+            .0
+            .shared()?
+            .artifacts
+            .read(&digest, params.get_offset(), params.get_length() as usize)
+            .map_err(failed)?;
         results.get().set_chunk(&chunk);
         results.get().set_size(size);
         Ok(())

@@ -124,12 +124,19 @@ pub enum CoordinatorError {
     Log(#[from] log::LogError),
     #[error("this coordinator was removed from its cluster; empty its data folder to start it anew with --join")]
     Removed,
+    #[error("the driver of the log ended without a word, which is a defect; start this coordinator again")]
+    DriverDied,
 }
+
+/// A restored state goes on this many entries and replicas later: more than the lost cluster can have gone on after the
+/// snapshot.
+const RESTORED_AHEAD: u64 = 1_000_000;
 
 /// Names of the files in the data folder.
 const ADMIN_TOKEN: &str = "admin.token";
 const MEMBER_TOKEN: &str = "member.token";
 const MEMBERSHIP: &str = "membership";
+const LOG: &str = "log";
 
 /// Runs a coordinator until `shutdown` says so. Needs a `LocalSet` around it, and an actix system.
 pub async fn run(
@@ -156,20 +163,17 @@ pub async fn run(
     host.disk.create_dir_all(&config.data_dir).map_err(disk_error("create", &config.data_dir))?;
     let (membership, tokens) = membership(&config, &host, &advertised).await?;
 
-    let log_folder = config.data_dir.join("log");
-    let first = tokens.admin.is_some().then(|| {
-        let member =
-            Member { id: membership.id, name: config.name.clone(), address: advertised.clone(), learner: false };
-        let mut state = State { applied: LogIndex(1), ..State::default() };
-        state.absorb(&weir_core::replicated::Change::Member(member));
-        founding_snapshot(&state, membership.id)
-    });
-    let store = Store::open(Arc::clone(&host.disk), &log_folder, first)?;
+    let store = Store::open(Arc::clone(&host.disk), &config.data_dir.join(LOG))?;
     let artifacts_folder = config.data_dir.join("artifacts");
     let artifacts =
         Artifacts::open(Arc::clone(&host.disk), &artifacts_folder).map_err(disk_error("open", &artifacts_folder))?;
 
-    let settings = Settings { id: membership.id, tick: config.tick, snapshot_every: config.snapshot_every };
+    let settings = Settings {
+        id: membership.id,
+        tick: config.tick,
+        snapshot_every: config.snapshot_every,
+        start: host.random.u64(),
+    };
     let (to_peers, from_driver) = mpsc::unbounded_channel();
     let (to_changes, mut new_changes) = mpsc::unbounded_channel();
     let (asks, for_driver) = mpsc::channel(ASKS_MAX);
@@ -201,6 +205,7 @@ pub async fn run(
         peers: Rc::clone(&peers),
         member_hash: tokens.member.hash(),
         arriving: RefCell::default(),
+        uploads: Rc::new(()),
     });
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(Rc::clone(&peers).run(from_driver));
@@ -225,8 +230,9 @@ pub async fn run(
     let _ = started.send(Started { address });
     let mut watched = handle.published.clone();
     let result = tokio::select! {
-        ended = &mut driver_ended => ended.map_or(Ok(()), |ended| ended.map_err(CoordinatorError::from)),
-        _ = watched.wait_for(|now| now.removed) => Err(CoordinatorError::Removed),
+        // The driver's end closes what is watched, a moment before it says why.
+        ended = &mut driver_ended => ended.map_or(Err(CoordinatorError::DriverDied), |ended| ended.map_err(CoordinatorError::from)),
+        Ok(_) = watched.wait_for(|now| now.removed) => Err(CoordinatorError::Removed),
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
     };
     tasks.shutdown().await;
@@ -250,12 +256,16 @@ async fn membership(config: &Config, host: &Host, advertised: &str) -> Result<(M
     let path = config.data_dir.join(MEMBERSHIP);
     let token_path = |name: &str| config.data_dir.join(name);
     let disk = |what: &'static str, path: PathBuf| move |cause| CoordinatorError::Disk { what, path, cause };
-    let read = |name: &str| Token::read_file(&token_path(name)).map_err(disk("read", token_path(name)));
+    let read = |name: &str| Token::read_file(&*host.disk, &token_path(name)).map_err(disk("read", token_path(name)));
     let member_token = || match &config.token_file {
-        Some(path) => Token::read_file(path).map_err(disk("read", path.clone())),
-        None if token_path(MEMBER_TOKEN).exists() => read(MEMBER_TOKEN),
+        Some(path) => Token::read_file(&*host.disk, path).map_err(disk("read", path.clone())),
+        None if host.disk.exists(&token_path(MEMBER_TOKEN)) => read(MEMBER_TOKEN),
         None => Err(CoordinatorError::NoToken),
     };
+    let write_token = |token: &Token, name: &str| {
+        token.write_file(&*host.disk, &token_path(name)).map_err(disk("write", token_path(name)))
+    };
+    let log_folder = config.data_dir.join(LOG);
     if host.disk.exists(&path) {
         let bytes = host.disk.read(&path).map_err(disk("read", path.clone()))?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -265,7 +275,7 @@ async fn membership(config: &Config, host: &Host, advertised: &str) -> Result<(M
         if name != config.name.as_str() {
             return Err(CoordinatorError::OtherName { found: name.to_owned(), asked: config.name.clone() });
         }
-        let admin = token_path(ADMIN_TOKEN).exists().then(|| read(ADMIN_TOKEN)).transpose()?;
+        let admin = host.disk.exists(&token_path(ADMIN_TOKEN)).then(|| read(ADMIN_TOKEN)).transpose()?;
         let introduced = BTreeMap::new();
         return Ok((Membership { id, introduced }, Tokens { admin, member: member_token()? }));
     }
@@ -276,8 +286,13 @@ async fn membership(config: &Config, host: &Host, advertised: &str) -> Result<(M
     if config.bootstrap {
         let tokens = Tokens { admin: Some(Token::generate(&*host.random)), member: Token::generate(&*host.random) };
         let admin = tokens.admin.as_ref().expect("just made");
-        admin.write_file(&token_path(ADMIN_TOKEN)).map_err(disk("write", token_path(ADMIN_TOKEN)))?;
-        tokens.member.write_file(&token_path(MEMBER_TOKEN)).map_err(disk("write", token_path(MEMBER_TOKEN)))?;
+        write_token(admin, ADMIN_TOKEN)?;
+        write_token(&tokens.member, MEMBER_TOKEN)?;
+        let member =
+            Member { id: MemberId(1), name: config.name.clone(), address: advertised.to_owned(), learner: false };
+        let mut state = State { applied: LogIndex(1), ..State::default() };
+        state.absorb(&weir_core::replicated::Change::Member(member));
+        Store::create(&host.disk, &log_folder, Some(founding_snapshot(&state, MemberId(1))))?;
         write_membership(MemberId(1))?;
         return Ok((Membership { id: MemberId(1), introduced: BTreeMap::new() }, tokens));
     }
@@ -287,8 +302,9 @@ async fn membership(config: &Config, host: &Host, advertised: &str) -> Result<(M
     let token = member_token()?;
     let (id, introduced) = join(config, host, &token, advertised).await?;
     if config.token_file.is_some() {
-        token.write_file(&token_path(MEMBER_TOKEN)).map_err(disk("write", token_path(MEMBER_TOKEN)))?;
+        write_token(&token, MEMBER_TOKEN)?;
     }
+    Store::create(&host.disk, &log_folder, None)?;
     write_membership(id)?;
     Ok((Membership { id, introduced }, Tokens { admin: None, member: token }))
 }
@@ -382,6 +398,7 @@ async fn found(shared: Rc<Shared>, admin: Token, member: Token) {
         let entry = Entry { request: RequestId(shared.host.random.u128()), by: shared.name.to_string(), command };
         if let Err(error) = shared.handle.propose(entry).await {
             tracing::debug!(?error, "the cluster is not founded yet");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
@@ -417,13 +434,17 @@ pub fn restore(
     if host.disk.exists(&membership) {
         return Err(CoordinatorError::NotEmpty(data_dir.to_owned()));
     }
-    let token = Token::read_file(member_token_file).map_err(disk("read", member_token_file))?;
+    let token = Token::read_file(&*host.disk, member_token_file).map_err(disk("read", member_token_file))?;
     host.disk.create_dir_all(data_dir).map_err(disk("create", data_dir))?;
     state.members.clear();
     state.requests.clear();
+    // Nodes that are still up have seen a later past: what comes now must be newer to them.
+    state.applied.0 += RESTORED_AHEAD;
+    state.next_replica.0 += RESTORED_AHEAD;
+    state.plan.epoch.0 = state.applied.0;
     let id = state.next_member;
     state.absorb(&weir_core::replicated::Change::Member(Member { id, name: name.clone(), address, learner: false }));
-    drop(Store::open(Arc::clone(&host.disk), &data_dir.join("log"), Some(founding_snapshot(&state, id)))?);
-    token.write_file(&data_dir.join(MEMBER_TOKEN)).map_err(disk("write", &data_dir.join(MEMBER_TOKEN)))?;
+    Store::create(&host.disk, &data_dir.join(LOG), Some(founding_snapshot(&state, id)))?;
+    token.write_file(&*host.disk, &data_dir.join(MEMBER_TOKEN)).map_err(disk("write", &data_dir.join(MEMBER_TOKEN)))?;
     host.disk.write_atomically(&membership, format!("{id} {name}\n").as_bytes()).map_err(disk("write", &membership))
 }

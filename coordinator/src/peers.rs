@@ -18,6 +18,7 @@ use weir_schema::raft_capnp::peer;
 
 use crate::actors::raft::{Ask, Handle, OUTBOX_MAX, is_snapshot};
 use crate::artifacts::{Artifacts, CHUNK_MAX};
+use crate::control::REMOVED;
 use crate::messages::write_messages;
 
 /// A member that took messages within this time is up.
@@ -109,6 +110,9 @@ impl Peers {
             }
             if let Err(error) = arrived {
                 tracing::debug!(member = link.id.0, error, "cannot reach a member");
+                if error == REMOVED {
+                    self.tell(Ask::Removed);
+                }
                 link.connection.take();
                 self.tell(Ask::Unreachable(link.id));
                 // What piled up is old; the protocol sends what is still of use.
@@ -124,11 +128,12 @@ impl Peers {
     }
 
     async fn step(&self, link: &Link, messages: &[Message]) -> Result<(), String> {
-        let peer = self.connect(link).await?;
+        let (_held, peer) = self.connect(link).await?;
         let mut request = peer.step_request();
         write_messages(request.get().init_messages(messages.len() as u32), messages);
-        // A snapshot of megabytes may take a while on a slow line.
-        match tokio::time::timeout(Duration::from_secs(5), request.send().promise).await {
+        // A snapshot of megabytes may take a while on a slow line; else silence means that the line is gone.
+        let patience = Duration::from_secs(if messages.iter().any(is_snapshot) { 10 } else { 1 });
+        match tokio::time::timeout(patience, request.send().promise).await {
             Ok(Ok(_)) => {
                 link.last_success.set(Some(self.host.clock.now()));
                 Ok(())
@@ -138,7 +143,8 @@ impl Peers {
         }
     }
 
-    async fn connect(&self, link: &Link) -> Result<peer::Client, String> {
+    /// The connection of a link, for as long as the caller holds it.
+    async fn connect(&self, link: &Link) -> Result<(Entered, peer::Client), String> {
         let open = link.connection.borrow().clone().filter(|entered| !entered.is_closed());
         let entered = match open {
             Some(entered) => entered,
@@ -152,7 +158,8 @@ impl Peers {
                 entered
             }
         };
-        peer_of(&entered)
+        let peer = peer_of(&entered)?;
+        Ok((entered, peer))
     }
 
     fn address(&self, id: MemberId) -> Option<String> {
@@ -189,7 +196,7 @@ impl Peers {
 
     async fn push(self: &Rc<Self>, artifacts: Artifacts, digest: Digest, id: MemberId) -> Result<(), String> {
         let link = self.link(id);
-        let peer = self.connect(&link).await?;
+        let (_held, peer) = self.connect(&link).await?;
         let put = async |offset: u64, chunk: &[u8], size: u64| -> Result<bool, String> {
             let mut request = peer.put_artifact_request();
             request.get().set_digest(&digest.0);
@@ -237,7 +244,7 @@ impl Peers {
         id: MemberId,
     ) -> Result<(), String> {
         let link = self.link(id);
-        let peer = self.connect(&link).await?;
+        let (_held, peer) = self.connect(&link).await?;
         let mut receiving = artifacts.receive(digest, size, self.host.random.u64()).map_err(|e| e.to_string())?;
         while receiving.received() < size {
             let mut request = peer.get_artifact_request();

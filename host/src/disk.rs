@@ -1,12 +1,13 @@
 //! Files, as far as weir writes them: synchronous, with every sync said aloud.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A file system.
 pub trait Disk: Send + Sync {
-    /// Makes a folder and those above it.
+    /// Makes a folder and those above it, names and all.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Opens a file for reading and writing; makes it where `create` says so.
     fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>>;
@@ -23,20 +24,45 @@ pub trait Disk: Send + Sync {
     /// Whether something is there.
     fn exists(&self, path: &Path) -> bool;
 
+    /// Makes a file that only its owner may read, or opens the one that is there.
+    fn open_secret(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
     /// Puts a whole file in place so that after a crash either the old or the new one is there.
     fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let temporary = path.with_extension("new");
         let file = self.open(&temporary, true)?;
+        self.put(path, &temporary, file, bytes)
+    }
+
+    /// Likewise, a file that only its owner may read.
+    fn write_secret(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temporary = path.with_extension("new");
+        // One that others may read must not be taken for ours.
+        if self.exists(&temporary) {
+            self.remove(&temporary)?;
+        }
+        let file = self.open_secret(&temporary)?;
+        self.put(path, &temporary, file, bytes)
+    }
+
+    /// The end of a write: fills `file`, which lies at `temporary`, and renames it.
+    #[doc(hidden)]
+    fn put(&self, path: &Path, temporary: &Path, file: Box<dyn DiskFile>, bytes: &[u8]) -> io::Result<()> {
         let written = file.set_len(0).and_then(|()| file.write_at(0, bytes)).and_then(|()| file.sync());
         drop(file);
         if let Err(error) = written {
             // What is half there must not fill the disk; the write's own error is the one to tell.
-            let _ = self.remove(&temporary);
+            let _ = self.remove(temporary);
             return Err(error);
         }
-        self.rename(&temporary, path)?;
-        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+        self.rename(temporary, path)?;
+        self.sync_dir(parent(path))
     }
+}
+
+/// The folder that a path is in.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// An open file.
@@ -62,10 +88,16 @@ pub struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)
+        let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+        std::fs::create_dir_all(path)?;
+        missing.into_iter().try_for_each(|folder| self.sync_dir(parent(folder)))
     }
     fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+        Ok(Box::new(file))
+    }
+    fn open_secret(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         Ok(Box::new(file))
     }
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
@@ -107,15 +139,4 @@ impl DiskFile for File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
-}
-
-/// Writes a file that only its owner may read, atomically.
-pub fn write_secret(path: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let temporary = path.with_extension("new");
-    let _ = std::fs::remove_file(&temporary);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)
 }

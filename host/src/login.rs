@@ -8,7 +8,7 @@ use std::rc::Rc;
 use sha2::{Digest, Sha256};
 use weir_schema::predict_capnp::{self, Purpose, granted, login};
 
-use crate::disk::write_secret;
+use crate::disk::Disk;
 use crate::random::Random;
 use crate::transport::Connection;
 
@@ -30,14 +30,17 @@ impl Token {
     }
 
     /// Reads a token file.
-    pub fn read_file(path: &Path) -> io::Result<Token> {
-        let text = std::fs::read_to_string(path)?;
-        Token::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a token is 64 hex digits"))
+    pub fn read_file(disk: &dyn Disk, path: &Path) -> io::Result<Token> {
+        let bytes = disk.read(path)?;
+        std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(Token::parse)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a token is 64 hex digits"))
     }
 
     /// Writes a token file that only its owner may read.
-    pub fn write_file(&self, path: &Path) -> io::Result<()> {
-        write_secret(path, &format!("{}\n", weir_core::ids::Digest(self.0)))
+    pub fn write_file(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
+        disk.write_secret(path, format!("{}\n", weir_core::ids::Digest(self.0)).as_bytes())
     }
 
     /// What a cluster keeps of it.

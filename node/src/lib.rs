@@ -167,7 +167,7 @@ pub async fn run(
     if !(config.pace > 0.0 && config.pace <= 1.0) {
         return Err(NodeError::Usage("--pace is above 0 and at most 1".into()));
     }
-    let token = Token::read_file(&config.token_file)
+    let token = Token::read_file(&*host.disk, &config.token_file)
         .map_err(|cause| NodeError::Token { path: config.token_file.clone(), cause })?;
     let unlistened = |cause| NodeError::Listen { address: config.listen.clone(), cause };
     let listener = host.net.bind(&config.listen).await.map_err(unlistened)?;

@@ -242,7 +242,8 @@ async fn measure() {
     cluster.ok(&["predict", "identity", "--input", &cluster.write("x.npy", npy(&[1, 1024], &[1.0; 1024]))]);
     let node = cluster.nodes[0].pid();
     let host = Host::system();
-    let token = Token::read_file(std::path::Path::new(&cluster.path("c1/admin.token"))).expect("the token");
+    let token = Token::read_file(&weir_host::disk::SystemDisk, std::path::Path::new(&cluster.path("c1/admin.token")))
+        .expect("the token");
     let entered =
         enter(&host, &cluster.nodes[0].address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
     let Role::Predictor(weir) = entered.role() else { panic!("a predictor") };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use weir_core::ids::MemberName;
 use weir_host::Host;
-use weir_host::disk::write_secret;
+use weir_host::disk::{Disk, SystemDisk};
 use weir_schema::convert::control::{state_from_bytes, state_to_bytes};
 
 use crate::connect::Common;
@@ -47,7 +47,7 @@ impl Snapshot {
                 let state = common.admin()?.snapshot().await?;
                 let wrong = |cause: std::io::Error| Failure::No(format!("cannot write {}: {cause}", file.display()));
                 let text: String = state_to_bytes(&state).iter().map(|byte| format!("{byte:02x}")).collect();
-                write_secret(&file, &text).map_err(wrong)?;
+                SystemDisk.write_secret(&file, text.as_bytes()).map_err(wrong)?;
                 println!("{} at index {} saved to {}", state.cluster, state.applied, file.display());
                 Ok(())
             }

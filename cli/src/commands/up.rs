@@ -13,6 +13,7 @@ use weir_client::{Admin, Options, Token};
 use weir_coordinator::{SNAPSHOT_EVERY, TICK};
 use weir_core::ids::{MemberName, NodeName};
 use weir_host::Host;
+use weir_host::disk::SystemDisk;
 
 use super::apply;
 use super::node::{Devices, rpc_threads};
@@ -123,7 +124,7 @@ impl Up {
             println!("node {} {}{}", member.name, member.address, pid(&member));
             nodes.push(member);
         }
-        let token = Token::read_file(&admin_token)
+        let token = Token::read_file(&SystemDisk, &admin_token)
             .map_err(|cause| Failure::No(format!("cannot read {} ({cause})", admin_token.display())))?;
         let admin = Admin::new(Host::system(), Options { coordinators: addresses, token });
         let waited =

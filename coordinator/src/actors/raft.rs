@@ -44,6 +44,8 @@ pub enum Ask {
     Unreachable(MemberId),
     /// A snapshot reached a member, or did not.
     SnapshotSent(MemberId, bool),
+    /// A member has seen this one removed.
+    Removed,
 }
 
 /// Asks that may wait: a turn of the driver takes a few, and each costs at most one sync of 0.1 to 10 ms.
@@ -87,6 +89,8 @@ pub struct Settings {
     pub tick: Duration,
     /// A snapshot is taken after so many entries.
     pub snapshot_every: u64,
+    /// Drawn for this start: tells its reads from those of other starts and members.
+    pub start: u64,
 }
 
 /// Drives raft until `asks` closes or the disk fails.
@@ -97,10 +101,13 @@ pub struct Driver {
     state: Arc<State>,
     snapshot_index: u64,
     waiting: BTreeMap<RequestId, Vec<Reply>>,
+    /// The term in which they were proposed.
+    waiting_term: u64,
     reads: BTreeMap<u64, (oneshot::Sender<Result<LogIndex, NotDone>>, u32)>,
     ready_reads: VecDeque<(u64, oneshot::Sender<Result<LogIndex, NotDone>>)>,
     next_read: u64,
     was_member: bool,
+    told_removed: bool,
     peers: mpsc::UnboundedSender<Message>,
     changes: ChangeSink,
     published: watch::Sender<Published>,
@@ -221,10 +228,12 @@ impl Driver {
             state,
             snapshot_index,
             waiting: BTreeMap::new(),
+            waiting_term: 0,
             reads: BTreeMap::new(),
             ready_reads: VecDeque::new(),
             next_read: 0,
             was_member: false,
+            told_removed: false,
             peers,
             changes,
             published,
@@ -276,7 +285,7 @@ impl Driver {
             if self.reads.get(&id).is_some_and(|(reply, _)| reply.is_closed()) {
                 self.reads.remove(&id);
             } else {
-                self.node.read_index(id.to_le_bytes().to_vec());
+                self.node.read_index(self.read_context(id));
             }
         }
         self.waiting.retain(|_, replies| {
@@ -297,12 +306,12 @@ impl Driver {
             }
             Ask::Propose { entry, reply } => {
                 let bytes = entry_to_bytes(&entry);
-                let refused = self.refusal(&entry, bytes.len(), &reply);
+                let refused = self.refusal(&entry, bytes.len());
                 self.proposed(entry.request, reply, refused, |node| node.propose(Vec::new(), bytes));
             }
             Ask::ChangeMember { id, step, entry, reply } => {
                 let context = change_to_bytes(id.0, step, &entry_to_bytes(&entry));
-                let refused = self.refusal(&entry, context.len(), &reply);
+                let refused = self.refusal(&entry, context.len()).or_else(|| self.unready_for(id, step).map(Err));
                 self.proposed(entry.request, reply, refused, |node| {
                     node.propose_conf_change(context, conf_change(id.0, step))
                 });
@@ -314,8 +323,9 @@ impl Driver {
                 }
                 self.next_read += 1;
                 self.reads.insert(self.next_read, (reply, 0));
-                self.node.read_index(self.next_read.to_le_bytes().to_vec());
+                self.node.read_index(self.read_context(self.next_read));
             }
+            Ask::Removed => self.told_removed = true,
             Ask::Unreachable(id) => self.node.report_unreachable(id.0),
             Ask::SnapshotSent(id, arrived) => {
                 let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
@@ -325,7 +335,7 @@ impl Driver {
     }
 
     /// Why an entry is not proposed, or its result where it was applied before.
-    fn refusal(&mut self, entry: &Entry, size: usize, _reply: &Reply) -> Option<Result<Applied, NotDone>> {
+    fn refusal(&mut self, entry: &Entry, size: usize) -> Option<Result<Applied, NotDone>> {
         if self.node.raft.state != StateRole::Leader {
             return Some(Err(NotDone::NotLeader));
         }
@@ -342,6 +352,29 @@ impl Driver {
             )));
         }
         None
+    }
+
+    /// Why the membership cannot change now: the library would drop the change without a word.
+    fn unready_for(&mut self, id: MemberId, step: MemberStep) -> Option<NotDone> {
+        let raft = &self.node.raft;
+        if raft.has_pending_conf() || !raft.prs().conf().to_conf_state().voters_outgoing.is_empty() {
+            return Some(NotDone::TryAgain("another change of the membership is not complete yet; ask again".into()));
+        }
+        if step != MemberStep::Remove || id != self.settings.id {
+            return None;
+        }
+        // A leader that goes could leave the others without the news that its going is complete.
+        let voters = raft.prs().conf().to_conf_state().voters;
+        let others =
+            raft.prs().iter().filter(|(other, p)| **other != id.0 && p.recent_active && voters.contains(other));
+        let next = others.max_by_key(|(_, progress)| progress.matched).map(|(other, _)| *other)?;
+        self.node.transfer_leader(next);
+        Some(NotDone::TryAgain("the leader hands over before it goes; ask again".into()))
+    }
+
+    /// What marks an answer as that to this member's read.
+    fn read_context(&self, read: u64) -> Vec<u8> {
+        [self.settings.id.0, self.settings.start, read].map(u64::to_le_bytes).concat()
     }
 
     fn proposed(
@@ -378,8 +411,11 @@ impl Driver {
             self.install(ready.snapshot().clone())?;
         }
         for read in ready.take_read_states() {
-            let id = read.request_ctx.as_slice().try_into().map(u64::from_le_bytes);
-            if let Some((reply, _)) = id.ok().and_then(|id| self.reads.remove(&id)) {
+            let (_, count) = read.request_ctx.as_chunks::<8>().0.split_at(2.min(read.request_ctx.len() / 8));
+            let count = count.first().map_or(0, |count| u64::from_le_bytes(*count));
+            if self.read_context(count) == read.request_ctx
+                && let Some((reply, _)) = self.reads.remove(&count)
+            {
                 self.ready_reads.push_back((read.index, reply));
             }
         }
@@ -420,17 +456,32 @@ impl Driver {
             if index <= self.state.applied {
                 continue;
             }
-            let payload = match entry.get_entry_type() {
-                EntryType::EntryNormal => entry.data.to_vec(),
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.reconfigure(&entry)?,
+            let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
+            let (membership, payload) = match is_normal {
+                true => (None, entry.data.to_vec()),
+                // Leaving a joint configuration comes with nothing.
+                false if entry.context.is_empty() => (Some(ConfChangeV2::default()), Vec::new()),
+                false => {
+                    let (change, payload) = change_from_bytes(&entry.context).map_err(unreadable)?;
+                    (Some(change), payload)
+                }
             };
             let state = Arc::make_mut(&mut self.state);
             if payload.is_empty() {
                 state.skip(index);
+                if let Some(change) = membership {
+                    self.reconfigure(&change)?;
+                }
                 continue;
             }
-            let entry = entry_from_bytes(&payload).map_err(|bad| DriverError::Unreadable(bad.to_string()))?;
+            let entry = entry_from_bytes(&payload).map_err(unreadable)?;
             let (applied, changes) = state.apply(index, &entry);
+            if let Some(change) = membership
+                && !changes.is_empty()
+            {
+                // What the state refuses, or knows already, does not reach the library either.
+                self.reconfigure(&change)?;
+            }
             if !changes.is_empty() {
                 let _ = self.changes.send((index, changes));
             }
@@ -441,16 +492,10 @@ impl Driver {
         Ok(())
     }
 
-    /// Performs a membership change; returns the entry that goes with it (none for leaving the joint configuration).
-    fn reconfigure(&mut self, entry: &RaftEntry) -> Result<Vec<u8>, DriverError> {
-        let (change, payload) = if entry.context.is_empty() {
-            (ConfChangeV2::default(), Vec::new())
-        } else {
-            change_from_bytes(&entry.context).map_err(|bad| DriverError::Unreadable(bad.to_string()))?
-        };
-        let conf = self.node.apply_conf_change(&change)?;
+    fn reconfigure(&mut self, change: &ConfChangeV2) -> Result<(), DriverError> {
+        let conf = self.node.apply_conf_change(change)?;
         self.store.set_conf_state(conf);
-        Ok(payload)
+        Ok(())
     }
 
     fn compact_if_due(&mut self) -> Result<(), DriverError> {
@@ -485,17 +530,21 @@ impl Driver {
         let leads = raft.state == StateRole::Leader
             && raft.commit_to_current_term()
             && self.state.applied.0 >= raft.raft_log.committed;
-        if raft.state != StateRole::Leader {
+        if raft.state != StateRole::Leader || raft.term != self.waiting_term {
+            self.waiting_term = raft.term;
             // Their entries may still be committed by the next leader: the caller must ask, under the same request.
             for reply in std::mem::take(&mut self.waiting).into_values().flatten() {
                 let _ = reply.send(Err(NotDone::TryAgain("leadership changed meanwhile; ask again".into())));
             }
-            for (_, (reply, _)) in self.reads.extract_if(.., |_, _| raft.leader_id == raft::INVALID_ID) {
-                let _ = reply.send(Err(NotDone::NotLeader));
-            }
+        }
+        for (_, (reply, _)) in self.reads.extract_if(.., |_, _| raft.leader_id == raft::INVALID_ID) {
+            let _ = reply.send(Err(NotDone::NotLeader));
         }
         let conf = raft.prs().conf().to_conf_state();
-        let is_member = conf.voters.contains(&self.settings.id.0) || conf.learners.contains(&self.settings.id.0);
+        // In a joint configuration those who go still have a say in leaving it.
+        let is_member = [&conf.voters, &conf.voters_outgoing, &conf.learners, &conf.learners_next]
+            .iter()
+            .any(|ids| ids.contains(&self.settings.id.0));
         self.was_member |= is_member;
         let progress =
             raft.prs().iter().filter(|(id, _)| raft.state == StateRole::Leader && **id != self.settings.id.0);
@@ -507,24 +556,29 @@ impl Driver {
             leads,
             voters: conf.voters.iter().copied().map(MemberId).collect(),
             progress: progress.map(|(id, p)| (MemberId(*id), (LogIndex(p.matched), p.recent_active))).collect(),
-            removed: self.was_member && !is_member,
+            removed: self.told_removed || (self.was_member && !is_member),
         };
         self.published.send_replace(now);
     }
+}
+
+fn unreadable(bad: weir_schema::convert::BadMessage) -> DriverError {
+    DriverError::Unreadable(bad.to_string())
 }
 
 fn read_state(snapshot: &Snapshot) -> Result<State, DriverError> {
     if snapshot.is_empty() {
         return Ok(State::default());
     }
-    state_from_bytes(&snapshot.data).map_err(|bad| DriverError::Unreadable(bad.to_string()))
+    state_from_bytes(&snapshot.data).map_err(unreadable)
 }
 
 /// The first snapshot of a member that founds a cluster: it alone votes, and it is in the state.
 pub fn founding_snapshot(state: &State, id: MemberId) -> Snapshot {
     let mut snapshot = Snapshot::default();
     snapshot.mut_metadata().index = state.applied.0;
-    snapshot.mut_metadata().term = 1;
+    // Whoever followed the cluster that this one is restored from has seen terms up to an index that it applied.
+    snapshot.mut_metadata().term = state.applied.0;
     snapshot.mut_metadata().mut_conf_state().voters = vec![id.0];
     snapshot.set_data(state_to_bytes(state).into());
     snapshot

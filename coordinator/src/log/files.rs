@@ -30,6 +30,14 @@ pub enum LogError {
         "the log jumps from entry {after} to {next}; this member must not guess: remove it with `weir member remove`, empty its data folder and start it anew with --join"
     )]
     Gap { after: u64, next: u64 },
+    #[error(
+        "{0} is gone, and with it what this member voted for; bring it back, or remove the member with `weir member remove`, empty its data folder and start it anew with --join (the only coordinator of a cluster: `weir snapshot restore`)"
+    )]
+    Missing(PathBuf),
+    #[error(
+        "{0} holds the log of a member, and the file `membership` beside it is gone; bring it back, or choose another data folder"
+    )]
+    Stray(PathBuf),
 }
 
 impl LogError {

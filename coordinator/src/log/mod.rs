@@ -44,17 +44,38 @@ struct Latest {
 }
 
 impl Store {
-    /// Opens the log in `folder`; `first` is the snapshot of a member that founds a cluster, where there is none yet.
-    pub fn open(disk: Arc<dyn Disk>, folder: &Path, first: Option<Snapshot>) -> Result<Store, LogError> {
-        disk.create_dir_all(folder).map_err(|cause| LogError::io("create", folder, cause))?;
-        let mut snapshot = read_snapshot(&*disk, folder)?;
-        if snapshot.is_none()
-            && let Some(first) = first
-        {
-            write_snapshot(&*disk, folder, &first)?;
-            snapshot = Some(first);
+    /// Begins the log of a new member, of one that founds a cluster with its `first` snapshot. What a member left that ended
+    /// before it knew who it is goes; a log that was written to stays, and is an error.
+    pub fn create(disk: &Arc<dyn Disk>, folder: &Path, first: Option<Snapshot>) -> Result<(), LogError> {
+        let io = |what, path: &Path| {
+            let path = path.to_owned();
+            move |cause| LogError::io(what, &path, cause)
+        };
+        disk.create_dir_all(folder).map_err(io("create", folder))?;
+        let begun = disk.list(folder).map_err(io("list", folder))?;
+        if !begun.is_empty() {
+            let (_, records) = Wal::open(Arc::clone(disk), folder)?;
+            if !records.is_empty() {
+                return Err(LogError::Stray(folder.to_owned()));
+            }
+            for file in disk.list(folder).map_err(io("list", folder))? {
+                disk.remove(&file).map_err(io("remove", &file))?;
+            }
         }
-        let snapshot = snapshot.unwrap_or_default();
+        if let Some(first) = first {
+            write_snapshot(&**disk, folder, &first)?;
+        }
+        Wal::open(Arc::clone(disk), folder).map(drop)
+    }
+
+    /// Opens the log that [`Store::create`] began in `folder`.
+    pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Result<Store, LogError> {
+        let begun =
+            disk.exists(folder) && !disk.list(folder).map_err(|cause| LogError::io("list", folder, cause))?.is_empty();
+        if !begun {
+            return Err(LogError::Missing(folder.to_owned()));
+        }
+        let snapshot = read_snapshot(&*disk, folder)?.unwrap_or_default();
         let memory = MemStorage::new();
         if snapshot.get_metadata().index > 0 {
             let mut core = memory.wl();

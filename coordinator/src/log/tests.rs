@@ -29,8 +29,16 @@ fn hard_state(term: u64, commit: u64) -> HardState {
     state
 }
 
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(SystemDisk)
+}
+
+/// Opens the log in `folder`; begins it where there is none.
 fn open(folder: &Path) -> Result<Store, LogError> {
-    Store::open(Arc::new(SystemDisk), folder, Some(first()))
+    if std::fs::read_dir(folder).unwrap().next().is_none() {
+        Store::create(&disk(), folder, Some(first()))?;
+    }
+    Store::open(disk(), folder)
 }
 
 fn datas(store: &Store) -> Vec<String> {
@@ -178,6 +186,9 @@ impl Disk for Small {
         }
         SystemDisk.open(path, create)
     }
+    fn open_secret(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        SystemDisk.open_secret(path)
+    }
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         SystemDisk.read(path)
     }
@@ -201,8 +212,9 @@ impl Disk for Small {
 #[test]
 fn a_full_disk_is_known_before_an_entry_is_lost_and_ends_when_space_returns() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = Arc::new(Small { room: AtomicI64::new(8 << 20) });
-    let mut store = Store::open(Arc::clone(&disk) as Arc<dyn Disk>, folder.path(), Some(first())).unwrap();
+    drop(open(folder.path()).unwrap());
+    let disk = Arc::new(Small { room: AtomicI64::new(0) });
+    let mut store = Store::open(Arc::clone(&disk) as Arc<dyn Disk>, folder.path()).unwrap();
     let big = "x".repeat(1 << 20);
     let mut index = 2;
     while store.has_room() {
@@ -218,6 +230,30 @@ fn a_full_disk_is_known_before_an_entry_is_lost_and_ends_when_space_returns() {
     drop(store);
     let store = open(folder.path()).unwrap();
     assert_eq!(store.view().last_index().unwrap(), index + 1);
+}
+
+#[test]
+fn a_log_that_is_gone_is_not_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let gone = Store::open(disk(), &folder.path().join("log")).map(drop).unwrap_err();
+    assert!(matches!(gone, LogError::Missing(_)));
+    std::fs::create_dir(folder.path().join("log")).unwrap();
+    assert!(matches!(Store::open(disk(), &folder.path().join("log")), Err(LogError::Missing(_))));
+}
+
+#[test]
+fn a_log_is_begun_again_only_where_nothing_was_written_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut other = first();
+    other.set_data(b"other".to_vec().into());
+    drop(open(folder.path()).unwrap());
+    Store::create(&disk(), folder.path(), Some(other)).unwrap();
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(store.snapshot().data.to_vec(), b"other");
+    store.append(&[entry(2, 1, "a")], None).unwrap();
+    drop(store);
+    assert!(matches!(Store::create(&disk(), folder.path(), Some(first())), Err(LogError::Stray(_))));
+    assert_eq!(datas(&open(folder.path()).unwrap()), ["a"]);
 }
 
 #[test]
