@@ -147,6 +147,7 @@ impl LocalClient {
                 }
             };
             tokio::select! {
+                biased;
                 () = following => {}
                 () = gone => {}
             }

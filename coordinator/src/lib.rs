@@ -230,6 +230,7 @@ pub async fn run(
     let _ = started.send(Started { address });
     let mut watched = handle.published.clone();
     let result = tokio::select! {
+        biased;
         // The driver's end closes what is watched, a moment before it says why.
         ended = &mut driver_ended => ended.map_or(Err(CoordinatorError::DriverDied), |ended| ended.map_err(CoordinatorError::from)),
         Ok(_) = watched.wait_for(|now| now.removed) => Err(CoordinatorError::Removed),

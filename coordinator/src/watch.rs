@@ -1,10 +1,10 @@
 //! The last changes in log order, for those who follow the state.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use weir_core::ids::LogIndex;
 use weir_core::replicated::Change;
 
@@ -16,7 +16,8 @@ const PER_ANSWER: usize = 256;
 /// The last changes.
 pub struct Changes {
     ring: RefCell<Ring>,
-    last: watch::Sender<LogIndex>,
+    last: Cell<LogIndex>,
+    pushed: Notify,
 }
 
 struct Ring {
@@ -38,7 +39,7 @@ impl Changes {
     /// Nothing yet after `applied`.
     pub fn new(applied: LogIndex) -> Changes {
         let ring = Ring { complete_after: applied, entries: VecDeque::new() };
-        Changes { ring: RefCell::new(ring), last: watch::channel(applied).0 }
+        Changes { ring: RefCell::new(ring), last: Cell::new(applied), pushed: Notify::new() }
     }
 
     /// Takes the changes of the entry at `index`; none means that a snapshot has skipped everything before it.
@@ -55,14 +56,19 @@ impl Changes {
             }
         }
         drop(ring);
-        self.last.send_replace(index);
+        self.last.set(index);
+        self.pushed.notify_waiters();
     }
 
     /// What changed after `since`; waits at most `wait` for something to.
     pub async fn after(&self, since: LogIndex, wait: Duration) -> Seen {
-        let mut last = self.last.subscribe();
+        let newer = async {
+            while self.last.get() <= since {
+                self.pushed.notified().await;
+            }
+        };
         // Whether it came or not, the answer is what there is.
-        let _ = tokio::time::timeout(wait, last.wait_for(|last| *last > since)).await;
+        let _ = tokio::time::timeout(wait, newer).await;
         let ring = self.ring.borrow();
         if since < ring.complete_after {
             return Seen::TooOld(ring.complete_after);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use tokio::sync::mpsc;
 
 use crate::limits::Limits;
 use crate::login::{Authority, Caller, door};
@@ -28,6 +29,7 @@ pub async fn serve(stream: Stream, limits: Limits, authority: Rc<dyn Authority>)
         if watched.is_logged_in() { std::future::pending().await } else { Ended::NoLogin }
     };
     tokio::select! {
+        biased;
         ended = system => {
             let otherwise = match ended {
                 Ok(()) => Ended::Closed,
@@ -88,18 +90,33 @@ impl Drop for Counted {
     }
 }
 
-/// Accepts connections for ever and hands them round robin to `places`; `authority` makes the authority of the place it is
-/// called on. A connection over a limit is closed without a word.
-pub async fn accept<A>(listener: Box<dyn Listener>, limits: Limits, places: Vec<Place>, authority: A)
-where
-    A: Fn(SocketAddr) -> Rc<dyn Authority> + Clone + Send + 'static,
+/// Accepts connections for ever and hands them round robin to `places`. `authority` is called once on each place, and what
+/// it makes once for each connection there. A connection over a limit is closed without a word.
+pub async fn accept<A>(
+    listener: Box<dyn Listener>,
+    limits: Limits,
+    places: &[Place],
+    authority: impl FnOnce() -> A + Clone + Send + 'static,
+) where
+    A: Fn(SocketAddr) -> Rc<dyn Authority> + Clone + 'static,
 {
-    let mut turn = 0;
-    let per_connection = limits.clone();
+    let serve_at = |place: &Place| {
+        // Bounded by the limit of connections, which are counted before they are handed over.
+        let (hand, mut handed) = mpsc::unbounded_channel();
+        let (limits, authority) = (limits.clone(), authority.clone());
+        place.run(move || async move {
+            let authority = authority();
+            while let Some((incoming, counted)) = handed.recv().await {
+                tokio::task::spawn_local(one(incoming, limits.clone(), authority.clone(), counted));
+            }
+        });
+        hand
+    };
+    let serving: Vec<_> = places.iter().map(serve_at).collect();
+    let mut turns = serving.iter().cycle();
     accept_each(listener, limits, |incoming, counted| {
-        let (limits, authority) = (per_connection.clone(), authority.clone());
-        places[turn % places.len()].run(move || one(incoming, limits, authority, counted));
-        turn += 1;
+        // It fails only where the place was stopped, and the process ends.
+        let _ = turns.next().expect("a place to serve at").send((incoming, counted));
     })
     .await;
 }

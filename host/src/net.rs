@@ -26,13 +26,18 @@ pub trait Listener {
 pub struct Incoming {
     /// Who connected.
     pub peer: SocketAddr,
-    socket: std::net::TcpStream,
+    open: Box<dyn FnOnce() -> io::Result<Stream> + Send>,
 }
 
 impl Incoming {
+    /// A connection of `peer`; `open` is called on the executor that is to drive it.
+    pub fn new(peer: SocketAddr, open: impl FnOnce() -> io::Result<Stream> + Send + 'static) -> Incoming {
+        Incoming { peer, open: Box::new(open) }
+    }
+
     /// The connection, driven by the executor that this is called on.
     pub fn into_stream(self) -> io::Result<Stream> {
-        tokio::net::TcpStream::from_std(self.socket).map(Stream::from)
+        (self.open)()
     }
 }
 
@@ -86,7 +91,8 @@ impl Listener for tokio::net::TcpListener {
         Box::pin(async {
             let (socket, peer) = tokio::net::TcpListener::accept(self).await?;
             socket.set_nodelay(true)?;
-            Ok(Incoming { peer, socket: socket.into_std()? })
+            let socket = socket.into_std()?;
+            Ok(Incoming::new(peer, || tokio::net::TcpStream::from_std(socket).map(Stream::from)))
         })
     }
 }

@@ -310,6 +310,7 @@ async fn receive(
         }
         let closing = inner.reader_wake.notified();
         tokio::select! {
+            biased;
             // Half a message may be lost where a wake-up interrupts it: only at its first byte is there one to take.
             first = reader.read_u8() => match first {
                 Ok(first) => break read_message(reader, first, inner).await?,

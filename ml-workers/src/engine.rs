@@ -1,6 +1,7 @@
 //! The trait that every engine stands behind: load an artifact, get a session; run a batch, get outputs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_core::replicated::EngineKind;
 use weir_core::tensor::{Signature, Tensor};
@@ -44,6 +45,12 @@ pub trait Session: Send {
     fn signature(&self) -> &Signature;
     /// Runs on `inputs`, which are in the signature's order and of its types; shapes are whatever the caller made.
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError>;
+    /// Time that a run of `rows` rows takes beyond computing; whoever runs it lets that pass. Only models made of a formula
+    /// have one.
+    fn pause(&self, rows: u64) -> Duration {
+        let _ = rows;
+        Duration::ZERO
+    }
     /// Asks the run in progress to stop, from any thread.
     fn terminator(&self) -> Terminator;
     /// Memory that it holds, as far as it can tell.

@@ -6,9 +6,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use actix::{Actor, ActorContext, Context, Handler, Message};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use tokio::time::Instant;
 use weir_core::tensor::{Row, Tensor};
 
 use crate::engine::{RunError, Session};
@@ -18,11 +19,22 @@ use crate::probe::Batching;
 pub struct ModelActor {
     session: Box<dyn Session>,
     batching: Batching,
+    pauses: Pauses,
+}
+
+/// How an actor lets time pass in which a model computes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pauses {
+    /// Its thread sleeps: exact, where it has one of its own.
+    OnThread,
+    /// It waits for a timer, and others go on.
+    OnTimer,
 }
 
 /// A batch to run: rows that merge, or a single row that need not.
 pub struct RunBatch {
     rows: Vec<Row>,
+    pause: Duration,
     done: Done,
 }
 
@@ -64,10 +76,11 @@ impl Drop for Done {
 }
 
 impl RunBatch {
-    /// A batch of `rows`; `done` is called with what became of it, on the actor's thread, or where the message is dropped.
-    pub fn new(rows: Vec<Row>, done: impl FnOnce(BatchDone) + Send + 'static) -> RunBatch {
+    /// A batch of `rows`, after which the replica pauses. `done` is called with what became of it, on the actor's thread, or
+    /// where the message is dropped.
+    pub fn new(rows: Vec<Row>, pause: Duration, done: impl FnOnce(BatchDone) + Send + 'static) -> RunBatch {
         let done = Done { rows: rows.len(), callback: Some(Box::new(done)) };
-        RunBatch { rows, done }
+        RunBatch { rows, pause, done }
     }
 }
 
@@ -77,8 +90,8 @@ impl Message for RunBatch {
 
 impl ModelActor {
     /// An actor around a session; `batching` is what probing it has shown.
-    pub fn new(session: Box<dyn Session>, batching: Batching) -> ModelActor {
-        ModelActor { session, batching }
+    pub fn new(session: Box<dyn Session>, batching: Batching, pauses: Pauses) -> ModelActor {
+        ModelActor { session, batching, pauses }
     }
 
     fn run(&mut self, rows: &[Row]) -> Vec<Result<Row, RunError>> {
@@ -153,9 +166,22 @@ impl Handler<RunBatch> for ModelActor {
 
     fn handle(&mut self, batch: RunBatch, context: &mut Self::Context) {
         let started = Instant::now();
-        let RunBatch { rows, done } = batch;
+        let RunBatch { rows, pause, done } = batch;
         match catch_unwind(AssertUnwindSafe(|| self.run(&rows))) {
-            Ok(results) => done.call(BatchDone { results, execute: started.elapsed(), died: None }),
+            Ok(results) => {
+                let pause = pause.saturating_add(self.session.pause(rows.len() as u64));
+                let end = move || done.call(BatchDone { results, execute: started.elapsed(), died: None });
+                match self.pauses {
+                    _ if pause.is_zero() => end(),
+                    Pauses::OnThread => {
+                        std::thread::sleep(pause);
+                        end();
+                    }
+                    Pauses::OnTimer => {
+                        context.wait(tokio::time::sleep(pause).into_actor(self).map(move |(), _, _| end()));
+                    }
+                }
+            }
             Err(panic) => {
                 let text = panic
                     .downcast_ref::<&str>()

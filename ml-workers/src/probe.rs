@@ -4,8 +4,9 @@
 //! each model at load: a few made-up rows are run alone and together, with other companions and at other positions, and
 //! every row must come out as it did alone up to rounding. Otherwise the model is served one query at a time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use weir_core::prng::Prng;
 use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
 use weir_core::units::ServiceTime;
@@ -54,39 +55,72 @@ const ROWS: usize = 5;
 /// models that shrink their input.
 const OPEN_SIZES: [u64; 6] = [8, 1, 16, 32, 64, 224];
 
+/// A session under trial, and how long the trial may go on.
+struct Trial<'a> {
+    session: &'a mut dyn Session,
+    signature: Signature,
+    /// Size of the dimensions that the model leaves open, other than the first.
+    open: u64,
+    since: Instant,
+    budget: Duration,
+    /// Pauses that nobody waited for.
+    paused: Duration,
+}
+
+impl Trial<'_> {
+    /// Runs the made-up rows of these numbers together; their outputs, and the time it took.
+    fn run(&mut self, rows: &[u64]) -> Result<(Vec<Tensor>, ServiceTime), String> {
+        let inputs = batch(&self.signature, self.open, rows);
+        let started = Instant::now();
+        let outputs = self.session.run(&inputs).map_err(|error| error.to_string())?;
+        // Nobody need wait for a pause that is known, but it counts.
+        let pause = self.session.pause(rows.len() as u64);
+        self.paused = self.paused.saturating_add(pause);
+        Ok((outputs, ServiceTime::from(started.elapsed().saturating_add(pause))))
+    }
+
+    fn is_over(&self) -> bool {
+        self.since.elapsed().saturating_add(self.paused) >= self.budget
+    }
+}
+
 /// Probes a session within `budget` and one run. `declared` bounds the batch where its owner said so.
 pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration) -> Probed {
-    let end = Instant::now() + budget;
     let signature = session.signature().clone();
     let unbatched = |because: &str, points: Vec<(u32, ServiceTime)>| Probed {
         batching: Batching::Unbatched { because: because.into() },
         max_batch: 1,
         points: if points.is_empty() { vec![(1, UNKNOWN)] } else { points },
     };
-    let fixed = match leading(&signature) {
+    let leading = leading(&signature);
+    let mut trial =
+        Trial { session, signature, open: OPEN_SIZES[0], since: Instant::now(), budget, paused: Duration::ZERO };
+    let fixed = match leading {
         Leading::Free => None,
         Leading::Fixed(size) => Some(size),
-        Leading::None(because) => return unbatched(because, time(session, &signature, &[1], OPEN_SIZES[0], end)),
+        Leading::None(because) => return unbatched(because, time(&mut trial, &[1])),
     };
     let single = fixed.unwrap_or(1);
-    let Some(open) = OPEN_SIZES.into_iter().find(|open| {
-        Instant::now() < end && session.run(&batch(&signature, *open, &(0..single).collect::<Vec<_>>())).is_ok()
-    }) else {
+    let runs = OPEN_SIZES.into_iter().any(|open| {
+        trial.open = open;
+        !trial.is_over() && trial.run(&(0..single).collect::<Vec<_>>()).is_ok()
+    });
+    if !runs {
         return unbatched("no made-up input could be made to run it", Vec::new());
-    };
+    }
     if single == 1 && fixed.is_some() {
-        return unbatched("its first dimension is 1", time(session, &signature, &[1], open, end));
+        return unbatched("its first dimension is 1", time(&mut trial, &[1]));
     }
     let compared = match fixed {
-        Some(size) => compare_fixed(session, &signature, open, size),
-        None => compare(session, &signature, open, end),
+        Some(size) => compare_fixed(&mut trial, size),
+        None => compare(&mut trial),
     };
     if let Err(because) = compared {
-        return unbatched(&because, time(session, &signature, &[single], open, end));
+        return unbatched(&because, time(&mut trial, &[single]));
     }
     match fixed {
         Some(size) => {
-            let points = time(session, &signature, &[size], open, end);
+            let points = time(&mut trial, &[size]);
             Probed { batching: Batching::Fixed { size: size as u32 }, max_batch: size as u32, points }
         }
         None => {
@@ -95,7 +129,7 @@ pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration)
             if !bound.is_power_of_two() {
                 sizes.push(u64::from(bound));
             }
-            let points = time(session, &signature, &sizes, open, end);
+            let points = time(&mut trial, &sizes);
             let max_batch = points.last().map_or(1, |(size, _)| *size);
             Probed {
                 batching: Batching::Rows,
@@ -128,26 +162,26 @@ fn leading(signature: &Signature) -> Leading {
 }
 
 /// Rows alone against rows together. A model that takes only few rows at once is compared at fewer.
-fn compare(session: &mut dyn Session, signature: &Signature, open: u64, end: Instant) -> Result<(), String> {
+fn compare(trial: &mut Trial<'_>) -> Result<(), String> {
     let mut alone = Vec::new();
     for row in 0..ROWS as u64 {
-        let outputs = session.run(&batch(signature, open, &[row])).map_err(|error| error.to_string())?;
+        let (outputs, _) = trial.run(&[row])?;
         if outputs.iter().any(|output| output.shape.first() != Some(&1)) {
             return Err("an output is not one row for one row".into());
         }
         alone.push(outputs);
-        if Instant::now() > end && row > 0 {
+        if trial.is_over() && row > 0 {
             return Err("it is too slow to be probed within its time".into());
         }
     }
-    let again = session.run(&batch(signature, open, &[0])).map_err(|error| error.to_string())?;
+    let (again, _) = trial.run(&[0])?;
     if !same(&again, 0, &alone[0]) {
         return Err("the same input gives different answers".into());
     }
     let sets: [&[u64]; 3] = [&[0, 1, 2, 3, 4], &[4, 2, 0], &[1, 0]];
     let mut together = 0;
     for set in sets {
-        let Ok(outputs) = session.run(&batch(signature, open, set)) else { continue };
+        let Ok((outputs, _)) = trial.run(set) else { continue };
         together += 1;
         check_rows(&outputs, set, &alone)?;
     }
@@ -155,17 +189,16 @@ fn compare(session: &mut dyn Session, signature: &Signature, open: u64, end: Ins
 }
 
 /// For a model of exactly `size` rows: each row between different companions.
-fn compare_fixed(session: &mut dyn Session, signature: &Signature, open: u64, size: u64) -> Result<(), String> {
-    let mut run = |rows: &[u64]| session.run(&batch(signature, open, rows)).map_err(|error| error.to_string());
+fn compare_fixed(trial: &mut Trial<'_>, size: u64) -> Result<(), String> {
     let mut alone = Vec::new();
     for row in 0..size.min(ROWS as u64) {
         // As it will be filled up: the same row again and again.
-        alone.push(run(&vec![row; size as usize])?);
+        alone.push(trial.run(&vec![row; size as usize])?.0);
     }
     let mixed: Vec<u64> = (0..size).map(|i| i % alone.len() as u64).collect();
     let turned: Vec<u64> = mixed.iter().rev().copied().collect();
     for set in [mixed, turned] {
-        check_rows(&run(&set)?, &set, &alone)?;
+        check_rows(&trial.run(&set)?.0, &set, &alone)?;
     }
     Ok(())
 }
@@ -218,27 +251,14 @@ fn floats(dtype: DType, data: &[u8]) -> Option<Vec<f64>> {
 }
 
 /// Median of up to three runs by batch size, until a size fails or the time is over; at least one run if any works.
-fn time(
-    session: &mut dyn Session,
-    signature: &Signature,
-    sizes: &[u64],
-    open: u64,
-    end: Instant,
-) -> Vec<(u32, ServiceTime)> {
+fn time(trial: &mut Trial<'_>, sizes: &[u64]) -> Vec<(u32, ServiceTime)> {
     let mut points = Vec::new();
     for size in sizes {
-        let inputs = batch(signature, open, &(0..*size).collect::<Vec<_>>());
+        let rows: Vec<u64> = (0..*size).collect();
         let mut runs = Vec::new();
-        for _ in 0..3 {
-            let over = Instant::now() >= end;
-            if over && !(points.is_empty() && runs.is_empty()) {
-                break;
-            }
-            let started = Instant::now();
-            if session.run(&inputs).is_err() {
-                return points;
-            }
-            runs.push(ServiceTime::from(started.elapsed()));
+        while runs.len() < 3 && (!trial.is_over() || (points.is_empty() && runs.is_empty())) {
+            let Ok((_, took)) = trial.run(&rows) else { return points };
+            runs.push(took);
         }
         if runs.is_empty() {
             break;

@@ -213,8 +213,13 @@ pub async fn run(
     tasks.spawn_local(link.run());
     let places: Vec<_> = (0..config.rpc_threads).map(|_| host.spawn.place()).collect();
     let at_home = Arc::clone(&shared);
-    let authority = move |_| -> Rc<dyn Authority> { Rc::new(Door(home_of_this_thread(&at_home))) };
-    tasks.spawn_local(accept(listener, Limits::default(), places.clone(), authority));
+    let authority = move || {
+        // Connections of a place share its lines to other nodes.
+        let home = Home::new(at_home);
+        move |_| -> Rc<dyn Authority> { Rc::new(Door(Rc::clone(&home))) }
+    };
+    let serving = places.clone();
+    tasks.spawn_local(async move { accept(listener, Limits::default(), &serving, authority).await });
     // Nobody waits for it only where the process ends already.
     let _ = started.send(Started { address, joined });
 
@@ -241,23 +246,4 @@ async fn look_for_hangs(shared: Arc<Shared>) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         shared.devices.values().for_each(Device::check_hangs);
     }
-}
-
-thread_local! {
-    /// This thread's homes, one for each node of the process: connections of a thread share its lines to other nodes.
-    static HOMES: std::cell::RefCell<Vec<(std::sync::Weak<Shared>, Rc<Home>)>> = const { std::cell::RefCell::new(Vec::new()) };
-}
-
-fn home_of_this_thread(shared: &Arc<Shared>) -> Rc<Home> {
-    HOMES.with_borrow_mut(|homes| {
-        let known = homes.iter().find(|(of, _)| std::ptr::eq(of.as_ptr(), Arc::as_ptr(shared)));
-        match known {
-            Some((_, home)) => Rc::clone(home),
-            None => {
-                let home = Home::new(Arc::clone(shared));
-                homes.push((Arc::downgrade(shared), Rc::clone(&home)));
-                home
-            }
-        }
-    })
 }

@@ -108,6 +108,7 @@ impl Link {
         self.replicas.set_coordinator(Some(Rc::clone(&home)));
         self.joined.send_replace(true);
         tokio::select! {
+            biased;
             next = self.report_for_ever(&home) => next,
             why = self.watch_for_ever(&home) => another(why),
             () = entered.closed() => another("the connection ended".into()),

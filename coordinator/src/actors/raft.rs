@@ -12,6 +12,7 @@ use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, EntryType, Message, Messag
 use raft::{Config as RaftConfig, RawNode, SnapshotStatus, StateRole, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_core::ids::{LogIndex, MemberId, RequestId};
+use weir_core::prng::Prng;
 use weir_core::replicated::{Applied, Change, Entry, State};
 use weir_schema::convert::control::{entry_from_bytes, entry_to_bytes, state_from_bytes, state_to_bytes};
 
@@ -89,7 +90,7 @@ pub struct Settings {
     pub tick: Duration,
     /// A snapshot is taken after so many entries.
     pub snapshot_every: u64,
-    /// Drawn for this start: tells its reads from those of other starts and members.
+    /// Drawn for this start: tells its reads from those of other starts and members, and seeds its election time-outs.
     pub start: u64,
 }
 
@@ -105,7 +106,10 @@ pub struct Driver {
     waiting_term: u64,
     reads: BTreeMap<u64, (oneshot::Sender<Result<LogIndex, NotDone>>, u32)>,
     ready_reads: VecDeque<(u64, oneshot::Sender<Result<LogIndex, NotDone>>)>,
+    /// Results of entries that were applied and are not published yet.
+    answers: Vec<(Reply, Applied)>,
     next_read: u64,
+    elections: Elections,
     was_member: bool,
     told_removed: bool,
     peers: mpsc::UnboundedSender<Message>,
@@ -123,37 +127,20 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Proposes a command and waits for its result.
+    /// Proposes a command and waits for its result, which can then be read here too.
     pub async fn propose(&self, entry: Entry) -> Result<Applied, NotDone> {
-        let applied = self.ask(|reply| Ask::Propose { entry, reply }).await?;
-        self.see(applied).await
+        self.ask(|reply| Ask::Propose { entry, reply }).await
     }
 
     /// Changes the membership and waits for it.
     pub async fn change_member(&self, id: MemberId, step: MemberStep, entry: Entry) -> Result<Applied, NotDone> {
-        let applied = self.ask(|reply| Ask::ChangeMember { id, step, entry, reply }).await?;
-        self.see(applied).await
-    }
-
-    /// Waits until what was written can be read here too.
-    async fn see(&self, applied: Applied) -> Result<Applied, NotDone> {
-        if let Ok(done) = &applied {
-            let mut published = self.published.clone();
-            // It fails only where the driver has ended, and the process with it.
-            let _ = published.wait_for(|now| now.state.applied >= done.index).await;
-        }
-        Ok(applied)
+        self.ask(|reply| Ask::ChangeMember { id, step, entry, reply }).await
     }
 
     /// Waits until this member has applied everything that was committed when this was called.
     pub async fn read(&self) -> Result<Published, NotDone> {
-        let index = self.ask(Ask::ReadIndex).await?;
-        let mut published = self.published.clone();
-        let caught_up = published.wait_for(|now| now.state.applied >= index);
-        match tokio::time::timeout(Duration::from_secs(2), caught_up).await {
-            Ok(Ok(now)) => Ok(now.clone()),
-            _ => Err(NotDone::TryAgain("this coordinator is behind; ask again".into())),
-        }
+        self.ask(Ask::ReadIndex).await?;
+        Ok(self.published.borrow().clone())
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<Result<T, NotDone>>) -> Ask) -> Result<T, NotDone> {
@@ -165,6 +152,35 @@ impl Handle {
             Ok(Err(_)) => Err(NotDone::TryAgain("this coordinator stops; ask another".into())),
             Err(_) => Err(NotDone::TryAgain("no majority of the coordinators answered in time; ask again".into())),
         }
+    }
+}
+
+/// Ticks of silence after which a member may stand for election; at most twice as many pass.
+const ELECTION_TICKS: usize = 10;
+
+/// Draws election time-outs from a seed of this start: the library would draw from the thread's own chance, which no
+/// simulation can repeat. Drawn anew for each term and role, and after a while, or two members could tie for ever.
+struct Elections {
+    prng: Prng,
+    ticks: u64,
+    drawn_for: Option<(u64, StateRole, u64)>,
+    timeout: usize,
+}
+
+impl Elections {
+    fn new(seed: u64) -> Elections {
+        Elections { prng: Prng::new(seed), ticks: 0, drawn_for: None, timeout: ELECTION_TICKS }
+    }
+
+    /// Before the library's own tick, the only place where it looks at the time-out.
+    fn on_tick(&mut self, raft: &mut raft::Raft<View>) {
+        self.ticks += 1;
+        let now = Some((raft.term, raft.state, self.ticks / (2 * ELECTION_TICKS as u64)));
+        if now != self.drawn_for {
+            self.drawn_for = now;
+            self.timeout = ELECTION_TICKS + self.prng.below(ELECTION_TICKS as u64) as usize;
+        }
+        raft.set_randomized_election_timeout(self.timeout);
     }
 }
 
@@ -193,7 +209,7 @@ impl Driver {
         let state = read_state(&snapshot)?;
         let config = RaftConfig {
             id: settings.id.0,
-            election_tick: 10,
+            election_tick: ELECTION_TICKS,
             heartbeat_tick: 2,
             pre_vote: true,
             check_quorum: true,
@@ -224,19 +240,21 @@ impl Driver {
         let driver = Driver {
             node,
             store,
-            settings,
             state,
             snapshot_index,
             waiting: BTreeMap::new(),
             waiting_term: 0,
             reads: BTreeMap::new(),
             ready_reads: VecDeque::new(),
+            answers: Vec::new(),
             next_read: 0,
+            elections: Elections::new(settings.start),
             was_member: false,
             told_removed: false,
             peers,
             changes,
             published,
+            settings,
         };
         Ok((driver, receiver))
     }
@@ -248,6 +266,7 @@ impl Driver {
         self.on_ready()?;
         loop {
             tokio::select! {
+                biased;
                 _ = ticks.tick() => self.on_tick(),
                 ask = asks.recv() => {
                     let Some(ask) = ask else { return Ok(()) };
@@ -265,12 +284,13 @@ impl Driver {
                 self.on_ready()?;
             }
             self.compact_if_due()?;
-            self.answer_reads();
             self.publish();
+            self.answer();
         }
     }
 
     fn on_tick(&mut self) {
+        self.elections.on_tick(&mut self.node.raft);
         self.node.tick();
         // A read whose request or answer was lost is asked again after a while.
         let overdue: Vec<u64> = self
@@ -485,9 +505,8 @@ impl Driver {
             if !changes.is_empty() {
                 let _ = self.changes.send((index, changes));
             }
-            for reply in self.waiting.remove(&entry.request).into_iter().flatten() {
-                let _ = reply.send(Ok(applied.clone()));
-            }
+            let replies = self.waiting.remove(&entry.request).into_iter().flatten();
+            self.answers.extend(replies.map(|reply| (reply, applied.clone())));
         }
         Ok(())
     }
@@ -514,7 +533,12 @@ impl Driver {
         Ok(())
     }
 
-    fn answer_reads(&mut self) {
+    /// Answers whoever waited for what is published now.
+    fn answer(&mut self) {
+        for (reply, applied) in self.answers.drain(..) {
+            // Nobody waits any more where the caller has gone.
+            let _ = reply.send(Ok(applied));
+        }
         let applied = self.state.applied.0;
         self.ready_reads.retain(|(_, reply)| !reply.is_closed());
         while let Some((index, _)) = self.ready_reads.front()

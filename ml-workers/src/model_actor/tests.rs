@@ -9,7 +9,7 @@ use crate::probe::{BUDGET, probe};
 const MODEL: &str = "width = 2\nfail_above = 1e6\npanic_above = 1e9\n";
 
 fn actor(batching: Batching) -> ModelActor {
-    ModelActor::new(engine(EngineKind::Synthetic).unwrap().load(MODEL.as_bytes()).unwrap(), batching)
+    ModelActor::new(engine(EngineKind::Synthetic).unwrap().load(MODEL.as_bytes()).unwrap(), batching, Pauses::OnThread)
 }
 
 fn rows(values: &[f32]) -> Vec<Row> {
@@ -57,10 +57,10 @@ fn a_panic_fails_its_batch_and_ends_its_actor() {
     };
     actix::System::new().block_on(async move {
         let address = actor(Batching::Rows).start();
-        address.send(RunBatch::new(rows(&[1.0]), told.clone())).await.unwrap();
-        address.send(RunBatch::new(rows(&[2e9, 1.0]), told.clone())).await.unwrap();
+        address.send(RunBatch::new(rows(&[1.0]), Duration::ZERO, told.clone())).await.unwrap();
+        address.send(RunBatch::new(rows(&[2e9, 1.0]), Duration::ZERO, told.clone())).await.unwrap();
         // Sent to an actor that is gone: the callback is called all the same.
-        let gone = address.send(RunBatch::new(rows(&[1.0, 2.0, 3.0]), told)).await;
+        let gone = address.send(RunBatch::new(rows(&[1.0, 2.0, 3.0]), Duration::ZERO, told)).await;
         assert!(gone.is_err());
     });
     assert_eq!(receive.try_iter().collect::<Vec<_>>(), [(1, false), (2, true), (3, true)]);
@@ -83,4 +83,23 @@ fn a_slow_model_is_probed_by_few_runs() {
     let probed = probe(&mut *session, None, Duration::from_millis(60));
     assert!(matches!(probed.batching, Batching::Unbatched { ref because } if because.contains("too slow")));
     assert_eq!(probed.points.len(), 1, "one run to know what it costs");
+}
+
+#[test]
+fn a_pause_passes_before_the_answer_on_a_thread_and_on_a_timer() {
+    for pauses in [Pauses::OnThread, Pauses::OnTimer] {
+        let (send, receive) = mpsc::channel();
+        actix::System::new().block_on(async move {
+            let model = b"width = 2\nalpha_us = 3000\nbeta_us = 1000\n";
+            let session = engine(EngineKind::Synthetic).unwrap().load(model).unwrap();
+            let address = ModelActor::new(session, Batching::Rows, pauses).start();
+            let batch = RunBatch::new(rows(&[1.0, 2.0]), Duration::from_millis(2), move |done| {
+                send.send(done.execute).unwrap();
+            });
+            address.send(batch).await.unwrap();
+            // An actor that pauses takes no other message: this one ends after the batch did.
+            address.send(RunBatch::new(rows(&[1.0]), Duration::ZERO, |_| {})).await.unwrap();
+        });
+        assert!(receive.try_recv().unwrap() >= Duration::from_millis(3 + 2 + 2), "{pauses:?}");
+    }
 }

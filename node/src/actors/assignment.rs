@@ -15,9 +15,9 @@ use weir_core::placement::{ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, Model, Plan, State};
 use weir_core::units::{Bytes, Instant};
-use weir_host::spawn::Place;
+use weir_host::spawn::{Place, Spawn};
 use weir_ml_workers::engine::engine;
-use weir_ml_workers::model_actor::ModelActor;
+use weir_ml_workers::model_actor::{ModelActor, Pauses};
 use weir_ml_workers::probe::{BUDGET, Batching, Probed, probe};
 use weir_schema::control_capnp::node_home;
 
@@ -142,9 +142,13 @@ impl Replicas {
         let place = self.shared.host.spawn.place();
         let (send, loaded) = oneshot::channel();
         let wanted = Arc::clone(&model);
+        let pauses = match self.shared.host.spawn {
+            Spawn::Threads => Pauses::OnThread,
+            Spawn::Inline => Pauses::OnTimer,
+        };
         place.run(move || async move {
             // Nobody waits where the replica was let go meanwhile; then the thread is stopped too.
-            let _ = send.send(load_here(&wanted, &artifact));
+            let _ = send.send(load_here(&wanted, &artifact, pauses));
         });
         let loaded = loaded.await.unwrap_or_else(|_| {
             Err("its thread ended while it was loaded (the model may need more memory than there is)".into())
@@ -224,7 +228,7 @@ impl Replicas {
 }
 
 /// Loads and probes on the thread that will run the model, and starts its actor there.
-fn load_here(model: &Model, artifact: &[u8]) -> Result<(LoadedReplica, ReplicaProfile), String> {
+fn load_here(model: &Model, artifact: &[u8], pauses: Pauses) -> Result<(LoadedReplica, ReplicaProfile), String> {
     let mut session =
         engine(model.engine).and_then(|engine| engine.load(artifact)).map_err(|error| error.to_string())?;
     if *session.signature() != model.signature {
@@ -242,7 +246,7 @@ fn load_here(model: &Model, artifact: &[u8]) -> Result<(LoadedReplica, ReplicaPr
     };
     let terminator = session.terminator();
     let batches_rows = !matches!(batching, Batching::Unbatched { .. });
-    let actor = ModelActor::new(session, batching).start();
+    let actor = ModelActor::new(session, batching, pauses).start();
     let loaded = LoadedReplica {
         model: model.reference.clone(),
         actor,

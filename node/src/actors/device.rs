@@ -393,11 +393,7 @@ impl Device {
         hosted.running = Some(Running { batch, since: now, expected, rows, terminated: false });
         let device = Arc::clone(self);
         let pause = if self.pace < 1.0 { expected.as_duration().mul_f64(1.0 - self.pace) } else { Duration::ZERO };
-        let run = RunBatch::new(inputs, move |done: BatchDone| {
-            // The slot sleeps on the model's own thread: nothing else lives there.
-            if done.died.is_none() && !pause.is_zero() {
-                std::thread::sleep(pause);
-            }
+        let run = RunBatch::new(inputs, pause, move |done: BatchDone| {
             // An actor that takes no messages reports from under the lock of whoever sent: that one sees it below.
             if !matches!(done.results.first(), Some(Err(RunError::ActorGone))) {
                 device.finished(replica, batch, done);
