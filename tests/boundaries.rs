@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_tests::root;
+use weir_tests::processes::root;
 
 /// A crate and the crates of weir that it may depend on.
 const MAY_KNOW: [(&str, &[&str]); 10] = [

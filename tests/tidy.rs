@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use weir_tests::root;
+use weir_tests::processes::root;
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {

@@ -336,7 +336,11 @@ impl Admin {
                 Ok(Ok(Tried::Leader(_))) => {
                     last = "there is no leader: a majority of the coordinators must be up".into()
                 }
-                Ok(Ok(Tried::Again(why))) => last = why,
+                Ok(Ok(Tried::Again(why))) => {
+                    last = why;
+                    // It may lead only in its own eyes: another one knows better.
+                    self.current.take();
+                }
                 Ok(Err(error)) => match error.kind {
                     capnp::ErrorKind::Failed => return Err(ClientError::Invalid(remote_text(&error))),
                     _ => {

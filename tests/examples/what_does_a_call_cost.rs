@@ -21,7 +21,7 @@ use weir_host::limits::Limits;
 use weir_host::login::Token;
 use weir_schema::convert::tensor::write_tensor;
 use weir_schema::predict_capnp::{Purpose, predictor};
-use weir_tests::{Cluster, npy, root};
+use weir_tests::processes::{Cluster, npy, root};
 
 const BYTES: usize = 4096;
 

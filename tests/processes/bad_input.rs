@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use weir_tests::{Cluster, npy, root};
+use weir_tests::processes::{Cluster, npy, root};
 
 fn serving() -> (Cluster, String) {
     let cluster = Cluster::start(1, 1);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use weir_tests::{Cluster, alone};
+use weir_tests::processes::{Cluster, alone};
 
 /// Runs a command that fails with this exit code; returns its error.
 fn fails(code: i32, command: &mut Command) -> String {
@@ -80,7 +80,7 @@ fn a_file_starts_a_node_and_asks_it() {
         cluster.path("c1/member.token")
     );
     let file = cluster.write("weir.toml", text);
-    let _node = weir_tests::Process::start(&["node", "--config", &file]);
+    let _node = weir_tests::processes::Process::start(&["node", "--config", &file]);
     cluster.wait("the node joins", std::time::Duration::from_secs(20), |status| {
         status["nodes"][0]["devices"][0]["slots"] == 3
     });

@@ -4,7 +4,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weir_tests::{Cluster, count, npy};
+use weir_tests::processes::{Cluster, count, npy};
 
 /// A load on `echo` that runs beside the test.
 fn load(cluster: &Cluster, seconds: u32) -> Child {
@@ -107,9 +107,9 @@ fn with_every_coordinator_gone_predictions_go_on_and_nothing_acknowledged_is_los
     let before = cluster.ok(&["get", "endpoints"]);
     let load = load(&cluster, 8);
     begun(&cluster);
-    cluster.coordinators.iter_mut().for_each(weir_tests::Process::kill);
+    cluster.coordinators.iter_mut().for_each(weir_tests::processes::Process::kill);
     assert!(cluster.status().is_none(), "nobody answers");
-    cluster.coordinators.iter_mut().for_each(weir_tests::Process::restart);
+    cluster.coordinators.iter_mut().for_each(weir_tests::processes::Process::restart);
     let result = result(load);
     assert_eq!(result["answered"], result["offered"], "{result}");
     cluster.wait("all are back", Duration::from_secs(30), |status| {
@@ -134,7 +134,7 @@ fn members_are_removed_and_others_join() {
     let (data, token) = (cluster.path("c9"), cluster.path("c1/member.token"));
     let others: Vec<String> =
         (0..3).filter(|i| *i != removed).map(|i| cluster.coordinators[i].address.clone()).collect();
-    let joined = weir_tests::Process::start(&[
+    let joined = weir_tests::processes::Process::start(&[
         "coordinator",
         "--name",
         "c9",

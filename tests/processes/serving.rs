@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
-use weir_tests::{Cluster, count, npy, root};
+use weir_tests::processes::{Cluster, count, npy, root};
 
 fn rows(output: &str) -> Vec<Value> {
     output.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect()
@@ -169,7 +169,7 @@ fn a_snapshot_founds_the_cluster_anew() {
         1,
         &["snapshot", "restore", &snapshot, "--data-dir", &data, "--name", "r1", "--member-token-file", &token],
     );
-    let restored = weir_tests::Process::start(&[
+    let restored = weir_tests::processes::Process::start(&[
         "coordinator",
         "--name",
         "r1",

@@ -112,6 +112,11 @@ pub struct Driver {
     elections: Elections,
     was_member: bool,
     told_removed: bool,
+    ticks: u64,
+    /// A write waits for room on the disk.
+    full: bool,
+    /// The next tick at which a snapshot may be tried that found no room.
+    compact_at: u64,
     peers: mpsc::UnboundedSender<Message>,
     changes: ChangeSink,
     published: watch::Sender<Published>,
@@ -155,6 +160,11 @@ impl Handle {
     }
 }
 
+/// How often a write is tried for which the disk had no room.
+const ROOM_LOOK: Duration = Duration::from_millis(200);
+/// Ticks until a snapshot is tried again for which it had none.
+const COMPACT_PAUSE: u64 = 20;
+
 /// Ticks of silence after which a member may stand for election; at most twice as many pass.
 const ELECTION_TICKS: usize = 10;
 
@@ -162,20 +172,18 @@ const ELECTION_TICKS: usize = 10;
 /// simulation can repeat. Drawn anew for each term and role, and after a while, or two members could tie for ever.
 struct Elections {
     prng: Prng,
-    ticks: u64,
     drawn_for: Option<(u64, StateRole, u64)>,
     timeout: usize,
 }
 
 impl Elections {
     fn new(seed: u64) -> Elections {
-        Elections { prng: Prng::new(seed), ticks: 0, drawn_for: None, timeout: ELECTION_TICKS }
+        Elections { prng: Prng::new(seed), drawn_for: None, timeout: ELECTION_TICKS }
     }
 
     /// Before the library's own tick, the only place where it looks at the time-out.
-    fn on_tick(&mut self, raft: &mut raft::Raft<View>) {
-        self.ticks += 1;
-        let now = Some((raft.term, raft.state, self.ticks / (2 * ELECTION_TICKS as u64)));
+    fn on_tick(&mut self, ticks: u64, raft: &mut raft::Raft<View>) {
+        let now = Some((raft.term, raft.state, ticks / (2 * ELECTION_TICKS as u64)));
         if now != self.drawn_for {
             self.drawn_for = now;
             self.timeout = ELECTION_TICKS + self.prng.below(ELECTION_TICKS as u64) as usize;
@@ -251,6 +259,9 @@ impl Driver {
             elections: Elections::new(settings.start),
             was_member: false,
             told_removed: false,
+            ticks: 0,
+            full: false,
+            compact_at: 0,
             peers,
             changes,
             published,
@@ -263,7 +274,7 @@ impl Driver {
     pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>) -> Result<(), DriverError> {
         let mut ticks = tokio::time::interval(self.settings.tick);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.on_ready()?;
+        self.on_ready().await?;
         loop {
             tokio::select! {
                 biased;
@@ -281,7 +292,7 @@ impl Driver {
                 }
             }
             while self.node.has_ready() {
-                self.on_ready()?;
+                self.on_ready().await?;
             }
             self.compact_if_due()?;
             self.publish();
@@ -290,7 +301,8 @@ impl Driver {
     }
 
     fn on_tick(&mut self) {
-        self.elections.on_tick(&mut self.node.raft);
+        self.ticks += 1;
+        self.elections.on_tick(self.ticks, &mut self.node.raft);
         self.node.tick();
         // A read whose request or answer was lost is asked again after a while.
         let overdue: Vec<u64> = self
@@ -424,11 +436,11 @@ impl Driver {
 
     /// One round of the library's demands, in the order that it demands: entries and hard state are on disk before
     /// messages that depend on them are sent.
-    fn on_ready(&mut self) -> Result<(), DriverError> {
+    async fn on_ready(&mut self) -> Result<(), DriverError> {
         let mut ready = self.node.ready();
         self.send(ready.take_messages());
         if !ready.snapshot().is_empty() {
-            self.install(ready.snapshot().clone())?;
+            self.install(ready.snapshot().clone()).await?;
         }
         for read in ready.take_read_states() {
             let (_, count) = read.request_ctx.as_chunks::<8>().0.split_at(2.min(read.request_ctx.len() / 8));
@@ -441,7 +453,7 @@ impl Driver {
         }
         let committed = ready.take_committed_entries();
         self.apply(committed)?;
-        self.store.append(ready.entries(), ready.hs())?;
+        self.once_there_is_room(|store| store.append(ready.entries(), ready.hs())).await?;
         self.send(ready.take_persisted_messages());
         let mut light = self.node.advance(ready);
         if let Some(commit) = light.commit_index() {
@@ -460,10 +472,32 @@ impl Driver {
         }
     }
 
-    fn install(&mut self, snapshot: Snapshot) -> Result<(), DriverError> {
+    /// Writes, as soon as the disk has room. Until then this member is silent, and the others go on without it.
+    async fn once_there_is_room(
+        &mut self,
+        write: impl Fn(&mut Store) -> Result<(), LogError>,
+    ) -> Result<(), DriverError> {
+        loop {
+            match write(&mut self.store) {
+                Err(error) if error.is_full() => {
+                    if !std::mem::replace(&mut self.full, true) {
+                        tracing::warn!(%error, "this member waits for room");
+                        self.publish();
+                    }
+                    tokio::time::sleep(ROOM_LOOK).await;
+                }
+                done => {
+                    self.full = false;
+                    return Ok(done?);
+                }
+            }
+        }
+    }
+
+    async fn install(&mut self, snapshot: Snapshot) -> Result<(), DriverError> {
         let state = read_state(&snapshot)?;
+        self.once_there_is_room(|store| store.install(snapshot.clone())).await?;
         self.snapshot_index = snapshot.get_metadata().index;
-        self.store.install(snapshot)?;
         self.state = Arc::new(state);
         // Whoever watches has missed what the snapshot skipped.
         let _ = self.changes.send((self.state.applied, Vec::new()));
@@ -520,7 +554,8 @@ impl Driver {
     fn compact_if_due(&mut self) -> Result<(), DriverError> {
         let applied = self.state.applied.0;
         let due = applied >= self.snapshot_index + self.settings.snapshot_every;
-        if !(due || (self.store.snapshot_wanted() && applied > self.snapshot_index)) {
+        let wanted = due || (self.store.snapshot_wanted() && applied > self.snapshot_index);
+        if !wanted || self.ticks < self.compact_at {
             return Ok(());
         }
         let mut snapshot = Snapshot::default();
@@ -528,8 +563,14 @@ impl Driver {
         snapshot.mut_metadata().term = self.store.view().term(applied)?;
         *snapshot.mut_metadata().mut_conf_state() = self.store.view().initial_state()?.conf_state;
         snapshot.set_data(state_to_bytes(&self.state).into());
-        self.store.compact(snapshot, TRAILING)?;
-        self.snapshot_index = applied;
+        match self.store.compact(snapshot, TRAILING) {
+            // The log is as good without it, only longer.
+            Err(error) if error.is_full() => self.compact_at = self.ticks + COMPACT_PAUSE,
+            done => {
+                done?;
+                self.snapshot_index = applied;
+            }
+        }
         Ok(())
     }
 
@@ -551,7 +592,8 @@ impl Driver {
 
     fn publish(&mut self) {
         let raft = &self.node.raft;
-        let leads = raft.state == StateRole::Leader
+        let leads = !self.full
+            && raft.state == StateRole::Leader
             && raft.commit_to_current_term()
             && self.state.applied.0 >= raft.raft_log.committed;
         if raft.state != StateRole::Leader || raft.term != self.waiting_term {

@@ -22,6 +22,8 @@ pub enum LogError {
         #[source]
         cause: io::Error,
     },
+    #[error("the disk is full: {0} cannot be written; free space there")]
+    Full(PathBuf),
     #[error(
         "{path} is damaged at byte {offset}, before records that are whole; this member must not guess: remove it with `weir member remove`, empty its data folder and start it anew with --join"
     )]
@@ -42,7 +44,20 @@ pub enum LogError {
 
 impl LogError {
     pub(super) fn io(what: &'static str, path: &Path, cause: io::Error) -> LogError {
-        LogError::Io { what, path: path.to_owned(), cause }
+        match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full(path.to_owned()),
+            _ => LogError::Io { what, path: path.to_owned(), cause },
+        }
+    }
+
+    /// Whatever kind it says to be of, what a sync did not write is gone.
+    pub(super) fn sync(path: &Path, cause: io::Error) -> LogError {
+        LogError::Io { what: "sync", path: path.to_owned(), cause }
+    }
+
+    /// Whether nothing was written for want of room: the same may be tried again.
+    pub fn is_full(&self) -> bool {
+        matches!(self, LogError::Full(_))
     }
 
     pub(super) fn damaged(path: &Path, offset: u64) -> LogError {

@@ -1,8 +1,9 @@
 //! The log on disk and the snapshot beside it, and raft's view of both.
 //!
-//! Contract: what [`Store::append`] and [`Store::install`] return from is on disk, name and all. A file system error is
-//! fatal (the kernel may have dropped the pages): the caller stops the member. Entries since the last snapshot are also
-//! kept in memory: the control plane's log is small.
+//! Contract: what [`Store::append`] and [`Store::install`] return from is on disk, name and all. Where the disk is full they
+//! have written nothing that counts and may be called again with the same; any other file system error is fatal (the
+//! kernel may have dropped the pages): the caller stops the member. Entries since the last snapshot are also kept in
+//! memory: the control plane's log is small.
 
 mod files;
 mod wal;
@@ -146,8 +147,10 @@ impl Store {
     /// A snapshot that the leader sent takes the place of everything before it.
     pub fn install(&mut self, snapshot: Snapshot) -> Result<(), LogError> {
         write_snapshot(&*self.disk, &self.folder, &snapshot)?;
-        self.view.memory.wl().apply_snapshot(snapshot.clone()).expect("raft installs what is newer");
-        self.view.latest().snapshot = snapshot;
+        if self.view.latest().snapshot.get_metadata().index < snapshot.get_metadata().index {
+            self.view.memory.wl().apply_snapshot(snapshot.clone()).expect("raft installs what is newer");
+            self.view.latest().snapshot = snapshot;
+        }
         self.rewrite(u64::MAX)
     }
 

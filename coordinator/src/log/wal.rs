@@ -98,8 +98,9 @@ impl Wal {
         if self.end + frame.len() as u64 > self.size {
             self.advance(frame.len() as u64)?;
         }
-        let wrote = self.file.write_at(self.end, &frame).and_then(|()| self.file.sync());
-        wrote.map_err(|cause| LogError::io("append to", &path(&self.folder, self.number), cause))?;
+        let path = path(&self.folder, self.number);
+        self.file.write_at(self.end, &frame).map_err(|cause| LogError::io("append to", &path, cause))?;
+        self.file.sync().map_err(|cause| LogError::sync(&path, cause))?;
         self.end += frame.len() as u64;
         Ok(())
     }
@@ -130,8 +131,6 @@ impl Wal {
                 true
             }
             Err(error) => {
-                // What could be made of it would fill the disk for nothing.
-                let _ = self.disk.remove(&next);
                 tracing::warn!(%error, "no room for the log");
                 false
             }
@@ -157,9 +156,12 @@ impl Wal {
 
 fn make_segment(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Box<dyn DiskFile>> {
     let file = disk.open(path, true)?;
-    file.write_at(0, &vec![0; size as usize])?;
-    file.set_len(size)?;
-    file.sync()?;
+    let made = file.write_at(0, &vec![0; size as usize]).and_then(|()| file.set_len(size)).and_then(|()| file.sync());
+    if let Err(error) = made {
+        // What could be made of it would fill the disk for nothing; the first error is the one to tell.
+        let _ = disk.remove(path);
+        return Err(error);
+    }
     disk.sync_dir(path.parent().unwrap_or(Path::new(".")))?;
     Ok(file)
 }

@@ -1,0 +1,6 @@
+//! "What if it breaks?": whole clusters in virtual time. Each file is one sentence.
+mod a_seed_repeats;
+mod planted_bugs_are_found;
+mod whatever_breaks_heals;
+
+mod faults;
