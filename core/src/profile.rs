@@ -10,11 +10,17 @@ use crate::units::ServiceTime;
 
 /// Runs kept per batch size: enough to see a change within ten batches, few enough to forget one slow run soon.
 const RUNS_KEPT: usize = 10;
+/// Batches of any size after which a run says nothing any more. A size that one slow run makes look dear is not chosen, so
+/// nothing else would ever correct it; then what was measured at load counts again.
+const STALE_AFTER: u64 = 256;
 
 /// Latency by batch size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
-    runs: BTreeMap<u32, VecDeque<ServiceTime>>,
+    measured: BTreeMap<u32, ServiceTime>,
+    /// By size, each with the number of the batch that it was.
+    runs: BTreeMap<u32, VecDeque<(u64, ServiceTime)>>,
+    batches: u64,
     /// Monotone estimates by measured size, kept in step with `runs`.
     points: Vec<(u32, ServiceTime)>,
 }
@@ -24,8 +30,9 @@ impl Profile {
     pub fn new(measured: &[(u32, ServiceTime)]) -> Profile {
         assert!(!measured.is_empty(), "a profile needs a measurement");
         assert!(measured.iter().all(|(batch, _)| *batch > 0), "a batch has rows");
-        let runs = measured.iter().map(|(batch, time)| (*batch, VecDeque::from([*time]))).collect();
-        let mut profile = Profile { runs, points: Vec::new() };
+        let runs = measured.iter().map(|(batch, time)| (*batch, VecDeque::from([(0, *time)]))).collect();
+        let measured = measured.iter().copied().collect();
+        let mut profile = Profile { measured, runs, batches: 0, points: Vec::new() };
         profile.rebuild();
         profile
     }
@@ -50,11 +57,13 @@ impl Profile {
 
     /// Takes in that a batch of `batch` rows took `took`.
     pub fn observe(&mut self, batch: u32, took: ServiceTime) {
+        self.batches += 1;
         let runs = self.runs.entry(batch).or_default();
         if runs.len() == RUNS_KEPT {
             runs.pop_front();
         }
-        runs.push_back(took);
+        runs.push_back((self.batches, took));
+        self.forget_stale();
         self.rebuild();
     }
 
@@ -73,15 +82,32 @@ impl Profile {
     /// Makes every estimate a little more hopeful: called when a query was refused although nothing else was in its way.
     /// Without it a few slow runs could refuse every query, and no batch would ever run to show that they are over.
     pub fn forgive(&mut self) {
-        for runs in self.runs.values_mut() {
+        for (batch, runs) in &mut self.runs {
             if runs.len() > 1 {
-                let slowest = (0..runs.len()).max_by_key(|i| runs[*i]).expect("there are runs");
+                let slowest = (0..runs.len()).max_by_key(|i| runs[*i].1).expect("there are runs");
                 runs.remove(slowest);
             } else {
-                runs[0] = runs[0].scaled(0.9);
+                runs[0].1 = runs[0].1.scaled(0.9);
+                if let Some(measured) = self.measured.get_mut(batch) {
+                    *measured = (*measured).min(runs[0].1);
+                }
             }
         }
         self.rebuild();
+    }
+
+    fn forget_stale(&mut self) {
+        let Some(oldest) = self.batches.checked_sub(STALE_AFTER) else { return };
+        let (measured, batches) = (&self.measured, self.batches);
+        self.runs.retain(|batch, runs| {
+            while runs.front().is_some_and(|(number, _)| *number < oldest) {
+                runs.pop_front();
+            }
+            if runs.is_empty() {
+                runs.extend(measured.get(batch).map(|time| (batches, *time)));
+            }
+            !runs.is_empty()
+        });
     }
 
     fn rebuild(&mut self) {
@@ -95,8 +121,8 @@ impl Profile {
 }
 
 /// The largest of up to three runs, the second largest of more.
-fn high(runs: &VecDeque<ServiceTime>) -> ServiceTime {
-    let mut sorted: Vec<ServiceTime> = runs.iter().copied().collect();
+fn high(runs: &VecDeque<(u64, ServiceTime)>) -> ServiceTime {
+    let mut sorted: Vec<ServiceTime> = runs.iter().map(|(_, took)| *took).collect();
     sorted.sort_unstable();
     sorted[if sorted.len() > 3 { sorted.len() - 2 } else { sorted.len() - 1 }]
 }
@@ -150,6 +176,19 @@ mod tests {
             profile.forgive();
         }
         assert!(profile.estimate(1) < us(20));
+    }
+
+    #[test]
+    fn a_size_that_nobody_runs_any_more_is_estimated_as_it_was_measured() {
+        let mut profile = Profile::new(&[(1, us(10)), (2, us(12)), (8, us(20))]);
+        profile.observe(2, us(80_000));
+        profile.observe(3, us(90_000));
+        assert_eq!((profile.estimate(2), profile.estimate(8)), (us(80_000), us(90_000)));
+        for _ in 0..=STALE_AFTER + 1 {
+            profile.observe(1, us(10));
+        }
+        assert_eq!((profile.estimate(2), profile.estimate(8)), (us(12), us(20)));
+        assert_eq!(profile.points().len(), 3);
     }
 
     #[test]

@@ -202,6 +202,25 @@ impl Row {
         }
     }
 
+    /// Bytes of tensor `i` of each of these rows. Strings are walked once a tensor, not once a row.
+    pub fn data_of(rows: &[Row], i: usize) -> Vec<&[u8]> {
+        let mut walked: Option<(&Arc<Vec<Tensor>>, Vec<std::ops::Range<usize>>)> = None;
+        let mut bytes = Vec::with_capacity(rows.len());
+        for row in rows {
+            let tensor = &row.tensors[i];
+            let Some(number) = row.row.filter(|_| tensor.dtype == DType::String) else {
+                bytes.push(row.data(i));
+                continue;
+            };
+            if !walked.as_ref().is_some_and(|(tensors, _)| Arc::ptr_eq(tensors, &row.tensors)) {
+                walked = Some((&row.tensors, tensor.rows().expect("rows have a first dimension")));
+            }
+            let (_, ranges) = walked.as_ref().expect("just walked");
+            bytes.push(&tensor.data[ranges[number].clone()]);
+        }
+        bytes
+    }
+
     /// Whether two rows may be parts of one batch: same types and shapes apart from the first dimension.
     pub fn merges_with(&self, other: &Row) -> bool {
         self.row.is_some()
@@ -312,6 +331,21 @@ mod tests {
         assert!(check(DType::String, &[1], &[5, 0, 0, 0, 1]).is_err());
         assert!(check(DType::String, &[1], &[1, 0, 0, 0, 1, 9]).is_err());
         assert!(check(DType::String, &[1 << 60], &[]).is_err());
+    }
+
+    #[test]
+    fn rows_of_strings_have_the_same_bytes_together_as_alone() {
+        let call = |values: &[&str]| Arc::new(vec![Tensor::f32(&[3], &[0.0; 3]), Tensor::strings(&[3], values)]);
+        let (a, b) = (call(&["a", "", "xyz"]), call(&["1", "22", "333"]));
+        let rows: Vec<Row> = [(&a, 2), (&a, 0), (&b, 1), (&a, 1)]
+            .map(|(tensors, row)| Row { tensors: Arc::clone(tensors), row: Some(row) })
+            .into();
+        for i in [0, 1] {
+            assert_eq!(Row::data_of(&rows, i), rows.iter().map(|row| row.data(i)).collect::<Vec<_>>());
+        }
+        assert_eq!(Row::data_of(&rows, 1)[0], b"\x03\0\0\0xyz");
+        let whole = [Row { tensors: b, row: None }];
+        assert_eq!(Row::data_of(&whole, 1), [&whole[0].tensors[1].data[..]]);
     }
 
     #[test]

@@ -142,10 +142,11 @@ fn stack(rows: &[Row], padded: usize) -> Vec<Tensor> {
         .map(|i| {
             let mut shape = vec![padded as u64];
             shape.extend(first.shape(i));
-            let mut data =
-                Vec::with_capacity(rows.iter().map(|row| row.data(i).len()).sum::<usize>() / rows.len() * padded);
+            let parts = Row::data_of(rows, i);
+            let bytes = parts.iter().map(|bytes| bytes.len()).sum::<usize>();
+            let mut data = Vec::with_capacity(bytes / rows.len() * padded);
             for n in 0..padded {
-                data.extend_from_slice(rows[n.min(rows.len() - 1)].data(i));
+                data.extend_from_slice(parts[n.min(rows.len() - 1)]);
             }
             Tensor { dtype: first.tensors[i].dtype, shape, data }
         })

@@ -54,6 +54,8 @@ pub struct Journey {
     stage: usize,
     attempts: u32,
     answered: Option<usize>,
+    /// A call of this stage may have run where nobody heard of it.
+    lost: bool,
     /// Confidences that were not numbers.
     not_numbers: u32,
 }
@@ -61,7 +63,7 @@ pub struct Journey {
 impl Journey {
     /// A row before its first stage.
     pub fn new() -> Journey {
-        Journey { stage: 0, attempts: 0, answered: None, not_numbers: 0 }
+        Journey { stage: 0, attempts: 0, answered: None, lost: false, not_numbers: 0 }
     }
 
     /// The first thing to do.
@@ -78,7 +80,10 @@ impl Journey {
     pub fn on_stage_end(&mut self, endpoint: &Endpoint, end: StageEnd) -> Step {
         match end {
             StageEnd::Answered(confidence) => self.on_answer(endpoint, confidence),
-            StageEnd::Lost if self.attempts < ATTEMPTS_MAX => self.again(),
+            StageEnd::Lost => {
+                self.lost = true;
+                if self.attempts < ATTEMPTS_MAX { self.again() } else { self.close(Step::Fail) }
+            }
             // Elsewhere there may be room; it is the caller of `choose` who finds that there is none.
             StageEnd::Rejected(Rejection::NoReplica | Rejection::Draining | Rejection::QueueFull)
                 if self.attempts < ATTEMPTS_MAX =>
@@ -87,7 +92,7 @@ impl Journey {
             }
             StageEnd::Rejected(why) => self.close(Step::Refuse(why)),
             StageEnd::Expired => self.close(Step::Expire),
-            StageEnd::Failed | StageEnd::Lost => self.close(Step::Fail),
+            StageEnd::Failed => self.close(Step::Fail),
         }
     }
 
@@ -124,6 +129,7 @@ impl Journey {
     fn call(&mut self, stage: usize) -> Step {
         self.stage = stage;
         self.attempts = 1;
+        self.lost = false;
         Step::Call { stage, again: false }
     }
 
@@ -135,6 +141,8 @@ impl Journey {
     fn close(&self, without_answer: Step) -> Step {
         match self.answered {
             Some(stage) => Step::Answer { stage, degraded: true },
+            // "It did not run" must be true: somebody may pay for it twice.
+            None if self.lost && matches!(without_answer, Step::Refuse(_)) => Step::Fail,
             None => without_answer,
         }
     }

@@ -33,6 +33,8 @@ pub struct Query {
     pub shape: ShapeKey,
     /// Whether it may share a batch at all.
     pub mergeable: bool,
+    /// What it costs, in rows of the profile: 1, or more where it brings many at once and cannot be split.
+    pub rows: u32,
 }
 
 /// Why a batch has the size that it has.
@@ -72,6 +74,7 @@ type Rank = (Deadline, TicketId);
 #[derive(Debug)]
 struct Replica {
     model: ModelRef,
+    /// Rows of the batch in progress.
     running: Option<u32>,
     /// When its batch should end by the profile.
     ends: Instant,
@@ -79,13 +82,22 @@ struct Replica {
     leaving: bool,
 }
 
+impl Replica {
+    /// When it should be free. A batch that is over its time is taken to need as much again.
+    fn free_at(&self, now: Instant) -> Instant {
+        if self.running.is_some() && now > self.ends { now + now.since(self.ends) } else { self.ends.max(now) }
+    }
+}
+
 #[derive(Debug)]
 struct Queue {
     waiting: BTreeMap<Rank, Query>,
     /// One per model on this device: its replicas do the same work on the same hardware.
     profile: Profile,
+    /// The least of its replicas'.
     max_batch: u32,
-    replicas: BTreeSet<ReplicaId>,
+    /// Each with the largest batch that it takes.
+    replicas: BTreeMap<ReplicaId, u32>,
 }
 
 impl Queue {
@@ -99,6 +111,16 @@ impl Queue {
         }
         work
     }
+
+    /// Rows that wait and are due before `rank`.
+    fn rows_before(&self, rank: Rank) -> usize {
+        self.waiting.range(..rank).map(|(_, query)| query.rows as usize).sum()
+    }
+
+    /// Rows that wait.
+    fn rows(&self) -> usize {
+        self.waiting.values().map(|query| query.rows as usize).sum()
+    }
 }
 
 /// The scheduler of one device with its slots.
@@ -110,13 +132,22 @@ pub struct Device {
     replicas: BTreeMap<ReplicaId, Replica>,
     /// Where each waiting ticket stands.
     tickets: BTreeMap<TicketId, (ModelRef, Deadline)>,
+    /// What waits, the most dispensable last.
+    by_worth: BTreeSet<(Class, Deadline, TicketId)>,
 }
 
 impl Device {
     /// A device that runs `slots` (at least 1) batches at once.
     pub fn new(slots: u32) -> Device {
         assert!(slots > 0, "a device has a slot");
-        Device { slots, busy: 0, queues: BTreeMap::new(), replicas: BTreeMap::new(), tickets: BTreeMap::new() }
+        Device {
+            slots,
+            busy: 0,
+            queues: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            by_worth: BTreeSet::new(),
+        }
     }
 
     /// A loaded replica is ready. A further replica of a model brings no new profile: the queue's has seen real batches.
@@ -135,10 +166,10 @@ impl Device {
             waiting: BTreeMap::new(),
             profile,
             max_batch,
-            replicas: BTreeSet::new(),
+            replicas: BTreeMap::new(),
         });
-        queue.max_batch = queue.max_batch.min(max_batch);
-        queue.replicas.insert(id);
+        queue.replicas.insert(id, max_batch);
+        queue.max_batch = queue.replicas.values().copied().min().expect("just put there");
         self.replicas.insert(id, Replica { model, running: None, ends: now, leaving: false });
         self.dispatch(now, out);
         self.assert_invariants();
@@ -157,10 +188,13 @@ impl Device {
         }
         if let Some(queue) = self.queues.get_mut(&model) {
             queue.replicas.remove(&id);
-            if queue.replicas.is_empty() {
+            if let Some(max_batch) = queue.replicas.values().copied().min() {
+                queue.max_batch = max_batch;
+            } else {
                 let queue = self.queues.remove(&model).expect("it was there");
                 for query in queue.waiting.into_values() {
                     self.tickets.remove(&query.ticket);
+                    self.by_worth.remove(&(query.class, query.deadline, query.ticket));
                     out.push(Action::Reject { ticket: query.ticket, why: Rejection::NoReplica });
                 }
             }
@@ -181,8 +215,32 @@ impl Device {
 
     /// Rows of one call arrive together: all are queued or refused before the device is offered any.
     pub fn on_arrival(&mut self, now: Instant, model: &ModelRef, queries: &[Query], out: &mut Vec<Action>) {
+        // Rows of one call are due together as a rule: what is ahead of them is looked up once.
+        let mut known: Option<(Deadline, usize, Instant)> = None;
+        let mut forgiven = false;
         for query in queries {
-            if let Err(why) = self.admit(now, model, query, out) {
+            let Some(queue) = self.queues.get(model) else {
+                out.push(Action::Reject { ticket: query.ticket, why: Rejection::NoReplica });
+                continue;
+            };
+            let (_, ahead, start) = known.filter(|(deadline, ..)| *deadline == query.deadline).unwrap_or_else(|| {
+                let ahead = queue.rows_before((query.deadline, query.ticket));
+                (query.deadline, ahead, self.start_estimate(now, model, query.deadline))
+            });
+            let rows = query.rows as usize;
+            let admitted = if query.deadline.missed_by(start + queue.work(ahead + rows)) {
+                // Its profile alone is in the way: it may be wrong, and without a batch nothing would ever show it.
+                let running = queue.replicas.keys().any(|id| self.replicas[id].running.is_some());
+                let alone = queue.waiting.is_empty() && !running && query.deadline.missed_by(now + queue.work(rows));
+                if alone && !query.deadline.missed_by(now) && !std::mem::replace(&mut forgiven, true) {
+                    self.queues.get_mut(model).expect("it was just seen").profile.forgive();
+                }
+                Err(Rejection::TooLate)
+            } else {
+                self.enqueue(model, query, out)
+            };
+            known = Some((query.deadline, ahead + if admitted.is_ok() { rows } else { 0 }, start));
+            if let Err(why) = admitted {
                 out.push(Action::Reject { ticket: query.ticket, why });
             }
         }
@@ -195,7 +253,10 @@ impl Device {
         let replica = self.replicas.get_mut(&id).expect("a batch ends on a replica that stands here");
         let rows = replica.running.take().expect("a batch ends once");
         self.busy -= 1;
-        if let Some(queue) = self.queues.get_mut(&replica.model) {
+        if let Some(queue) = self.queues.get_mut(&replica.model)
+            && rows <= queue.max_batch
+        {
+            // What came as one query with more rows than any batch says nothing about batches.
             queue.profile.observe(rows, took);
         }
         if replica.leaving {
@@ -209,7 +270,8 @@ impl Device {
     pub fn on_cancel(&mut self, _now: Instant, ticket: TicketId, _out: &mut Vec<Action>) {
         if let Some((model, deadline)) = self.tickets.remove(&ticket) {
             let queue = self.queues.get_mut(&model).expect("a ticket stands in a queue");
-            queue.waiting.remove(&(deadline, ticket));
+            let query = queue.waiting.remove(&(deadline, ticket)).expect("a ticket says where it stands");
+            self.by_worth.remove(&(query.class, deadline, ticket));
         }
         self.assert_invariants();
     }
@@ -225,12 +287,12 @@ impl Device {
     /// `None` where no replica of it stands here.
     pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Instant> {
         let queue = self.queues.get(model)?;
-        Some(self.start_estimate(now, model, Deadline::NEVER) + queue.work(queue.waiting.len() + rows))
+        Some(self.start_estimate(now, model, Deadline::NEVER) + queue.work(queue.rows() + rows))
     }
 
     /// Estimated work that waits, over all models.
     pub fn backlog(&self) -> ServiceTime {
-        self.queues.values().fold(ServiceTime::ZERO, |sum, queue| sum + queue.work(queue.waiting.len()))
+        self.queues.values().fold(ServiceTime::ZERO, |sum, queue| sum + queue.work(queue.rows()))
     }
 
     /// The profile of a replica's model, as corrected by what its batches took.
@@ -239,41 +301,22 @@ impl Device {
         Some(&self.queues.get(&replica.model)?.profile)
     }
 
-    fn admit(&mut self, now: Instant, model: &ModelRef, query: &Query, out: &mut Vec<Action>) -> Result<(), Rejection> {
-        let Some(queue) = self.queues.get(model) else {
-            return Err(Rejection::NoReplica);
-        };
-        let ahead = queue.waiting.range(..(query.deadline, query.ticket)).count();
-        let start = self.start_estimate(now, model, query.deadline);
-        if query.deadline.missed_by(start + queue.work(ahead + 1)) {
-            let idle = queue.waiting.is_empty() && self.busy == 0;
-            if idle && !query.deadline.missed_by(now) {
-                self.queues.get_mut(model).expect("it was just seen").profile.forgive();
-            }
-            return Err(Rejection::TooLate);
-        }
+    fn enqueue(&mut self, model: &ModelRef, query: &Query, out: &mut Vec<Action>) -> Result<(), Rejection> {
         if self.tickets.len() >= WAITING_MAX {
-            // Full: something less important makes room, the least urgent first, or this one goes.
-            let victim = self
-                .queues
-                .iter()
-                .flat_map(|(model, queue)| {
-                    queue.waiting.values().map(move |waiting| (waiting.class, waiting.deadline, waiting.ticket, model))
-                })
-                .max()
-                .map(|(class, deadline, ticket, model)| (class, deadline, ticket, model.clone()));
-            match victim {
-                Some((class, deadline, ticket, victim_model)) if class > query.class => {
-                    self.tickets.remove(&ticket);
-                    self.queues.get_mut(&victim_model).expect("it was just seen").waiting.remove(&(deadline, ticket));
-                    out.push(Action::Reject { ticket, why: Rejection::QueueFull });
-                }
-                _ => return Err(Rejection::QueueFull),
-            }
+            // Full: something less important, or as important and due later, makes room, or this one goes.
+            let victim = self.by_worth.last().copied();
+            let Some((class, deadline, ticket)) = victim.filter(|v| (v.0, v.1) > (query.class, query.deadline)) else {
+                return Err(Rejection::QueueFull);
+            };
+            self.by_worth.remove(&(class, deadline, ticket));
+            let (model, _) = self.tickets.remove(&ticket).expect("what waits has a ticket");
+            self.queues.get_mut(&model).expect("a ticket stands in a queue").waiting.remove(&(deadline, ticket));
+            out.push(Action::Reject { ticket, why: Rejection::QueueFull });
         }
-        let queue = self.queues.get_mut(model).expect("it was just seen");
+        let queue = self.queues.get_mut(model).expect("the caller has seen it");
         queue.waiting.insert((query.deadline, query.ticket), *query);
         self.tickets.insert(query.ticket, (model.clone(), query.deadline));
+        self.by_worth.insert((query.class, query.deadline, query.ticket));
         Ok(())
     }
 
@@ -281,19 +324,19 @@ impl Device {
     /// and after what other models have waiting that is due earlier, shared by the slots.
     fn start_estimate(&self, now: Instant, model: &ModelRef, deadline: Deadline) -> Instant {
         let queue = &self.queues[model];
-        let own = queue.replicas.iter().map(|id| self.replicas[id].ends.max(now)).min().unwrap_or(Instant::FAR);
+        let own = queue.replicas.keys().map(|id| self.replicas[id].free_at(now)).min().unwrap_or(Instant::FAR);
         let slot = if self.busy < self.slots {
             now
         } else {
             let running = self.replicas.values().filter(|replica| replica.running.is_some());
-            running.map(|replica| replica.ends.max(now)).min().unwrap_or(now)
+            running.map(|replica| replica.free_at(now)).min().unwrap_or(now)
         };
         let mut others = ServiceTime::ZERO;
         for (other, queue) in &self.queues {
             if other != model && !queue.waiting.is_empty() {
-                // Only heads tell cheaply whether a queue is due earlier; a queue whose head is later adds nothing.
-                let due = queue.waiting.range(..=(deadline, TicketId(u64::MAX))).count();
-                others += queue.work(due);
+                let all = deadline == Deadline::NEVER;
+                others +=
+                    queue.work(if all { queue.rows() } else { queue.rows_before((deadline, TicketId(u64::MAX))) });
             }
         }
         own.max(slot + others.scaled(1.0 / f64::from(self.slots)))
@@ -302,12 +345,11 @@ impl Device {
     /// Drops what cannot be in time even if it ran now and alone.
     fn drop_late(&mut self, now: Instant, out: &mut Vec<Action>) {
         for queue in self.queues.values_mut() {
-            let alone = queue.profile.estimate(1);
-            while let Some(((deadline, ticket), _)) = queue.waiting.first_key_value() {
-                if !deadline.missed_by(now + alone) {
+            while let Some((&(deadline, ticket), query)) = queue.waiting.first_key_value() {
+                if !deadline.missed_by(now + queue.profile.estimate(query.rows)) {
                     break;
                 }
-                let ticket = *ticket;
+                self.by_worth.remove(&(query.class, deadline, ticket));
                 queue.waiting.pop_first();
                 self.tickets.remove(&ticket);
                 out.push(Action::Expire { ticket });
@@ -323,7 +365,7 @@ impl Device {
                 .iter()
                 .filter_map(|(model, queue)| {
                     let (rank, _) = queue.waiting.first_key_value()?;
-                    let free = queue.replicas.iter().find(|id| self.replicas[id].running.is_none())?;
+                    let free = queue.replicas.keys().find(|id| self.replicas[id].running.is_none())?;
                     Some((*rank, model.clone(), *free))
                 })
                 .min();
@@ -348,7 +390,7 @@ impl Device {
     fn run(&mut self, now: Instant, model: &ModelRef, id: ReplicaId, out: &mut Vec<Action>) {
         let queue = self.queues.get_mut(model).expect("the queue of a waiting query");
         let (&(deadline, _), head) = queue.waiting.first_key_value().expect("something waits");
-        let (shape, mergeable) = (head.shape, head.mergeable);
+        let (shape, mergeable, cost) = (head.shape, head.mergeable, head.rows);
         let mut closed = Closed::Drained;
         let mut rows = 0u32;
         for query in queue.waiting.values() {
@@ -371,8 +413,11 @@ impl Device {
         for _ in 0..rows {
             let (_, query) = queue.waiting.pop_first().expect("counted above");
             self.tickets.remove(&query.ticket);
+            self.by_worth.remove(&(query.class, query.deadline, query.ticket));
             tickets.push(query.ticket);
         }
+        // What does not merge runs alone, at its own cost.
+        let rows = rows.max(cost);
         let replica = self.replicas.get_mut(&id).expect("a free replica");
         replica.running = Some(rows);
         replica.ends = now + queue.profile.estimate(rows);
@@ -387,11 +432,12 @@ impl Device {
             self.busy as usize,
             self.replicas.values().filter(|replica| replica.running.is_some()).count()
         );
+        debug_assert_eq!(self.tickets.len(), self.by_worth.len());
         debug_assert_eq!(self.tickets.len(), self.queues.values().map(|queue| queue.waiting.len()).sum::<usize>());
         debug_assert!(
             self.busy == self.slots
                 || self.queues.values().all(|queue| {
-                    queue.waiting.is_empty() || queue.replicas.iter().all(|id| self.replicas[id].running.is_some())
+                    queue.waiting.is_empty() || queue.replicas.keys().all(|id| self.replicas[id].running.is_some())
                 }),
             "a slot and a replica idle while work waits for them"
         );

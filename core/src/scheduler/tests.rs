@@ -23,6 +23,7 @@ fn query(ticket: u64, deadline: u64) -> Query {
         class: Class::Default,
         shape: ShapeKey(0),
         mergeable: true,
+        rows: 1,
     }
 }
 

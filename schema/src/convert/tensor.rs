@@ -96,10 +96,10 @@ pub fn write_rows(mut list: struct_list::Builder<'_, tensor::Owned>, names: &[&s
             shape.insert(0, rows.len() as u64);
         }
         write_shape(b.reborrow().init_shape(count(shape.len())), &shape);
-        let data = b.init_data(count(rows.iter().map(|row| row.data(i).len()).sum()));
+        let parts = Row::data_of(rows, i);
+        let data = b.init_data(count(parts.iter().map(|bytes| bytes.len()).sum()));
         let mut at = 0;
-        for row in rows {
-            let bytes = row.data(i);
+        for bytes in parts {
             data[at..at + bytes.len()].copy_from_slice(bytes);
             at += bytes.len();
         }
