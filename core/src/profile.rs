@@ -14,6 +14,10 @@ const RUNS_KEPT: usize = 10;
 /// nothing else would ever correct it; then what was measured at load counts again.
 const STALE_AFTER: u64 = 256;
 
+/// Forgiving goes no lower than this share of what was measured at load: who asks for the impossible again and again must not
+/// talk the profile out of what it knows.
+const LEAST_SHARE: f64 = 0.1;
+
 /// Latency by batch size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
@@ -87,10 +91,8 @@ impl Profile {
                 let slowest = (0..runs.len()).max_by_key(|i| runs[*i].1).expect("there are runs");
                 runs.remove(slowest);
             } else {
-                runs[0].1 = runs[0].1.scaled(0.9);
-                if let Some(measured) = self.measured.get_mut(batch) {
-                    *measured = (*measured).min(runs[0].1);
-                }
+                let least = self.measured.get(batch).map_or(ServiceTime::ZERO, |measured| measured.scaled(LEAST_SHARE));
+                runs[0].1 = runs[0].1.scaled(0.9).max(least);
             }
         }
         self.rebuild();
@@ -176,6 +178,10 @@ mod tests {
             profile.forgive();
         }
         assert!(profile.estimate(1) < us(20));
+        for _ in 0..100 {
+            profile.forgive();
+        }
+        assert_eq!(profile.estimate(1), us(10), "but not for the impossible");
     }
 
     #[test]

@@ -231,7 +231,10 @@ impl Device {
             let admitted = if query.deadline.missed_by(start + queue.work(ahead + rows)) {
                 // Its profile alone is in the way: it may be wrong, and without a batch nothing would ever show it.
                 let running = queue.replicas.keys().any(|id| self.replicas[id].running.is_some());
-                let alone = queue.waiting.is_empty() && !running && query.deadline.missed_by(now + queue.work(rows));
+                let alone = queue.waiting.is_empty()
+                    && !running
+                    && rows == 1
+                    && query.deadline.missed_by(now + queue.work(rows));
                 if alone && !query.deadline.missed_by(now) && !std::mem::replace(&mut forgiven, true) {
                     self.queues.get_mut(model).expect("it was just seen").profile.forgive();
                 }

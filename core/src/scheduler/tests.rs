@@ -171,6 +171,121 @@ fn a_few_slow_runs_do_not_refuse_everything_for_ever() {
     assert!(admitted.is_some_and(|tries| tries > 0), "{admitted:?}");
 }
 
+/// Four batches of `rows` rows that took 500 ms each; returns when the last one ended.
+fn slow_batches(device: &mut Device, name: &str, replica: u64, rows: u64) -> u64 {
+    for i in 0..4 {
+        let now = i * 500;
+        let call: Vec<_> = (0..rows).map(|row| query(1000 + i * rows + row, now + 100_000)).collect();
+        step(|out| device.on_arrival(ms(now), &model(name), &call, out));
+        step(|out| device.on_batch_done(ms(now + 500), ReplicaId(replica), ServiceTime::from_micros(500_000), out));
+    }
+    2000
+}
+
+#[test]
+fn slow_runs_are_forgiven_although_another_model_keeps_the_device_busy() {
+    let mut device = device(2, &[(1, "a"), (2, "b")]);
+    let mut now = slow_batches(&mut device, "a", 1, 1);
+    step(|out| device.on_arrival(ms(now), &model("b"), &[query(0, now + 100_000)], out));
+    let runs = (0..40).any(|i| {
+        now += 10;
+        let actions = step(|out| device.on_arrival(ms(now), &model("a"), &[query(100 + i, now + 50)], out));
+        actions.iter().any(|action| matches!(action, Action::Run { .. }))
+    });
+    assert!(runs);
+}
+
+#[test]
+fn a_call_of_many_rows_forgives_once() {
+    let mut device = device(1, &[(1, "a")]);
+    let now = slow_batches(&mut device, "a", 1, 1);
+    let before = device.profile(ReplicaId(1)).unwrap().estimate(1);
+    let call: Vec<_> = (0..50).map(|row| query(row, now + 50)).collect();
+    assert_eq!(step(|out| device.on_arrival(ms(now), &model("a"), &call, out)).len(), 50);
+    let after = device.profile(ReplicaId(1)).unwrap().estimate(1);
+    assert!(after.as_micros() * 2 > before.as_micros(), "{before:?} {after:?}");
+}
+
+#[test]
+fn a_size_that_one_slow_run_made_look_dear_is_used_again() {
+    let mut device = device(1, &[(1, "a")]);
+    let mut now = slow_batches(&mut device, "a", 1, 2);
+    // Single rows go on meanwhile; calls of two come now and then.
+    let (mut ticket, mut pairs) = (10_000, 0);
+    for i in 0..600 {
+        now += 10;
+        let rows = if i % 10 == 0 { 2 } else { 1 };
+        let call: Vec<_> = (0..rows).map(|row| query(ticket + row, now + 50)).collect();
+        ticket += rows;
+        let actions = step(|out| device.on_arrival(ms(now), &model("a"), &call, out));
+        let ran = actions.iter().find_map(|action| match action {
+            Action::Run { tickets, .. } => Some(tickets.len() as u64),
+            _ => None,
+        });
+        if let Some(rows) = ran {
+            pairs += usize::from(rows == 2);
+            let took = ServiceTime::from_micros(1000 * (5 + rows));
+            step(|out| device.on_batch_done(ms(now) + took, ReplicaId(1), took, out));
+        }
+    }
+    assert!(pairs > 10, "{pairs}");
+}
+
+#[test]
+fn a_query_that_brings_many_rows_is_taken_to_cost_as_much() {
+    let mut device = device(1, &[(1, "a")]);
+    let whole = |ticket, deadline, rows| Query { rows, mergeable: false, ..query(ticket, deadline) };
+    let refused = step(|out| device.on_arrival(ms(0), &model("a"), &[whole(0, 50, 100)], out));
+    assert_eq!(refused, [Action::Reject { ticket: TicketId(0), why: Rejection::TooLate }]);
+    assert_eq!(
+        step(|out| device.on_arrival(ms(0), &model("a"), &[whole(1, 200, 100)], out)),
+        [run(1, &[1], Closed::Drained)]
+    );
+    // Behind it a short one is not promised to be done before it.
+    assert!(device.estimate_finish(ms(0), &model("a"), 1).unwrap() >= ms(105 + 6));
+    step(|out| device.on_batch_done(ms(105), ReplicaId(1), ServiceTime::from_micros(105_000), out));
+    assert_eq!(
+        device.profile(ReplicaId(1)).unwrap().estimate(1),
+        ServiceTime::from_micros(6_000),
+        "and teaches nothing"
+    );
+}
+
+#[test]
+fn a_sibling_that_takes_small_batches_lowers_them_while_it_stands() {
+    let mut device = device(1, &[(1, "a")]);
+    device.add_replica(ms(0), ReplicaId(2), model("a"), profile(5, 1), 1, &mut Vec::new());
+    let call = |from: u64| -> Vec<_> { (from..from + 3).map(|i| query(i, 1000)).collect() };
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &call(0), out)), [run(1, &[0], Closed::Full)]);
+    device.remove_replica(ms(0), ReplicaId(2), &mut Vec::new());
+    let done = step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out));
+    assert_eq!(done, [run(1, &[1, 2], Closed::Drained)]);
+}
+
+#[test]
+fn a_batch_that_is_over_its_time_is_taken_to_need_as_much_again() {
+    let mut device = device(1, &[(1, "a")]);
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 10_000)], out));
+    assert_eq!(device.estimate_finish(ms(4), &model("a"), 1), Some(ms(12)));
+    // It should have ended at 6.
+    assert_eq!(device.estimate_finish(ms(106), &model("a"), 1), Some(ms(206 + 6)));
+    step(|out| device.on_batch_done(ms(110), ReplicaId(1), ServiceTime::from_micros(6000), out));
+    assert_eq!(device.estimate_finish(ms(200), &model("a"), 1), Some(ms(206)), "idle replicas are not overdue");
+}
+
+#[test]
+fn in_a_full_queue_an_equal_that_is_due_later_gives_way() {
+    let mut device = device(1, &[(1, "a")]);
+    let far = 100_000_000;
+    let many: Vec<_> = (0..WAITING_MAX as u64 + 8).map(|i| query(i, far)).collect();
+    step(|out| device.on_arrival(ms(0), &model("a"), &many[..8], out));
+    step(|out| device.on_arrival(ms(0), &model("a"), &many[8..], out));
+    let urgent = step(|out| device.on_arrival(ms(0), &model("a"), &[query(1 << 20, 1000)], out));
+    assert!(matches!(urgent[..], [Action::Reject { ticket, why: Rejection::QueueFull }] if ticket.0 < 1 << 20));
+    let later = step(|out| device.on_arrival(ms(0), &model("a"), &[query(1 << 21, far + 1)], out));
+    assert_eq!(later, [Action::Reject { ticket: TicketId(1 << 21), why: Rejection::QueueFull }]);
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Arrive { model: usize, deadlines: Vec<u64>, shape: u64 },
