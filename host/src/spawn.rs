@@ -13,6 +13,19 @@ pub enum Spawn {
     Inline,
 }
 
+impl Spawn {
+    /// Runs what may take a while, as reading and hashing gigabytes does, where it holds nothing up.
+    pub async fn blocking<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self {
+            Spawn::Threads => match tokio::task::spawn_blocking(work).await {
+                Ok(done) => done,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
+            Spawn::Inline => work(),
+        }
+    }
+}
+
 /// An executor that actors can be started on.
 #[derive(Clone)]
 pub struct Place {

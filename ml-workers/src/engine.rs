@@ -29,6 +29,9 @@ pub enum RunError {
     Model(String),
     #[error("the model took too long and was stopped")]
     Terminated,
+    /// The session cannot be used again: its actor ends, and another is started.
+    #[error("the model failed for good: {0}")]
+    Broken(String),
     #[error("the model's actor ended before it ran this")]
     ActorGone,
 }

@@ -84,6 +84,13 @@ impl RunBatch {
     }
 }
 
+impl RunBatch {
+    /// Drops it without a word to whoever waits for it.
+    pub fn forget(mut self) {
+        self.done.callback = None;
+    }
+}
+
 impl Message for RunBatch {
     type Result = ();
 }
@@ -98,10 +105,15 @@ impl ModelActor {
         if rows.len() == 1 {
             return vec![self.alone(&rows[0])];
         }
-        if !matches!(self.batching, Batching::Unbatched { .. })
-            && let Ok(results) = self.together(rows)
-        {
-            return results.into_iter().map(Ok).collect();
+        if !matches!(self.batching, Batching::Unbatched { .. }) {
+            match self.together(rows) {
+                Ok(results) => return results.into_iter().map(Ok).collect(),
+                // Whichever row hangs would hang again, alone.
+                Err(error @ (RunError::Terminated | RunError::Broken(_))) => {
+                    return rows.iter().map(|_| Err(error.clone())).collect();
+                }
+                Err(_) => {}
+            }
         }
         rows.iter().map(|row| self.alone(row)).collect()
     }
@@ -133,6 +145,14 @@ impl ModelActor {
         let rows = outputs.iter().all(|output| output.shape.first() == Some(&1));
         Ok(Row { tensors: Arc::new(outputs), row: rows.then_some(0) })
     }
+}
+
+/// Why a session cannot be used again, where a run said so.
+fn broken(results: &[Result<Row, RunError>]) -> Option<String> {
+    results.iter().find_map(|result| match result {
+        Err(RunError::Broken(why)) => Some(why.clone()),
+        _ => None,
+    })
 }
 
 /// Copies rows under each other, once each; the last one again until there are `padded`.
@@ -169,6 +189,10 @@ impl Handler<RunBatch> for ModelActor {
         let started = Instant::now();
         let RunBatch { rows, pause, done } = batch;
         match catch_unwind(AssertUnwindSafe(|| self.run(&rows))) {
+            Ok(results) if let Some(why) = broken(&results) => {
+                context.stop();
+                done.call(BatchDone { results, execute: started.elapsed(), died: Some(why) });
+            }
             Ok(results) => {
                 let pause = pause.saturating_add(self.session.pause(rows.len() as u64));
                 let end = move || done.call(BatchDone { results, execute: started.elapsed(), died: None });

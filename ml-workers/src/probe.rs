@@ -49,11 +49,19 @@ const BATCH_MAX: u32 = 64;
 const UNKNOWN: ServiceTime = ServiceTime::from_micros(1_000);
 /// Larger than rounding in any order of summation that was seen, smaller than any other cause.
 const RELATIVE: f64 = 1e-4;
+/// Elements of a made-up input at most: 64 MiB of f32, more than any model takes at a batch that is worth trying.
+const ELEMENTS_MAX: u64 = 1 << 24;
 /// Made-up rows for the comparison; five do not fit any even or power-of-two grouping.
 const ROWS: usize = 5;
 /// Sizes tried for dimensions that a model leaves open, other than the first. Small ones run fast, large ones satisfy
 /// models that shrink their input.
 const OPEN_SIZES: [u64; 6] = [8, 1, 16, 32, 64, 224];
+
+/// Elements of a made-up input, saturating.
+fn elements_of(spec: &TensorSpec, open: u64, rows: usize) -> u64 {
+    let rest = spec.shape.iter().skip(1).map(|dim| dim.unwrap_or(open));
+    rest.fold(rows.max(1) as u64, u64::saturating_mul)
+}
 
 /// A session under trial, and how long the trial may go on.
 struct Trial<'a> {
@@ -70,6 +78,9 @@ struct Trial<'a> {
 impl Trial<'_> {
     /// Runs the made-up rows of these numbers together; their outputs, and the time it took.
     fn run(&mut self, rows: &[u64]) -> Result<(Vec<Tensor>, ServiceTime), String> {
+        if self.signature.inputs.iter().any(|spec| elements_of(spec, self.open, rows.len()) > ELEMENTS_MAX) {
+            return Err("a made-up input of that size would need too much memory".into());
+        }
         let inputs = batch(&self.signature, self.open, rows);
         let started = Instant::now();
         let outputs = self.session.run(&inputs).map_err(|error| error.to_string())?;
@@ -90,7 +101,7 @@ pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration)
     let unbatched = |because: &str, points: Vec<(u32, ServiceTime)>| Probed {
         batching: Batching::Unbatched { because: because.into() },
         max_batch: 1,
-        points: if points.is_empty() { vec![(1, UNKNOWN)] } else { points },
+        points: known(points),
     };
     let leading = leading(&signature);
     let mut trial =
@@ -120,7 +131,7 @@ pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration)
     }
     match fixed {
         Some(size) => {
-            let points = time(&mut trial, &[size]);
+            let points = known(time(&mut trial, &[size]));
             Probed { batching: Batching::Fixed { size: size as u32 }, max_batch: size as u32, points }
         }
         None => {
@@ -131,13 +142,14 @@ pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration)
             }
             let points = time(&mut trial, &sizes);
             let max_batch = points.last().map_or(1, |(size, _)| *size);
-            Probed {
-                batching: Batching::Rows,
-                max_batch,
-                points: if points.is_empty() { vec![(1, UNKNOWN)] } else { points },
-            }
+            Probed { batching: Batching::Rows, max_batch, points: known(points) }
         }
     }
+}
+
+/// Something to begin with, where no run succeeded.
+fn known(points: Vec<(u32, ServiceTime)>) -> Vec<(u32, ServiceTime)> {
+    if points.is_empty() { vec![(1, UNKNOWN)] } else { points }
 }
 
 enum Leading {

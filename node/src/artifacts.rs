@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use weir_core::ids::Digest;
@@ -28,10 +29,12 @@ impl Artifacts {
     /// The bytes of an artifact: from the folder, or else through `coordinator`. The text of an error is for the operator.
     pub async fn get(&self, digest: Digest, coordinator: Option<Rc<node_home::Client>>) -> Result<Vec<u8>, String> {
         let path = self.folder.join(digest.to_string());
-        if self.host.disk.exists(&path)
-            && let Ok(bytes) = self.host.disk.read(&path)
-            && matches(&bytes, &digest)
-        {
+        let (disk, from) = (Arc::clone(&self.host.disk), path.clone());
+        let read = move || {
+            let bytes = if disk.exists(&from) { disk.read(&from).ok() } else { None };
+            bytes.filter(|bytes| matches(bytes, &digest))
+        };
+        if let Some(bytes) = self.host.spawn.blocking(read).await {
             return Ok(bytes);
         }
         let coordinator = coordinator.ok_or("no coordinator to fetch its artifact from; waiting for one")?;
@@ -59,14 +62,18 @@ impl Artifacts {
                 break;
             }
         }
-        if !matches(&bytes, &digest) {
-            return Err("its artifact arrived with other bytes than its digest says".into());
-        }
-        // Without the copy on disk it is fetched again after a restart: worth a warning, not a failure.
-        if let Err(error) = self.host.disk.write_atomically(&path, &bytes) {
-            tracing::warn!(%error, "cannot keep an artifact on disk");
-        }
-        Ok(bytes)
+        let disk = Arc::clone(&self.host.disk);
+        let keep = move || {
+            if !matches(&bytes, &digest) {
+                return Err("its artifact arrived with other bytes than its digest says".into());
+            }
+            // Without the copy on disk it is fetched again after a restart: worth a warning, not a failure.
+            if let Err(error) = disk.write_atomically(&path, &bytes) {
+                tracing::warn!(%error, "cannot keep an artifact on disk");
+            }
+            Ok(bytes)
+        };
+        self.host.spawn.blocking(keep).await
     }
 }
 

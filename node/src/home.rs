@@ -290,8 +290,17 @@ impl Home {
                     }
                 }
                 Choice::To(target) => {
-                    let inputs: Vec<(usize, Row)> =
-                        slots.iter().map(|slot| (*slot, stage_inputs(call, &rows[*slot], stage, *slot))).collect();
+                    let mut inputs: Vec<(usize, Row)> = Vec::with_capacity(slots.len());
+                    for slot in &slots {
+                        match stage_inputs(call, &rows[*slot], stage, *slot) {
+                            Some(row) => inputs.push((*slot, row)),
+                            None => self.end_ill_shaped(call, &mut rows[*slot], stage, now.since(started)),
+                        }
+                    }
+                    if inputs.is_empty() {
+                        continue;
+                    }
+                    let slots: Vec<usize> = inputs.iter().map(|(slot, _)| *slot).collect();
                     for slot in &slots {
                         rows[*slot].tried.push(target.clone());
                     }
@@ -308,6 +317,13 @@ impl Home {
                 }
             }
         }
+    }
+
+    /// What a stage gave for a row is no row for the next one.
+    fn end_ill_shaped(&self, call: &Call, row: &mut Travelling, stage: usize, total: Duration) {
+        row.message = format!("what the stage before {} gave is not one row", call.endpoint.stages[stage].name);
+        row.end = Some(row.journey.on_stage_end(&call.endpoint, StageEnd::Failed));
+        row.total = total;
     }
 
     fn submit<'a>(
@@ -413,14 +429,15 @@ impl Sink {
     }
 }
 
-/// The inputs of a stage for one row, from the request and from the stage before.
-fn stage_inputs(call: &Call, row: &Travelling, stage: usize, slot: usize) -> Row {
+/// The inputs of a stage for one row, from the request and from the stage before; `None` where that gave something else than
+/// one row.
+fn stage_inputs(call: &Call, row: &Travelling, stage: usize, slot: usize) -> Option<Row> {
     let request = &call.rows[slot];
     let sources = &call.wiring.sources[stage];
     let as_asked = sources.iter().enumerate().all(|(i, source)| *source == Source::Request(i))
         && sources.len() == request.tensors.len();
     if as_asked {
-        return request.clone();
+        return Some(request.clone());
     }
     let previous = row.answers.last().map(|(_, _, outputs)| outputs);
     let alone = |from: &Row, i: usize| {
@@ -428,7 +445,8 @@ fn stage_inputs(call: &Call, row: &Travelling, stage: usize, slot: usize) -> Row
         if from.row.is_some() {
             shape.insert(0, 1);
         }
-        Tensor { dtype: from.tensors[i].dtype, shape, data: from.data(i).to_vec() }
+        let is_row = request.row.is_none() || shape.first() == Some(&1);
+        is_row.then(|| Tensor { dtype: from.tensors[i].dtype, shape, data: from.data(i).to_vec() })
     };
     let tensors = sources
         .iter()
@@ -436,8 +454,8 @@ fn stage_inputs(call: &Call, row: &Travelling, stage: usize, slot: usize) -> Row
             Source::Request(i) => alone(request, *i),
             Source::Previous(i) => alone(previous.expect("a deeper stage follows an answer"), *i),
         })
-        .collect();
-    Row { tensors: Arc::new(tensors), row: request.row.map(|_| 0) }
+        .collect::<Option<_>>()?;
+    Some(Row { tensors: Arc::new(tensors), row: request.row.map(|_| 0) })
 }
 
 /// The confidence of an answer, where the endpoint has one.

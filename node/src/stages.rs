@@ -1,12 +1,12 @@
 //! Stage calls between nodes: both sides.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{Epoch, ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::tensor::{Row, Tensor};
@@ -31,7 +31,17 @@ pub struct Peers(Rc<Inner>);
 struct Inner {
     host: Host,
     token: Token,
-    links: RefCell<BTreeMap<NodeName, Rc<tokio::sync::Mutex<Option<Entered>>>>>,
+    links: RefCell<BTreeMap<NodeName, Rc<Link>>>,
+}
+
+/// The way to one node.
+#[derive(Default)]
+struct Link {
+    entered: RefCell<Option<Entered>>,
+    dialling: Cell<bool>,
+    /// A dial ended; why it failed, if it did.
+    dialled: Notify,
+    failed: RefCell<String>,
 }
 
 impl Peers {
@@ -87,20 +97,40 @@ impl Peers {
 
     async fn connect(&self, node: &NodeName, address: &str) -> Result<stages::Client, String> {
         let link = Rc::clone(self.0.links.borrow_mut().entry(node.clone()).or_default());
-        // One dials, the others wait for it.
-        let mut link = link.lock().await;
-        let entered = match link.clone().filter(|entered| !entered.is_closed()) {
-            Some(entered) => entered,
-            None => {
-                let entered = enter(&self.0.host, address, &self.0.token, Purpose::Member, &Limits::members())
-                    .await
-                    .map_err(|e| e.to_string())?;
-                link.insert(entered).clone()
+        if let Some(stages) = link.stages()? {
+            return Ok(stages);
+        }
+        let dialled = link.dialled.notified();
+        if !link.dialling.replace(true) {
+            self.dial(Rc::clone(&link), address.to_owned());
+        }
+        dialled.await;
+        link.stages()?.ok_or_else(|| link.failed.borrow().clone())
+    }
+
+    /// Dials in a task of its own: a call whose deadline is shorter than that must not take the connection along.
+    fn dial(&self, link: Rc<Link>, address: String) {
+        let peers = self.clone();
+        tokio::task::spawn_local(async move {
+            let Inner { host, token, .. } = &*peers.0;
+            match enter(host, &address, token, Purpose::Member, &Limits::members()).await {
+                Ok(entered) => *link.entered.borrow_mut() = Some(entered),
+                Err(error) => *link.failed.borrow_mut() = error.to_string(),
             }
-        };
-        match entered.role() {
-            Role::Stages(stages) => Ok(stages.clone()),
-            _ => Err("the token does not make a member".into()),
+            link.dialling.set(false);
+            link.dialled.notify_waiters();
+        });
+    }
+}
+
+impl Link {
+    /// The other node's stages, where there is a connection.
+    fn stages(&self) -> Result<Option<stages::Client>, String> {
+        let entered = self.entered.borrow().clone().filter(|entered| !entered.is_closed());
+        match entered.as_ref().map(Entered::role) {
+            None => Ok(None),
+            Some(Role::Stages(stages)) => Ok(Some(stages.clone())),
+            Some(_) => Err("the token does not make a member".into()),
         }
     }
 }
@@ -229,10 +259,13 @@ fn read_request(request: stage_request::Reader<'_>) -> Result<StageCall, weir_sc
         if tensors.iter().any(|tensor| tensor.shape.first() != Some(&first)) {
             return Err(bad("inputs with different numbers of rows"));
         }
-        (0..first as usize).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect()
+        if first != deadlines.len() as u64 {
+            return Err(bad("not one deadline for each row"));
+        }
+        (0..deadlines.len()).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect()
     };
     if rows.len() != deadlines.len() {
-        return Err(bad("not one deadline for each row"));
+        return Err(bad("not one deadline for the query"));
     }
     Ok((model, rows, deadlines, class_from_wire(request.get_class()?)))
 }

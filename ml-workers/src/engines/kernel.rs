@@ -10,7 +10,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg};
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 use serde::Deserialize;
 use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
@@ -27,7 +28,7 @@ pub trait Driver: Send + Sync {
 /// One kernel on one stream.
 pub trait Stream: Send {
     /// Copies `x` to the device, runs the kernel over all of it, copies the result back, and waits for that.
-    fn run(&mut self, x: &[f32]) -> Result<Vec<f32>, String>;
+    fn run(&mut self, x: &[f32]) -> Result<Vec<f32>, RunError>;
 }
 
 /// The engine over a driver.
@@ -82,7 +83,7 @@ impl Session for Kernel {
         if x.is_empty() {
             return Ok(vec![inputs[0].clone()]);
         }
-        let y = self.stream.run(&x).map_err(RunError::Model)?;
+        let y = self.stream.run(&x)?;
         if y.len() != x.len() {
             return Err(RunError::Model(format!("the kernel gave {} numbers for {}", y.len(), x.len())));
         }
@@ -131,7 +132,7 @@ impl Driver for Cuda {
             let module = self.context.load_module(Ptx::from_src(ptx))?;
             Ok((module.load_function(entry)?, self.context.new_stream()?))
         }));
-        let failed = |error: cudarc::driver::DriverError| format!("the driver does not take the kernel: {error}");
+        let failed = |error: DriverError| format!("the driver does not take the kernel: {error}");
         let (function, stream) = loaded.map_err(|_| "the CUDA driver is too old".to_owned())?.map_err(failed)?;
         Ok(Box::new(OnStream { function, stream }))
     }
@@ -143,8 +144,8 @@ struct OnStream {
 }
 
 impl Stream for OnStream {
-    fn run(&mut self, x: &[f32]) -> Result<Vec<f32>, String> {
-        let n = u32::try_from(x.len()).map_err(|_| "more numbers than one launch takes".to_owned())?;
+    fn run(&mut self, x: &[f32]) -> Result<Vec<f32>, RunError> {
+        let n = u32::try_from(x.len()).map_err(|_| RunError::Model("more numbers than one launch takes".into()))?;
         let run = || {
             let x = self.stream.clone_htod(x)?;
             let mut y = self.stream.alloc_zeros::<f32>(n as usize)?;
@@ -156,8 +157,30 @@ impl Stream for OnStream {
             self.stream.synchronize()?;
             Ok(y)
         };
-        run().map_err(|error: cudarc::driver::DriverError| format!("the kernel failed: {error}"))
+        run().map_err(|error: DriverError| {
+            let why = format!("the kernel failed: {error}");
+            if is_lasting(error.0) { RunError::Broken(why) } else { RunError::Model(why) }
+        })
     }
+}
+
+/// Errors after which nothing works any more on the context, by the driver's documentation of `CUresult`.
+fn is_lasting(code: CUresult) -> bool {
+    use CUresult as C;
+    matches!(
+        code,
+        C::CUDA_ERROR_ECC_UNCORRECTABLE
+            | C::CUDA_ERROR_ILLEGAL_ADDRESS
+            | C::CUDA_ERROR_LAUNCH_TIMEOUT
+            | C::CUDA_ERROR_ASSERT
+            | C::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | C::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | C::CUDA_ERROR_MISALIGNED_ADDRESS
+            | C::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | C::CUDA_ERROR_INVALID_PC
+            | C::CUDA_ERROR_LAUNCH_FAILED
+            | C::CUDA_ERROR_UNKNOWN
+    )
 }
 
 #[cfg(test)]
@@ -182,7 +205,10 @@ mod tests {
     struct Doubling;
 
     impl Stream for Doubling {
-        fn run(&mut self, x: &[f32]) -> Result<Vec<f32>, String> {
+        fn run(&mut self, x: &[f32]) -> Result<Vec<f32>, RunError> {
+            if x[0] < 0.0 {
+                return Err(RunError::Broken("the kernel failed: an illegal address".into()));
+            }
             Ok(x.iter().map(|v| v * 2.0).collect())
         }
     }
@@ -199,6 +225,14 @@ mod tests {
         let y = first.run(&[Tensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0])]).unwrap();
         assert_eq!(y, [Tensor::f32(&[2, 2], &[2.0, 4.0, 6.0, 8.0])]);
         assert_eq!(first.run(&[Tensor::f32(&[0, 2], &[])]).unwrap()[0].shape, [0, 2]);
+    }
+
+    #[test]
+    fn what_lasts_ends_the_actor_and_what_does_not_only_the_batch() {
+        assert!(is_lasting(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS) && !is_lasting(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+        let mut session = Kernels::new(StandIn(Arc::default())).load(ARTIFACT).unwrap();
+        let failed = session.run(&[Tensor::f32(&[1, 2], &[-1.0, 0.0])]).unwrap_err();
+        assert!(matches!(failed, RunError::Broken(_)));
     }
 
     #[test]

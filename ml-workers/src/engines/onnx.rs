@@ -97,12 +97,13 @@ impl Session for Onnx {
         let named = self.signature.inputs.iter().map(|spec| Cow::from(spec.name.as_str())).zip(values);
         let named =
             named.map(|(name, value)| Ok((name, value?))).collect::<Result<Vec<_>, ort::Error>>().map_err(failed)?;
+        // A run that ended before it heard that it should must not stop this one.
+        let _ = self.options.unterminate();
         let outputs = self.session.run_with_options(named, &*self.options);
         let outputs = match outputs {
             Ok(outputs) => outputs,
             Err(error) => {
                 let stopped = error.to_string().contains("erminate");
-                let _ = self.options.unterminate();
                 return Err(if stopped { RunError::Terminated } else { failed(error) });
             }
         };

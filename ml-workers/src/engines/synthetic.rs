@@ -68,6 +68,7 @@ impl Session for Model {
         let above = |bound: Option<f32>| {
             bound.is_some_and(|bound| numbers.chunks(self.formula.width as usize).any(|row| row[0] > bound))
         };
+        self.stop.store(false, Ordering::Relaxed);
         if above(self.formula.hang_above) {
             while !self.stop.swap(false, Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(1));

@@ -6,7 +6,7 @@ use super::*;
 use crate::engine::engine;
 use crate::probe::{BUDGET, probe};
 
-const MODEL: &str = "width = 2\nfail_above = 1e6\npanic_above = 1e9\n";
+const MODEL: &str = "width = 2\nfail_above = 1e6\npanic_above = 1e9\nhang_above = 1e12\n";
 
 fn actor(batching: Batching) -> ModelActor {
     ModelActor::new(engine(EngineKind::Synthetic).unwrap().load(MODEL.as_bytes()).unwrap(), batching, Pauses::OnThread)
@@ -102,4 +102,46 @@ fn a_pause_passes_before_the_answer_on_a_thread_and_on_a_timer() {
         });
         assert!(receive.try_recv().unwrap() >= Duration::from_millis(3 + 2 + 2), "{pauses:?}");
     }
+}
+
+#[test]
+fn a_batch_that_was_told_to_stop_is_not_run_again_row_by_row() {
+    let mut actor = actor(Batching::Rows);
+    let terminator = actor.session.terminator();
+    let (over, is_over) = mpsc::channel::<()>();
+    let stopper = std::thread::spawn(move || {
+        while is_over.recv_timeout(Duration::from_millis(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            terminator.terminate();
+        }
+    });
+    let results = actor.run(&rows(&[1.0, 2e12]));
+    drop(over);
+    stopper.join().unwrap();
+    assert!(results.iter().all(|result| matches!(result, Err(RunError::Terminated))));
+}
+
+#[test]
+fn a_session_that_is_broken_ends_its_actor() {
+    struct Broken(weir_core::tensor::Signature);
+    impl Session for Broken {
+        fn signature(&self) -> &weir_core::tensor::Signature {
+            &self.0
+        }
+        fn run(&mut self, _: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+            Err(RunError::Broken("an illegal address".into()))
+        }
+        fn terminator(&self) -> crate::engine::Terminator {
+            crate::engine::Terminator::new(|| {})
+        }
+        fn memory(&self) -> weir_core::units::Bytes {
+            weir_core::units::Bytes(0)
+        }
+    }
+    let (send, receive) = mpsc::channel();
+    actix::System::new().block_on(async move {
+        let actor = ModelActor::new(Box::new(Broken(Default::default())), Batching::Rows, Pauses::OnThread).start();
+        let told = move |done: BatchDone| send.send((done.results.len(), done.died)).unwrap();
+        actor.send(RunBatch::new(rows(&[1.0, 2.0]), Duration::ZERO, told)).await.unwrap();
+    });
+    assert_eq!(receive.try_recv().unwrap(), (2, Some("an illegal address".into())));
 }

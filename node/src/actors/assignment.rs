@@ -30,6 +30,10 @@ const DEATHS_MAX: usize = 3;
 const DEATHS_WITHIN: Duration = Duration::from_secs(60);
 /// Before a replica is tried again that could not be loaded for want of its artifact.
 const RETRY: Duration = Duration::from_millis(500);
+/// Before a replica is tried again that could not be loaded; doubles each time. Memory may come back, and the leader may give
+/// the replica to another node meanwhile.
+const RELOAD: Duration = Duration::from_secs(1);
+const RELOAD_AT_MOST: Duration = Duration::from_secs(60);
 /// Before a replica is started again that died; doubles with each death.
 const RESTART: Duration = Duration::from_millis(50);
 
@@ -129,6 +133,19 @@ impl Replicas {
 
     async fn load(self: Rc<Self>, id: ReplicaId, model: Arc<Model>, pause: Duration) {
         tokio::time::sleep(pause).await;
+        let mut reload = RELOAD;
+        loop {
+            match self.load_once(id, &model).await {
+                Ok(()) => return,
+                Err(why) => tracing::warn!(model = %model.reference, why, "cannot be loaded"),
+            }
+            tokio::time::sleep(reload).await;
+            reload = (reload * 2).min(RELOAD_AT_MOST);
+        }
+    }
+
+    /// Loads a replica that is still wanted; an error is its state until it is tried again.
+    async fn load_once(&self, id: ReplicaId, model: &Arc<Model>) -> Result<(), String> {
         let artifact = loop {
             let coordinator = self.inner.borrow().coordinator.clone();
             match self.artifacts.get(model.digest, coordinator).await {
@@ -139,14 +156,14 @@ impl Replicas {
                 }
             }
         };
-        let place = self.shared.host.spawn.place();
+        let place = Stopping(Some(self.shared.host.spawn.place()));
         let (send, loaded) = oneshot::channel();
-        let wanted = Arc::clone(&model);
+        let wanted = Arc::clone(model);
         let pauses = match self.shared.host.spawn {
             Spawn::Threads => Pauses::OnThread,
             Spawn::Inline => Pauses::OnTimer,
         };
-        place.run(move || async move {
+        place.place().run(move || async move {
             // Nobody waits where the replica was let go meanwhile; then the thread is stopped too.
             let _ = send.send(load_here(&wanted, &artifact, pauses));
         });
@@ -154,25 +171,24 @@ impl Replicas {
             Err("its thread ended while it was loaded (the model may need more memory than there is)".into())
         });
         let mut inner = self.inner.borrow_mut();
-        let Some(replica) = inner.replicas.get_mut(&id) else {
-            place.stop();
-            return;
-        };
-        replica.loading = None;
+        let Some(replica) = inner.replicas.get_mut(&id) else { return Ok(()) };
         match loaded {
             Ok((loaded, profile)) => {
+                replica.loading = None;
                 tracing::info!(replica = id.0, model = %model.reference, max_batch = profile.max_batch, "ready");
                 replica.state = ReplicaState::Ready(profile);
-                replica.place = Some(place);
+                replica.place = Some(place.keep());
                 let device = Arc::clone(&self.shared.devices[&replica.assignment.device]);
                 drop(inner);
                 device.add_replica(id, loaded);
                 self.shared.rebuild_needed.notify_one();
+                Ok(())
             }
             Err(why) => {
-                tracing::warn!(model = %model.reference, why, "cannot be loaded");
-                replica.state = ReplicaState::Failed(why);
-                place.stop();
+                replica.state = ReplicaState::Failed(why.clone());
+                drop(inner);
+                self.shared.rebuild_needed.notify_one();
+                Err(why)
             }
         }
     }
@@ -224,6 +240,27 @@ impl Replicas {
             (*id, ReplicaReport { state, deaths: replica.deaths, last_death: replica.last_death.clone() })
         };
         inner.replicas.iter().map(report).collect()
+    }
+}
+
+/// A place that stops unless it is kept: whoever made it may be dropped on the way.
+struct Stopping(Option<Place>);
+
+impl Stopping {
+    fn place(&self) -> &Place {
+        self.0.as_ref().expect("kept only at the end")
+    }
+
+    fn keep(mut self) -> Place {
+        self.0.take().expect("kept only at the end")
+    }
+}
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        if let Some(place) = &self.0 {
+            place.stop();
+        }
     }
 }
 

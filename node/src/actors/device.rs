@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use actix::Addr;
+use actix::prelude::SendError;
 use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Rejection};
@@ -40,6 +41,13 @@ pub enum StageReply {
     Failed(String),
     /// The connection to where it ran broke.
     Lost,
+}
+
+impl StageReply {
+    /// For rows whose actor went before it took them up: another may run them.
+    fn not_run() -> StageReply {
+        StageReply::Rejected(Rejection::NoReplica)
+    }
 }
 
 /// Where replies of one call go: (the caller's number of the row, reply), once for each row that is not cancelled.
@@ -103,6 +111,9 @@ struct Inner {
     /// Rows in the scheduler's queues.
     waiting: BTreeMap<TicketId, Waiting>,
     next_ticket: u64,
+    /// Numbers batches for good, so that one that was given up on is never taken for another, not even of a replica that
+    /// was restarted under the same id.
+    next_batch: u64,
     wake_at: Option<Instant>,
     /// Slot time spent computing, ended batches only.
     busy: ServiceTime,
@@ -116,8 +127,6 @@ struct Hosted {
     terminator: Terminator,
     batches_rows: bool,
     running: Option<Running>,
-    /// Counts batches, so that a batch that was given up on is not taken for its successor.
-    batch: u64,
     /// Gone as soon as its batch ends.
     leaving: bool,
 }
@@ -133,6 +142,8 @@ struct Running {
 struct Waiting {
     slot: usize,
     inputs: Option<Row>,
+    /// What it costs, in rows of the profile.
+    cost: u32,
     since: Instant,
     replies: Replies,
 }
@@ -179,6 +190,7 @@ impl Device {
                 replicas: BTreeMap::new(),
                 waiting: BTreeMap::new(),
                 next_ticket: 0,
+                next_batch: 0,
                 wake_at: None,
                 busy: ServiceTime::ZERO,
                 actions: Vec::new(),
@@ -227,7 +239,6 @@ impl Device {
                     terminator: loaded.terminator,
                     batches_rows: loaded.batches_rows,
                     running: None,
-                    batch: 0,
                     leaving: false,
                 },
             );
@@ -260,15 +271,17 @@ impl Device {
                     let ticket = TicketId(inner.next_ticket);
                     inner.next_ticket += 1;
                     tickets.push(ticket);
+                    let cost = cost(&row.inputs, batches_rows);
                     let query = Query {
                         ticket,
                         deadline: row.deadline,
                         class: row.class,
                         shape: shape_key(&row.inputs),
                         mergeable: batches_rows && row.inputs.row.is_some(),
+                        rows: cost,
                     };
-                    let waiting =
-                        Waiting { slot: row.slot, inputs: Some(row.inputs), since: now, replies: Arc::clone(replies) };
+                    let (slot, inputs, replies) = (row.slot, Some(row.inputs), Arc::clone(replies));
+                    let waiting = Waiting { slot, inputs, cost, since: now, replies };
                     inner.waiting.insert(ticket, waiting);
                     query
                 })
@@ -321,14 +334,12 @@ impl Device {
                 }
             }
             for id in &hung {
-                self.give_up(
-                    inner,
-                    now,
-                    *id,
-                    "the model did not finish; its batch was given up",
-                    "a batch hung",
-                    actions,
-                );
+                if let Some(hosted) = inner.replicas.get(id) {
+                    // Once more: what it hangs in now need not be what it was asked to stop.
+                    hosted.terminator.terminate();
+                }
+                let failed = || StageReply::Failed("the model did not finish; its batch was given up".into());
+                self.give_up(inner, now, *id, failed, "a batch hung", actions);
             }
         });
     }
@@ -383,24 +394,19 @@ impl Device {
         let mut rows: Vec<Waiting> =
             tickets.iter().map(|ticket| inner.waiting.remove(ticket).expect("the scheduler runs what waits")).collect();
         let hosted = inner.replicas.get_mut(&replica).expect("the scheduler runs replicas that stand here");
-        hosted.batch += 1;
-        let batch = hosted.batch;
-        let expected = inner
-            .scheduler
-            .profile(replica)
-            .map_or(ServiceTime::ZERO, |profile| profile.estimate(tickets.len() as u32));
+        inner.next_batch += 1;
+        let batch = inner.next_batch;
+        let cost = rows.iter().map(|row| row.cost).fold(0, u32::saturating_add);
+        let expected = inner.scheduler.profile(replica).map_or(ServiceTime::ZERO, |profile| profile.estimate(cost));
         let inputs = rows.iter_mut().map(|row| row.inputs.take().expect("a row runs once")).collect();
         hosted.running = Some(Running { batch, since: now, expected, rows, terminated: false });
         let device = Arc::clone(self);
         let pause = if self.pace < 1.0 { expected.as_duration().mul_f64(1.0 - self.pace) } else { Duration::ZERO };
-        let run = RunBatch::new(inputs, pause, move |done: BatchDone| {
-            // An actor that takes no messages reports from under the lock of whoever sent: that one sees it below.
-            if !matches!(done.results.first(), Some(Err(RunError::ActorGone))) {
-                device.finished(replica, batch, done);
-            }
-        });
-        if hosted.actor.try_send(run).is_err() {
-            self.give_up(inner, now, replica, "its actor is gone", "its actor takes no batch", actions);
+        let run = RunBatch::new(inputs, pause, move |done: BatchDone| device.finished(replica, batch, done));
+        if let Err(SendError::Full(back) | SendError::Closed(back)) = hosted.actor.try_send(run) {
+            // It must not call back: this is under the lock that it would take.
+            back.forget();
+            self.give_up(inner, now, replica, StageReply::not_run, "its actor takes no batch", actions);
         }
     }
 
@@ -410,14 +416,14 @@ impl Device {
         inner: &mut Inner,
         now: Instant,
         id: ReplicaId,
-        told: &str,
+        reply: impl Fn() -> StageReply,
         because: &str,
         actions: &mut Vec<Action>,
     ) {
         let Some(hosted) = inner.replicas.remove(&id) else { return };
         inner.scheduler.lose_replica(now, id, actions);
         for row in hosted.running.into_iter().flat_map(|running| running.rows) {
-            row.reply(StageReply::Failed(told.to_owned()));
+            row.reply(reply());
         }
         let _ = self.deaths.send(Death { replica: id, model: hosted.model, because: because.to_owned() });
     }
@@ -449,6 +455,7 @@ impl Device {
                 Ok(outputs) => {
                     StageReply::Answered { outputs, queue: running.since.since(row.since), execute: done.execute }
                 }
+                Err(RunError::ActorGone) => StageReply::not_run(),
                 Err(error) => StageReply::Failed(error.to_string()),
             });
         }
@@ -458,6 +465,15 @@ impl Device {
         // A panic under the lock is a broken invariant of the scheduler: nobody can vouch for the state it left.
         self.inner.lock().expect("the scheduler of this device broke an invariant")
     }
+}
+
+/// What a query costs, in rows of the profile: one that is no row of a model that takes rows brings all of its own.
+fn cost(inputs: &Row, batches_rows: bool) -> u32 {
+    if !batches_rows || inputs.row.is_some() {
+        return 1;
+    }
+    let first = inputs.tensors.first().and_then(|tensor| tensor.shape.first()).copied().unwrap_or(1);
+    u32::try_from(first).unwrap_or(u32::MAX).max(1)
 }
 
 /// Rows with equal keys may share a batch: types and shapes of all inputs, without the first dimension.
@@ -472,3 +488,6 @@ fn shape_key(row: &Row) -> ShapeKey {
     }
     ShapeKey(hash)
 }
+
+#[cfg(test)]
+mod tests;

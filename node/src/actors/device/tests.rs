@@ -1,0 +1,167 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc as sync;
+
+use actix::Actor;
+use weir_core::tensor::{Signature, Tensor};
+use weir_core::units::Bytes;
+use weir_host::spawn::{Place, Spawn};
+use weir_ml_workers::engine::Session;
+use weir_ml_workers::model_actor::Pauses;
+use weir_ml_workers::probe::Batching;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct HandClock(AtomicU64);
+
+impl Clock for HandClock {
+    fn now(&self) -> Instant {
+        Instant::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A model that answers each run with what it is told to, when it is told to.
+struct OnDemand {
+    answers: sync::Receiver<f32>,
+    signature: Signature,
+}
+
+impl Session for OnDemand {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+    fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+        let answer = self.answers.recv_timeout(PATIENCE).map_err(|_| RunError::Model("nobody told".into()))?;
+        Ok(vec![Tensor::f32(&[inputs[0].shape[0], 1], &vec![answer; inputs[0].shape[0] as usize])])
+    }
+    fn terminator(&self) -> Terminator {
+        Terminator::new(|| {})
+    }
+    fn memory(&self) -> Bytes {
+        Bytes(0)
+    }
+}
+
+struct Bench {
+    device: Arc<Device>,
+    clock: Arc<HandClock>,
+    replies: Replies,
+    came: sync::Receiver<(usize, StageReply)>,
+    deaths: mpsc::UnboundedReceiver<Death>,
+}
+
+fn model(name: &str) -> ModelRef {
+    ModelRef::parse(&format!("{name}@1")).unwrap()
+}
+
+fn loaded(name: &str, actor: Addr<ModelActor>) -> LoadedReplica {
+    LoadedReplica {
+        model: model(name),
+        actor,
+        terminator: Terminator::new(|| {}),
+        profile: Profile::new(&[(1, ServiceTime::from_micros(1000))]),
+        max_batch: 8,
+        batches_rows: true,
+    }
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let clock = Arc::new(HandClock::default());
+        let (told, deaths) = mpsc::unbounded_channel();
+        let name = DeviceName::parse("cpu0").unwrap();
+        let device = Device::new(name, 1, 1.0, Arc::clone(&clock) as Arc<dyn Clock>, told);
+        let (reply, came) = sync::channel();
+        let replies: Replies = Arc::new(move |slot, what| reply.send((slot, what)).unwrap());
+        Bench { device, clock, replies, came, deaths }
+    }
+
+    /// A replica on a thread of its own.
+    fn add(&self, id: u64, name: &str) -> (Place, sync::Sender<f32>) {
+        let (tell, answers) = sync::channel();
+        let place = Spawn::Threads.place();
+        let (send, started) = sync::channel();
+        place.run(move || async move {
+            let session = OnDemand { answers, signature: Signature::default() };
+            send.send(ModelActor::new(Box::new(session), Batching::Rows, Pauses::OnThread).start()).unwrap();
+        });
+        self.device.add_replica(ReplicaId(id), loaded(name, started.recv_timeout(PATIENCE).unwrap()));
+        (place, tell)
+    }
+
+    fn submit(&self, slot: usize, name: &str) {
+        let inputs = Row { tensors: Arc::new(vec![Tensor::f32(&[1, 1], &[0.0])]), row: Some(0) };
+        let row = Submission { slot, inputs, deadline: Deadline::NEVER, class: Class::Default };
+        self.device.submit(&model(name), vec![row], &self.replies);
+    }
+
+    fn reply(&self) -> (usize, StageReply) {
+        self.came.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+fn in_a_system(test: impl FnOnce()) {
+    actix::System::new().block_on(async { test() });
+}
+
+#[test]
+fn a_batch_that_was_given_up_on_does_not_answer_for_its_successor() {
+    in_a_system(|| {
+        let mut bench = Bench::new();
+        let (old, tell_old) = bench.add(1, "a");
+        bench.submit(0, "a");
+        for ms in [10_000, 11_000] {
+            bench.clock.0.store(ms, Ordering::SeqCst);
+            bench.device.check_hangs();
+        }
+        assert!(matches!(bench.reply(), (0, StageReply::Failed(_))));
+        assert_eq!(bench.deaths.try_recv().unwrap().because, "a batch hung");
+        let (new, tell_new) = bench.add(1, "a");
+        bench.submit(1, "a");
+        // The old thread comes back to its senses while the new one computes.
+        tell_old.send(-1.0).unwrap();
+        old.stop();
+        assert!(bench.came.recv_timeout(Duration::from_millis(200)).is_err(), "nobody has answered yet");
+        tell_new.send(7.0).unwrap();
+        let (slot, reply) = bench.reply();
+        let StageReply::Answered { outputs, .. } = reply else { panic!("{reply:?}") };
+        assert_eq!((slot, outputs.tensors[0].as_f32().unwrap()), (1, vec![7.0]));
+        new.stop();
+    });
+}
+
+#[test]
+fn a_batch_whose_actor_goes_before_it_takes_it_up_may_run_elsewhere_and_frees_its_slot() {
+    let mut bench = Bench::new();
+    let system = actix::System::new();
+    system.block_on(async {
+        let (_tell, answers) = sync::channel();
+        let session = OnDemand { answers, signature: Signature::default() };
+        let actor = ModelActor::new(Box::new(session), Batching::Rows, Pauses::OnThread).start();
+        bench.device.add_replica(ReplicaId(1), loaded("a", actor));
+        // It lies in the mailbox: the actor has had no turn yet.
+        bench.submit(0, "a");
+    });
+    drop(system);
+    assert!(matches!(bench.reply(), (0, StageReply::Rejected(Rejection::NoReplica))));
+    assert!(bench.deaths.try_recv().is_ok());
+    in_a_system(|| {
+        let (place, tell) = bench.add(2, "b");
+        bench.submit(1, "b");
+        tell.send(3.0).unwrap();
+        assert!(matches!(bench.reply(), (1, StageReply::Answered { .. })));
+        place.stop();
+    });
+}
+
+#[test]
+fn a_query_of_many_rows_costs_as_many_where_rows_are_batched() {
+    let tensors = Arc::new(vec![Tensor::f32(&[5, 2], &[0.0; 10])]);
+    let whole = Row { tensors: Arc::clone(&tensors), row: None };
+    assert_eq!(cost(&whole, true), 5);
+    assert_eq!(cost(&whole, false), 1, "its first dimension need not be rows");
+    assert_eq!(cost(&Row { tensors, row: Some(3) }, true), 1);
+    assert_eq!(cost(&Row { tensors: Arc::new(vec![Tensor::f32(&[], &[0.0])]), row: None }, true), 1);
+}
