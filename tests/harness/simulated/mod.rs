@@ -364,6 +364,12 @@ impl Cluster {
         self.sim.partition_oneway(a, b);
     }
 
+    /// Everything between two machines takes so long, each way.
+    pub fn slow_down(&mut self, a: &str, b: &str, latency: Duration) {
+        self.note(format!("{a} and {b} are {latency:?} apart"));
+        self.sim.set_link_latency(a, b, latency);
+    }
+
     /// The link works again, both ways.
     pub fn mend(&mut self, a: &str, b: &str) {
         self.note(format!("{a} and {b} reach each other"));
