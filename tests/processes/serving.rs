@@ -1,9 +1,15 @@
 //! What a user sees when things work.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use weir_client::{Client, Options, Request, Token};
+use weir_core::ids::EndpointName;
+use weir_core::outcome::Outcome;
+use weir_core::tensor::Tensor;
+use weir_host::disk::SystemDisk;
 use weir_tests::processes::{Cluster, count, npy, root};
 
 fn rows(output: &str) -> Vec<Value> {
@@ -33,27 +39,44 @@ fn the_demo_is_right_as_often_and_stops_where_it_does_offline() {
     assert_eq!((right, stages), (469, [308, 127, 65]));
 }
 
+/// 64 callers at once, from a program with several threads; each row of each call has a value that no other has. Rows are
+/// batched across callers, on two nodes, half of them forwarded.
 #[test]
-fn every_row_comes_back_to_its_owner_from_many_callers() {
-    let cluster = Cluster::start(1, 1);
-    cluster.serve_synthetic("width = 2\nalpha_us = 300\nbeta_us = 20\n", "");
-    let callers: Vec<_> = (0..8)
-        .map(|caller| {
-            let values: Vec<f32> = (0..64).flat_map(|row| [(caller * 1000 + row) as f32, 0.5]).collect();
-            let file = cluster.write(&format!("{caller}.npy"), npy(&[64, 2], &values));
-            let child = cluster.command(&["predict", "echo", "--input", &file, "-o", "json", "--deadline", "10s"]);
-            (caller, child)
-        })
-        .collect();
-    let running: Vec<_> = callers
-        .into_iter()
-        .map(|(caller, mut command)| (caller, std::thread::spawn(move || command.output().unwrap())))
-        .collect();
-    for (caller, output) in running {
-        let output = output.join().unwrap();
-        for (row, answer) in rows(&String::from_utf8(output.stdout).unwrap()).iter().enumerate() {
-            assert_eq!(answer["outputs"]["y"]["data"][0], f64::from(caller * 1000 + row as i32), "{answer}");
-            assert_eq!(answer["outputs"]["y"]["shape"], serde_json::json!([2]));
+fn every_row_comes_back_to_its_owner_under_64_callers() {
+    const CALLS: usize = 20;
+    let cluster = Cluster::start(1, 2);
+    cluster.serve_synthetic("width = 2\nalpha_us = 300\nbeta_us = 20\n", "replicas = { max = 1 }");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let token = Token::read_file(&SystemDisk, Path::new(&cluster.path("c1/admin.token"))).unwrap();
+    runtime.block_on(async {
+        let options = Options { coordinators: vec![cluster.addresses()], token };
+        let client = Client::connect(options).await.unwrap();
+        let callers = (0..64).map(|caller| tokio::spawn(call(client.clone(), caller, CALLS)));
+        for caller in callers.collect::<Vec<_>>() {
+            caller.await.unwrap();
+        }
+    });
+}
+
+async fn call(client: Client, caller: usize, calls: usize) {
+    for number in 0..calls {
+        let rows = 1 + (caller + number) % 6;
+        let value = |row: usize| ((caller * calls + number) * 8 + row) as f32;
+        let values: Vec<f32> = (0..rows).flat_map(|row| [value(row), -value(row)]).collect();
+        let request = Request {
+            endpoint: EndpointName::parse("echo").unwrap(),
+            inputs: vec![("x".into(), Tensor::f32(&[rows as u64, 2], &values))],
+            whole: false,
+            deadline: Some(Duration::from_secs(20)),
+            class: None,
+            outputs: Vec::new(),
+        };
+        let answers = client.predict(request).await.unwrap();
+        assert_eq!(answers.len(), rows);
+        for (row, answer) in answers.iter().enumerate() {
+            assert_eq!(answer.outcome, Outcome::Answered, "{}", answer.message);
+            let (_, y) = &answer.outputs[0];
+            assert_eq!((y.shape.as_slice(), y.as_f32().unwrap()), (&[2][..], vec![value(row), -value(row)]));
         }
     }
 }
