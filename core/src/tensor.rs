@@ -147,7 +147,7 @@ impl Tensor {
     }
 
     /// Byte ranges of the slices along the first dimension, one per row. `None` for a scalar.
-    pub fn rows(&self) -> Option<Vec<std::ops::Range<usize>>> {
+    pub fn rows(&self) -> Option<Ranges> {
         let count = *self.shape.first()? as usize;
         if self.dtype != DType::String {
             let row = self.data.len().checked_div(count).unwrap_or(0);
@@ -167,6 +167,9 @@ impl Tensor {
         Some(rows)
     }
 }
+
+/// Byte ranges, one a row.
+pub type Ranges = Vec<std::ops::Range<usize>>;
 
 /// One query's share of some tensors: a row of each along the first dimension, or all of them as they are.
 ///
@@ -204,7 +207,7 @@ impl Row {
 
     /// Bytes of tensor `i` of each of these rows. Strings are walked once a tensor, not once a row.
     pub fn data_of(rows: &[Row], i: usize) -> Vec<&[u8]> {
-        let mut walked: Option<(&Arc<Vec<Tensor>>, Vec<std::ops::Range<usize>>)> = None;
+        let mut walked: Option<(&Arc<Vec<Tensor>>, Ranges)> = None;
         let mut bytes = Vec::with_capacity(rows.len());
         for row in rows {
             let tensor = &row.tensors[i];

@@ -84,13 +84,6 @@ impl RunBatch {
     }
 }
 
-impl RunBatch {
-    /// Drops it without a word to whoever waits for it.
-    pub fn forget(mut self) {
-        self.done.callback = None;
-    }
-}
-
 impl Message for RunBatch {
     type Result = ();
 }

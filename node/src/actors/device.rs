@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use actix::Addr;
-use actix::prelude::SendError;
 use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Rejection};
@@ -154,6 +153,13 @@ impl Waiting {
     }
 }
 
+/// What is done once the lock is free.
+enum Effect {
+    Run(Addr<ModelActor>, RunBatch),
+    Reply(Waiting, StageReply),
+    WakeTimer,
+}
+
 /// What the device's load looks like now.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
@@ -215,7 +221,7 @@ impl Device {
                 Some(at) => {
                     let wait = at.since(self.clock.now());
                     if tokio::time::timeout(wait, moved).await.is_err() {
-                        self.step(|inner, now, actions| {
+                        self.step(|inner, now, actions, _| {
                             inner.wake_at = None;
                             inner.scheduler.on_wake(now, actions);
                         });
@@ -229,7 +235,7 @@ impl Device {
     pub fn add_replica(self: &Arc<Self>, id: ReplicaId, loaded: LoadedReplica) {
         // What is slower by its pace has a slower profile.
         let profile = loaded.profile.slowed(self.pace);
-        self.step(|inner, now, actions| {
+        self.step(|inner, now, actions, _| {
             inner.scheduler.add_replica(now, id, loaded.model.clone(), profile.clone(), loaded.max_batch, actions);
             inner.replicas.insert(
                 id,
@@ -248,7 +254,7 @@ impl Device {
     /// Takes a replica away. Rows that wait stay for its siblings, or are rejected where there are none; a batch in
     /// progress ends as it will, and its rows are answered.
     pub fn remove_replica(self: &Arc<Self>, id: ReplicaId) {
-        self.step(|inner, now, actions| {
+        self.step(|inner, now, actions, _| {
             inner.scheduler.remove_replica(now, id, actions);
             if let Some(hosted) = inner.replicas.get_mut(&id) {
                 hosted.leaving = true;
@@ -263,7 +269,7 @@ impl Device {
     /// to cancel them by; each row gets exactly one reply unless it is cancelled.
     pub fn submit(self: &Arc<Self>, model: &ModelRef, rows: Vec<Submission>, replies: &Replies) -> Vec<TicketId> {
         let mut tickets = Vec::with_capacity(rows.len());
-        self.step(|inner, now, actions| {
+        self.step(|inner, now, actions, _| {
             let batches_rows = inner.replicas.values().any(|hosted| hosted.model == *model && hosted.batches_rows);
             let queries: Vec<Query> = rows
                 .into_iter()
@@ -293,7 +299,7 @@ impl Device {
 
     /// Forgets rows that still wait; what runs or has ended is not touched.
     pub fn cancel(self: &Arc<Self>, tickets: &[TicketId]) {
-        self.step(|inner, now, actions| {
+        self.step(|inner, now, actions, _| {
             for ticket in tickets {
                 if inner.waiting.remove(ticket).is_some() {
                     inner.scheduler.on_cancel(now, *ticket, actions);
@@ -320,8 +326,8 @@ impl Device {
 
     /// Looks for batches that hang: asks them to stop, and gives up on those that were asked and did not.
     pub fn check_hangs(self: &Arc<Self>) {
-        let mut hung = Vec::new();
-        self.step(|inner, now, actions| {
+        self.step(|inner, now, actions, effects| {
+            let mut hung = Vec::new();
             for (id, hosted) in &mut inner.replicas {
                 let Some(running) = &mut hosted.running else { continue };
                 let patience = running.expected.scaled(HANG_FACTOR).as_duration().max(HANG_AT_LEAST);
@@ -333,64 +339,55 @@ impl Device {
                     hung.push(*id);
                 }
             }
-            for id in &hung {
-                if let Some(hosted) = inner.replicas.get(id) {
-                    // Once more: what it hangs in now need not be what it was asked to stop.
-                    hosted.terminator.terminate();
-                }
-                let failed = || StageReply::Failed("the model did not finish; its batch was given up".into());
-                self.give_up(inner, now, *id, failed, "a batch hung", actions);
+            for id in hung {
+                self.give_up(inner, now, id, actions, effects);
             }
         });
     }
 
-    /// One event: under the lock, the scheduler is told and its actions are performed.
-    fn step(self: &Arc<Self>, event: impl FnOnce(&mut Inner, Instant, &mut Vec<Action>)) {
-        let mut inner = self.lock();
-        let now = self.clock.now();
-        let mut actions = std::mem::take(&mut inner.actions);
-        event(&mut inner, now, &mut actions);
-        let mut i = 0;
-        while i < actions.len() {
-            // Performing one may add others: an actor that is gone frees its slot.
-            let action = actions[i].clone();
-            self.perform(&mut inner, now, action, &mut actions);
-            i += 1;
+    /// One event: under the lock the scheduler is told and its actions are taken in; what wakes other threads comes after,
+    /// or they would wake up only to wait for the lock.
+    fn step(self: &Arc<Self>, event: impl FnOnce(&mut Inner, Instant, &mut Vec<Action>, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        {
+            let mut inner = self.lock();
+            let now = self.clock.now();
+            let mut actions = std::mem::take(&mut inner.actions);
+            event(&mut inner, now, &mut actions, &mut effects);
+            for action in actions.drain(..) {
+                self.take_in(&mut inner, now, action, &mut effects);
+            }
+            inner.actions = actions;
         }
-        actions.clear();
-        inner.actions = actions;
+        for effect in effects {
+            match effect {
+                // Where the actor takes no messages, the message is dropped, which calls back too.
+                Effect::Run(actor, batch) => drop(actor.try_send(batch)),
+                Effect::Reply(row, reply) => row.reply(reply),
+                Effect::WakeTimer => self.rescheduled.notify_one(),
+            }
+        }
     }
 
-    fn perform(self: &Arc<Self>, inner: &mut Inner, now: Instant, action: Action, actions: &mut Vec<Action>) {
+    fn take_in(self: &Arc<Self>, inner: &mut Inner, now: Instant, action: Action, effects: &mut Vec<Effect>) {
         match action {
-            Action::Run { replica, tickets, .. } => self.run(inner, now, replica, &tickets, actions),
+            Action::Run { replica, tickets, .. } => effects.push(self.run(inner, now, replica, &tickets)),
             Action::Reject { ticket, why } => {
-                if let Some(row) = inner.waiting.remove(&ticket) {
-                    row.reply(StageReply::Rejected(why));
-                }
+                effects.extend(inner.waiting.remove(&ticket).map(|row| Effect::Reply(row, StageReply::Rejected(why))));
             }
             Action::Expire { ticket } => {
-                if let Some(row) = inner.waiting.remove(&ticket) {
-                    row.reply(StageReply::Expired);
-                }
+                effects.extend(inner.waiting.remove(&ticket).map(|row| Effect::Reply(row, StageReply::Expired)));
             }
             Action::WakeAt(at) => {
                 if inner.wake_at.is_none_or(|wake_at| at < wake_at) {
                     inner.wake_at = Some(at);
-                    self.rescheduled.notify_one();
+                    effects.push(Effect::WakeTimer);
                 }
             }
         }
     }
 
-    fn run(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        now: Instant,
-        replica: ReplicaId,
-        tickets: &[TicketId],
-        actions: &mut Vec<Action>,
-    ) {
+    fn run(self: &Arc<Self>, inner: &mut Inner, now: Instant, replica: ReplicaId, tickets: &[TicketId]) -> Effect {
         let mut rows: Vec<Waiting> =
             tickets.iter().map(|ticket| inner.waiting.remove(ticket).expect("the scheduler runs what waits")).collect();
         let hosted = inner.replicas.get_mut(&replica).expect("the scheduler runs replicas that stand here");
@@ -403,11 +400,7 @@ impl Device {
         let device = Arc::clone(self);
         let pause = if self.pace < 1.0 { expected.as_duration().mul_f64(1.0 - self.pace) } else { Duration::ZERO };
         let run = RunBatch::new(inputs, pause, move |done: BatchDone| device.finished(replica, batch, done));
-        if let Err(SendError::Full(back) | SendError::Closed(back)) = hosted.actor.try_send(run) {
-            // It must not call back: this is under the lock that it would take.
-            back.forget();
-            self.give_up(inner, now, replica, StageReply::not_run, "its actor takes no batch", actions);
-        }
+        Effect::Run(hosted.actor.clone(), run)
     }
 
     /// A replica whose batch will not end: its rows fail, its slot is free, its supervisor hears of it.
@@ -416,22 +409,23 @@ impl Device {
         inner: &mut Inner,
         now: Instant,
         id: ReplicaId,
-        reply: impl Fn() -> StageReply,
-        because: &str,
         actions: &mut Vec<Action>,
+        effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = inner.replicas.remove(&id) else { return };
+        // Once more: what it hangs in now need not be what it was asked to stop.
+        hosted.terminator.terminate();
         inner.scheduler.lose_replica(now, id, actions);
-        for row in hosted.running.into_iter().flat_map(|running| running.rows) {
-            row.reply(reply());
-        }
-        let _ = self.deaths.send(Death { replica: id, model: hosted.model, because: because.to_owned() });
+        let failed = || StageReply::Failed("the model did not finish; its batch was given up".into());
+        let rows = hosted.running.into_iter().flat_map(|running| running.rows);
+        effects.extend(rows.map(|row| Effect::Reply(row, failed())));
+        let _ = self.deaths.send(Death { replica: id, model: hosted.model, because: "a batch hung".into() });
     }
 
     /// Called on the model's thread, exactly once a batch.
     fn finished(self: &Arc<Self>, replica: ReplicaId, batch: u64, done: BatchDone) {
         let mut ended = None;
-        self.step(|inner, now, actions| {
+        self.step(|inner, now, actions, _| {
             let Some(hosted) = inner.replicas.get_mut(&replica) else { return };
             let Some(running) = hosted.running.take_if(|running| running.batch == batch) else { return };
             let took = ServiceTime::from(now.since(running.since));
