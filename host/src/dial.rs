@@ -113,7 +113,7 @@ pub async fn enter(
     let (close, closed) = watch::channel(false);
     tokio::task::spawn_local(async move {
         // How it ended is told to whoever waits for an answer; here it only matters that it has.
-        let _ = system.await;
+        let _ = transport::drive(system).await;
         let _ = close.send(true);
     });
     let mut call = bootstrap.login_request();
