@@ -366,10 +366,18 @@ impl capnp_rpc::OutgoingMessage for OutgoingMessage {
                 _ => None,
             };
         let message = Rc::new(message);
-        let header = frame_header(&message.get_segments_for_output());
-        let bytes = message.size_in_words() * 8;
+        let mut sent = Rc::clone(&message);
+        let limit = inner.limits.message_bytes;
+        if returns.is_some() && message.size_in_words() * 8 > limit {
+            // It would end the connection at the other end, and every other call on it.
+            if let Ok(refusal) = too_large(&message, limit) {
+                sent = Rc::new(refusal);
+            }
+        }
+        let header = frame_header(&sent.get_segments_for_output());
+        let bytes = sent.size_in_words() * 8;
         inner.outbox_bytes.set(inner.outbox_bytes.get() + bytes);
-        inner.outbox.borrow_mut().push_back(Outgoing { header, message: Rc::clone(&message), bytes, returns });
+        inner.outbox.borrow_mut().push_back(Outgoing { header, message: sent, bytes, returns });
         inner.outbox_wake.notify_one();
         (Promise::ok(()), message)
     }
@@ -381,6 +389,28 @@ impl capnp_rpc::OutgoingMessage for OutgoingMessage {
     fn size_in_words(&self) -> usize {
         self.message.size_in_words()
     }
+}
+
+/// What is sent instead of an answer that the peer would not read.
+fn too_large(
+    answer: &capnp::message::Builder<HeapAllocator>,
+    limit: usize,
+) -> capnp::Result<capnp::message::Builder<HeapAllocator>> {
+    let message::Return(answered) = answer.get_root_as_reader::<message::Reader<'_>>()?.which()? else {
+        return Err(capnp::Error::failed("only answers can be refused".into()));
+    };
+    let answered = answered?;
+    let mut refusal = capnp::message::Builder::new(HeapAllocator::new().first_segment_words(64));
+    let mut ret = refusal.init_root::<message::Builder<'_>>().init_return();
+    ret.set_answer_id(answered.get_answer_id());
+    ret.set_release_param_caps(answered.get_release_param_caps());
+    ret.set_no_finish_needed(answered.get_no_finish_needed());
+    let bytes = answer.size_in_words() * 8;
+    let reason = format!(
+        "the answer has {bytes} bytes, more than the {limit} of a message; ask for fewer rows or outputs at once"
+    );
+    ret.init_exception().set_reason(&reason);
+    Ok(refusal)
 }
 
 struct IncomingMessage(capnp::message::Reader<OwnedSegments>);

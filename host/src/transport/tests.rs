@@ -507,3 +507,20 @@ fn a_close_is_noticed_in_the_middle_of_a_message() {
         assert!(tokio::time::timeout(Duration::from_secs(1), closed).await.is_ok());
     });
 }
+
+#[test]
+fn an_answer_that_is_too_large_fails_alone() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        calls.instantly.set(true);
+        calls.answers.replace(VecDeque::from([17 << 20]));
+        let (here, there) = duplex(1 << 20);
+        let connection = serve(there, &calls, Limits::default());
+        let client = dial(here);
+        let error = client.login_request().send().promise.await.err().expect("17 MiB are too many");
+        assert!(error.extra.contains("ask for fewer rows"), "{error}");
+        assert!(client.login_request().send().promise.await.is_ok(), "the connection goes on");
+        settle().await;
+        assert_eq!((connection.ended(), connection.in_flight()), (None, (0, 0)));
+    });
+}
