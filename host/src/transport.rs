@@ -335,7 +335,8 @@ impl capnp_rpc::Connection<Side> for Wire {
     fn shutdown(&mut self, result: capnp::Result<()>) -> Promise<(), capnp::Error> {
         let inner = Rc::clone(&self.inner);
         inner.shut.set(true);
-        if result.is_err() {
+        if let Err(error) = result {
+            inner.end(Ended::Broke(error.extra));
             // What waits will not be taken any more.
             inner.drop_outbox();
         }
