@@ -494,4 +494,4 @@ fn read_info(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -104,7 +104,7 @@ impl Net for Cluster {
     }
 }
 
-fn stream(end: tokio::io::DuplexStream) -> Stream {
+pub(crate) fn stream(end: tokio::io::DuplexStream) -> Stream {
     let (reader, writer) = split(end);
     Stream { reader: Box::new(reader), writer: Box::new(writer) }
 }
@@ -182,7 +182,7 @@ impl predictor::Server for At {
 }
 
 /// The clock that tokio's pausing stops.
-struct Paused(tokio::time::Instant);
+pub(crate) struct Paused(pub tokio::time::Instant);
 
 impl Clock for Paused {
     fn now(&self) -> Instant {
