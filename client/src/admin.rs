@@ -1,13 +1,14 @@
 //! The operator's calls: finds the leader, repeats under the same request id, and turns refusals into errors that say
 //! who must act.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use weir_core::ids::{Digest, LogIndex, RequestId};
 use weir_core::placement::NodeReport;
 use weir_core::replicated::{Applied, Change, Command, Done, Grant, Member, Refusal, State};
+use weir_core::units::Instant;
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role as Granted, enter, remote_text};
 use weir_host::limits::Limits;
@@ -23,14 +24,22 @@ use crate::{ClientError, Options};
 
 /// Bytes of an artifact in one call.
 const CHUNK: usize = 1 << 20;
-/// How long a write is repeated until it is known to be done: a new leader is elected in about a second.
+/// How long a call is repeated after the last sign that it gets on: a new leader is elected in about a second.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// For one try of what a leader does in milliseconds. Its request id makes it safe to repeat elsewhere.
+const TRY: Duration = Duration::from_secs(3);
+/// For one chunk of an upload: a slow link brings 100 kB/s.
+const CHUNK_WITHIN: Duration = Duration::from_secs(10);
+/// For a try that itself looks whether the leader is still there.
+const WHILE_ALIVE: Duration = Duration::MAX;
 
 /// Operator's calls, from one thread inside a `LocalSet`.
 pub struct Admin {
     host: Host,
     options: Options,
     current: RefCell<Option<(String, Entered)>>,
+    /// When the call that is being made last got on.
+    progress: Cell<Instant>,
 }
 
 /// What a coordinator says of the cluster.
@@ -92,22 +101,43 @@ enum Tried<T> {
 impl Admin {
     /// Makes no connection yet.
     pub fn new(host: Host, options: Options) -> Admin {
-        Admin { host, options, current: RefCell::new(None) }
+        Admin { host, options, current: RefCell::new(None), progress: Cell::new(Instant::ZERO) }
     }
 
     /// Writes a command once, however often it has to be sent.
     pub async fn write(&self, command: Command) -> Result<Done, ClientError> {
         let request = RequestId(self.host.random.u128());
+        // Before it writes, the leader hands the artifacts to a majority, which takes as long as they are large.
+        let spreads = matches!(&command, Command::Apply { models, .. } if !models.is_empty());
+        let within = if spreads { WHILE_ALIVE } else { TRY };
         let applied = self
-            .at_leader("the write to be done", async |role| {
-                let mut call = operator_of(&role)?.write_request();
+            .at_leader("the write to be done", within, async |role| {
+                let operator = operator_of(&role)?;
+                let mut call = operator.write_request();
                 write_u128(call.get().init_request(), request.0);
                 write_command(call.get().init_command(), &command);
-                let answer = call.send().promise.await?;
+                let answer = tokio::select! {
+                    biased;
+                    answer = call.send().promise => answer?,
+                    silent = self.until_silent(&operator), if spreads => return Err(silent),
+                };
                 read_write(answer.get()?.get_result()?)
             })
             .await?;
         done(applied)
+    }
+
+    /// Asks a coordinator again and again for nothing, until it does not answer.
+    async fn until_silent(&self, operator: &operator::Client) -> capnp::Error {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut call = operator.watch_request();
+            call.get().set_since(u64::MAX);
+            if let Err(error) = within(TRY, call.send().promise).await {
+                return error;
+            }
+            self.progress.set(self.host.clock.now());
+        }
     }
 
     /// Asks for what only admins may.
@@ -117,7 +147,7 @@ impl Admin {
     ) -> Result<Done, ClientError> {
         let request = RequestId(self.host.random.u128());
         let applied = self
-            .at_leader("the write to be done", async |role| match role {
+            .at_leader("the write to be done", TRY, async |role| match role {
                 Role::Admin(admin) => ask(admin, request).await,
                 Role::Operator(_) => Err(capnp::Error::failed("only an admin's token lets its bearer do this".into())),
             })
@@ -183,7 +213,7 @@ impl Admin {
 
     /// The cluster as its leader sees it, as of now.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.at_leader("a leader", async |role| {
+        self.at_leader("a leader", TRY, async |role| {
             let answer = operator_of(&role)?.status_request().send().promise.await?;
             let status =
                 read_status(answer.get()?.get_status()?).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
@@ -219,7 +249,7 @@ impl Admin {
 
     /// Changes after an index; waits for the first at most `wait`.
     pub async fn watch(&self, since: LogIndex, wait: Duration) -> Result<Watched, ClientError> {
-        self.at_leader("a change", async |role| {
+        self.at_leader("a change", wait.saturating_add(Duration::from_secs(2)), async |role| {
             let mut call = operator_of(&role)?.watch_request();
             call.get().set_since(since.0);
             call.get().set_wait_us(wait.as_micros() as u64);
@@ -243,7 +273,7 @@ impl Admin {
 
     /// Everything replicated, as bytes that `weir snapshot` keeps.
     pub async fn snapshot(&self) -> Result<State, ClientError> {
-        self.at_leader("a snapshot", async |role| {
+        self.at_leader("a snapshot", PATIENCE, async |role| {
             let answer = operator_of(&role)?.snapshot_request().send().promise.await?;
             let state = read_state(answer.get()?.get_state()?).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
             Ok(Tried::Done(state))
@@ -254,11 +284,11 @@ impl Admin {
     /// Uploads an artifact unless the leader has it; `progress` is told the bytes sent so far.
     pub async fn upload(&self, bytes: &[u8], progress: impl Fn(u64)) -> Result<Digest, ClientError> {
         let digest = Digest(Sha256::digest(bytes).into());
-        self.at_leader("the upload to be done", async |role| {
+        self.at_leader("the upload to be done", WHILE_ALIVE, async |role| {
             let mut call = operator_of(&role)?.upload_request();
             call.get().set_digest(&digest.0);
             call.get().set_size(bytes.len() as u64);
-            let answer = call.send().promise.await?;
+            let answer = within(TRY, call.send().promise).await?;
             let upload = match answer.get()?.get_result()?.which()? {
                 upload_result::Present(()) => return Ok(Tried::Done(())),
                 upload_result::NotLeader(leader) => return Ok(Tried::Leader(address_of(leader?)?)),
@@ -268,10 +298,12 @@ impl Admin {
                 let mut call = upload.write_request();
                 call.get().set_offset((i * CHUNK) as u64);
                 call.get().set_chunk(chunk);
-                call.send().promise.await?;
+                within(CHUNK_WITHIN, call.send().promise).await?;
+                self.progress.set(self.host.clock.now());
                 progress((i * CHUNK + chunk.len()) as u64);
             }
-            upload.finish_request().send().promise.await?;
+            // It reads back what it has, and compares.
+            within(PATIENCE, upload.finish_request().send().promise).await?;
             Ok(Tried::Done(()))
         })
         .await?;
@@ -282,19 +314,22 @@ impl Admin {
         enter(&self.host, address, &self.options.token, Purpose::Operate, &Limits::members()).await
     }
 
-    /// Makes a call at the leader, wherever that is now, until it is done or the patience is over.
+    /// Makes a call at the leader, wherever that is now, until it is done or the patience is over; one try takes at most
+    /// `within`.
     async fn at_leader<T>(
         &self,
         what: &str,
+        within: Duration,
         call: impl AsyncFn(Role) -> Result<Tried<T>, capnp::Error>,
     ) -> Result<T, ClientError> {
-        let started = self.host.clock.now();
+        self.progress.set(self.host.clock.now());
         let mut turn = 0;
+        let mut redirects = 0;
         let mut redirect: Option<String> = None;
         let mut reached = false;
         let mut last = String::new();
         let mut unreached = 0;
-        while self.host.clock.now().since(started) < PATIENCE {
+        while self.host.clock.now().since(self.progress.get()) < PATIENCE {
             let known = self.current.borrow().clone().filter(|(_, entered)| !entered.is_closed());
             let (address, entered) = match (redirect.take(), known) {
                 (None, Some(known)) => known,
@@ -313,6 +348,8 @@ impl Admin {
                         }
                         Err(error) => {
                             last = error.to_string();
+                            // Who sent us there would send us there again.
+                            self.current.take();
                             unreached += 1;
                             // Nobody is there: two rounds are enough to be sure.
                             if !reached && unreached >= 2 * self.options.coordinators.len() {
@@ -326,15 +363,22 @@ impl Admin {
             };
             reached = true;
             let role = role_of(&entered).map_err(|error| ClientError::BadAnswer(error.to_string()))?;
-            let tried = tokio::time::timeout(Duration::from_secs(60), call(role)).await;
+            let tried = tokio::time::timeout(within, call(role)).await;
             match tried {
                 Ok(Ok(Tried::Done(value))) => return Ok(value),
                 Ok(Ok(Tried::Leader(leader))) if !leader.is_empty() && leader != address => {
                     redirect = Some(leader);
-                    continue;
+                    redirects += 1;
+                    // Once is the rule; two that name each other need time to agree.
+                    if redirects == 1 {
+                        continue;
+                    }
+                    last = "the coordinators do not agree who leads".into();
                 }
                 Ok(Ok(Tried::Leader(_))) => {
-                    last = "there is no leader: a majority of the coordinators must be up".into()
+                    last = "there is no leader: a majority of the coordinators must be up".into();
+                    // That is what this one knows; another may know better.
+                    self.current.take();
                 }
                 Ok(Ok(Tried::Again(why))) => {
                     last = why;
@@ -361,6 +405,12 @@ impl Admin {
             Err(ClientError::Unreachable { tried: self.options.coordinators.join(", "), last })
         }
     }
+}
+
+/// An answer, or that there is none in time.
+async fn within<T>(limit: Duration, answer: impl Future<Output = capnp::Result<T>>) -> capnp::Result<T> {
+    let silent = |_| Err(capnp::Error::disconnected("the leader does not answer".into()));
+    tokio::time::timeout(limit, answer).await.unwrap_or_else(silent)
 }
 
 /// What the token opened.
@@ -446,3 +496,6 @@ fn read_status(r: wire::status::Reader<'_>) -> Result<Status, BadMessage> {
         unplaceable: r.get_unplaceable()?.iter().map(unplaceable).collect::<Result<_, _>>()?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use weir_core::ids::NodeName;
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role, enter, remote_text};
@@ -128,35 +128,114 @@ impl Directory {
     }
 }
 
-/// A connection to one node, with as many calls at once as the node reads.
+/// Bytes of one permit of [`Link`]'s: a semaphore does not count to 16 MiB by ones.
+const BYTES_A_PERMIT: usize = 1024;
+
+/// A connection to one node, with as many calls at once, and as many bytes of them, as the node reads. What is beyond waits
+/// here, where its deadline is seen, not unread in a socket.
 #[derive(Clone)]
 pub struct Link {
     entered: Entered,
     /// The node's object for queries.
     pub predictor: predictor::Client,
-    /// One permit a call: what is beyond waits here, where its deadline is seen, not unread in a socket.
-    pub permits: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    bytes_max: u32,
 }
+
+/// What a call holds while it is in flight.
+pub struct Permit<'a>(#[allow(dead_code)] [SemaphorePermit<'a>; 2]);
+
+impl Link {
+    fn new(entered: Entered, predictor: predictor::Client) -> Link {
+        let calls = entered.calls_in_flight().clamp(1, Semaphore::MAX_PERMITS);
+        // An older peer tells no limit; then calls are all that is counted.
+        let told = Some(entered.bytes_in_flight()).filter(|bytes| *bytes > 0);
+        let bytes_max = told.map_or(u32::MAX as usize, |bytes| bytes / BYTES_A_PERMIT);
+        let bytes_max = bytes_max.clamp(1, (u32::MAX as usize).min(Semaphore::MAX_PERMITS));
+        Link {
+            entered,
+            predictor,
+            calls: Arc::new(Semaphore::new(calls)),
+            bytes: Arc::new(Semaphore::new(bytes_max)),
+            bytes_max: bytes_max as u32,
+        }
+    }
+
+    /// Largest message that the node reads.
+    pub fn message_bytes(&self) -> usize {
+        Some(self.entered.message_bytes()).filter(|bytes| *bytes > 0).unwrap_or(usize::MAX)
+    }
+
+    /// Waits until a call of so many bytes may be sent. A node reads one that is larger than all that it reads at once.
+    pub async fn permit(&self, bytes: usize) -> Permit<'_> {
+        let permits = u32::try_from(bytes.div_ceil(BYTES_A_PERMIT)).unwrap_or(u32::MAX).min(self.bytes_max);
+        let call = self.calls.acquire().await.expect("never closed");
+        Permit([call, self.bytes.acquire_many(permits).await.expect("never closed")])
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.entered.is_closed()
+    }
+}
+
+/// How a dial ended; `None` while it goes on.
+type Dialled = Option<Result<Link, DialError>>;
 
 /// This thread's connections.
 #[derive(Default)]
-pub struct Links(RefCell<BTreeMap<NodeName, Rc<Mutex<Option<Link>>>>>);
+pub struct Links(RefCell<BTreeMap<NodeName, watch::Receiver<Dialled>>>);
 
 impl Links {
-    /// The connection to a node; dials where there is none.
+    /// The connection to a node; dials where there is none. All who wait share one dial, and it goes on without them: a
+    /// caller with less time than a dial takes would never find one done.
     pub async fn get(&self, host: &Host, token: &Token, node: &NodeName, address: &str) -> Result<Link, DialError> {
-        let slot = Rc::clone(self.0.borrow_mut().entry(node.clone()).or_default());
-        let mut slot = slot.lock().await;
-        if let Some(link) = slot.as_ref().filter(|link| !link.entered.is_closed()) {
-            return Ok(link.clone());
+        let mut dialled = self.dialled(host, token, node, address);
+        let ended = dialled.wait_for(Option::is_some).await;
+        ended.ok().and_then(|ended| ended.clone()).unwrap_or_else(|| {
+            Err(DialError::Connect { address: address.to_owned(), cause: "nobody dials any more".into() })
+        })
+    }
+
+    fn dialled(&self, host: &Host, token: &Token, node: &NodeName, address: &str) -> watch::Receiver<Dialled> {
+        let mut links = self.0.borrow_mut();
+        if let Some(known) = links.get(node)
+            && match &*known.borrow() {
+                Some(Ok(link)) => !link.is_closed(),
+                Some(Err(_)) => false,
+                None => known.has_changed().is_ok(),
+            }
+        {
+            return known.clone();
         }
-        let entered = enter(host, address, token, Purpose::Predict, &Limits::default()).await?;
-        let calls = entered.calls_in_flight().clamp(1, Semaphore::MAX_PERMITS);
-        let predictor = match entered.role() {
-            Role::Predictor(predictor) => predictor.clone(),
-            _ => return Err(DialError::Refused { address: address.to_owned(), message: "this is no node".into() }),
-        };
-        let link = Link { entered, predictor, permits: Arc::new(Semaphore::new(calls)) };
-        Ok(slot.insert(link).clone())
+        let (tell, dialled) = watch::channel(None);
+        let (host, token, address) = (host.clone(), token.clone(), address.to_owned());
+        tokio::task::spawn_local(async move {
+            let ended = dial(&host, &token, &address).await;
+            // Nobody may be left to use it; then it is closed.
+            let _ = tell.send(Some(ended));
+        });
+        links.insert(node.clone(), dialled.clone());
+        dialled
+    }
+
+    /// Lets go of the connection to a node that does not answer: it may be dead without a word. A dial that goes on does.
+    pub fn forget(&self, node: &NodeName) {
+        let mut links = self.0.borrow_mut();
+        if links.get(node).is_some_and(|known| known.borrow().is_some()) {
+            links.remove(node);
+        }
+    }
+}
+
+async fn dial(host: &Host, token: &Token, address: &str) -> Result<Link, DialError> {
+    let entered = enter(host, address, token, Purpose::Predict, &Limits::default()).await?;
+    match entered.role() {
+        Role::Predictor(predictor) => {
+            let predictor = predictor.clone();
+            Ok(Link::new(entered, predictor))
+        }
+        _ => Err(DialError::Refused { address: address.to_owned(), message: "this is no node".into() }),
     }
 }

@@ -116,6 +116,39 @@ enum Attempt {
     All(Outcome, String),
     /// There is no connection to that node: nothing was asked of it.
     NotSent(String),
+    /// All rows ended so on this side, which says nothing of the node.
+    Here(Outcome, String),
+}
+
+/// A call that the balancer counts as in flight: until it is told an outcome, or that there is none.
+struct InFlight<'a> {
+    inner: &'a Inner,
+    node: &'a NodeName,
+    told: bool,
+}
+
+impl<'a> InFlight<'a> {
+    fn sent(inner: &'a Inner, node: &'a NodeName, attempt: u32) -> InFlight<'a> {
+        inner.balancer.borrow_mut().on_sent(node, attempt);
+        InFlight { inner, node, told: false }
+    }
+
+    fn ended(mut self, outcome: Outcome, since: Instant) {
+        self.told = true;
+        let now = self.inner.host.clock.now();
+        if self.inner.balancer.borrow_mut().on_outcome(now, self.node, outcome, now.since(since)) {
+            // What probes it later dials anew: this connection may be dead without a word.
+            self.inner.links.forget(self.node);
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            self.inner.balancer.borrow_mut().on_dropped(self.node);
+        }
+    }
 }
 
 impl LocalClient {
@@ -159,15 +192,12 @@ impl LocalClient {
     pub async fn predict(&self, request: &Request) -> Vec<Answer> {
         let inner = &self.0;
         let id = QueryId(inner.host.random.u128());
-        let rows = if request.whole {
-            1
-        } else {
-            request.inputs.first().and_then(|(_, t)| t.shape.first().copied()).unwrap_or(1).max(1)
-        };
+        let rows = rows_of(request);
         let started = inner.host.clock.now();
         let deadline = Deadline::after(started, request.deadline.unwrap_or(PATIENCE));
         let mut tried: Vec<NodeName> = Vec::new();
         let mut attempt = 1;
+        let mut may_have_run = false;
         loop {
             let node = inner.balancer.borrow_mut().pick(inner.host.clock.now(), &mut inner.prng.borrow_mut(), &tried);
             let (outcome, ended) = match &node {
@@ -180,6 +210,7 @@ impl LocalClient {
                     ),
                 ),
             };
+            may_have_run |= outcome == Outcome::Unknown;
             let left = deadline.left(inner.host.clock.now());
             if let (Attempt::NotSent(_), Some(node)) = (&ended, &node)
                 && tried.len() + 1 < inner.directory.names().len()
@@ -197,13 +228,16 @@ impl LocalClient {
                     tokio::time::sleep(wait).await;
                 }
                 None => {
-                    return match ended {
+                    let mut answers = match ended {
                         Attempt::Answers(answers) => answers,
-                        Attempt::NotSent(why) => (0..rows).map(|row| blank(id.row(row), outcome, &why)).collect(),
-                        Attempt::All(outcome, message) => {
+                        Attempt::NotSent(message) | Attempt::All(_, message) | Attempt::Here(_, message) => {
                             (0..rows).map(|row| blank(id.row(row), outcome, &message)).collect()
                         }
                     };
+                    if may_have_run {
+                        answers.iter_mut().for_each(may_have_run_before);
+                    }
+                    return answers;
                 }
             }
         }
@@ -220,14 +254,14 @@ impl LocalClient {
     ) -> (Outcome, Attempt) {
         let inner = &self.0;
         let sent = inner.host.clock.now();
-        inner.balancer.borrow_mut().on_sent(node, attempt);
+        let in_flight = InFlight::sent(inner, node, attempt);
         let waited = deadline.left(sent) + GRACE;
         let ended = match tokio::time::timeout(waited, self.call(node, request, id, deadline, sent)).await {
             Ok(ended) => ended,
             Err(_) => Attempt::All(Outcome::Unknown, format!("{node} did not answer in time; it may have run")),
         };
         let outcome = match &ended {
-            Attempt::All(outcome, _) => *outcome,
+            Attempt::All(outcome, _) | Attempt::Here(outcome, _) => *outcome,
             Attempt::NotSent(_) => Outcome::Rejected(Rejection::NoReplica),
             Attempt::Answers(answers) => {
                 // Another attempt at the whole call only where nothing of it ran.
@@ -240,8 +274,9 @@ impl LocalClient {
                 }
             }
         };
-        let now = inner.host.clock.now();
-        inner.balancer.borrow_mut().on_outcome(now, node, outcome, now.since(sent));
+        if !matches!(ended, Attempt::Here(..)) {
+            in_flight.ended(outcome, sent);
+        }
         (outcome, ended)
     }
 
@@ -256,20 +291,32 @@ impl LocalClient {
         let inner = &self.0;
         let not_sent = Attempt::NotSent;
         let Some(address) = inner.directory.address(node) else { return not_sent(format!("{node} left the cluster")) };
-        let link = match inner.links.get(&inner.host, &inner.token, node, &address).await {
-            Ok(link) => link,
-            Err(weir_host::dial::DialError::Refused { message, .. }) => {
-                return Attempt::All(Outcome::Rejected(Rejection::Forbidden), message);
-            }
-            Err(error) => return not_sent(error.to_string()),
-        };
+        // A dial may take half of the time that is left: nothing has been sent yet, and another node may be there.
+        let patience = deadline.left(started) / 2;
+        let link =
+            match tokio::time::timeout(patience, inner.links.get(&inner.host, &inner.token, node, &address)).await {
+                Ok(Ok(link)) => link,
+                Ok(Err(error)) if error.may_pass() => return not_sent(error.to_string()),
+                Ok(Err(refused)) => return Attempt::Here(Outcome::Rejected(Rejection::Forbidden), refused.to_string()),
+                Err(_) => return not_sent(format!("there is no connection to {node} yet")),
+            };
+        let (bytes, limit) = (message_bytes(request), link.message_bytes());
+        if bytes > limit {
+            return Attempt::Here(
+                Outcome::Rejected(Rejection::BadInput),
+                format!("the request has {bytes} bytes, more than the {limit} of a message; send fewer rows at once"),
+            );
+        }
         let left = deadline.left(inner.host.clock.now());
-        let Ok(Ok(_permit)) = tokio::time::timeout(left, link.permits.acquire()).await else {
-            return Attempt::All(
+        let Ok(_permit) = tokio::time::timeout(left, link.permit(bytes)).await else {
+            return Attempt::Here(
                 Outcome::Expired,
                 "its deadline passed before it could be sent: too many calls are in flight".into(),
             );
         };
+        if link.is_closed() {
+            return not_sent(format!("the connection to {node} broke before this was sent"));
+        }
         let mut call = link.predictor.predict_request();
         let left = deadline.left(inner.host.clock.now()).max(Duration::from_micros(1));
         write_request(call.get().init_request(), request, id, left);
@@ -281,6 +328,10 @@ impl LocalClient {
                     .map_err(|e| e.to_string())
                     .and_then(|r| read_response(r, id));
                 match read {
+                    Ok(Attempt::Answers(answers)) if answers.len() as u64 != rows_of(request) => Attempt::All(
+                        Outcome::Failed,
+                        format!("{node} answers {} of {} rows", answers.len(), rows_of(request)),
+                    ),
                     Ok(ended) => ended,
                     Err(why) => Attempt::All(
                         Outcome::Failed,
@@ -295,7 +346,9 @@ impl LocalClient {
                     capnp::ErrorKind::Disconnected => {
                         Attempt::All(Outcome::Unknown, format!("the connection to {node} broke; it may have run"))
                     }
-                    _ => Attempt::All(Outcome::Rejected(Rejection::BadInput), remote_text(&error)),
+                    capnp::ErrorKind::Overloaded => Attempt::All(Outcome::Unknown, remote_text(&error)),
+                    // What is refused is answered so; this went wrong on the way, and its answer is lost.
+                    _ => Attempt::All(Outcome::Failed, remote_text(&error)),
                 }
             }
         }
@@ -323,6 +376,35 @@ impl LocalClient {
             }
         }
         Err(ClientError::NotFound(last))
+    }
+}
+
+/// Answers that a call has.
+fn rows_of(request: &Request) -> u64 {
+    if request.whole {
+        return 1;
+    }
+    request.inputs.first().and_then(|(_, t)| t.shape.first().copied()).unwrap_or(1).max(1)
+}
+
+/// What a call takes as a message: its arrays, and what is around them.
+fn message_bytes(request: &Request) -> usize {
+    let word = |bytes: usize| bytes.next_multiple_of(8);
+    let input = |(name, tensor): &(String, Tensor)| {
+        64 + word(name.len() + 1) + 8 * tensor.shape.len() + word(tensor.data.len())
+    };
+    let output = |name: &String| 8 + word(name.len() + 1);
+    // The call itself and the request without its lists; a builder leaves a word free here and there.
+    1024 + word(request.endpoint.as_str().len() + 1)
+        + request.inputs.iter().map(input).sum::<usize>()
+        + request.outputs.iter().map(output).sum::<usize>()
+}
+
+/// An attempt before the last one may have run, so that none may be said not to have.
+fn may_have_run_before(answer: &mut Answer) {
+    if matches!(answer.outcome, Outcome::Rejected(_)) {
+        answer.outcome = Outcome::Unknown;
+        answer.message = format!("an attempt broke and may have run; the last was refused: {}", answer.message);
     }
 }
 
@@ -410,3 +492,6 @@ fn read_info(
     };
     read().map_err(|bad| ClientError::BadAnswer(bad.to_string()))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -14,6 +14,7 @@ use weir_core::endpoint::{Endpoint, Gate, Stage};
 use weir_core::ids::{EndpointName, ModelName, ModelRef, StageName, Version};
 use weir_core::outcome::Class;
 use weir_core::replicated::{EngineKind, ReplicaRange};
+use weir_schema::convert::predict::span_to_us;
 
 /// A checked weir file.
 #[derive(Clone, Debug, PartialEq)]
@@ -383,7 +384,7 @@ impl Source<'_> {
             EndpointName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
         let deadline = match &table.deadline {
             None => DEFAULT_DEADLINE,
-            Some(text) => parse_duration(text.get_ref()).filter(|d| !d.is_zero()).ok_or_else(|| {
+            Some(text) => parse_duration(text.get_ref()).filter(|d| span_to_us(*d) > 0).ok_or_else(|| {
                 self.wrong(
                     &text.span(),
                     format!("`{}` is no deadline; write it as \"50ms\" or \"1.5s\"", text.get_ref()),
@@ -557,6 +558,11 @@ gate = { confidence_below = 0.9 }
         assert!(
             mistake("[[endpoint]]\nname = \"e\"\nmodel = \"a@1\"\ndeadline = \"soon\"")
                 .contains(":4:12: `soon` is no deadline")
+        );
+        // On the wire it would be none.
+        assert!(
+            mistake("[[endpoint]]\nname = \"e\"\nmodel = \"a@1\"\ndeadline = \"0.5us\"")
+                .contains("`0.5us` is no deadline")
         );
         assert!(mistake("[[endpoint]]\nname = \"e\"").contains("serves nothing"));
         assert!(

@@ -35,6 +35,17 @@ pub enum DialError {
     Refused { address: String, message: String },
 }
 
+impl DialError {
+    /// Whether another try, there or elsewhere, may go better with the same token.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            DialError::Connect { .. } | DialError::Silent { .. } => true,
+            // Who has not joined its cluster yet says so.
+            DialError::Refused { message, .. } => message.contains("ask again"),
+        }
+    }
+}
+
 /// The object that a login granted.
 #[allow(missing_docs)]
 pub enum Role {
@@ -54,14 +65,24 @@ pub struct Entered(Rc<Held>);
 struct Held {
     role: Role,
     server: String,
-    calls_in_flight: usize,
+    told: Told,
     closed: watch::Receiver<bool>,
-    connection: transport::Connection,
+    connection: Closing,
 }
 
-impl Drop for Held {
+/// What the other end says that it reads.
+struct Told {
+    calls_in_flight: usize,
+    bytes_in_flight: usize,
+    message_bytes: usize,
+}
+
+/// Closes the connection when it is dropped, let in or not: the task that drives it would go on by itself.
+struct Closing(transport::Connection);
+
+impl Drop for Closing {
     fn drop(&mut self) {
-        self.connection.close();
+        self.0.close();
     }
 }
 
@@ -78,12 +99,23 @@ impl Entered {
 
     /// Calls that the other end reads before it answers any.
     pub fn calls_in_flight(&self) -> usize {
-        self.0.calls_in_flight
+        self.0.told.calls_in_flight
+    }
+
+    /// Bytes of calls that the other end reads before it answers any.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.0.told.bytes_in_flight
+    }
+
+    /// Largest message that the other end reads: a larger one would end the connection, and every call on it.
+    pub fn message_bytes(&self) -> usize {
+        self.0.told.message_bytes
     }
 
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
-        *self.0.closed.borrow()
+        // The reason is there before all that belongs to the connection has been taken apart.
+        *self.0.closed.borrow() || self.0.connection.0.ended().is_some()
     }
 
     /// Resolves when the connection has ended.
@@ -108,12 +140,13 @@ pub async fn enter(
         .map_err(silent)?
         .map_err(|cause| DialError::Connect { address: address(), cause: cause.to_string() })?;
     let (network, connection) = transport::connect(stream, Side::Client, limits.clone());
+    let connection = Closing(connection);
     let mut system = RpcSystem::new(network, None);
     let bootstrap: login::Client = system.bootstrap(Side::Server);
     let (close, closed) = watch::channel(false);
     tokio::task::spawn_local(async move {
         // How it ended is told to whoever waits for an answer; here it only matters that it has.
-        let _ = system.await;
+        let _ = transport::drive(system).await;
         let _ = close.send(true);
     });
     let mut call = bootstrap.login_request();
@@ -124,22 +157,21 @@ pub async fn enter(
     request.set_purpose(purpose);
     let response = match tokio::time::timeout(PATIENCE, call.send().promise).await {
         Ok(Ok(response)) => response,
-        outcome => {
-            connection.close();
-            return Err(match outcome {
-                Ok(Err(error)) => DialError::Refused { address: address(), message: remote_text(&error) },
-                _ => DialError::Silent { address: address() },
-            });
+        // Nobody has said no.
+        Ok(Err(error)) if error.kind == capnp::ErrorKind::Disconnected => {
+            let cause = connection.0.ended().map_or_else(|| remote_text(&error), |ended| ended.to_string());
+            return Err(DialError::Connect { address: address(), cause });
         }
+        Ok(Err(error)) => return Err(DialError::Refused { address: address(), message: remote_text(&error) }),
+        Err(_) => return Err(DialError::Silent { address: address() }),
     };
     // Read once and kept: a message may only be walked so often.
-    let read =
-        read_granted(&response).map_err(|error| DialError::Refused { address: address(), message: error.to_string() });
-    let (role, server, calls_in_flight) = read.inspect_err(|_| connection.close())?;
-    Ok(Entered(Rc::new(Held { role, server, calls_in_flight, closed, connection })))
+    let (role, server, told) = read_granted(&response)
+        .map_err(|error| DialError::Refused { address: address(), message: error.to_string() })?;
+    Ok(Entered(Rc::new(Held { role, server, told, closed, connection })))
 }
 
-fn read_granted(response: &Response<login::login_results::Owned>) -> capnp::Result<(Role, String, usize)> {
+fn read_granted(response: &Response<login::login_results::Owned>) -> capnp::Result<(Role, String, Told)> {
     let granted = response.get()?.get_granted()?;
     let role = match granted.get_role().which()? {
         granted::role::Predictor(client) => Role::Predictor(client?),
@@ -151,10 +183,18 @@ fn read_granted(response: &Response<login::login_results::Owned>) -> capnp::Resu
         granted::role::Peer(client) => Role::Peer(client?),
         granted::role::None(()) => return Err(capnp::Error::failed("nothing was granted".into())),
     };
-    Ok((role, granted.get_server()?.to_str()?.to_owned(), granted.get_calls_in_flight() as usize))
+    let told = Told {
+        calls_in_flight: granted.get_calls_in_flight() as usize,
+        bytes_in_flight: granted.get_bytes_in_flight() as usize,
+        message_bytes: granted.get_message_bytes() as usize,
+    };
+    Ok((role, granted.get_server()?.to_str()?.to_owned(), told))
 }
 
 /// What the peer said, without the library's words around it.
 pub fn remote_text(error: &capnp::Error) -> String {
     error.extra.strip_prefix("remote exception: ").unwrap_or(&error.extra).to_owned()
 }
+
+#[cfg(test)]
+mod tests;

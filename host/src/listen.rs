@@ -30,7 +30,7 @@ pub async fn serve(stream: Stream, limits: Limits, authority: Rc<dyn Authority>)
     };
     tokio::select! {
         biased;
-        ended = system => {
+        ended = transport::drive(system) => {
             let otherwise = match ended {
                 Ok(()) => Ended::Closed,
                 Err(error) => Ended::Malformed(error.to_string()),
@@ -183,3 +183,6 @@ impl Authority for CountingLogin {
 pub fn is_exposed(address: &SocketAddr) -> bool {
     !address.ip().is_loopback()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -76,10 +77,22 @@ impl Net for Tcp {
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
         Box::pin(async move {
             let socket = tokio::net::TcpStream::connect(address).await?;
-            socket.set_nodelay(true)?;
+            set_options(&socket)?;
             Ok(Stream::from(socket))
         })
     }
+}
+
+/// Idle for this long, a peer is asked whether it is there; after three questions without an answer, 60 s in all, the
+/// connection ends. A machine that lost power would hold its place for ever.
+const IDLE: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+
+fn set_options(socket: &tokio::net::TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(IDLE).with_interval(PROBE_EVERY).with_retries(PROBES);
+    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
 impl Listener for tokio::net::TcpListener {
@@ -90,7 +103,7 @@ impl Listener for tokio::net::TcpListener {
     fn accept(&mut self) -> LocalBoxFuture<'_, io::Result<Incoming>> {
         Box::pin(async {
             let (socket, peer) = tokio::net::TcpListener::accept(self).await?;
-            socket.set_nodelay(true)?;
+            set_options(&socket)?;
             let socket = socket.into_std()?;
             Ok(Incoming::new(peer, || tokio::net::TcpStream::from_std(socket).map(Stream::from)))
         })
@@ -100,4 +113,24 @@ impl Listener for tokio::net::TcpListener {
 async fn resolve(address: &str) -> io::Result<SocketAddr> {
     let none = || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{address} names no address"));
     tokio::net::lookup_host(address).await?.next().ok_or_else(none)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_idle_peer_is_asked_whether_it_is_there() {
+        let mut listener = Tcp.bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connecting = tokio::net::TcpStream::connect(address);
+        let (here, there) = tokio::join!(connecting, listener.accept());
+        let (here, _there) = (here.unwrap(), there.unwrap());
+        set_options(&here).unwrap();
+        let socket = socket2::SockRef::from(&here);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), PROBE_EVERY);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
+    }
 }

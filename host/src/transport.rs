@@ -4,10 +4,13 @@
 //! itself: a client that never waits makes a server grow without end, and two small writes cost two system calls. This
 //! is its network interface implemented anew, message by message:
 //!
-//! - **Read gate.** A call is in flight from being read until its return has been written to the socket. While the calls
-//!   in flight, or their bytes, are at the limit, the next call is held and nothing behind it is read, so the peer's
-//!   sends back up in the kernel and then in the peer. A cancellation behind a held call is not read either; weir's own
-//!   clients stay below the limit, which login tells them.
+//! - **Read gate.** A call (a bootstrap too) is in flight from being read until its return has been written to the socket,
+//!   whatever the peer says of it meanwhile. While the calls in flight, or their bytes, are at the limit, the next call is
+//!   held and nothing behind it is read, so the peer's sends back up in the kernel and then in the peer. A cancellation
+//!   behind a held call is not read either; weir's own clients stay below the limit, which login tells them. A server
+//!   reads nothing at all while more than that waits to be taken from it.
+//! - **Few messages.** What weir's own peers never send ends the connection: results sent elsewhere, calls on the answer of
+//!   another call, and everything of three parties. Each of them outlives its finish, or is echoed, without being counted.
 //! - **Gathered writes.** Messages of one turn of the executor go out in one system call, from where they were built.
 //! - **Limits.** A message's size and parts are checked before anything is allocated for it; an unfinished message, a peer
 //!   that takes nothing, and one that never acknowledges answers end the connection with a reason.
@@ -20,7 +23,8 @@ use std::rc::{Rc, Weak};
 use capnp::capability::Promise;
 use capnp::message::{HeapAllocator, ReaderOptions};
 use capnp::serialize::{OwnedSegments, SegmentLengthsBuilder};
-use capnp_rpc::rpc_capnp::message;
+use capnp_rpc::rpc_capnp::call::send_results_to;
+use capnp_rpc::rpc_capnp::{cap_descriptor, message, message_target};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use futures::FutureExt;
 use futures::future::Shared;
@@ -52,6 +56,8 @@ pub enum Ended {
     SendStalled,
     #[error("the peer left {0} answers unacknowledged")]
     TooManyAnswers(usize),
+    #[error("not spoken here: {0}")]
+    NotSpoken(&'static str),
     #[error("not a message: {0}")]
     Malformed(String),
 }
@@ -70,6 +76,8 @@ struct Inner {
     close: Cell<bool>,
     gate: RefCell<Gate>,
     outbox: RefCell<VecDeque<Outgoing>>,
+    /// Of the outbox and of what is being written.
+    outbox_bytes: Cell<usize>,
     outbox_wake: Notify,
     shut: Cell<bool>,
     written_all: Notify,
@@ -77,18 +85,30 @@ struct Inner {
 
 #[derive(Default)]
 struct Gate {
-    /// Calls in flight by question, with their bytes.
+    /// Calls that have not returned, by question, with their bytes.
     calls: BTreeMap<u32, usize>,
+    /// Calls whose return waits to be written. The peer may have used their questions anew.
+    returning: usize,
+    /// Of both.
     bytes: usize,
-    /// Questions whose finish has not come.
+    /// Questions whose finish has not come and is to come.
     unfinished: BTreeSet<u32>,
+    /// Questions for the bootstrap object that are not finished: the only answers that calls may be made on.
+    bootstraps: BTreeSet<u32>,
+}
+
+impl Gate {
+    fn in_flight(&self) -> usize {
+        self.calls.len() + self.returning
+    }
 }
 
 struct Outgoing {
     header: Vec<u8>,
     message: Rc<capnp::message::Builder<HeapAllocator>>,
-    /// The question that this answers.
-    returns: Option<u32>,
+    bytes: usize,
+    /// Bytes of the call that this answers, in flight until this is written.
+    returns: Option<usize>,
 }
 
 impl Connection {
@@ -113,7 +133,7 @@ impl Connection {
     /// Calls in flight and their bytes, as the gate counts them.
     pub fn in_flight(&self) -> (usize, usize) {
         let gate = self.0.gate.borrow();
-        (gate.calls.len(), gate.bytes)
+        (gate.in_flight(), gate.bytes)
     }
 
     /// The limits that it works under.
@@ -137,17 +157,86 @@ impl Inner {
 
     fn gate_is_full(&self) -> bool {
         let gate = self.gate.borrow();
-        gate.calls.len() >= self.limits.calls_in_flight
-            || (gate.bytes >= self.limits.bytes_in_flight && !gate.calls.is_empty())
+        gate.in_flight() >= self.limits.calls_in_flight
+            || (gate.bytes >= self.limits.bytes_in_flight && gate.in_flight() > 0)
     }
 
-    /// A call is not in flight any more.
-    fn ended_call(&self, question: u32) {
+    /// Whether so much waits to be taken that nothing more is read. Only of servers: two that waited for each other would
+    /// wait for ever.
+    fn outbox_is_full(&self) -> bool {
+        self.side == Side::Server && self.outbox_bytes.get() >= self.limits.bytes_in_flight.max(1)
+    }
+
+    /// Waits at the gate with a call of so many bytes, and takes it in.
+    async fn enter_gate(&self, question: u32, bytes: usize) -> capnp::Result<()> {
+        while self.gate_is_full() && !self.close.get() {
+            self.reader_wake.notified().await;
+        }
         let mut gate = self.gate.borrow_mut();
+        if gate.calls.contains_key(&question) || !gate.unfinished.insert(question) {
+            return Err(self.end(Ended::NotSpoken("a question under a number that is in use")));
+        }
+        gate.calls.insert(question, bytes);
+        gate.bytes += bytes;
+        if gate.unfinished.len() > self.limits.unfinished_answers {
+            return Err(self.end(Ended::TooManyAnswers(gate.unfinished.len())));
+        }
+        Ok(())
+    }
+
+    /// The peer wants to hear no more of a question.
+    fn finished(&self, question: u32) {
+        let mut gate = self.gate.borrow_mut();
+        gate.unfinished.remove(&question);
+        gate.bootstraps.remove(&question);
+        // What has not returned is cancelled; what has stays until the peer has taken it.
         if let Some(bytes) = gate.calls.remove(&question) {
             gate.bytes -= bytes;
             self.reader_wake.notify_one();
         }
+    }
+
+    /// A return was made: moves its call from those that run to those that are written.
+    fn returned(&self, question: u32, no_finish_needed: bool) -> Option<usize> {
+        let mut gate = self.gate.borrow_mut();
+        if no_finish_needed {
+            gate.unfinished.remove(&question);
+        }
+        let bytes = gate.calls.remove(&question)?;
+        gate.returning += 1;
+        Some(bytes)
+    }
+
+    /// The socket has taken a message, or never will.
+    fn written(&self, outgoing: &Outgoing) {
+        self.outbox_bytes.set(self.outbox_bytes.get() - outgoing.bytes);
+        if let Some(bytes) = outgoing.returns {
+            let mut gate = self.gate.borrow_mut();
+            gate.returning -= 1;
+            gate.bytes -= bytes;
+        }
+        self.reader_wake.notify_one();
+    }
+
+    fn drop_outbox(&self) {
+        let dropped = std::mem::take(&mut *self.outbox.borrow_mut());
+        dropped.iter().for_each(|outgoing| self.written(outgoing));
+    }
+}
+
+/// Drives a connection to its end. However that comes, the calls in both directions end with it: those that run here hold
+/// what serves them, and those that wait here for an answer would wait for ever.
+pub async fn drive(mut system: capnp_rpc::RpcSystem<Side>) -> capnp::Result<()> {
+    let _disconnect = Disconnect(system.get_disconnector());
+    (&mut system).await
+}
+
+struct Disconnect(capnp_rpc::Disconnector<Side>);
+
+impl Drop for Disconnect {
+    fn drop(&mut self) {
+        // The first poll takes everything apart; the rest of it only waits for the socket.
+        let _ = self.0.poll_unpin(&mut std::task::Context::from_waker(std::task::Waker::noop()));
     }
 }
 
@@ -162,6 +251,7 @@ pub fn connect(stream: Stream, side: Side, limits: Limits) -> (Box<dyn capnp_rpc
         close: Cell::new(false),
         gate: RefCell::default(),
         outbox: RefCell::default(),
+        outbox_bytes: Cell::new(0),
         outbox_wake: Notify::new(),
         shut: Cell::new(false),
         written_all: Notify::new(),
@@ -245,9 +335,10 @@ impl capnp_rpc::Connection<Side> for Wire {
     fn shutdown(&mut self, result: capnp::Result<()>) -> Promise<(), capnp::Error> {
         let inner = Rc::clone(&self.inner);
         inner.shut.set(true);
-        if result.is_err() {
+        if let Err(error) = result {
+            inner.end(Ended::Broke(error.extra));
             // What waits will not be taken any more.
-            inner.outbox.borrow_mut().clear();
+            inner.drop_outbox();
         }
         inner.outbox_wake.notify_one();
         Promise::ok(())
@@ -272,12 +363,22 @@ impl capnp_rpc::OutgoingMessage for OutgoingMessage {
         let OutgoingMessage { message, inner } = *self;
         let returns =
             match message.get_root_as_reader::<message::Reader<'_>>().and_then(|m| m.which().map_err(Into::into)) {
-                Ok(message::Return(Ok(r))) => Some(r.get_answer_id()),
+                Ok(message::Return(Ok(r))) => inner.returned(r.get_answer_id(), r.get_no_finish_needed()),
                 _ => None,
             };
         let message = Rc::new(message);
-        let header = frame_header(&message.get_segments_for_output());
-        inner.outbox.borrow_mut().push_back(Outgoing { header, message: Rc::clone(&message), returns });
+        let mut sent = Rc::clone(&message);
+        let limit = inner.limits.message_bytes;
+        if returns.is_some() && message.size_in_words() * 8 > limit {
+            // It would end the connection at the other end, and every other call on it.
+            if let Ok(refusal) = too_large(&message, limit) {
+                sent = Rc::new(refusal);
+            }
+        }
+        let header = frame_header(&sent.get_segments_for_output());
+        let bytes = sent.size_in_words() * 8;
+        inner.outbox_bytes.set(inner.outbox_bytes.get() + bytes);
+        inner.outbox.borrow_mut().push_back(Outgoing { header, message: sent, bytes, returns });
         inner.outbox_wake.notify_one();
         (Promise::ok(()), message)
     }
@@ -289,6 +390,28 @@ impl capnp_rpc::OutgoingMessage for OutgoingMessage {
     fn size_in_words(&self) -> usize {
         self.message.size_in_words()
     }
+}
+
+/// What is sent instead of an answer that the peer would not read.
+fn too_large(
+    answer: &capnp::message::Builder<HeapAllocator>,
+    limit: usize,
+) -> capnp::Result<capnp::message::Builder<HeapAllocator>> {
+    let message::Return(answered) = answer.get_root_as_reader::<message::Reader<'_>>()?.which()? else {
+        return Err(capnp::Error::failed("only answers can be refused".into()));
+    };
+    let answered = answered?;
+    let mut refusal = capnp::message::Builder::new(HeapAllocator::new().first_segment_words(64));
+    let mut ret = refusal.init_root::<message::Builder<'_>>().init_return();
+    ret.set_answer_id(answered.get_answer_id());
+    ret.set_release_param_caps(answered.get_release_param_caps());
+    ret.set_no_finish_needed(answered.get_no_finish_needed());
+    let bytes = answer.size_in_words() * 8;
+    let reason = format!(
+        "the answer has {bytes} bytes, more than the {limit} of a message; ask for fewer rows or outputs at once"
+    );
+    ret.init_exception().set_reason(&reason);
+    Ok(refusal)
 }
 
 struct IncomingMessage(capnp::message::Reader<OwnedSegments>);
@@ -309,11 +432,18 @@ async fn receive(
             return Ok(None);
         }
         let closing = inner.reader_wake.notified();
+        if inner.outbox_is_full() {
+            closing.await;
+            continue;
+        }
         tokio::select! {
             biased;
             // Half a message may be lost where a wake-up interrupts it: only at its first byte is there one to take.
             first = reader.read_u8() => match first {
-                Ok(first) => break read_message(reader, first, inner).await?,
+                Ok(first) => match read_message(reader, first, inner).await? {
+                    Some(message) => break message,
+                    None => return Ok(None),
+                },
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     inner.end(Ended::Closed);
                     return Ok(None);
@@ -323,36 +453,46 @@ async fn receive(
             () = closing => {}
         }
     };
-    let kind = message.get_root::<message::Reader<'_>>()?.which();
-    match kind {
-        Ok(message::Call(Ok(call))) => {
-            let bytes = message.size_in_words() * 8;
-            while inner.gate_is_full() && !inner.close.get() {
-                inner.reader_wake.notified().await;
-            }
-            let mut gate = inner.gate.borrow_mut();
-            gate.calls.insert(call.get_question_id(), bytes);
-            gate.bytes += bytes;
-            gate.unfinished.insert(call.get_question_id());
-            if gate.unfinished.len() > inner.limits.unfinished_answers {
-                return Err(inner.end(Ended::TooManyAnswers(gate.unfinished.len())));
-            }
+    let not_spoken = |what| Err(inner.end(Ended::NotSpoken(what)));
+    let bytes = message.size_in_words() * 8;
+    match message.get_root::<message::Reader<'_>>()?.which() {
+        Ok(message::Bootstrap(bootstrap)) => {
+            let question = bootstrap?.get_question_id();
+            inner.enter_gate(question, bytes).await?;
+            inner.gate.borrow_mut().bootstraps.insert(question);
         }
-        Ok(message::Finish(Ok(finish))) => {
-            inner.gate.borrow_mut().unfinished.remove(&finish.get_question_id());
-            // A call that is finished before it returned is cancelled: no return follows.
-            inner.ended_call(finish.get_question_id());
+        Ok(message::Call(call)) => {
+            let call = call?;
+            if !matches!(call.get_send_results_to().which(), Ok(send_results_to::Caller(()))) {
+                return not_spoken("results that are sent elsewhere");
+            }
+            if let message_target::PromisedAnswer(answer) = call.get_target()?.which()?
+                && !inner.gate.borrow().bootstraps.contains(&answer?.get_question_id())
+            {
+                return not_spoken("a call on the answer of another");
+            }
+            for capability in call.get_params()?.get_cap_table()? {
+                if let Ok(cap_descriptor::ReceiverAnswer(_)) = capability.which() {
+                    return not_spoken("an object of an answer that is to come");
+                }
+            }
+            inner.enter_gate(call.get_question_id(), bytes).await?;
         }
-        _ => {}
+        Ok(message::Finish(finish)) => inner.finished(finish?.get_question_id()),
+        Ok(message::Return(_) | message::Release(_) | message::Abort(_) | message::Unimplemented(_)) => {}
+        // No peer of weir hands over an object before it is there, so none has to be resolved.
+        Ok(message::Resolve(_) | message::Disembargo(_)) => return not_spoken("an object that is to come"),
+        Ok(_) | Err(_) => return not_spoken("a message of a kind that is not of two parties"),
     }
     Ok(Some(message))
 }
 
+/// The message that this byte begins; `None` where the connection is to close before it is whole.
 async fn read_message(
     reader: &mut BufReader<Box<dyn AsyncRead + Unpin>>,
     first: u8,
     inner: &Rc<Inner>,
-) -> capnp::Result<capnp::message::Reader<OwnedSegments>> {
+) -> capnp::Result<Option<capnp::message::Reader<OwnedSegments>>> {
     let limits = &inner.limits;
     let broke = |error: io::Error| inner.end(Ended::Broke(error.to_string()));
     let table = async {
@@ -380,14 +520,42 @@ async fn read_message(
         builder.try_push_segment(words as usize)?;
     }
     let mut segments = builder.into_owned_segments();
-    let within = limits.unfinished_message + std::time::Duration::from_secs(bytes / limits.min_rate as u64);
-    tokio::time::timeout(within, reader.read_exact(&mut segments)).await.map_err(stalled)?.map_err(broke)?;
+    // A piece is what the slowest that may be brings in that time.
+    let piece = ((limits.min_rate as f64 * limits.unfinished_message.as_secs_f64()) as usize).max(1);
+    for piece in segments.chunks_mut(piece) {
+        let whole = read_piece(reader, piece, inner);
+        if !tokio::time::timeout(limits.unfinished_message, whole).await.map_err(stalled)?.map_err(broke)? {
+            return Ok(None);
+        }
+    }
     let options = ReaderOptions {
         // Each word once, and a little for lists of nothing: what is read twice is read on purpose.
         traversal_limit_in_words: Some((bytes / 8) as usize * 4 + 1024),
         nesting_limit: limits.nesting,
     };
-    Ok(capnp::message::Reader::new(segments, options))
+    Ok(Some(capnp::message::Reader::new(segments, options)))
+}
+
+/// Fills `piece`; false where the connection is to close.
+async fn read_piece(
+    reader: &mut BufReader<Box<dyn AsyncRead + Unpin>>,
+    mut piece: &mut [u8],
+    inner: &Inner,
+) -> io::Result<bool> {
+    while !piece.is_empty() {
+        if inner.close.get() {
+            return Ok(false);
+        }
+        tokio::select! {
+            biased;
+            read = reader.read(piece) => match read? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => piece = &mut piece[n..],
+            },
+            () = inner.reader_wake.notified() => {}
+        }
+    }
+    Ok(true)
 }
 
 fn frame_header(segments: &[&[u8]]) -> Vec<u8> {
@@ -420,13 +588,10 @@ async fn write_all(mut writer: Box<dyn AsyncWrite + Unpin>, inner: Rc<Inner>) ->
             continue;
         }
         let batch = std::mem::take(&mut *inner.outbox.borrow_mut());
-        let sent = write_batch(&mut writer, &batch, inner.limits.send_stall).await;
-        for question in batch.iter().filter_map(|outgoing| outgoing.returns) {
-            inner.ended_call(question);
-        }
+        let sent = write_batch(&mut writer, batch, &inner).await;
         if let Err(reason) = sent {
             let error = inner.end(reason);
-            inner.outbox.borrow_mut().clear();
+            inner.drop_outbox();
             inner.close.set(true);
             inner.reader_wake.notify_one();
             return Err(error);
@@ -436,27 +601,55 @@ async fn write_all(mut writer: Box<dyn AsyncWrite + Unpin>, inner: Rc<Inner>) ->
 
 async fn write_batch(
     writer: &mut Box<dyn AsyncWrite + Unpin>,
-    batch: &VecDeque<Outgoing>,
-    stall: std::time::Duration,
+    batch: VecDeque<Outgoing>,
+    inner: &Inner,
 ) -> Result<(), Ended> {
     let segments: Vec<_> = batch.iter().map(|outgoing| outgoing.message.get_segments_for_output()).collect();
     let mut slices: Vec<IoSlice<'_>> = Vec::new();
+    // Where each message ends among the slices.
+    let mut ends: VecDeque<usize> = VecDeque::new();
     for (outgoing, segments) in batch.iter().zip(&segments) {
         slices.push(IoSlice::new(&outgoing.header));
         slices.extend(segments.iter().map(|segment| IoSlice::new(segment)));
+        ends.push_back(slices.len());
     }
+    let mut unwritten = Unwritten { batch: batch.iter(), inner };
+    let all = slices.len();
     let mut rest = &mut slices[..];
     while !rest.is_empty() {
         let some = rest.len().min(SLICES_MAX);
-        let written = tokio::time::timeout(stall, writer.write_vectored(&rest[..some])).await;
+        let written = tokio::time::timeout(inner.limits.send_stall, writer.write_vectored(&rest[..some])).await;
         match written {
             Err(_) => return Err(Ended::SendStalled),
             Ok(Err(error)) => return Err(Ended::Broke(error.to_string())),
             Ok(Ok(0)) => return Err(Ended::Closed),
             Ok(Ok(n)) => IoSlice::advance_slices(&mut rest, n),
         }
+        // A peer that has taken an answer may ask again at once, while what follows is still being written.
+        while ends.front().is_some_and(|end| *end <= all - rest.len()) {
+            ends.pop_front();
+            unwritten.one();
+        }
     }
     Ok(())
+}
+
+/// What of a batch has not been written; counted out where the writing ends before.
+struct Unwritten<'a> {
+    batch: std::collections::vec_deque::Iter<'a, Outgoing>,
+    inner: &'a Inner,
+}
+
+impl Unwritten<'_> {
+    fn one(&mut self) -> bool {
+        self.batch.next().inspect(|outgoing| self.inner.written(outgoing)).is_some()
+    }
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        while self.one() {}
+    }
 }
 
 #[cfg(test)]

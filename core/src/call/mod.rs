@@ -78,11 +78,19 @@ impl Balancer {
             self.nodes.keys().collect(),
         ];
         let pool = pools.into_iter().find(|pool| !pool.is_empty())?;
-        let first = pool[prng.below(pool.len() as u64) as usize];
-        let second = pool[prng.below(pool.len() as u64) as usize];
+        let first = prng.below(pool.len() as u64) as usize;
+        // Another one, where there is another.
+        let second = match pool.len() as u64 {
+            1 => first,
+            many => (first + 1 + prng.below(many - 1) as usize) % pool.len(),
+        };
+        let (first, second) = (pool[first], pool[second]);
+        // A node that has not answered yet is thought as fast as the fastest: tried soon, and not instead of all others.
+        let delays = self.nodes.values().map(|node| node.delay).filter(|delay| *delay > 0.0);
+        let fastest = delays.min_by(f64::total_cmp).unwrap_or(1.0);
         let load = |name: &NodeName| {
             let node = &self.nodes[name];
-            f64::from(node.in_flight + 1) * node.delay.max(1.0)
+            f64::from(node.in_flight + 1) * if node.delay > 0.0 { node.delay } else { fastest }
         };
         Some(if load(second) < load(first) { second.clone() } else { first.clone() })
     }
@@ -97,33 +105,52 @@ impl Balancer {
         }
     }
 
-    /// The call ended after `took`. Refusals for the caller's own fault count as a sign of life.
-    pub fn on_outcome(&mut self, now: Instant, name: &NodeName, outcome: Outcome, took: Duration) {
+    /// The call ended after `took`. Refusals for the caller's own fault count as a sign of life. True where the node is left
+    /// out because of it: its connection, too, is not to be trusted any more.
+    pub fn on_outcome(&mut self, now: Instant, name: &NodeName, outcome: Outcome, took: Duration) -> bool {
         let ejected = self.nodes.values().filter(|node| node.ejected_until.is_some()).count();
         // At most a third; of two or three nodes one, or a dead one would go on being asked.
         let may_eject = ejected < (self.nodes.len() / 3).max(1) && self.nodes.len() > 1;
         let Some(node) = self.nodes.get_mut(name) else {
-            return;
+            return false;
         };
         node.in_flight = node.in_flight.saturating_sub(1);
-        node.probing = false;
+        let probed = std::mem::take(&mut node.probing);
         let failed = matches!(
             outcome,
             Outcome::Unknown | Outcome::Failed | Outcome::Rejected(Rejection::NoReplica | Rejection::Draining)
         );
         if !failed {
-            let sample = took.as_nanos() as f64;
-            node.delay = if node.delay == 0.0 { sample } else { 0.9 * node.delay + 0.1 * sample };
+            // A refusal is quick, and says nothing of how quick an answer would be.
+            if outcome == Outcome::Answered {
+                let sample = (took.as_nanos() as f64).max(1.0);
+                node.delay = if node.delay == 0.0 { sample } else { 0.9 * node.delay + 0.1 * sample };
+            }
             node.failures = 0;
             node.ejections = 0;
             node.ejected_until = None;
-            return;
+            return false;
         }
         node.failures += 1;
-        if node.ejected_until.is_some() || (node.failures >= FAILURES_TO_EJECT && may_eject) {
+        // Of a node that is left out, only the probe counts: other calls were sent before, and broke with the same cause.
+        let eject = match node.ejected_until {
+            Some(_) => probed,
+            None => node.failures >= FAILURES_TO_EJECT && may_eject,
+        };
+        if eject {
             let span = EJECTED_FOR.saturating_mul(1 << node.ejections.min(5)).min(EJECTED_FOR_AT_MOST);
             node.ejections += 1;
             node.ejected_until = Some(now + span);
+        }
+        eject
+    }
+
+    /// The call ended on this side, which says nothing of the node: its caller gave it up, or it was never sent. A node
+    /// that it was to probe may be probed by another.
+    pub fn on_dropped(&mut self, name: &NodeName) {
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.in_flight = node.in_flight.saturating_sub(1);
+            node.probing = false;
         }
     }
 

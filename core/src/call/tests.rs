@@ -25,9 +25,77 @@ fn calls_follow_the_lighter_of_two_nodes() {
     for _ in 0..9 {
         balancer.on_sent(&node(0), 1);
     }
-    let picks = (0..1000).filter(|_| balancer.pick(Instant::ZERO, &mut prng, &[]) == Some(node(0))).count();
-    // It is chosen only where both draws fall on it.
-    assert!((200..300).contains(&picks), "{picks}");
+    assert!((0..1000).all(|_| balancer.pick(Instant::ZERO, &mut prng, &[]) == Some(node(1))));
+}
+
+#[test]
+fn of_three_nodes_the_heaviest_is_never_chosen_and_the_lightest_most() {
+    let (mut balancer, mut prng) = balancer(3);
+    for i in 0..3 {
+        for _ in 0..i {
+            balancer.on_sent(&node(i), 1);
+        }
+    }
+    let picks: Vec<_> = (0..900).filter_map(|_| balancer.pick(Instant::ZERO, &mut prng, &[])).collect();
+    let count = |i| picks.iter().filter(|name| **name == node(i)).count();
+    assert!((540..660).contains(&count(0)) && (240..360).contains(&count(1)), "{} {}", count(0), count(1));
+    assert_eq!(count(2), 0);
+}
+
+#[test]
+fn refusals_make_no_node_look_fast() {
+    let refuse = |balancer: &mut Balancer, why| {
+        balancer.on_sent(&node(0), 1);
+        balancer.on_outcome(Instant::ZERO, &node(0), Outcome::Rejected(why), Duration::from_micros(1));
+    };
+    for answered_before in [true, false] {
+        let (mut balancer, mut prng) = balancer(2);
+        for i in usize::from(!answered_before)..2 {
+            balancer.on_sent(&node(i), 1);
+            balancer.on_outcome(Instant::ZERO, &node(i), Outcome::Answered, Duration::from_millis(1));
+        }
+        (0..100).for_each(|_| refuse(&mut balancer, Rejection::QueueFull));
+        (0..100).for_each(|_| refuse(&mut balancer, Rejection::Forbidden));
+        let picks = (0..1000).filter(|_| balancer.pick(Instant::ZERO, &mut prng, &[]) == Some(node(0))).count();
+        assert!((400..600).contains(&picks), "{picks}");
+    }
+}
+
+#[test]
+fn calls_that_break_together_are_one_ejection() {
+    let (mut balancer, mut prng) = balancer(3);
+    (0..10).for_each(|_| balancer.on_sent(&node(0), 1));
+    let ejected = (0..10)
+        .map(|_| balancer.on_outcome(Instant::ZERO, &node(0), Outcome::Unknown, Duration::from_millis(1)))
+        .collect::<Vec<_>>();
+    assert_eq!(ejected.iter().filter(|ejected| **ejected).count(), 1);
+    let probed = |balancer: &mut Balancer, prng: &mut Prng, ms| {
+        balancer.pick(Instant::from_millis(ms), prng, &[]) == Some(node(0))
+    };
+    assert!(!probed(&mut balancer, &mut prng, 999));
+    assert!(probed(&mut balancer, &mut prng, 1000));
+    // Each probe that fails doubles.
+    fail(&mut balancer, Instant::from_millis(1000), &node(0));
+    assert!(!probed(&mut balancer, &mut prng, 2999));
+    assert!(probed(&mut balancer, &mut prng, 3000));
+}
+
+#[test]
+fn a_call_that_was_given_up_leaves_no_trace() {
+    let (mut balancer, mut prng) = balancer(3);
+    (0..4).for_each(|_| fail(&mut balancer, Instant::ZERO, &node(0)));
+    balancer.on_sent(&node(0), 1);
+    balancer.on_dropped(&node(0));
+    fail(&mut balancer, Instant::ZERO, &node(0));
+    assert!((0..200).all(|_| balancer.pick(Instant::ZERO, &mut prng, &[]) != Some(node(0))), "five failures in a row");
+    let later = Instant::from_millis(1000);
+    for _ in 0..2 {
+        // The probe is given up: another one may be made.
+        assert_eq!(balancer.pick(later, &mut prng, &[]), Some(node(0)));
+        balancer.on_sent(&node(0), 1);
+        balancer.on_dropped(&node(0));
+    }
+    assert_eq!(balancer.nodes[&node(0)].in_flight, 0);
 }
 
 #[test]

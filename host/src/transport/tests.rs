@@ -17,6 +17,10 @@ struct Calls {
     dropped: Cell<usize>,
     release: Notify,
     instantly: Cell<bool>,
+    /// Instantly, and with an error.
+    fail: Cell<bool>,
+    /// Bytes of the next answers; 0 afterwards.
+    answers: RefCell<VecDeque<usize>>,
 }
 
 struct Server(Rc<Calls>);
@@ -30,14 +34,23 @@ impl Drop for Dropping {
 }
 
 impl login::Server for Server {
-    async fn login(self: Rc<Self>, _: login::LoginParams, _: login::LoginResults) -> Result<(), capnp::Error> {
+    async fn login(
+        self: Rc<Self>,
+        _: login::LoginParams,
+        mut results: login::LoginResults,
+    ) -> Result<(), capnp::Error> {
         let calls = Rc::clone(&self.0);
         calls.begun.set(calls.begun.get() + 1);
         let dropping = Dropping(Rc::clone(&calls));
-        if !calls.instantly.get() {
+        if !calls.instantly.get() && !calls.fail.get() {
             calls.release.notified().await;
         }
         std::mem::forget(dropping);
+        if calls.fail.get() {
+            return Err(capnp::Error::failed("not today".into()));
+        }
+        let bytes = calls.answers.borrow_mut().pop_front().unwrap_or(0);
+        results.get().init_granted().set_server("x".repeat(bytes));
         Ok(())
     }
 }
@@ -52,8 +65,51 @@ fn serve(end: DuplexStream, calls: &Rc<Calls>, limits: Limits) -> Connection {
     let (network, connection) = connect(stream(reader, writer), Side::Server, limits);
     connection.logged_in();
     let client: login::Client = capnp_rpc::new_client(Server(Rc::clone(calls)));
-    tokio::task::spawn_local(RpcSystem::new(network, Some(client.client)));
+    tokio::task::spawn_local(drive(RpcSystem::new(network, Some(client.client))));
     connection
+}
+
+/// A peer that says what it likes, message by message.
+struct ByHand(WriteHalf<DuplexStream>);
+
+type Said<'a> = message::Builder<'a>;
+
+impl ByHand {
+    async fn say(&mut self, what: impl FnOnce(Said<'_>)) {
+        let mut message = capnp::message::Builder::new_default();
+        what(message.init_root());
+        // It fails where the server has ended the connection; the tests look at that.
+        let _ = self.0.write_all(&capnp::serialize::write_message_to_words(&message)).await;
+        settle().await;
+    }
+
+    async fn bootstrap(&mut self, question: u32) {
+        self.say(|said| said.init_bootstrap().set_question_id(question)).await;
+    }
+
+    /// A call on the answer to question `on`.
+    async fn call(&mut self, question: u32, on: u32) {
+        self.say(|said| call(said, question, on)).await;
+    }
+
+    async fn finish(&mut self, question: u32) {
+        self.say(|said| said.init_finish().set_question_id(question)).await;
+    }
+}
+
+fn call(said: Said<'_>, question: u32, on: u32) {
+    let mut call = said.init_call();
+    call.set_question_id(question);
+    call.set_interface_id(<login::Client as capnp::traits::HasTypeId>::TYPE_ID);
+    call.init_target().init_promised_answer().set_question_id(on);
+}
+
+/// Takes all that comes.
+fn take_all(mut reader: ReadHalf<DuplexStream>) {
+    tokio::task::spawn_local(async move {
+        let mut sink = [0; 4096];
+        while reader.read(&mut sink).await.is_ok_and(|n| n > 0) {}
+    });
 }
 
 fn dial(end: DuplexStream) -> login::Client {
@@ -234,30 +290,16 @@ fn a_message_that_is_begun_and_not_finished_ends_the_connection() {
 fn a_peer_that_never_acknowledges_answers_is_left() {
     run(async {
         let calls = Rc::new(Calls::default());
-        calls.instantly.set(true);
+        // Only these are to be acknowledged: other answers of weir carry nothing that would have to be given back.
+        calls.fail.set(true);
         let (here, there) = duplex(1 << 26);
         let connection = serve(there, &calls, Limits { unfinished_answers: 100, ..Limits::default() });
-        let (mut reader, mut writer) = split(here);
-        tokio::task::spawn_local(async move {
-            let mut sink = [0; 4096];
-            while reader.read(&mut sink).await.is_ok_and(|n| n > 0) {}
-        });
-        // Bootstrap, then calls on it, by hand: answers are taken, but no finish is ever sent.
-        for question in 0..200u32 {
-            let mut message = capnp::message::Builder::new_default();
-            let root = message.init_root::<capnp_rpc::rpc_capnp::message::Builder<'_>>();
-            if question == 0 {
-                root.init_bootstrap().set_question_id(0);
-            } else {
-                let mut call = root.init_call();
-                call.set_question_id(question);
-                call.set_interface_id(<login::Client as capnp::traits::HasTypeId>::TYPE_ID);
-                call.init_target().init_promised_answer().set_question_id(0);
-            }
-            if writer.write_all(&capnp::serialize::write_message_to_words(&message)).await.is_err() {
-                break;
-            }
-            settle().await;
+        let (reader, writer) = split(here);
+        take_all(reader);
+        let mut peer = ByHand(writer);
+        peer.bootstrap(0).await;
+        for question in 1..200 {
+            peer.call(question, 0).await;
         }
         assert_eq!(connection.ended(), Some(Ended::TooManyAnswers(101)));
     });
@@ -277,5 +319,208 @@ fn a_peer_that_takes_nothing_is_left_after_a_while() {
         writer.write_all(&capnp::serialize::write_message_to_words(&message)).await.unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(connection.ended(), Some(Ended::SendStalled));
+    });
+}
+
+#[test]
+fn answers_that_need_no_acknowledgement_are_not_counted_as_lacking_it() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        calls.instantly.set(true);
+        let (here, there) = duplex(1 << 26);
+        let connection = serve(there, &calls, Limits { unfinished_answers: 100, ..Limits::default() });
+        let (reader, writer) = split(here);
+        take_all(reader);
+        let mut peer = ByHand(writer);
+        peer.bootstrap(0).await;
+        for question in 1..500 {
+            peer.call(question, 0).await;
+        }
+        assert_eq!((connection.ended(), calls.begun.get()), (None, 499));
+    });
+}
+
+#[test]
+fn an_answer_that_waits_to_be_taken_stays_in_flight_whatever_the_peer_says() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        calls.instantly.set(true);
+        let (here, there) = duplex(64);
+        let connection = serve(there, &calls, Limits::default());
+        let (mut reader, writer) = split(here);
+        let mut peer = ByHand(writer);
+        peer.bootstrap(0).await;
+        // Its answer is taken, no more.
+        let mut sink = [0; 64];
+        while connection.in_flight().0 > 0 {
+            reader.read(&mut sink).await.unwrap();
+            settle().await;
+        }
+        peer.call(1, 0).await;
+        peer.finish(1).await;
+        assert_eq!((calls.begun.get(), connection.in_flight().0), (1, 1));
+        take_all(reader);
+        settle().await;
+        assert_eq!(connection.in_flight(), (0, 0));
+    });
+}
+
+#[test]
+fn a_question_used_anew_while_an_older_answer_is_written_leaves_no_place_taken() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        let (here, there) = duplex(512);
+        let connection = serve(there, &calls, Limits::default());
+        let (mut reader, writer) = split(here);
+        let mut peer = ByHand(writer);
+        peer.bootstrap(0).await;
+        let mut taken = [0; 512];
+        let _ = reader.read(&mut taken).await.unwrap();
+        settle().await;
+        // A small answer and a big one are written together; the peer has the small one and asks again under its number.
+        peer.call(1, 0).await;
+        peer.call(2, 0).await;
+        let (2, both) = connection.in_flight() else { panic!("{:?}", connection.in_flight()) };
+        calls.answers.replace(VecDeque::from([0, 100_000]));
+        calls.release.notify_one();
+        calls.release.notify_waiters();
+        settle().await;
+        assert_eq!(connection.in_flight(), (1, both / 2), "the small one is done");
+        calls.instantly.set(true);
+        peer.call(1, 0).await;
+        assert_eq!(connection.in_flight().0, 2);
+        take_all(reader);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((calls.begun.get(), connection.in_flight()), (3, (0, 0)));
+    });
+}
+
+/// How a server ends a connection on which this is said after a bootstrap (question 0) and a call (question 1).
+fn ended_by_saying(what: impl FnOnce(Said<'_>) + 'static) -> Option<Ended> {
+    let ended = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&ended);
+    run(async move {
+        let calls = Rc::new(Calls::default());
+        let (here, there) = duplex(1 << 20);
+        let connection = serve(there, &calls, Limits::default());
+        let (reader, writer) = split(here);
+        take_all(reader);
+        let mut peer = ByHand(writer);
+        peer.bootstrap(0).await;
+        peer.call(1, 0).await;
+        assert_eq!(connection.ended(), None);
+        peer.say(what).await;
+        assert_eq!(calls.dropped.get(), usize::from(connection.ended().is_some()), "the calls end with it");
+        *told.borrow_mut() = connection.ended();
+    });
+    ended.take()
+}
+
+#[test]
+fn what_would_outlive_its_finish_or_be_echoed_ends_the_connection() {
+    let refused = |what: fn(Said<'_>)| assert!(matches!(ended_by_saying(what), Some(Ended::NotSpoken(_))));
+    refused(|said| call(said, 2, 1));
+    refused(|mut said| {
+        call(said.reborrow(), 2, 0);
+        let Ok(message::Call(Ok(call))) = said.which() else { unreachable!() };
+        call.get_send_results_to().set_yourself(());
+    });
+    refused(|mut said| {
+        call(said.reborrow(), 2, 0);
+        let Ok(message::Call(Ok(call))) = said.which() else { unreachable!() };
+        call.init_params().init_cap_table(1).get(0).init_receiver_answer().set_question_id(1);
+    });
+    refused(|said| call(said, 1, 0));
+    refused(|said| said.init_provide().set_question_id(2));
+    refused(|said| said.init_accept().set_question_id(2));
+    refused(|said| said.init_join().set_question_id(2));
+    refused(|said| said.init_disembargo().init_context().set_sender_loopback(7));
+    assert_eq!(ended_by_saying(|said| call(said, 2, 0)), None);
+}
+
+#[test]
+fn bootstraps_are_counted_like_calls() {
+    run(async {
+        let (here, there) = duplex(1 << 26);
+        let limits = Limits { unfinished_answers: 100, ..Limits::default() };
+        let connection = serve(there, &Rc::new(Calls::default()), limits);
+        let (reader, writer) = split(here);
+        take_all(reader);
+        let mut peer = ByHand(writer);
+        for question in 0..101 {
+            peer.bootstrap(question).await;
+        }
+        assert_eq!(connection.ended(), Some(Ended::TooManyAnswers(101)));
+    });
+}
+
+#[test]
+fn nothing_more_is_read_while_too_much_waits_to_be_taken() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        calls.instantly.set(true);
+        calls.answers.replace(VecDeque::from([100_000; 9]));
+        let (here, there) = duplex(4096);
+        let connection = serve(there, &calls, Limits { bytes_in_flight: 250_000, ..Limits::default() });
+        let (reader, writer) = split(here);
+        let mut peer = ByHand(writer);
+        peer.bootstrap(0).await;
+        for question in 1..10 {
+            peer.call(question, 0).await;
+        }
+        assert_eq!(calls.begun.get(), 3);
+        take_all(reader);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((calls.begun.get(), connection.in_flight()), (9, (0, 0)));
+    });
+}
+
+#[test]
+fn a_message_must_keep_coming_to_its_end() {
+    run(async {
+        let (here, there) = duplex(1 << 20);
+        let connection = serve(there, &Rc::new(Calls::default()), Limits::default());
+        let (_reader, mut writer) = split(here);
+        // 16 MiB that might take 17 minutes: nothing for 5 s is enough.
+        writer.write_all(&header(&[0, 2 << 20])).await.unwrap();
+        for _ in 0..10 {
+            writer.write_all(&[0; 100_000]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(4)).await;
+        }
+        assert_eq!(connection.ended(), None);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(connection.ended(), Some(Ended::MessageStalled));
+    });
+}
+
+#[test]
+fn a_close_is_noticed_in_the_middle_of_a_message() {
+    run(async {
+        let (here, there) = duplex(1 << 20);
+        let connection = serve(there, &Rc::new(Calls::default()), Limits::default());
+        let (mut reader, mut writer) = split(here);
+        writer.write_all(&header(&[0, 1000])).await.unwrap();
+        settle().await;
+        connection.close();
+        let mut rest = Vec::new();
+        let closed = reader.read_to_end(&mut rest);
+        assert!(tokio::time::timeout(Duration::from_secs(1), closed).await.is_ok());
+    });
+}
+
+#[test]
+fn an_answer_that_is_too_large_fails_alone() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        calls.instantly.set(true);
+        calls.answers.replace(VecDeque::from([17 << 20]));
+        let (here, there) = duplex(1 << 20);
+        let connection = serve(there, &calls, Limits::default());
+        let client = dial(here);
+        let error = client.login_request().send().promise.await.err().expect("17 MiB are too many");
+        assert!(error.extra.contains("ask for fewer rows"), "{error}");
+        assert!(client.login_request().send().promise.await.is_ok(), "the connection goes on");
+        settle().await;
+        assert_eq!((connection.ended(), connection.in_flight()), (None, (0, 0)));
     });
 }

@@ -78,8 +78,11 @@ pub fn read_tensor(r: tensor::Reader<'_>) -> Result<TensorView<'_>, BadMessage> 
         shape: dims.iter().collect(),
         data: r.get_data()?,
     };
-    check(view.dtype, &view.shape, view.data)
-        .map_err(|bad| BadMessage::new(format!("tensor {:?}: {bad}", view.name)))?;
+    check(view.dtype, &view.shape, view.data).map_err(|bad| {
+        // What a stranger named, short enough to repeat.
+        let name: String = view.name.chars().take(80).collect();
+        BadMessage::new(format!("tensor {name:?}: {bad}"))
+    })?;
     Ok(view)
 }
 

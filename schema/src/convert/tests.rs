@@ -267,6 +267,12 @@ fn tensors_that_lie_are_refused() {
     let read = framed::<predict_capnp::tensor::Owned>(&bytes).unwrap();
     let error = read_tensor(read.get().unwrap()).err().expect("refused").to_string();
     assert!(error.contains("needs 24 bytes, got 23"), "{error}");
+    let mut message = Builder::new_default();
+    write_tensor(message.init_root(), &"x".repeat(100_000), DType::F32, &[2], &[0; 7]);
+    let bytes = capnp::serialize::write_message_to_words(&message);
+    let read = framed::<predict_capnp::tensor::Owned>(&bytes).unwrap();
+    let error = read_tensor(read.get().unwrap()).err().expect("refused").to_string();
+    assert!(error.len() < 200, "a name is not repeated at any length");
     assert!(span_from_us(u64::MAX).is_err());
 }
 

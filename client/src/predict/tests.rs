@@ -1,0 +1,376 @@
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures::future::LocalBoxFuture;
+use tokio::io::{duplex, split};
+use weir_core::tensor::DType;
+use weir_host::clock::Clock;
+use weir_host::limits::Limits;
+use weir_host::login::{Authority, Caller};
+use weir_host::net::{Listener, Net, Stream};
+use weir_schema::control_capnp::directory;
+use weir_schema::convert::predict::outcome_to_wire;
+use weir_schema::predict_capnp::{granted, predictor};
+
+use super::*;
+
+/// What a node does with the calls that it reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Does {
+    Answer,
+    /// One row, whatever was asked.
+    AnswerOne,
+    Hang,
+    /// Ends the connection with the call in it.
+    Break,
+    Reject,
+    /// Ends the connection before it has let anybody in.
+    BreakLogin,
+    Overload,
+}
+
+/// A node of a cluster that stands in one process.
+struct Node {
+    does: Mutex<Does>,
+    limits: Limits,
+    dial_takes: Duration,
+    dialled: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+impl Node {
+    fn new(does: Does) -> Node {
+        Node {
+            does: Mutex::new(does),
+            limits: Limits::default(),
+            dial_takes: Duration::ZERO,
+            dialled: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+        }
+    }
+
+    fn does(&self) -> Does {
+        *self.does.lock().unwrap()
+    }
+
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn dialled(&self) -> usize {
+        self.dialled.load(Ordering::Relaxed)
+    }
+}
+
+/// Nodes by address, which is their name too, and one coordinator that tells of them.
+#[derive(Clone)]
+struct Cluster(Arc<BTreeMap<String, Node>>);
+
+impl Cluster {
+    fn node(&self, i: usize) -> &Node {
+        &self.0[&format!("n{i}")]
+    }
+}
+
+impl Net for Cluster {
+    fn bind<'a>(&'a self, _: &'a str) -> LocalBoxFuture<'a, io::Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
+    fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
+        Box::pin(async move {
+            let (here, there) = duplex(1 << 16);
+            let limits = match self.0.get(address) {
+                Some(node) => {
+                    node.dialled.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(node.dial_takes).await;
+                    node.limits.clone()
+                }
+                None => Limits::default(),
+            };
+            let (cluster, address) = (self.clone(), address.to_owned());
+            tokio::task::spawn_local(async move {
+                let broken = Rc::new(tokio::sync::Notify::new());
+                let at = Rc::new(At { cluster, address, broken: Rc::clone(&broken) });
+                tokio::select! {
+                    _ = weir_host::listen::serve(stream(there), limits, at) => {}
+                    () = broken.notified() => {}
+                }
+            });
+            Ok(stream(here))
+        })
+    }
+}
+
+pub(crate) fn stream(end: tokio::io::DuplexStream) -> Stream {
+    let (reader, writer) = split(end);
+    Stream { reader: Box::new(reader), writer: Box::new(writer) }
+}
+
+/// The other end of a connection.
+struct At {
+    cluster: Cluster,
+    address: String,
+    broken: Rc<tokio::sync::Notify>,
+}
+
+impl At {
+    fn node(&self) -> Option<&Node> {
+        self.cluster.0.get(&self.address)
+    }
+}
+
+impl Authority for At {
+    fn admit(&self, _: &Caller<'_>, granted: granted::Builder<'_>) -> Result<(), String> {
+        let at = At { cluster: self.cluster.clone(), address: self.address.clone(), broken: Rc::clone(&self.broken) };
+        match self.node().map(Node::does) {
+            Some(Does::BreakLogin) => self.broken.notify_one(),
+            Some(_) => granted.init_role().set_predictor(capnp_rpc::new_client(at)),
+            None => granted.init_role().set_directory(capnp_rpc::new_client(at)),
+        }
+        Ok(())
+    }
+}
+
+impl directory::Server for At {
+    async fn nodes(
+        self: Rc<Self>,
+        params: directory::NodesParams,
+        mut results: directory::NodesResults,
+    ) -> Result<(), capnp::Error> {
+        tokio::time::sleep(Duration::from_micros(params.get()?.get_wait_us())).await;
+        let mut nodes = results.get().init_directory().init_nodes(self.cluster.0.len() as u32);
+        for (i, name) in self.cluster.0.keys().enumerate() {
+            let mut node = nodes.reborrow().get(i as u32);
+            node.set_name(name);
+            node.set_address(name);
+        }
+        Ok(())
+    }
+}
+
+impl predictor::Server for At {
+    async fn predict(
+        self: Rc<Self>,
+        params: predictor::PredictParams,
+        mut results: predictor::PredictResults,
+    ) -> Result<(), capnp::Error> {
+        let node = self.node().expect("a node");
+        node.begun.fetch_add(1, Ordering::Relaxed);
+        let rows = params.get()?.get_request()?.get_inputs()?.get(0).get_shape()?.get(0);
+        let response = results.get().init_response();
+        match node.does() {
+            Does::Hang => std::future::pending().await,
+            Does::Break => {
+                self.broken.notify_one();
+                std::future::pending().await
+            }
+            Does::Overload => return Err(capnp::Error::overloaded("too much".into())),
+            Does::Reject => {
+                let (code, why) = outcome_to_wire(Outcome::Rejected(Rejection::QueueFull));
+                let mut refused = response.init_refused();
+                refused.set_outcome(code);
+                refused.set_rejection(why);
+            }
+            Does::AnswerOne => drop(response.init_answers(1)),
+            Does::Answer | Does::BreakLogin => drop(response.init_answers(rows as u32)),
+        }
+        Ok(())
+    }
+}
+
+/// The clock that tokio's pausing stops.
+pub(crate) struct Paused(pub tokio::time::Instant);
+
+impl Clock for Paused {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.0.elapsed().as_nanos() as u64)
+    }
+}
+
+/// Draws the same each time.
+struct Seeded(Mutex<Prng>);
+
+impl weir_host::random::Random for Seeded {
+    fn fill(&self, bytes: &mut [u8]) {
+        let mut prng = self.0.lock().unwrap();
+        bytes.iter_mut().for_each(|byte| *byte = prng.below(256) as u8);
+    }
+}
+
+/// Runs a test with a client of a cluster of these nodes.
+fn with(nodes: impl IntoIterator<Item = Node>, test: impl AsyncFnOnce(LocalClient, Cluster)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let nodes = nodes.into_iter().enumerate().map(|(i, node)| (format!("n{i}"), node));
+        let cluster = Cluster(Arc::new(nodes.collect()));
+        let host = Host {
+            net: Arc::new(cluster.clone()),
+            clock: Arc::new(Paused(tokio::time::Instant::now())),
+            random: Arc::new(Seeded(Mutex::new(Prng::new(7)))),
+            ..Host::system()
+        };
+        let token = Token::parse(&"0".repeat(64)).unwrap();
+        let client = LocalClient::connect(host, Options { coordinators: vec!["c0".into()], token }).await.unwrap();
+        test(client, cluster).await;
+    });
+}
+
+/// Rows of so many bytes in all.
+fn request(rows: u64, bytes: usize, deadline_ms: u64) -> Request {
+    let tensor = Tensor { dtype: DType::U8, shape: vec![rows, bytes as u64 / rows], data: vec![0; bytes] };
+    Request {
+        endpoint: EndpointName::parse("e").unwrap(),
+        inputs: vec![("x".into(), tensor)],
+        whole: false,
+        deadline: Some(Duration::from_millis(deadline_ms)),
+        class: None,
+        outputs: Vec::new(),
+    }
+}
+
+async fn outcome(client: &LocalClient, deadline_ms: u64) -> Outcome {
+    client.predict(&request(1, 8, deadline_ms)).await[0].outcome
+}
+
+fn spawn(client: &LocalClient, deadline_ms: u64) -> tokio::task::JoinHandle<Outcome> {
+    let client = client.clone();
+    tokio::task::spawn_local(async move { outcome(&client, deadline_ms).await })
+}
+
+const NOT_RUN: Outcome = Outcome::Rejected(Rejection::NoReplica);
+
+#[test]
+fn a_dial_that_takes_longer_than_a_deadline_is_done_once_and_used_by_later_calls() {
+    let slow = Node { dial_takes: Duration::from_millis(100), ..Node::new(Does::Answer) };
+    with([slow], async |client, cluster| {
+        assert_eq!(outcome(&client, 20).await, NOT_RUN, "nothing was sent");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(outcome(&client, 20).await, Outcome::Answered);
+        assert_eq!(cluster.node(0).dialled(), 1);
+    });
+}
+
+#[test]
+fn a_node_that_breaks_during_login_is_passed_over() {
+    with([Node::new(Does::BreakLogin), Node::new(Does::Answer)], async |client, _| {
+        for _ in 0..20 {
+            assert_eq!(outcome(&client, 100).await, Outcome::Answered);
+        }
+    });
+}
+
+#[test]
+fn calls_that_are_dropped_are_not_in_flight_any_more() {
+    with([Node::new(Does::Hang), Node::new(Does::Hang)], async |client, cluster| {
+        for _ in 0..50 {
+            let call = spawn(&client, 1000);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            call.abort();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        // Whoever was dropped more often than the other would be avoided for ever.
+        (0..2).for_each(|i| *cluster.node(i).does.lock().unwrap() = Does::Answer);
+        let before = [cluster.node(0).begun(), cluster.node(1).begun()];
+        for _ in 0..100 {
+            outcome(&client, 100).await;
+        }
+        let shares = [cluster.node(0).begun() - before[0], cluster.node(1).begun() - before[1]];
+        assert!(shares[0] > 20 && shares[1] > 20, "{before:?} {shares:?}");
+        assert!(format!("{:?}", client.0.balancer.borrow()).matches("in_flight: 0").count() == 2);
+    });
+}
+
+#[test]
+fn a_node_that_hangs_is_left_out_though_calls_expire_on_their_way_to_it() {
+    let hung = Node { limits: Limits { calls_in_flight: 1, ..Limits::default() }, ..Node::new(Does::Hang) };
+    with([hung, Node::new(Does::Answer)], async |client, cluster| {
+        for _ in 0..40 {
+            let wave: Vec<_> = (0..8).map(|_| spawn(&client, 10)).collect();
+            for call in wave {
+                call.await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let begun = cluster.node(0).begun();
+        assert!((5..15).contains(&begun), "{begun}: until it is left out, and a few probes");
+        assert!(cluster.node(0).dialled() > 1, "a probe does not trust the connection that went silent");
+    });
+}
+
+#[test]
+fn a_request_too_large_for_a_message_is_refused_here_and_harms_no_other() {
+    with([Node::new(Does::Answer)], async |client, cluster| {
+        let answers = client.predict(&request(1, 17 << 20, 1000)).await;
+        assert_eq!(answers[0].outcome, Outcome::Rejected(Rejection::BadInput));
+        assert!(answers[0].message.ends_with("send fewer rows at once"), "{}", answers[0].message);
+        assert_eq!(outcome(&client, 100).await, Outcome::Answered);
+        let nearly = client.predict(&request(1, (16 << 20) - 2048, 1000)).await;
+        assert_eq!(nearly[0].outcome, Outcome::Answered, "{}", nearly[0].message);
+        assert_eq!((cluster.node(0).begun(), cluster.node(0).dialled()), (2, 1));
+    });
+}
+
+#[test]
+fn no_more_bytes_are_sent_than_the_node_reads() {
+    let limits = Limits { bytes_in_flight: 100_000, ..Limits::default() };
+    with([Node { limits, ..Node::new(Does::Hang) }], async |client, cluster| {
+        assert_eq!(outcome(&client, 1).await, Outcome::Unknown);
+        let calls: Vec<_> = (0..5)
+            .map(|_| {
+                let client = client.clone();
+                tokio::task::spawn_local(async move { client.predict(&request(1, 60_000, 100)).await[0].outcome })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(cluster.node(0).begun(), 1 + 1, "two would be over the limit");
+        calls.iter().for_each(|call| call.abort());
+    });
+}
+
+#[test]
+fn a_call_that_waits_while_the_connection_breaks_has_not_run() {
+    let one = Node { limits: Limits { calls_in_flight: 1, ..Limits::default() }, ..Node::new(Does::Break) };
+    with([one], async |client, cluster| {
+        let (first, second) = (spawn(&client, 200), spawn(&client, 200));
+        // Once they are on their way, nobody is let in any more.
+        while cluster.node(0).begun() == 0 {
+            tokio::task::yield_now().await;
+        }
+        *cluster.node(0).does.lock().unwrap() = Does::BreakLogin;
+        let both = [first.await.unwrap(), second.await.unwrap()];
+        assert!(both.contains(&Outcome::Unknown) && both.contains(&NOT_RUN), "{both:?}");
+        assert_eq!(cluster.node(0).begun(), 1);
+    });
+}
+
+#[test]
+fn a_refusal_after_an_attempt_that_may_have_run_is_unknown() {
+    with([Node::new(Does::Break)], async |client, cluster| {
+        let call = spawn(&client, 1000);
+        while cluster.node(0).begun() == 0 {
+            tokio::task::yield_now().await;
+        }
+        *cluster.node(0).does.lock().unwrap() = Does::Reject;
+        assert_eq!(call.await.unwrap(), Outcome::Unknown);
+        assert!(cluster.node(0).begun() > 1, "it was tried again");
+        assert_eq!(outcome(&client, 1000).await, Outcome::Rejected(Rejection::QueueFull));
+    });
+}
+
+#[test]
+fn answers_that_are_not_one_a_row_are_a_failure_of_each() {
+    with([Node::new(Does::AnswerOne)], async |client, _| {
+        let answers = client.predict(&request(3, 24, 1000)).await;
+        assert_eq!(answers.iter().map(|a| a.outcome).collect::<Vec<_>>(), vec![Outcome::Failed; 3]);
+    });
+}
+
+#[test]
+fn what_an_exception_ended_is_not_said_not_to_have_run() {
+    with([Node::new(Does::Overload)], async |client, _| {
+        assert_eq!(outcome(&client, 1000).await, Outcome::Unknown);
+    });
+}
