@@ -627,6 +627,28 @@ impl World {
         Ok(())
     }
 
+    /// Takes a coordinator out of the group, however often it has to be asked for.
+    pub async fn remove(self, name: String) -> Result<(), Wrong> {
+        let admin = self.admin();
+        while !matches!(admin.member_remove(&name).await, Ok(_) | Err(ClientError::NotFound(_))) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Adds a coordinator that nobody ever starts, and takes it away again.
+    pub async fn add_and_remove_a_learner(mut self) -> Result<(), Wrong> {
+        let admin = self.admin();
+        while !self.stop.get() {
+            tokio::time::sleep(Duration::from_micros(self.prng.below(3_000_000))).await;
+            // Whether it is there or not, the others go on; nobody listens for members at a client's machine.
+            let _ = admin.member_add("nobody", "changer:7000").await;
+            tokio::time::sleep(Duration::from_micros(self.prng.below(1_000_000))).await;
+            let _ = admin.member_remove("nobody").await;
+        }
+        Ok(())
+    }
+
     /// Asks each coordinator for ever what it knows by itself.
     pub async fn probe(self) -> Result<(), Wrong> {
         loop {
