@@ -8,7 +8,7 @@ use std::time::Duration;
 use capnp::Error;
 use weir_core::ids::{Digest, LogIndex, MemberId, MemberName, RequestId};
 use weir_core::placement::NodeState;
-use weir_core::replicated::{Command, Entry, Grant, Member, Role};
+use weir_core::replicated::{Applied, Command, Entry, Grant, Member, Refusal, Role, State};
 use weir_core::units::Instant;
 use weir_host::Host;
 use weir_host::login::{Authority, Caller, NO_SUCH_TOKEN, purpose_word, same_hash};
@@ -104,7 +104,7 @@ impl Shared {
         Ok(())
     }
 
-    fn result(&self, result: Result<weir_core::replicated::Applied, NotDone>, mut b: write_result::Builder<'_>) {
+    fn result(&self, result: Result<Applied, NotDone>, mut b: write_result::Builder<'_>) {
         match result {
             Ok(applied) => write_applied(b.init_applied(), &applied),
             Err(NotDone::NotLeader) => self.write_leader(b.init_not_leader()),
@@ -184,28 +184,15 @@ impl Shared {
         });
     }
 
-    /// Changes the membership. `None` of a member removes.
+    /// Changes the membership: `choose` says whose part in it, and what it is then (`None` of a member removes), from what a
+    /// leader knows. A request that was done before has its first result.
     async fn change_member(
         &self,
         request: RequestId,
         by: &str,
         step: MemberStep,
-        id: MemberId,
-        member: Option<Member>,
-    ) -> Result<weir_core::replicated::Applied, NotDone> {
-        let command = Command::MemberSet { id, member };
-        self.handle.change_member(id, step, Entry { request, by: by.to_owned(), command }).await
-    }
-
-    /// Adds a learner under a number that nobody has had.
-    async fn add_learner(
-        &self,
-        request: RequestId,
-        by: &str,
-        name: &str,
-        address: &str,
-    ) -> Result<weir_core::replicated::Applied, NotDone> {
-        let invalid = |what: String| Ok(Err(weir_core::replicated::Refusal::Invalid { what }));
+        choose: impl FnOnce(&State) -> Result<(MemberId, Option<Member>), Refusal>,
+    ) -> Result<Applied, NotDone> {
         let published = self.published();
         if let Some(first) = published.state.remembered(request) {
             return Ok(first.clone());
@@ -213,13 +200,22 @@ impl Shared {
         if !published.leads {
             return Err(NotDone::NotLeader);
         }
-        let name = match MemberName::parse(name) {
-            Ok(name) => name,
-            Err(bad) => return invalid(bad.to_string()),
+        let (id, member) = match choose(&published.state) {
+            Ok(chosen) => chosen,
+            Err(refusal) => return Ok(Err(refusal)),
         };
-        let id = published.state.next_member;
-        let member = Member { id, name, address: address.to_owned(), learner: true };
-        self.change_member(request, by, MemberStep::AddLearner, id, Some(member)).await
+        let command = Command::MemberSet { id, member };
+        self.handle.change_member(id, step, Entry { request, by: by.to_owned(), command }).await
+    }
+
+    /// Adds a learner under a number that nobody has had.
+    async fn add_learner(&self, request: RequestId, by: &str, name: &str, address: &str) -> Result<Applied, NotDone> {
+        let new = |state: &State| {
+            let name = MemberName::parse(name).map_err(|bad| Refusal::Invalid { what: bad.to_string() })?;
+            let id = state.next_member;
+            Ok((id, Some(Member { id, name, address: address.to_owned(), learner: true })))
+        };
+        self.change_member(request, by, MemberStep::AddLearner, new).await
     }
 }
 
@@ -400,8 +396,13 @@ impl OperatorObject {
         Ok(())
     }
 
-    fn do_snapshot(&self, mut results: operator::SnapshotResults) -> Result<(), Error> {
-        let mut state = (*self.shared()?.published().state).clone();
+    async fn do_snapshot(&self, mut results: operator::SnapshotResults) -> Result<(), Error> {
+        // What is kept must have everything that was acknowledged.
+        let published = self.shared()?.handle.read().await.map_err(|not| match not {
+            NotDone::NotLeader => Error::overloaded("there is no leader now; ask again".into()),
+            NotDone::TryAgain(why) => Error::overloaded(why),
+        })?;
+        let mut state = (*published.state).clone();
         state.requests.clear();
         write_state(results.get().init_state(), &state, true);
         Ok(())
@@ -442,7 +443,7 @@ impl operator::Server for OperatorObject {
         _: operator::SnapshotParams,
         results: operator::SnapshotResults,
     ) -> Result<(), Error> {
-        self.do_snapshot(results)
+        self.do_snapshot(results).await
     }
 }
 
@@ -503,22 +504,15 @@ impl operator::Server for AdminObject {
         _: operator::SnapshotParams,
         results: operator::SnapshotResults,
     ) -> Result<(), Error> {
-        self.0.do_snapshot(results)
+        self.0.do_snapshot(results).await
     }
 }
 
-impl AdminObject {
-    /// The member of this name, or a result that says that there is none.
-    fn member(shared: &Shared, name: &str) -> Result<Member, weir_core::replicated::Refusal> {
-        let state = shared.published().state;
-        let what = format!("coordinator {name} not found; `weir get members` lists what there is");
-        state
-            .members
-            .values()
-            .find(|member| member.name.as_str() == name)
-            .cloned()
-            .ok_or(weir_core::replicated::Refusal::NotFound { what })
-    }
+/// The member of this name.
+fn member(state: &State, name: &str) -> Result<Member, Refusal> {
+    let known = state.members.values().find(|member| member.name.as_str() == name).cloned();
+    let what = || format!("coordinator {name} not found; `weir get members` lists what there is");
+    known.ok_or_else(|| Refusal::NotFound { what: what() })
 }
 
 impl admin::Server for AdminObject {
@@ -570,12 +564,8 @@ impl admin::Server for AdminObject {
             let params = params.get()?;
             (RequestId(read_u128(params.get_request()?)), params.get_name()?.to_str()?.to_owned())
         };
-        let result = match Self::member(self.0.shared()?, &name) {
-            Err(refusal) => Ok(Err(refusal)),
-            Ok(member) => {
-                self.0.shared()?.change_member(request, self.0.by(), MemberStep::Remove, member.id, None).await
-            }
-        };
+        let gone = |state: &State| Ok((member(state, &name)?.id, None));
+        let result = self.0.shared()?.change_member(request, self.0.by(), MemberStep::Remove, gone).await;
         self.0.shared()?.result(result, results.get().init_result());
         Ok(())
     }
@@ -589,16 +579,11 @@ impl admin::Server for AdminObject {
             let params = params.get()?;
             (RequestId(read_u128(params.get_request()?)), params.get_name()?.to_str()?.to_owned())
         };
-        let result = match Self::member(self.0.shared()?, &name) {
-            Err(refusal) => Ok(Err(refusal)),
-            Ok(member) => {
-                let promoted = Member { learner: false, ..member };
-                self.0
-                    .shared()?
-                    .change_member(request, self.0.by(), MemberStep::Promote, promoted.id, Some(promoted))
-                    .await
-            }
+        let voter = |state: &State| {
+            let known = member(state, &name)?;
+            Ok((known.id, Some(Member { learner: false, ..known })))
         };
+        let result = self.0.shared()?.change_member(request, self.0.by(), MemberStep::Promote, voter).await;
         self.0.shared()?.result(result, results.get().init_result());
         Ok(())
     }
@@ -708,12 +693,12 @@ impl peer::Server for PeerObject {
             params.get()?.get_messages()?.iter().map(read_message).collect::<Result<Vec<_>, _>>().map_err(failed)?;
         {
             let published = self.0.shared()?.handle.published.borrow();
-            let state = &published.state;
             if let Some(other) = messages.iter().find(|message| message.to != published.id.0) {
                 // An address may have a new owner.
                 return Err(failed(format!("this is coordinator {}, not {}", published.id, other.to)));
             }
-            let gone = |id| id < state.next_member && !state.members.contains_key(&id);
+            // Who is on the way out still has a say in it, and is needed.
+            let gone = |id| id < published.state.next_member && !published.configuration.contains_key(&id);
             if messages.iter().any(|message| gone(MemberId(message.from))) {
                 return Err(failed(REMOVED));
             }

@@ -132,6 +132,10 @@ pub enum CoordinatorError {
 /// snapshot.
 const RESTORED_AHEAD: u64 = 1_000_000;
 
+/// Ticks that a removed member stays for: more than an election takes, so that whoever leads next has its vote to complete
+/// the change where the leader that removed it ends before the others hear of it.
+const LINGER_TICKS: u32 = 60;
+
 /// Names of the files in the data folder.
 const ADMIN_TOKEN: &str = "admin.token";
 const MEMBER_TOKEN: &str = "member.token";
@@ -229,11 +233,16 @@ pub async fn run(
     });
     let _ = started.send(Started { address });
     let mut watched = handle.published.clone();
+    let removed = async {
+        let Ok(_) = watched.wait_for(|now| now.removed).await else { return std::future::pending().await };
+        // The others may need its vote until they know that they do not.
+        tokio::time::sleep(config.tick * LINGER_TICKS).await;
+    };
     let result = tokio::select! {
         biased;
         // The driver's end closes what is watched, a moment before it says why.
         ended = &mut driver_ended => ended.map_or(Err(CoordinatorError::DriverDied), |ended| ended.map_err(CoordinatorError::from)),
-        Ok(_) = watched.wait_for(|now| now.removed) => Err(CoordinatorError::Removed),
+        () = removed => Err(CoordinatorError::Removed),
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
     };
     tasks.shutdown().await;
@@ -267,8 +276,12 @@ async fn membership(config: &Config, host: &Host, advertised: &str) -> Result<(M
         token.write_file(&*host.disk, &token_path(name)).map_err(disk("write", token_path(name)))
     };
     let log_folder = config.data_dir.join(LOG);
-    if host.disk.exists(&path) {
-        let bytes = host.disk.read(&path).map_err(disk("read", path.clone()))?;
+    let known = match host.disk.read(&path) {
+        // Whatever else keeps it from being read does not mean that there is none.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        bytes => Some(bytes.map_err(disk("read", path.clone()))?),
+    };
+    if let Some(bytes) = known {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let bad = || CoordinatorError::BadMembership { path: path.clone() };
         let (id, name) = text.trim().split_once(' ').ok_or_else(bad)?;
@@ -280,6 +293,8 @@ async fn membership(config: &Config, host: &Host, advertised: &str) -> Result<(M
         let introduced = BTreeMap::new();
         return Ok((Membership { id, introduced }, Tokens { admin, member: member_token()? }));
     }
+    // Before anything is written or asked for: the tokens beside a log are those of its cluster.
+    Store::clear(&host.disk, &log_folder)?;
     let write_membership = |id: MemberId| {
         let text = format!("{id} {}\n", config.name);
         host.disk.write_atomically(&path, text.as_bytes()).map_err(disk("write", path.clone()))

@@ -1,5 +1,8 @@
 //! Connections to the other members: consensus messages gathered into few calls, and artifacts.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -55,12 +58,13 @@ impl Peers {
         while let Some(message) = messages.recv().await {
             let link = self.link(MemberId(message.to));
             let mut outbox = link.outbox.borrow_mut();
-            if outbox.len() == OUTBOX_MAX {
-                outbox.pop_front();
-            }
+            let dropped = if outbox.len() == OUTBOX_MAX { outbox.pop_front() } else { None };
             outbox.push_back(message);
             drop(outbox);
             link.wake.notify_one();
+            if dropped.is_some_and(|dropped| is_snapshot(&dropped)) {
+                self.tell_of_snapshot(link.id, false).await;
+            }
         }
     }
 
@@ -105,8 +109,9 @@ impl Peers {
                 continue;
             }
             let arrived = self.step(&link, &messages).await;
-            if messages.iter().any(is_snapshot) {
-                self.tell(Ask::SnapshotSent(link.id, arrived.is_ok()));
+            let sent_snapshot = messages.iter().any(is_snapshot);
+            if arrived.is_ok() && sent_snapshot {
+                self.tell_of_snapshot(link.id, true).await;
             }
             if let Err(error) = arrived {
                 tracing::debug!(member = link.id.0, error, "cannot reach a member");
@@ -115,8 +120,11 @@ impl Peers {
                 }
                 link.connection.take();
                 self.tell(Ask::Unreachable(link.id));
-                // What piled up is old; the protocol sends what is still of use.
-                link.outbox.borrow_mut().clear();
+                // What piled up is old; the protocol sends what is still of use, but a snapshot only where it hears of this.
+                let dropped = std::mem::take(&mut *link.outbox.borrow_mut());
+                if sent_snapshot || dropped.iter().any(is_snapshot) {
+                    self.tell_of_snapshot(link.id, false).await;
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -125,6 +133,12 @@ impl Peers {
     fn tell(&self, ask: Ask) {
         // A driver with too much to do learns it the next time.
         let _ = self.handle.asks.try_send(ask);
+    }
+
+    /// The driver sends a member nothing more until it knows what became of the snapshot: this must not be lost.
+    async fn tell_of_snapshot(&self, id: MemberId, arrived: bool) {
+        // Closed only where the process ends.
+        let _ = self.handle.asks.send(Ask::SnapshotSent(id, arrived)).await;
     }
 
     async fn step(&self, link: &Link, messages: &[Message]) -> Result<(), String> {
@@ -164,7 +178,7 @@ impl Peers {
 
     fn address(&self, id: MemberId) -> Option<String> {
         let published = self.handle.published.borrow();
-        let known = published.state.members.get(&id).map(|member| member.address.clone());
+        let known = published.configuration.get(&id).cloned().flatten();
         known.or_else(|| self.introduced.borrow().get(&id).cloned())
     }
 

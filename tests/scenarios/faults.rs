@@ -27,6 +27,8 @@ pub enum Planted {
 const FAULTS_FOR: Duration = Duration::from_secs(12);
 /// How soon a healed cluster writes and predicts.
 const HEALED_WITHIN: Duration = Duration::from_secs(5);
+/// How soon a member that was replaced knows what the others know: it asks each second to be let in.
+const JOINED_WITHIN: Duration = Duration::from_secs(15);
 
 /// A fault that goes on.
 enum Fault {
@@ -34,6 +36,8 @@ enum Fault {
     Silent(String, String),
     Cut(String, String),
     Full(String),
+    /// It is removed, and joins anew with an empty disk.
+    Replaced(String),
 }
 
 /// Runs a seed: what was seen, or what is wrong and what had been done.
@@ -70,9 +74,11 @@ fn break_and_heal(cluster: &mut Cluster, planted: Planted) -> Result<(), Wrong> 
     cluster.beside("prober", |world| world.probe());
     let skip = (planted == Planted::SkippedChange).then(|| 20 + cluster.prng.below(40) as usize);
     cluster.beside("watcher", move |world| world.watch(skip));
+    cluster.beside("changer", |world| world.add_and_remove_a_learner());
 
     let over = cluster.now() + FAULTS_FOR;
     let mut going_on: Vec<(Duration, Fault)> = Vec::new();
+    let mut replaced = false;
     let mut next = cluster.now();
     while cluster.now() < over {
         let now = cluster.now();
@@ -81,7 +87,9 @@ fn break_and_heal(cluster: &mut Cluster, planted: Planted) -> Result<(), Wrong> 
         end(cluster, ended);
         if now >= next {
             let lasts = Duration::from_millis(100 + cluster.prng.below(4_000));
-            going_on.extend(begin(cluster, &going_on).map(|fault| (now + lasts, fault)));
+            let fault = begin(cluster, &going_on, replaced);
+            replaced |= matches!(fault, Some(Fault::Replaced(_)));
+            going_on.extend(fault.map(|fault| (now + lasts, fault)));
             next = now + Duration::from_millis(100 + cluster.prng.below(1_500));
         }
         cluster.run(Duration::from_millis(10))?;
@@ -96,23 +104,26 @@ fn break_and_heal(cluster: &mut Cluster, planted: Planted) -> Result<(), Wrong> 
     Ok(())
 }
 
-/// One more fault, where one fits to those that go on.
-fn begin(cluster: &mut Cluster, going_on: &[(Duration, Fault)]) -> Option<Fault> {
+/// One more fault, where one fits to those that go on. One disk of three may be lost, and no second one before the group
+/// is whole again: one in a run.
+fn begin(cluster: &mut Cluster, going_on: &[(Duration, Fault)], replaced: bool) -> Option<Fault> {
     let any = |cluster: &mut Cluster, of: &[String]| {
         let i = cluster.prng.below(of.len() as u64) as usize;
         of[i].clone()
     };
     let coordinators = cluster.coordinators.clone();
     let all: Vec<String> = coordinators.iter().chain(&cluster.nodes).cloned().collect();
-    let crashed =
-        |name: &str| going_on.iter().any(|(_, fault)| matches!(fault, Fault::Crashed(known) if known == name));
+    let crashed = |name: &str| {
+        let down = |fault: &Fault| matches!(fault, Fault::Crashed(known) | Fault::Replaced(known) if known == name);
+        going_on.iter().any(|(_, fault)| down(fault))
+    };
     let linked = |a: &str, b: &str| {
         going_on.iter().any(|(_, fault)| match fault {
             Fault::Silent(x, y) | Fault::Cut(x, y) => (x == a && y == b) || (x == b && y == a),
-            Fault::Crashed(_) | Fault::Full(_) => false,
+            Fault::Crashed(_) | Fault::Full(_) | Fault::Replaced(_) => false,
         })
     };
-    match cluster.prng.below(10) {
+    match cluster.prng.below(11) {
         0..=2 => {
             let name = any(cluster, &coordinators);
             (!crashed(&name)).then(|| {
@@ -135,17 +146,29 @@ fn begin(cluster: &mut Cluster, going_on: &[(Duration, Fault)]) -> Option<Fault>
             cluster.disk(&name).leave_room(Some(room));
             Some(Fault::Full(name))
         }
+        5 => {
+            let name = any(cluster, &coordinators);
+            (!crashed(&name) && !replaced).then(|| {
+                if cluster.prng.below(2) == 0 {
+                    cluster.crash(&name);
+                }
+                cluster.note(format!("{name} is to be removed"));
+                let member = name.clone();
+                cluster.beside("remover", |world| world.remove(member));
+                Fault::Replaced(name)
+            })
+        }
         kind => {
             let (a, b) = (any(cluster, &all), any(cluster, &all));
             if a == b || linked(&a, &b) {
                 return None;
             }
             match kind {
-                5 | 6 => {
+                6 | 7 => {
                     cluster.silence(&a, &b);
                     Some(Fault::Silent(a, b))
                 }
-                7 => {
+                8 => {
                     cluster.cut_one_way(&a, &b);
                     Some(Fault::Cut(a, b))
                 }
@@ -162,6 +185,11 @@ fn end(cluster: &mut Cluster, faults: Vec<(Duration, Fault)>) {
     for (_, fault) in faults {
         match fault {
             Fault::Crashed(name) => cluster.restart(&name),
+            Fault::Replaced(name) => {
+                cluster.crash(&name);
+                cluster.wipe(&name);
+                cluster.restart(&name);
+            }
             Fault::Silent(a, b) => cluster.end_silence(&a, &b),
             Fault::Cut(a, b) => cluster.mend(&a, &b),
             Fault::Full(name) => {
@@ -200,7 +228,7 @@ fn check_alive(cluster: &mut Cluster) -> Result<(), Wrong> {
 fn converge(cluster: &mut Cluster) -> Result<(), Wrong> {
     cluster.stop_clients();
     cluster.run(Duration::from_secs(2))?;
-    cluster.errand(HEALED_WITHIN, "every coordinator knows the same", |world| async move {
+    cluster.errand(JOINED_WITHIN, "every coordinator knows the same", |world| async move {
         loop {
             let mut states = Vec::new();
             for admin in world.admin_of_each() {

@@ -1,4 +1,9 @@
 //! "What if it breaks?": whole clusters in virtual time. Each file is one sentence.
+mod a_learner_that_is_not_there_never_votes;
+mod a_member_is_replaced;
+mod a_member_leaves;
+mod a_retried_removal_has_its_first_answer;
+mod a_saved_snapshot_is_not_stale;
 mod a_seed_repeats;
 mod a_short_deadline_does_not_keep_nodes_apart;
 mod planted_bugs_are_found;

@@ -99,8 +99,9 @@ impl Planner {
     async fn promote(&self, published: &Published) {
         let caught_up = published.state.members.values().find(|member| {
             let progress = published.progress.get(&member.id);
-            member.learner
-                && progress.is_some_and(|(index, active)| *active && index.0 + CAUGHT_UP >= published.state.applied.0)
+            // One that has nothing has not answered yet: it may never have been there.
+            let caught_up = |index: u64| index > 0 && index + CAUGHT_UP >= published.state.applied.0;
+            member.learner && progress.is_some_and(|(index, active)| *active && caught_up(index.0))
         });
         if let Some(member) = caught_up {
             let promoted = Member { learner: false, ..member.clone() };

@@ -4,7 +4,10 @@
 //! It has a thread of its own, so that a slow disk stops nobody else. The rest of the process asks through a bounded
 //! channel and reads the state that is published after each turn.
 
-use std::collections::{BTreeMap, VecDeque};
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +76,8 @@ pub struct Published {
     pub leads: bool,
     /// Voters of the configuration in force.
     pub voters: Vec<MemberId>,
+    /// Everybody who has a part in that configuration, those on their way out too, with the address last known.
+    pub configuration: BTreeMap<MemberId, Option<String>>,
     /// At the leader: for each other member the index known to be on its disk, and whether it answers.
     pub progress: BTreeMap<MemberId, (LogIndex, bool)>,
     /// The configuration no longer has this member.
@@ -110,6 +115,8 @@ pub struct Driver {
     answers: Vec<(Reply, Applied)>,
     next_read: u64,
     elections: Elections,
+    /// The last known of everybody who was a member since the snapshot.
+    addresses: BTreeMap<MemberId, String>,
     was_member: bool,
     told_removed: bool,
     ticks: u64,
@@ -234,6 +241,7 @@ impl Driver {
             // Nobody else can win: no need to wait for an election time-out.
             node.campaign()?;
         }
+        let addresses = addresses(&state).collect();
         let state = Arc::new(state);
         let (published, receiver) = watch::channel(Published {
             id: settings.id,
@@ -242,6 +250,7 @@ impl Driver {
             term: 0,
             leads: false,
             voters: Vec::new(),
+            configuration: BTreeMap::new(),
             progress: BTreeMap::new(),
             removed: false,
         });
@@ -257,6 +266,7 @@ impl Driver {
             answers: Vec::new(),
             next_read: 0,
             elections: Elections::new(settings.start),
+            addresses,
             was_member: false,
             told_removed: false,
             ticks: 0,
@@ -388,20 +398,39 @@ impl Driver {
 
     /// Why the membership cannot change now: the library would drop the change without a word.
     fn unready_for(&mut self, id: MemberId, step: MemberStep) -> Option<NotDone> {
-        let raft = &self.node.raft;
-        if raft.has_pending_conf() || !raft.prs().conf().to_conf_state().voters_outgoing.is_empty() {
+        if self.node.raft.has_pending_conf() || self.is_joint() {
             return Some(NotDone::TryAgain("another change of the membership is not complete yet; ask again".into()));
+        }
+        let raft = &self.node.raft;
+        let mut voters: BTreeSet<u64> = raft.prs().conf().to_conf_state().voters.into_iter().collect();
+        match step {
+            MemberStep::AddLearner => return None,
+            MemberStep::Promote => drop(voters.insert(id.0)),
+            MemberStep::Remove => drop(voters.remove(&id.0)),
+        }
+        let me = self.settings.id.0;
+        // Who has not answered this leader yet may never have been there.
+        let answers = |voter: &u64| raft.prs().get(*voter).is_some_and(|p| p.recent_active && p.matched > 0);
+        let up = voters.iter().filter(|voter| **voter == me || answers(voter)).count();
+        if !voters.is_empty() && up <= voters.len() / 2 {
+            return Some(NotDone::TryAgain(format!(
+                "{up} of the {} coordinators that would vote then are up, and a majority must be; ask again",
+                voters.len()
+            )));
         }
         if step != MemberStep::Remove || id != self.settings.id {
             return None;
         }
-        // A leader that goes could leave the others without the news that its going is complete.
-        let voters = raft.prs().conf().to_conf_state().voters;
-        let others =
-            raft.prs().iter().filter(|(other, p)| **other != id.0 && p.recent_active && voters.contains(other));
-        let next = others.max_by_key(|(_, progress)| progress.matched).map(|(other, _)| *other)?;
+        // A leader that goes could leave the others without the news that its going is complete. Where there are none,
+        // the state refuses.
+        let next = voters.into_iter().filter(answers).max_by_key(|voter| raft.prs().get(*voter).map(|p| p.matched))?;
         self.node.transfer_leader(next);
         Some(NotDone::TryAgain("the leader hands over before it goes; ask again".into()))
+    }
+
+    /// Whether a membership change is not complete: those who go still have a say in that.
+    fn is_joint(&self) -> bool {
+        !self.node.raft.prs().conf().to_conf_state().voters_outgoing.is_empty()
     }
 
     /// What marks an answer as that to this member's read.
@@ -499,6 +528,7 @@ impl Driver {
         self.once_there_is_room(|store| store.install(snapshot.clone())).await?;
         self.snapshot_index = snapshot.get_metadata().index;
         self.state = Arc::new(state);
+        self.addresses.extend(addresses(&self.state));
         // Whoever watches has missed what the snapshot skipped.
         let _ = self.changes.send((self.state.applied, Vec::new()));
         Ok(())
@@ -548,6 +578,7 @@ impl Driver {
     fn reconfigure(&mut self, change: &ConfChangeV2) -> Result<(), DriverError> {
         let conf = self.node.apply_conf_change(change)?;
         self.store.set_conf_state(conf);
+        self.addresses.extend(addresses(&self.state));
         Ok(())
     }
 
@@ -555,7 +586,8 @@ impl Driver {
         let applied = self.state.applied.0;
         let due = applied >= self.snapshot_index + self.settings.snapshot_every;
         let wanted = due || (self.store.snapshot_wanted() && applied > self.snapshot_index);
-        if !wanted || self.ticks < self.compact_at {
+        // A snapshot within a change would not know where those are reached who go.
+        if !wanted || self.ticks < self.compact_at || self.is_joint() {
             return Ok(());
         }
         let mut snapshot = Snapshot::default();
@@ -608,24 +640,33 @@ impl Driver {
         }
         let conf = raft.prs().conf().to_conf_state();
         // In a joint configuration those who go still have a say in leaving it.
-        let is_member = [&conf.voters, &conf.voters_outgoing, &conf.learners, &conf.learners_next]
-            .iter()
-            .any(|ids| ids.contains(&self.settings.id.0));
+        let everybody = [&conf.voters, &conf.voters_outgoing, &conf.learners, &conf.learners_next];
+        let everybody = everybody.into_iter().flatten().copied().map(MemberId);
+        let configuration: BTreeMap<MemberId, Option<String>> =
+            everybody.map(|id| (id, self.addresses.get(&id).cloned())).collect();
+        let is_member = configuration.contains_key(&self.settings.id);
         self.was_member |= is_member;
+        // One that waits for room neither leads nor knows who does.
+        let unsure = self.full && raft.leader_id == self.settings.id.0;
         let progress =
             raft.prs().iter().filter(|(id, _)| raft.state == StateRole::Leader && **id != self.settings.id.0);
         let now = Published {
             id: self.settings.id,
             state: Arc::clone(&self.state),
-            leader: Some(raft.leader_id).filter(|id| *id != raft::INVALID_ID).map(MemberId),
+            leader: Some(raft.leader_id).filter(|id| *id != raft::INVALID_ID && !unsure).map(MemberId),
             term: raft.term,
             leads,
             voters: conf.voters.iter().copied().map(MemberId).collect(),
+            configuration,
             progress: progress.map(|(id, p)| (MemberId(*id), (LogIndex(p.matched), p.recent_active))).collect(),
             removed: self.told_removed || (self.was_member && !is_member),
         };
         self.published.send_replace(now);
     }
+}
+
+fn addresses(state: &State) -> impl Iterator<Item = (MemberId, String)> {
+    state.members.values().map(|member| (member.id, member.address.clone()))
 }
 
 fn unreadable(bad: weir_schema::convert::BadMessage) -> DriverError {

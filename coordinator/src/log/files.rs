@@ -121,10 +121,10 @@ pub fn write_snapshot(disk: &dyn Disk, folder: &Path, snapshot: &Snapshot) -> Re
 
 pub fn read_snapshot(disk: &dyn Disk, folder: &Path) -> Result<Option<Snapshot>, LogError> {
     let path = snapshot_path(folder);
-    if !disk.exists(&path) {
-        return Ok(None);
-    }
-    let bytes = disk.read(&path).map_err(|cause| LogError::io("read", &path, cause))?;
+    let bytes = match disk.read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(|cause| LogError::io("read", &path, cause))?,
+    };
     let damaged = || LogError::damaged(&path, 0);
     // It was renamed into place whole: whatever is wrong with it happened later.
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(damaged)?;

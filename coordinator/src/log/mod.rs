@@ -48,47 +48,53 @@ impl Store {
     /// Begins the log of a new member, of one that founds a cluster with its `first` snapshot. What a member left that ended
     /// before it knew who it is goes; a log that was written to stays, and is an error.
     pub fn create(disk: &Arc<dyn Disk>, folder: &Path, first: Option<Snapshot>) -> Result<(), LogError> {
+        Store::clear(disk, folder)?;
+        if let Some(first) = first {
+            write_snapshot(&**disk, folder, &first)?;
+        }
+        Wal::begin(Arc::clone(disk), folder, 1).map(drop)
+    }
+
+    /// Makes `folder` ready for [`Store::create`], which does this too.
+    pub fn clear(disk: &Arc<dyn Disk>, folder: &Path) -> Result<(), LogError> {
         let io = |what, path: &Path| {
             let path = path.to_owned();
             move |cause| LogError::io(what, &path, cause)
         };
         disk.create_dir_all(folder).map_err(io("create", folder))?;
-        let begun = disk.list(folder).map_err(io("list", folder))?;
-        if !begun.is_empty() {
-            let (_, records) = Wal::open(Arc::clone(disk), folder)?;
-            if !records.is_empty() {
-                return Err(LogError::Stray(folder.to_owned()));
-            }
-            for file in disk.list(folder).map_err(io("list", folder))? {
-                disk.remove(&file).map_err(io("remove", &file))?;
-            }
+        if Wal::is_written(&**disk, folder)? {
+            return Err(LogError::Stray(folder.to_owned()));
         }
-        if let Some(first) = first {
-            write_snapshot(&**disk, folder, &first)?;
+        for file in disk.list(folder).map_err(io("list", folder))? {
+            disk.remove(&file).map_err(io("remove", &file))?;
         }
-        Wal::open(Arc::clone(disk), folder).map(drop)
+        Ok(())
     }
 
     /// Opens the log that [`Store::create`] began in `folder`.
     pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Result<Store, LogError> {
-        let begun =
-            disk.exists(folder) && !disk.list(folder).map_err(|cause| LogError::io("list", folder, cause))?.is_empty();
-        if !begun {
-            return Err(LogError::Missing(folder.to_owned()));
-        }
+        let (wal, records) = Wal::open(Arc::clone(&disk), folder)?;
         let snapshot = read_snapshot(&*disk, folder)?.unwrap_or_default();
         let memory = MemStorage::new();
         if snapshot.get_metadata().index > 0 {
             let mut core = memory.wl();
             core.apply_snapshot(snapshot.clone()).expect("a fresh store takes any snapshot");
         }
-        let (wal, records) = Wal::open(Arc::clone(&disk), folder)?;
         let mut entries: Vec<Entry> = Vec::new();
         let mut hard_state: Option<HardState> = None;
+        // Whether what is written at the snapshot's index is what the snapshot ends with. Where it is not, what comes
+        // after it is of a leader that was overruled.
+        let mut follows = true;
         for record in records {
             match record {
                 Record::HardState(state) => hard_state = Some(state),
-                Record::Entry(entry) if entry.index <= snapshot.get_metadata().index => {}
+                Record::Entry(entry) if entry.index <= snapshot.get_metadata().index => {
+                    // It took the place of what was written there, and voided what came after that.
+                    entries.clear();
+                    let metadata = snapshot.get_metadata();
+                    follows = entry.index < metadata.index || entry.term == metadata.term;
+                }
+                Record::Entry(_) if !follows => {}
                 Record::Entry(entry) => {
                     entries.retain(|kept| kept.index < entry.index);
                     let last = entries.last().map_or(snapshot.get_metadata().index, |entry| entry.index);
@@ -167,7 +173,8 @@ impl Store {
         self.rewrite(index)
     }
 
-    /// Begins a new segment with the entries after `index`, and drops the old ones.
+    /// Begins a new segment with the entries after `index`, and drops the old ones. It begins with the place where the
+    /// snapshot ends, which voids everything before: the old ones may be back after a crash.
     fn rewrite(&mut self, index: u64) -> Result<(), LogError> {
         let last = self.view.memory.last_index().expect("in memory");
         let first = self.view.memory.first_index().expect("in memory").max(index.saturating_add(1));
@@ -176,7 +183,14 @@ impl Store {
         } else {
             Vec::new()
         };
-        let mut records: Vec<Record> = entries.into_iter().map(Record::Entry).collect();
+        let mut end = Entry::default();
+        {
+            let latest = self.view.latest();
+            end.set_index(latest.snapshot.get_metadata().index);
+            end.set_term(latest.snapshot.get_metadata().term);
+        }
+        let mut records = vec![Record::Entry(end)];
+        records.extend(entries.into_iter().map(Record::Entry));
         records.push(Record::HardState(self.view.memory.initial_state().expect("in memory").hard_state));
         self.wal.restart(&records)
     }
@@ -235,7 +249,7 @@ impl Storage for View {
         let metadata = latest.snapshot.get_metadata();
         let conf = metadata.get_conf_state();
         // A member refuses a snapshot that it is no part of, and cannot go on from one that ends before the entries begin.
-        let for_it = conf.voters.contains(&to) || conf.learners.contains(&to);
+        let for_it = [&conf.voters, &conf.voters_outgoing, &conf.learners].iter().any(|ids| ids.contains(&to));
         if !for_it || metadata.index < request_index || metadata.index + 1 < self.memory.first_index()? {
             latest.wanted = true;
             return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));

@@ -167,6 +167,78 @@ fn every_flipped_bit_of_a_snapshot_is_noticed() {
     }
 }
 
+fn ends_at(index: u64, term: u64) -> Snapshot {
+    let mut snapshot = first();
+    snapshot.mut_metadata().index = index;
+    snapshot.mut_metadata().term = term;
+    snapshot
+}
+
+fn entries(indices: std::ops::RangeInclusive<u64>, term: u64) -> Vec<Entry> {
+    indices.map(|index| entry(index, term, &format!("{index}@{term}"))).collect()
+}
+
+#[test]
+fn what_a_newer_leader_overwrote_stays_gone_where_a_crash_stops_the_compaction() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.append(&entries(2..=50, 2), Some(&hard_state(2, 43))).unwrap();
+    store.append(&entries(44..=45, 5), Some(&hard_state(5, 45))).unwrap();
+    drop(store);
+    // All that compaction has done when the power goes.
+    write_snapshot(&SystemDisk, folder.path(), &ends_at(45, 5)).unwrap();
+    let store = open(folder.path()).unwrap();
+    assert_eq!(datas(&store), [""; 0]);
+    assert_eq!(store.view().last_index().unwrap(), 45);
+}
+
+#[test]
+fn what_contradicts_an_installed_snapshot_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.append(&entries(2..=50, 2), Some(&hard_state(2, 20))).unwrap();
+    let old = segment(folder.path());
+    let old_bytes = std::fs::read(&old).unwrap();
+    drop(store);
+    // A crash between the snapshot's file and the new segment.
+    write_snapshot(&SystemDisk, folder.path(), &ends_at(45, 5)).unwrap();
+    assert_eq!(datas(&open(folder.path()).unwrap()), [""; 0]);
+
+    let mut store = open(folder.path()).unwrap();
+    store.install(ends_at(45, 5)).unwrap();
+    drop(store);
+    assert!(!old.exists());
+    // A crash that brings back the name of the old segment: its removal was not synced.
+    std::fs::write(&old, &old_bytes).unwrap();
+    let mut store = open(folder.path()).unwrap();
+    assert_eq!(datas(&store), [""; 0]);
+    store.append(&entries(46..=47, 5), None).unwrap();
+    drop(store);
+    assert_eq!(datas(&open(folder.path()).unwrap()), ["46@5", "47@5"]);
+}
+
+#[test]
+fn a_log_without_its_segments_is_not_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path()).unwrap();
+    store.append(&entries(2..=3, 1), Some(&hard_state(1, 3))).unwrap();
+    store.compact(ends_at(3, 1), 0).unwrap();
+    drop(store);
+    std::fs::remove_file(segment(folder.path())).unwrap();
+    assert!(matches!(open(folder.path()), Err(LogError::Missing(_))), "the snapshot knows nothing of votes");
+}
+
+#[test]
+fn a_snapshot_is_for_a_member_on_its_way_out_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut leaving = first();
+    leaving.mut_metadata().mut_conf_state().voters_outgoing = vec![1, 2];
+    Store::create(&disk(), folder.path(), Some(leaving)).unwrap();
+    let store = open(folder.path()).unwrap();
+    assert!(store.view().snapshot(1, 2).is_ok(), "the others need its vote to leave without it");
+    assert!(!store.snapshot_wanted());
+}
+
 /// A disk with room for so many more bytes of new segments.
 struct Small {
     room: AtomicI64,

@@ -37,20 +37,9 @@ fn path(folder: &Path, number: u64) -> PathBuf {
 }
 
 impl Wal {
-    /// Opens the log in `folder`, or begins one; returns its records in order.
+    /// Opens the log in `folder`, which [`Wal::begin`] began; returns its records in order.
     pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Result<(Wal, Vec<Record>), LogError> {
-        let mut numbers = Vec::new();
-        for file in disk.list(folder).map_err(|cause| LogError::io("list", folder, cause))? {
-            let name = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wal"));
-            numbers.extend(name.and_then(|name| name.parse::<u64>().ok()));
-        }
-        numbers.sort_unstable();
-        let mut segments = Vec::new();
-        for number in &numbers {
-            let path = path(folder, *number);
-            let bytes = disk.read(&path).map_err(|cause| LogError::io("read", &path, cause))?;
-            segments.push((*number, path, bytes));
-        }
+        let mut segments = segments(&*disk, folder)?;
         // A segment that was made ahead has nothing but zeros.
         while segments.len() > 1 && segments.last().is_some_and(|(_, _, bytes)| bytes.iter().all(|b| *b == 0)) {
             let (_, path, _) = segments.pop().expect("there are two");
@@ -68,25 +57,29 @@ impl Wal {
                 return Err(LogError::damaged(path, end));
             }
         }
-        let wal = match segments.last() {
-            None => Wal::begin(disk, folder, 1)?,
-            Some((number, path, bytes)) => {
-                let file = disk.open(path, false).map_err(|cause| LogError::io("open", path, cause))?;
-                let size = bytes.len() as u64;
-                // What is torn must not be taken for the end of a later, shorter frame.
-                let rest = vec![0; bytes.len() - end as usize];
-                if bytes[end as usize..] != rest[..] {
-                    file.write_at(end, &rest)
-                        .and_then(|()| file.sync())
-                        .map_err(|cause| LogError::io("repair", path, cause))?;
-                }
-                Wal { disk, folder: folder.to_owned(), number: *number, file, end, size, spare: None }
-            }
+        let Some((number, path, bytes)) = segments.last() else {
+            return Err(LogError::Missing(folder.join("*.wal")));
         };
+        let file = disk.open(path, false).map_err(|cause| LogError::io("open", path, cause))?;
+        let size = bytes.len() as u64;
+        // What is torn must not be taken for the end of a later, shorter frame.
+        let rest = vec![0; bytes.len() - end as usize];
+        if bytes[end as usize..] != rest[..] {
+            file.write_at(end, &rest)
+                .and_then(|()| file.sync())
+                .map_err(|cause| LogError::io("repair", path, cause))?;
+        }
+        let wal = Wal { disk, folder: folder.to_owned(), number: *number, file, end, size, spare: None };
         Ok((wal, records))
     }
 
-    fn begin(disk: Arc<dyn Disk>, folder: &Path, number: u64) -> Result<Wal, LogError> {
+    /// Whether `folder` holds a log that something was written to.
+    pub fn is_written(disk: &dyn Disk, folder: &Path) -> Result<bool, LogError> {
+        Ok(segments(disk, folder)?.iter().any(|(.., bytes)| bytes.iter().any(|b| *b != 0)))
+    }
+
+    /// Begins a log in `folder`.
+    pub fn begin(disk: Arc<dyn Disk>, folder: &Path, number: u64) -> Result<Wal, LogError> {
         let path = path(folder, number);
         let file = make_segment(&*disk, &path, SEGMENT).map_err(|cause| LogError::io("create", &path, cause))?;
         Ok(Wal { disk, folder: folder.to_owned(), number, file, end: 0, size: SEGMENT, spare: None })
@@ -152,6 +145,26 @@ impl Wal {
         }
         Ok(())
     }
+}
+
+/// The segments in `folder`, in order: number, path and bytes.
+fn segments(disk: &dyn Disk, folder: &Path) -> Result<Vec<(u64, PathBuf, Vec<u8>)>, LogError> {
+    let files = match disk.list(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LogError::Missing(folder.to_owned())),
+        files => files.map_err(|cause| LogError::io("list", folder, cause))?,
+    };
+    let mut numbers = Vec::new();
+    for file in files {
+        let name = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".wal"));
+        numbers.extend(name.and_then(|name| name.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    let read = |number: u64| {
+        let path = path(folder, number);
+        let bytes = disk.read(&path).map_err(|cause| LogError::io("read", &path, cause))?;
+        Ok((number, path, bytes))
+    };
+    numbers.into_iter().map(read).collect()
 }
 
 fn make_segment(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Box<dyn DiskFile>> {

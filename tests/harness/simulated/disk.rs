@@ -113,9 +113,10 @@ impl SimulatedDisk {
         self.lock().crash();
     }
 
-    /// Loses everything.
+    /// Another one takes its place, empty.
     pub fn wipe(&self) {
         let mut inner = self.lock();
+        inner.capacity = usize::MAX;
         inner.files.clear();
         inner.renamings.clear();
         inner.names = BTreeMap::from([(PathBuf::from("/"), Named::Folder)]);

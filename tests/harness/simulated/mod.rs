@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use turmoil::Sim;
 use weir_client::{Admin, ClientError, LocalClient, Options, Request, Token};
+use weir_coordinator::CoordinatorError;
 use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::ids::{EndpointName, LogIndex, MemberName, ModelRef, NodeName, StageName};
 use weir_core::outcome::{Class, Outcome};
@@ -60,6 +61,7 @@ pub struct Cluster {
     /// Names of the nodes.
     pub nodes: Vec<String>,
     admin: Option<Token>,
+    member: Option<Token>,
     errands: usize,
     stop: Rc<Cell<bool>>,
 }
@@ -86,23 +88,24 @@ impl Cluster {
             coordinators: (1..=coordinators).map(|i| format!("c{i}")).collect(),
             nodes: (1..=nodes).map(|i| format!("n{i}")).collect(),
             admin: None,
+            member: None,
             errands: 0,
             stop: Rc::default(),
         };
         let founder = cluster.coordinators[0].clone();
-        cluster.start_coordinator(&founder, None);
+        cluster.start_coordinator(&founder);
         let data = Path::new("/data");
         let tokens = cluster.disk(&founder);
         cluster.run_until(Duration::from_secs(5), "the first coordinator has its tokens", || {
             tokens.exists(&data.join("membership"))
         })?;
         cluster.admin = Some(Token::read_file(&tokens, &data.join("admin.token"))?);
-        let member = Token::read_file(&tokens, &data.join("member.token"))?;
+        cluster.member = Some(Token::read_file(&tokens, &data.join("member.token"))?);
         for name in cluster.coordinators.clone().iter().skip(1) {
-            cluster.start_coordinator(name, Some(&member));
+            cluster.start_coordinator(name);
         }
         for name in cluster.nodes.clone() {
-            cluster.start_node(&name, &member);
+            cluster.start_node(&name);
         }
         let (voters, ready) = (coordinators, nodes);
         cluster.errand(Duration::from_secs(30), "the cluster serves", move |world| async move {
@@ -138,6 +141,7 @@ impl Cluster {
                 return Ok(());
             }
         })?;
+        cluster.run(COMPLETED)?;
         if ready > 0 {
             cluster.errand(Duration::from_secs(30), "every node serves", move |world| async move {
                 let client = world.client().await?;
@@ -246,24 +250,37 @@ impl Cluster {
         let chance = self.chance_of(name);
         let disk = SimulatedDisk::new(chance);
         self.machines.push((name.to_owned(), disk.clone()));
+        self.give_token(&disk);
         (disk, chance)
     }
 
-    /// Adds a coordinator; the first one founds the cluster.
-    pub fn start_coordinator(&mut self, name: &str, token: Option<&Token>) {
+    /// Puts the member token where whoever joins looks for it.
+    fn give_token(&self, disk: &SimulatedDisk) {
+        let Some(token) = &self.member else { return };
+        disk.create_dir_all(Path::new("/tokens")).expect("there is room");
+        token.write_file(disk, Path::new("/tokens/member.token")).expect("there is room");
+    }
+
+    /// Starts one more coordinator, which joins.
+    pub fn add_coordinator(&mut self, name: &str) {
+        self.note(format!("{name} joins"));
+        self.coordinators.push(name.to_owned());
+        self.start_coordinator(name);
+    }
+
+    /// Starts a coordinator; the first one founds the cluster.
+    fn start_coordinator(&mut self, name: &str) {
         let (disk, chance) = self.machine(name);
-        if let Some(token) = token {
-            disk.create_dir_all(Path::new("/tokens")).expect("there is room");
-            token.write_file(&disk, Path::new("/tokens/member.token")).expect("there is room");
-        }
+        let founds = self.member.is_none();
+        let others = self.coordinators.iter().filter(|other| *other != name);
         let config = weir_coordinator::Config {
             name: MemberName::parse(name).expect("a name"),
             data_dir: "/data".into(),
             listen: format!("0.0.0.0:{PORT}"),
             advertise: Some(format!("{name}:{PORT}")),
-            bootstrap: token.is_none(),
-            join: vec![format!("{}:{PORT}", self.coordinators[0])],
-            token_file: token.map(|_| "/tokens/member.token".into()),
+            bootstrap: founds,
+            join: others.map(|name| format!("{name}:{PORT}")).collect(),
+            token_file: Some("/tokens/member.token".into()).filter(|_| !founds),
             insecure_network: true,
             tick: weir_coordinator::TICK,
             // Often, so that restarts and joins go through snapshots too.
@@ -272,7 +289,12 @@ impl Cluster {
         let starts = Cell::new(0);
         self.sim.host(name, move || {
             starts.set(starts.get() + 1);
-            let (config, host) = (config.clone(), host(chance.wrapping_add(starts.get()), &disk));
+            let (mut config, host) = (config.clone(), host(chance.wrapping_add(starts.get()), &disk));
+            // Nobody founds a second time, also with an empty disk.
+            config.bootstrap &= starts.get() == 1;
+            if disk.exists(Path::new("/tokens/member.token")) {
+                config.token_file = Some("/tokens/member.token".into());
+            }
             async move {
                 loop {
                     let (started, _) = oneshot::channel();
@@ -280,6 +302,9 @@ impl Cluster {
                     match weir_coordinator::run(config.clone(), host.clone(), started, shutdown).await {
                         // Its supervisor starts it again until there is room.
                         Err(error) if is_full(&error) => tokio::time::sleep(Duration::from_secs(1)).await,
+                        Err(CoordinatorError::Removed) => return Ok(()),
+                        // And until there is a leader to let it in.
+                        Err(CoordinatorError::Join(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
                         ended => return Ok(ended?),
                     }
                 }
@@ -287,10 +312,8 @@ impl Cluster {
         });
     }
 
-    fn start_node(&mut self, name: &str, token: &Token) {
+    fn start_node(&mut self, name: &str) {
         let (disk, chance) = self.machine(name);
-        disk.create_dir_all(Path::new("/tokens")).expect("there is room");
-        token.write_file(&disk, Path::new("/tokens/member.token")).expect("there is room");
         let config = weir_node::Config {
             name: NodeName::parse(name).expect("a name"),
             data_dir: "/data".into(),
@@ -338,6 +361,78 @@ impl Cluster {
     /// Whether it runs.
     pub fn is_up(&mut self, name: &str) -> bool {
         self.sim.is_host_running(name)
+    }
+
+    /// Its disk is empty: whatever ran on it must be removed and join anew. It must be down.
+    pub fn wipe(&mut self, name: &str) {
+        self.note(format!("{name} loses its disk"));
+        let disk = self.disk(name);
+        disk.wipe();
+        self.give_token(&disk);
+    }
+
+    /// Has an admin take a coordinator out of the group.
+    pub fn remove_member(&mut self, name: &str) -> Result<(), Wrong> {
+        self.note(format!("{name} is removed"));
+        let member = name.to_owned();
+        self.errand(PATIENCE, &format!("{name} is removed"), |world| async move {
+            Ok(world.admin().member_remove(&member).await.map(drop)?)
+        })
+    }
+
+    /// Has an admin announce a coordinator that nobody has started yet.
+    pub fn add_member(&mut self, name: &str, address: &str) -> Result<(), Wrong> {
+        self.note(format!("{name} at {address} is added"));
+        let (member, address) = (name.to_owned(), address.to_owned());
+        self.errand(PATIENCE, &format!("{name} is added"), |world| async move {
+            Ok(world.admin().member_add(&member, &address).await.map(drop)?)
+        })
+    }
+
+    /// Has an admin give a learner a vote.
+    pub fn promote_member(&mut self, name: &str) -> Result<(), Wrong> {
+        self.note(format!("{name} is promoted"));
+        let member = name.to_owned();
+        self.errand(PATIENCE, &format!("{name} is promoted"), |world| async move {
+            Ok(world.admin().member_promote(&member).await.map(drop)?)
+        })
+    }
+
+    /// Waits until exactly these coordinators vote and none is learning, by the word of whoever leads.
+    pub fn voters_become(&mut self, names: &[&str]) -> Result<(), Wrong> {
+        let mut wanted: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        wanted.sort();
+        self.errand(PATIENCE, &format!("{wanted:?} vote"), move |world| async move {
+            let admin = world.admin();
+            loop {
+                if let Ok(status) = admin.status().await {
+                    let members = status.state.members.values();
+                    let mut names: Vec<String> = members.clone().map(|member| member.name.to_string()).collect();
+                    names.sort();
+                    if names == wanted && members.clone().all(|member| !member.learner) {
+                        return Ok(());
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })?;
+        self.run(COMPLETED)
+    }
+
+    /// A write is done within `within`.
+    pub fn writes(&mut self, within: Duration) -> Result<(), Wrong> {
+        self.errand(within, "a write is done", |world| async move {
+            let endpoint = EndpointName::parse("nothing")?;
+            let admin = world.admin();
+            // It is not there, which is an answer of whoever leads.
+            while !matches!(
+                admin.write(Command::DeleteEndpoint(endpoint.clone())).await,
+                Err(ClientError::NotFound(_)) | Ok(_)
+            ) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        })
     }
 
     /// Nothing goes between two machines, and both learn nothing of it.
@@ -401,6 +496,10 @@ fn is_full(error: &dyn std::error::Error) -> bool {
     causes.any(|cause| cause.to_string().contains("the disk is full") || cause.to_string().contains("no space"))
 }
 
+/// A member votes a moment before its promotion is complete; until then the majority of the voters before must be up too.
+const COMPLETED: Duration = Duration::from_secs(1);
+/// How long a call of an admin and what follows from it may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How far virtual time goes in one step.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -530,6 +629,28 @@ impl World {
                 || (answer.model == "echo@1"
                     && answer.outputs.first().and_then(|(_, y)| y.as_f32()).is_some_and(|y| y.as_ref() == [value]));
             self.history.with(|seen| seen.predictions.push(Prediction { at, outcome: answer.outcome.word(), right }));
+        }
+        Ok(())
+    }
+
+    /// Takes a coordinator out of the group, however often it has to be asked for.
+    pub async fn remove(self, name: String) -> Result<(), Wrong> {
+        let admin = self.admin();
+        while !matches!(admin.member_remove(&name).await, Ok(_) | Err(ClientError::NotFound(_))) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Adds a coordinator that nobody ever starts, and takes it away again.
+    pub async fn add_and_remove_a_learner(mut self) -> Result<(), Wrong> {
+        let admin = self.admin();
+        while !self.stop.get() {
+            tokio::time::sleep(Duration::from_micros(self.prng.below(3_000_000))).await;
+            // Whether it is there or not, the others go on; nobody listens for members at a client's machine.
+            let _ = admin.member_add("nobody", "changer:7000").await;
+            tokio::time::sleep(Duration::from_micros(self.prng.below(1_000_000))).await;
+            let _ = admin.member_remove("nobody").await;
         }
         Ok(())
     }
