@@ -1,4 +1,5 @@
 //! "What if it breaks?": whole clusters in virtual time. Each file is one sentence.
+mod a_full_disk_refuses_writes_and_takes_them_again;
 mod a_learner_that_is_not_there_never_votes;
 mod a_member_is_replaced;
 mod a_member_leaves;
