@@ -50,6 +50,8 @@ pub struct Capacity {
     pub trials: Vec<Trial>,
 }
 
+/// Runs at one rate that may measure the generator, and are made again, before the search ends there.
+const INVALID_MAX: usize = 2;
 /// Rates below this are no capacity.
 const RATE_MIN: f64 = 0.1;
 
@@ -69,12 +71,18 @@ pub async fn search<E>(
         let near = found.met_at.is_some() && found.missed_at.is_some();
         let repeats = if near { search.repeats.max(1) } else { 1 };
         let mut trial = Trial { rate, ..Trial::default() };
+        let mut invalid = 0;
         while trial.runs < repeats && trial.met <= repeats / 2 && trial.runs - trial.met <= repeats / 2 {
             let result = measure(rate, seed).await?;
             seed = seed.wrapping_add(1);
             if result.interrupted {
                 found.because = Some("it was interrupted".into());
                 return Ok(found);
+            }
+            // Once may be chance: something else took the core.
+            if result.invalid_because.is_some() && invalid < INVALID_MAX {
+                invalid += 1;
+                continue;
             }
             if let Some(because) = result.invalid_because {
                 found.because = Some(format!("at {rate:.1} a second {because}"));
@@ -159,6 +167,12 @@ mod tests {
         futures::executor::block_on(search(search_with, &goals, measure, |_| ())).unwrap()
     }
 
+    fn searched_with(result: impl Fn(f64, u64) -> RunResult) -> Capacity {
+        let goals = Goal::parse_all("attainment>=0.99").unwrap();
+        let measure = async |rate, seed| Ok::<_, ()>(result(rate, seed));
+        futures::executor::block_on(search(SEARCH, &goals, measure, |_| ())).unwrap()
+    }
+
     #[test]
     fn the_interval_holds_the_limit_and_is_as_narrow_as_asked_for() {
         for limit in [3.0, 49.0, 51.0, 777.0, 31_000.0] {
@@ -183,6 +197,13 @@ mod tests {
         let found = searched(SEARCH, |_, _| 1.0, 1000.0);
         assert_eq!((found.met_at, found.missed_at), (Some(800.0), None));
         assert!(found.table().contains("at least 800.0") && found.table().contains("the generator fell behind"));
+        // A generator that is late once is not the limit.
+        let late_once = searched_with(|rate, seed| RunResult {
+            attainment: if rate <= 777.0 { 1.0 } else { 0.9 },
+            invalid_because: (seed % 5 == 0).then(|| "late".to_owned()),
+            ..sample()
+        });
+        assert!(late_once.met_at.unwrap() <= 777.0 && late_once.missed_at.unwrap() > 777.0);
         let found = searched(Search { rate_max: 300.0, ..SEARCH }, |_, _| 1.0, f64::MAX);
         assert!(found.met_at == Some(300.0) && found.because.unwrap().contains("--rate-max"));
         let found = searched(SEARCH, |_, _| 0.0, f64::MAX);
