@@ -47,7 +47,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             let address = listener.local_addr()?.to_string();
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an executor");
-                runtime.block_on(async { echo(TcpListener::from_std(listener).expect("a listener")).await.expect("an echo") });
+                runtime.block_on(async {
+                    echo(TcpListener::from_std(listener).expect("a listener")).await.expect("an echo")
+                });
             });
             address
         }
@@ -60,6 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         question: None,
         sending: Loop::Open(vec![Flow { process, choices: vec![(0, 1.0)] }]),
         streams: Arc::new([Stream {
+            name: "echo".into(),
             endpoint: "echo".into(),
             data: Arc::new(Data::of(Tensor::f32(&[64, 1], &[0.0; 64])).fit(&[])?),
             labels: None,

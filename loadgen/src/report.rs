@@ -3,6 +3,7 @@
 //! Plots are SVG by plotters. Their colours are names for the style sheet, which gives each theme its own.
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::hdr;
 use crate::result::RunResult;
@@ -14,7 +15,7 @@ const STYLE: &str = "
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:54rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin:2rem 0 .3rem}p{margin:.3rem 0}.bad{border-left:4px solid var(--b);padding-left:.8rem}
 table{border-collapse:collapse}td,th{padding:.15rem 1rem .15rem 0;text-align:left;vertical-align:top;font-variant-numeric:tabular-nums}th{font-weight:600;white-space:nowrap}
-pre{overflow-x:auto;font-size:13px}figure{margin:0}svg{width:100%;height:auto;font-family:system-ui,sans-serif}
+pre{overflow-x:auto;font-size:13px}figure{margin:0}svg{width:100%;height:auto;font-family:system-ui,sans-serif}svg rect{shape-rendering:crispEdges}
 .key span{margin-right:1.2rem;white-space:nowrap}.key i{display:inline-block;width:.9rem;height:.3rem;margin-right:.35rem;vertical-align:middle}";
 
 /// Stands for a colour of the style sheet in a plot: its red is the index.
@@ -201,7 +202,11 @@ fn by_percentile(result: &RunResult) -> Option<String> {
         let deadline = result.deadline_us as f64 / 1e3;
         if (low..high).contains(&deadline) {
             chart.draw_series(DashedLineSeries::new([(1.0, deadline), (end, deadline)], 6, 4, FAINT.into()))?;
-            chart.draw_series([Text::new("deadline", (1.1, deadline * 1.05), label())])?;
+            chart.draw_series([Text::new(
+                "deadline",
+                (1.1, deadline * 1.02),
+                label().pos(Pos::new(HPos::Left, VPos::Bottom)),
+            )])?;
         }
         Ok(())
     })

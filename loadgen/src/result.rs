@@ -165,6 +165,9 @@ impl RunResult {
             None => String::new(),
         };
         let mut line = |name: &str, value: String| writeln!(text, "{name:<16}{value}").expect("writing to a string");
+        if let Some(question) = &self.question {
+            line("question", question.clone());
+        }
         line("endpoint", format!("{} at {}", self.endpoint, self.target));
         line("load", format!("{}{rate}, for {:.1} s, seed {}", self.arrivals, self.duration_s, self.seed));
         line("offered", format!("{}", self.offered));

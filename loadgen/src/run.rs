@@ -592,7 +592,8 @@ fn result(
     let labelled = config.streams.iter().any(|stream| stream.labels.is_some());
     let mut names: Vec<&str> = config.streams.iter().map(|stream| stream.endpoint.as_str()).collect();
     names.dedup();
-    let endpoints = if names.len() > 1 { tally.endpoints(&config.streams) } else { Default::default() };
+    let told_apart = config.streams.iter().any(|stream| stream.name != config.streams[0].name);
+    let endpoints = if told_apart { tally.endpoints(&config.streams) } else { Default::default() };
     let seconds = duration.as_secs_f64();
     RunResult {
         target: config.target.clone(),

@@ -47,6 +47,8 @@ pub struct Scenario {
 pub struct Part {
     /// As the target calls it.
     pub endpoint: String,
+    /// In results.
+    pub name: String,
     /// What it is asked.
     pub data: PathBuf,
     /// The right answers.
@@ -98,6 +100,7 @@ struct File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct FilePart {
     name: String,
+    r#as: Option<String>,
     data: PathBuf,
     labels: Option<PathBuf>,
     label_output: Option<String>,
@@ -157,6 +160,7 @@ impl Scenario {
         let mut parts = Vec::new();
         for part in file.endpoint {
             parts.push(Part {
+                name: part.r#as.unwrap_or_else(|| part.name.clone()),
                 endpoint: part.name,
                 data: folder.join(part.data),
                 labels: part.labels.map(|labels| folder.join(labels)),
@@ -290,5 +294,20 @@ mod tests {
         assert!(length.unwrap() >= Duration::from_millis(2500));
         std::fs::write(folder.path().join("t.csv"), "").unwrap();
         assert!(Scenario::read(&path).unwrap().flows().is_err());
+    }
+
+    #[test]
+    fn the_scenarios_of_the_clone_are_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches");
+        let mut read = 0;
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.extension().is_some_and(|kind| kind == "toml") {
+                let scenario = Scenario::read(&path).unwrap();
+                scenario.flows().unwrap();
+                assert!(scenario.parts.iter().all(|part| part.data.exists()), "{}", path.display());
+                read += 1;
+            }
+        }
+        assert!(read >= 4);
     }
 }

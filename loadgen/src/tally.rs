@@ -239,12 +239,12 @@ impl Tally {
         errors
     }
 
-    /// Each stream; those of one endpoint together.
+    /// Each stream; those of one name together.
     pub fn endpoints(&self, streams: &[Stream]) -> BTreeMap<String, PerEndpoint> {
         let mut merged: BTreeMap<&str, (Duration, Counts)> = BTreeMap::new();
         for (stream, counts) in streams.iter().zip(&self.streams) {
             let (deadline, sum) =
-                merged.entry(stream.endpoint.as_str()).or_insert_with(|| (stream.deadline, Counts::new()));
+                merged.entry(stream.name.as_str()).or_insert_with(|| (stream.deadline, Counts::new()));
             *deadline = (*deadline).min(stream.deadline);
             (0..5).for_each(|i| sum.outcomes[i] += counts.outcomes[i]);
             sum.within += counts.within;

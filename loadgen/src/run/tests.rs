@@ -13,6 +13,7 @@ fn stream(endpoint: &str, labels: bool) -> Stream {
     let data = Data::of(Tensor::f32(&[30, 1], &[0.0; 30])).fit(&[]).unwrap();
     let right = (0..30).map(|row| if row == 0 { -1 } else { row % 3 });
     Stream {
+        name: endpoint.into(),
         endpoint: endpoint.into(),
         data: Arc::new(data),
         labels: labels.then(|| right.collect()),

@@ -81,6 +81,8 @@ impl Address {
 /// One endpoint under load, and what it is asked.
 #[derive(Clone, Debug)]
 pub struct Stream {
+    /// In results; the endpoint's own, unless one endpoint is asked in several ways.
+    pub name: String,
     /// As the target calls it.
     pub endpoint: String,
     /// Fitted to its inputs.

@@ -121,6 +121,7 @@ impl Asked {
             let described = connect.describe(&part.endpoint).await.map_err(target_failure)?;
             let deadline = part.deadline.or(described.deadline);
             streams.push(Stream {
+                name: part.name.clone(),
                 endpoint: part.endpoint.clone(),
                 data: Arc::new(data.fit(&described.inputs).map_err(usage)?),
                 labels: labels.map(Into::into),
@@ -172,6 +173,7 @@ impl Asked {
                 };
                 scenario.parts.push(Part {
                     endpoint: name.to_owned(),
+                    name: name.to_owned(),
                     data: data.clone(),
                     labels: None,
                     label_output: None,

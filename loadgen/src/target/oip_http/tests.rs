@@ -22,6 +22,7 @@ impl Default for Asked {
 /// Rows of two numbers with labels, for `model`.
 pub fn stream(model: &str) -> Stream {
     Stream {
+        name: model.into(),
         endpoint: model.into(),
         data: Arc::new(
             Data::of(Tensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]))
