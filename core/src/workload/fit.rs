@@ -51,6 +51,8 @@ const INSTANTS_MIN: usize = 100;
 const WINDOWS_MIN: usize = 20;
 /// Excess dispersion has to be this many standard errors at some width, lest noise be taken for bursts.
 const ERRORS_MIN: f64 = 4.0;
+/// Without it the narrow windows, of which there are most, would be matched to the third digit and the wide ones not at all.
+const MODEL_ERROR: f64 = 0.05;
 
 impl GammaFit {
     /// Fits sorted instants.
@@ -91,6 +93,12 @@ impl Moments {
     /// Of the excess, were counts independent and normal: √(2/n) of the dispersion.
     fn standard_error(&self) -> f64 {
         (2.0 / self.windows).sqrt() * (self.variance / self.mean).max(1.0)
+    }
+
+    /// What the excess may be off by: a process of two states is not truer than [`MODEL_ERROR`] of any trace, however
+    /// many windows there are.
+    fn error(&self) -> f64 {
+        self.standard_error().hypot(MODEL_ERROR * (self.variance / self.mean).max(1.0))
     }
 }
 
@@ -140,9 +148,8 @@ fn dispersion_curve(moments: &[Moments]) -> (f64, f64) {
     let mut relaxation = moments.iter().map(|at| at.width).fold(f64::INFINITY, f64::min) / 10.0;
     let (mut best, mut least) = ((relaxation, 0.0), f64::INFINITY);
     while relaxation < widest {
-        let sum = |term: &dyn Fn(&Moments) -> f64| -> f64 {
-            moments.iter().map(|at| term(at) / at.standard_error().powi(2)).sum()
-        };
+        let sum =
+            |term: &dyn Fn(&Moments) -> f64| -> f64 { moments.iter().map(|at| term(at) / at.error().powi(2)).sum() };
         let model = |at: &Moments| rise(at.width / relaxation);
         let limit = sum(&|at| at.excess() * model(at)) / sum(&|at| model(at) * model(at));
         let squares = sum(&|at| (at.excess() - limit * model(at)).powi(2));
