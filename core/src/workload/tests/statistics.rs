@@ -135,3 +135,34 @@ fn what_cannot_be_fitted_says_why() {
     }
     assert_eq!(Mmpp::fit(&drawn("constant", Some(200.0), 100, 1)), Err(NoFit::NotBursty));
 }
+
+proptest::proptest! {
+    /// Whatever the instants: no panic, and a fit is a process that can be drawn from and whose text can be read.
+    #[test]
+    fn any_fit_is_an_allowed_process(
+        gaps in proptest::collection::vec((0u64..1000, 0u32..16), 0..400), unit in 0u32..4,
+    ) {
+        let mut now = 0;
+        let mut instants = Vec::new();
+        for (gap, magnitude) in gaps {
+            // Mostly short, sometimes up to days.
+            now += if magnitude < 12 { gap >> (magnitude / 2) } else { gap * 1000u64.pow(unit) * 10u64.pow(magnitude - 12) };
+            instants.push(Instant::from_nanos(now));
+        }
+        Statistics::of(&instants);
+        let fits = [GammaFit::of(&instants).map(|fit| fit.arrivals()), Mmpp::fit(&instants).map(Arrivals::Mmpp)];
+        for arrivals in fits.into_iter().flatten() {
+            proptest::prop_assert_eq!(Arrivals::parse(&arrivals.to_text()), Ok(arrivals));
+        }
+    }
+}
+
+#[test]
+fn a_long_silence_costs_nothing() {
+    // A hundred days at 10 ms would be 864 million windows.
+    let statistics = Statistics::of(&at_millis(&[0, 5, 8_640_000_000]));
+    let ten = statistics.windows[0];
+    assert_eq!((ten.counted, ten.largest), (864_000_000, 2));
+    // One window of two: mean 2/n, mean square 4/n, hence 2 but for what vanishes.
+    assert!((ten.dispersion.unwrap() - 2.0).abs() < 1e-8);
+}
