@@ -59,22 +59,20 @@ const MODEL_ERROR: f64 = 0.05;
 impl GammaFit {
     /// Fits sorted instants.
     pub fn of(instants: &[Instant]) -> Result<GammaFit, NoFit> {
-        let (rate, variance, mean) = enough(instants)?;
-        Ok(GammaFit { rate, cv: variance.sqrt() / mean })
+        if instants.len() < INSTANTS_MIN {
+            return Err(NoFit::TooFew { found: instants.len(), needed: INSTANTS_MIN });
+        }
+        let (mean, variance) = gap_moments(instants);
+        if mean == 0.0 {
+            return Err(NoFit::AtOnce);
+        }
+        Ok(GammaFit { rate: 1e9 / mean, cv: variance.sqrt() / mean })
     }
 
     /// As a specification that is to be given [`GammaFit::rate`]; constant where gaps are all but equal.
     pub fn arrivals(&self) -> Arrivals {
         if self.cv < 0.001 { Arrivals::Constant } else { Arrivals::Gamma { cv: self.cv.min(100.0) } }
     }
-}
-
-fn enough(instants: &[Instant]) -> Result<(f64, f64, f64), NoFit> {
-    if instants.len() < INSTANTS_MIN {
-        return Err(NoFit::TooFew { found: instants.len(), needed: INSTANTS_MIN });
-    }
-    let (mean, variance) = gap_moments(instants);
-    if mean > 0.0 { Ok((1e9 / mean, variance, mean)) } else { Err(NoFit::AtOnce) }
 }
 
 /// Moments of the counts at one width.
@@ -107,7 +105,7 @@ impl Moments {
 impl Mmpp {
     /// Fits sorted instants.
     pub fn fit(instants: &[Instant]) -> Result<Mmpp, NoFit> {
-        let (rate, ..) = enough(instants)?;
+        let rate = GammaFit::of(instants)?.rate;
         let moments = moments(instants, rate);
         if !moments.iter().any(|at| at.excess() > ERRORS_MIN * at.standard_error()) {
             return Err(NoFit::NotBursty);

@@ -95,7 +95,8 @@ impl Counts {
         let (Some(first), Some(last)) = (instants.first(), instants.last()) else {
             return Counts { occupied: Vec::new(), windows: 0 };
         };
-        let slot = |at: &Instant| (at.since(*first).as_nanos() / width.as_nanos()) as usize;
+        let width = width.as_nanos() as u64;
+        let slot = |at: &Instant| ((at.as_nanos() - first.as_nanos()) / width) as usize;
         let windows = slot(last);
         // What lies in the broken window at the end has no slot.
         let whole = &instants[..instants.partition_point(|at| slot(at) < windows)];

@@ -146,11 +146,20 @@ fn a_larger_scale_adds_copies_within_the_gaps() {
     assert_eq!(thrice.len(), 3 * all.len());
     assert!(thrice.is_sorted());
     // The originals are there, and between two of them (or after equal ones) just their copies.
+    let mut places = Vec::new();
     for (i, at) in all.iter().enumerate() {
         assert_eq!(thrice[3 * i], *at);
         let until = all.get(i + 1).unwrap_or(at);
-        assert!(thrice[3 * i + 1..3 * i + 3].iter().all(|copy| copy <= until));
+        for copy in &thrice[3 * i + 1..3 * i + 3] {
+            assert!(copy <= until);
+            if until > at {
+                places.push(copy.since(*at).as_secs_f64() / until.since(*at).as_secs_f64());
+            }
+        }
     }
+    // Anywhere in the gap: a uniform place has mean 1/2 and variance 1/12.
+    let mean = places.iter().sum::<f64>() / places.len() as f64;
+    assert!((mean - 0.5).abs() < 4.0 / (12.0 * places.len() as f64).sqrt(), "{mean}");
     let half_more = instants(",scale=2.5", &trace, 4).len() as f64;
     let number = all.len() as f64;
     assert!((half_more - 2.5 * number).abs() < 4.0 * (0.25 * number).sqrt(), "{half_more} of {number}");
