@@ -57,6 +57,18 @@ fn a_trace_keeps_every_column() {
     assert_eq!(bare.requests(), [Request { at: seconds(0.1), model: 0, tokens: None }]);
 }
 
+/// No double is 1.001, and a billion times the nearest one is below 1,001,000,000.
+#[test]
+fn times_are_exact_to_the_nanosecond() {
+    let times = || (0..100_000u64).chain(39_999_900_000..40_000_000_000);
+    let mut text = String::from("t_seconds,model\n");
+    for tenths in times() {
+        text += &format!("{}.{:04},a\n", tenths / 10_000, tenths % 10_000);
+    }
+    let exact = times().map(|tenths| Instant::from_nanos(tenths * 100_000));
+    assert!(Trace::parse(&text).unwrap().instants().into_iter().eq(exact));
+}
+
 #[test]
 fn a_text_that_is_no_trace_is_refused_with_its_line() {
     let long = "x".repeat(10_000);
@@ -72,7 +84,7 @@ fn a_text_that_is_no_trace_is_refused_with_its_line() {
         ("t_seconds,model\n0,a\n\n-0.5,a", "line 4: \"-0.5\" is no time"),
         ("t_seconds,model\nNaN,a", "line 2: \"NaN\" is no time"),
         ("t_seconds,model\ninf,a", "line 2: \"inf\" is no time"),
-        ("t_seconds,model\n1e300,a", "line 2: \"1e300\" is no time; give seconds from the start, from 0 to 9000000"),
+        ("t_seconds,model\n1e300,a", "line 2: \"1e300\" is no time; give seconds from the start, from 0 to 4000000"),
         ("t_seconds,model\n,a", "line 2: \"\" is no time"),
         ("t_seconds,model\n2,a\n2,a\n1.5,a", "line 4: 1.5 s comes after 2 s; sort the rows by time"),
         ("t_seconds,model\n2,", "line 2: the model has no name"),
