@@ -198,6 +198,23 @@ fn pareto_counts_grow_as_self_similarity_says() {
     assert!((slope - (3.0 - alpha)).abs() < 2f64.sqrt() * of_variance(RUNS, 1.0) / 16f64.ln(), "2H is {slope}");
 }
 
+/// Sources that do not know each other: eight of them at eight times the rate have eight times the mean and the variance.
+#[test]
+fn pareto_sources_share_the_rate_and_add_their_variances() {
+    const RUNS: usize = 3000;
+    let moments = |sources: u32| {
+        let text = format!("pareto:alpha=1.5,sources={sources},mean_on=20ms,mean_off=40ms");
+        let pareto = process(&text, Some(40.0 * f64::from(sources)));
+        let counts: Vec<f64> = (0..RUNS as u64).map(|seed| run(&pareto, 2, seed).len() as f64).collect();
+        mean_and_variance(&counts)
+    };
+    let ((mean, variance), (mean_of_8, variance_of_8)) = (moments(1), moments(8));
+    near(mean_of_8, 640.0, 4.0 * (variance_of_8 / RUNS as f64).sqrt() / 640.0, "mean of eight");
+    near(mean, 80.0, 4.0 * (variance / RUNS as f64).sqrt() / 80.0, "mean of one");
+    // Two variances with an error each.
+    near(variance_of_8, 8.0 * variance, 2f64.sqrt() * of_variance(RUNS, 1.0), "variance of eight");
+}
+
 #[test]
 fn a_spike_changes_the_rate_while_it_lasts() {
     let instants = run(&process("spike:base=200,peak=1200,at=5s,for=2s", None), 1005, 4);
