@@ -22,7 +22,9 @@ use crate::units::Instant;
 
 use super::arrivals::Arrivals;
 use super::mmpp::{Mmpp, rise};
-use super::statistics::{central_moments, counts, gap_moments};
+use super::parameter::{PERIOD_MIN, TIME_MAX};
+use super::rate::Rate;
+use super::statistics::{Counts, gap_moments};
 
 /// Gamma distributed gaps with the mean and CV of the instants' own.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,26 +53,26 @@ const INSTANTS_MIN: usize = 100;
 const WINDOWS_MIN: usize = 20;
 /// Excess dispersion has to be this many standard errors at some width, lest noise be taken for bursts.
 const ERRORS_MIN: f64 = 4.0;
+/// Without it the narrow windows, of which there are most, would be matched to the third digit and the wide ones not at all.
+const MODEL_ERROR: f64 = 0.05;
 
 impl GammaFit {
     /// Fits sorted instants.
     pub fn of(instants: &[Instant]) -> Result<GammaFit, NoFit> {
-        let (rate, variance, mean) = enough(instants)?;
-        Ok(GammaFit { rate, cv: variance.sqrt() / mean })
+        if instants.len() < INSTANTS_MIN {
+            return Err(NoFit::TooFew { found: instants.len(), needed: INSTANTS_MIN });
+        }
+        let (mean, variance) = gap_moments(instants);
+        if mean == 0.0 {
+            return Err(NoFit::AtOnce);
+        }
+        Ok(GammaFit { rate: 1e9 / mean, cv: variance.sqrt() / mean })
     }
 
     /// As a specification that is to be given [`GammaFit::rate`]; constant where gaps are all but equal.
     pub fn arrivals(&self) -> Arrivals {
         if self.cv < 0.001 { Arrivals::Constant } else { Arrivals::Gamma { cv: self.cv.min(100.0) } }
     }
-}
-
-fn enough(instants: &[Instant]) -> Result<(f64, f64, f64), NoFit> {
-    if instants.len() < INSTANTS_MIN {
-        return Err(NoFit::TooFew { found: instants.len(), needed: INSTANTS_MIN });
-    }
-    let (mean, variance) = gap_moments(instants);
-    if mean > 0.0 { Ok((1e9 / mean, variance, mean)) } else { Err(NoFit::AtOnce) }
 }
 
 /// Moments of the counts at one width.
@@ -92,62 +94,70 @@ impl Moments {
     fn standard_error(&self) -> f64 {
         (2.0 / self.windows).sqrt() * (self.variance / self.mean).max(1.0)
     }
+
+    /// What the excess may be off by: a process of two states is not truer than [`MODEL_ERROR`] of any trace, however
+    /// many windows there are.
+    fn error(&self) -> f64 {
+        self.standard_error().hypot(MODEL_ERROR * (self.variance / self.mean).max(1.0))
+    }
 }
 
 impl Mmpp {
     /// Fits sorted instants.
     pub fn fit(instants: &[Instant]) -> Result<Mmpp, NoFit> {
-        let (rate, ..) = enough(instants)?;
+        let rate = GammaFit::of(instants)?.rate;
         let moments = moments(instants, rate);
         if !moments.iter().any(|at| at.excess() > ERRORS_MIN * at.standard_error()) {
             return Err(NoFit::NotBursty);
         }
-        let (relaxation, limit) = dispersion_curve(&moments);
+        let (relaxation, limit) = dispersion_curve(&moments).ok_or(NoFit::NotBursty)?;
         let variance = limit * rate / (2.0 * relaxation);
         // The skew at which the low rate is 0; with less it would be negative.
         let skew = skew(&moments, relaxation, variance).max(variance / rate - rate);
         let root = (skew * skew + 4.0 * variance).sqrt();
-        let (above, below) = ((skew + root) / 2.0, (root - skew) / 2.0);
-        let share_high = below / root;
-        Ok(Mmpp {
-            low: (rate - below).max(0.0),
-            high: rate + above,
-            mean_low: Duration::from_secs_f64(relaxation / share_high),
-            mean_high: Duration::from_secs_f64(relaxation / (1.0 - share_high)),
-        })
+        // Their product is the variance; the smaller of them would be lost as a difference.
+        let larger = (skew.abs() + root) / 2.0;
+        let (above, below) = if skew > 0.0 { (larger, variance / larger) } else { (variance / larger, larger) };
+        let period = |opposite: f64| {
+            let seconds = relaxation * (above + below) / opposite;
+            Duration::from_secs_f64(seconds.clamp(PERIOD_MIN.as_secs_f64(), TIME_MAX.as_secs_f64()))
+        };
+        let high = (rate + above).min(Rate::PER_SECOND_MAX);
+        Ok(Mmpp { low: (rate - below).clamp(0.0, high), high, mean_low: period(below), mean_high: period(above) })
     }
 }
 
 /// Moments at widths in steps of √2, from one in which there are two instants in the mean to one of which there are enough.
 fn moments(instants: &[Instant], rate: f64) -> Vec<Moments> {
     let mut all = Vec::new();
-    let mut width = 2.0 / rate;
+    // Not below what instants can tell apart.
+    let mut width = (2.0 / rate).max(1e-9);
     loop {
-        let counts = counts(instants, Duration::from_secs_f64(width));
-        if counts.len() < WINDOWS_MIN {
+        let counts = Counts::of(instants, Duration::from_secs_f64(width));
+        if counts.windows < WINDOWS_MIN {
             return all;
         }
-        let [mean, variance, third] = central_moments(&counts);
-        all.push(Moments { width, windows: counts.len() as f64, mean, variance, third });
+        let [mean, variance, third] = counts.central_moments();
+        all.push(Moments { width, windows: counts.windows as f64, mean, variance, third });
         width *= std::f64::consts::SQRT_2;
     }
 }
 
 /// Relaxation time (seconds) and limit of excess dispersion with the least weighted squares: the best of a hundred and
-/// more relaxation times over the range of widths, in steps of 5 %, where the limit follows by regression.
-fn dispersion_curve(moments: &[Moments]) -> (f64, f64) {
+/// more relaxation times over the range of widths, in steps of 5 %, where the limit follows by regression. None where the
+/// curve does not rise.
+fn dispersion_curve(moments: &[Moments]) -> Option<(f64, f64)> {
     let widest = moments.iter().map(|at| at.width).fold(0.0, f64::max);
     let mut relaxation = moments.iter().map(|at| at.width).fold(f64::INFINITY, f64::min) / 10.0;
-    let (mut best, mut least) = ((relaxation, 0.0), f64::INFINITY);
+    let (mut best, mut least) = (None, f64::INFINITY);
     while relaxation < widest {
-        let sum = |term: &dyn Fn(&Moments) -> f64| -> f64 {
-            moments.iter().map(|at| term(at) / at.standard_error().powi(2)).sum()
-        };
+        let sum =
+            |term: &dyn Fn(&Moments) -> f64| -> f64 { moments.iter().map(|at| term(at) / at.error().powi(2)).sum() };
         let model = |at: &Moments| rise(at.width / relaxation);
         let limit = sum(&|at| at.excess() * model(at)) / sum(&|at| model(at) * model(at));
         let squares = sum(&|at| (at.excess() - limit * model(at)).powi(2));
         if squares < least && limit > 0.0 {
-            (best, least) = ((relaxation, limit), squares);
+            (best, least) = (Some((relaxation, limit)), squares);
         }
         relaxation *= 1.05;
     }

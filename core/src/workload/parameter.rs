@@ -45,7 +45,7 @@ pub(super) struct Parameter {
     pub allowed: Allowed,
 }
 
-/// The longest time in a specification; times up to here are exact as a number of seconds with fractions.
+/// The longest time in a specification. Below 2²² s, which are 48 days, a double of seconds is exact to the nanosecond.
 pub(super) const TIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// The shortest period of a process: shorter ones are no longer long against the nanosecond of an instant.
 pub(super) const PERIOD_MIN: Duration = Duration::from_micros(1);
@@ -153,7 +153,7 @@ fn parse_time(text: &str) -> Option<Duration> {
     (nanos < 1e18).then(|| Duration::from_nanos(nanos as u64))
 }
 
-/// The text that [`parse_time`] reads as `time`, up to 100 days: in seconds, or the largest unit below if it is shorter.
+/// The text that [`parse_time`] reads as `time`, up to [`TIME_MAX`]: in seconds, or the largest unit below if it is shorter.
 pub(super) fn time_text(time: Duration) -> String {
     let nanos = time.as_nanos() as f64;
     let (unit, size) = UNITS[..4].iter().rev().find(|(_, size)| nanos >= *size).unwrap_or(&UNITS[3]);

@@ -46,9 +46,12 @@ pub struct Pareto {
 /// Below 1.05 nearly all periods are far shorter than their mean, which only the rarest make up; from 2 on the sum is not
 /// self-similar.
 const ALPHA: Parameter = parameter("alpha", Allowed::Below(1.05, 2.0));
-const SOURCES: Parameter = parameter("sources", Allowed::Whole(1, 1000));
-const MEAN_ON: Parameter = parameter("mean_on", Allowed::Time(Duration::from_millis(1), TIME_MAX));
-const MEAN_OFF: Parameter = parameter("mean_off", Allowed::Time(Duration::from_millis(1), TIME_MAX));
+const SOURCES: Parameter = parameter("sources", Allowed::Whole(1, 256));
+const MEAN_ON: Parameter = parameter("mean_on", Allowed::Time(PERIOD_MEAN_MIN, TIME_MAX));
+const MEAN_OFF: Parameter = parameter("mean_off", Allowed::Time(PERIOD_MEAN_MIN, TIME_MAX));
+
+/// At alpha 1.05 most periods are a twentieth of their mean; more or shorter ones than these cost more than the queries.
+const PERIOD_MEAN_MIN: Duration = Duration::from_millis(10);
 
 /// What is not said: 4 of 16 sources are on in the mean, so that a second's rate varies by some 40 % and is at most four
 /// times the mean.

@@ -67,10 +67,10 @@ impl Statistics {
 }
 
 fn window(instants: &[Instant], width: Duration) -> Window {
-    let counts = counts(instants, width);
-    let [mean, variance, _] = central_moments(&counts);
-    let dispersion = (counts.len() >= WINDOWS_MIN).then(|| variance / mean);
-    Window { width, counted: counts.len(), dispersion, largest: largest(instants, width) }
+    let counts = Counts::of(instants, width);
+    let [mean, variance, _] = counts.central_moments();
+    let dispersion = (counts.windows >= WINDOWS_MIN).then(|| variance / mean);
+    Window { width, counted: counts.windows, dispersion, largest: largest(instants, width) }
 }
 
 /// Mean and variance of gaps, in nanoseconds; zeros without any.
@@ -81,26 +81,40 @@ pub(super) fn gap_moments(instants: &[Instant]) -> (f64, f64) {
     (mean, gaps().map(|gap| (gap - mean).powi(2)).sum::<f64>() / number)
 }
 
-/// Counts in the windows of this width that lie side by side from the first instant on and end by the last.
-pub(super) fn counts(instants: &[Instant], width: Duration) -> Vec<u32> {
-    let (Some(first), Some(last)) = (instants.first(), instants.last()) else { return Vec::new() };
-    let width = width.as_nanos() as u64;
-    let mut counts = vec![0; (last.since(*first).as_nanos() as u64 / width) as usize];
-    for at in instants {
-        // What lies in the broken window at the end has no slot.
-        if let Some(count) = counts.get_mut((at.since(*first).as_nanos() as u64 / width) as usize) {
-            *count += 1;
-        }
-    }
-    counts
+/// Counts in windows side by side. Empty ones are only counted, so that a quiet year costs no memory.
+pub(super) struct Counts {
+    /// Of the windows that have any, in order.
+    occupied: Vec<u32>,
+    /// All windows.
+    pub windows: usize,
 }
 
-/// Mean, variance and third central moment; zeros without any.
-pub(super) fn central_moments(counts: &[u32]) -> [f64; 3] {
-    let number = counts.len().max(1) as f64;
-    let mean = counts.iter().map(|count| f64::from(*count)).sum::<f64>() / number;
-    let moment = |power| counts.iter().map(|count| (f64::from(*count) - mean).powi(power)).sum::<f64>() / number;
-    [mean, moment(2), moment(3)]
+impl Counts {
+    /// In the windows of this width that lie side by side from the first instant on and end by the last.
+    pub(super) fn of(instants: &[Instant], width: Duration) -> Counts {
+        let (Some(first), Some(last)) = (instants.first(), instants.last()) else {
+            return Counts { occupied: Vec::new(), windows: 0 };
+        };
+        let width = width.as_nanos() as u64;
+        let slot = |at: &Instant| ((at.as_nanos() - first.as_nanos()) / width) as usize;
+        let windows = slot(last);
+        // What lies in the broken window at the end has no slot.
+        let whole = &instants[..instants.partition_point(|at| slot(at) < windows)];
+        let occupied = whole.chunk_by(|a, b| slot(a) == slot(b)).map(|together| together.len() as u32).collect();
+        Counts { occupied, windows }
+    }
+
+    /// Mean, variance and third central moment; zeros without any window.
+    pub(super) fn central_moments(&self) -> [f64; 3] {
+        let number = self.windows.max(1) as f64;
+        let mean = self.occupied.iter().map(|count| f64::from(*count)).sum::<f64>() / number;
+        let empty = (self.windows - self.occupied.len()) as f64;
+        let moment = |power| {
+            let occupied = self.occupied.iter().map(|count| (f64::from(*count) - mean).powi(power)).sum::<f64>();
+            (occupied + empty * (-mean).powi(power)) / number
+        };
+        [mean, moment(2), moment(3)]
+    }
 }
 
 /// The largest count in a window [t, t + width), wherever t is: a fullest window may as well begin with an instant.
