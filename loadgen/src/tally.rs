@@ -285,3 +285,49 @@ impl Tally {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weir_core::tensor::Tensor;
+
+    use super::*;
+    use crate::data::Data;
+
+    /// An hour of queries must not hold an hour of histograms, let alone a record of each.
+    #[test]
+    fn only_seconds_that_may_have_open_queries_hold_a_histogram() {
+        let stream = Stream {
+            name: "e".into(),
+            endpoint: "e".into(),
+            data: Arc::new(Data::of(Tensor::f32(&[1, 1], &[0.0]))),
+            labels: None,
+            label_output: None,
+            deadline: Duration::from_millis(50),
+        };
+        let mut tally = Tally::new(1, Duration::from_millis(2050));
+        let reply = Reply { rows: vec![Default::default()], ..Reply::none(Outcome::Answered, "") };
+        for i in 0..30_000 {
+            let (intended, latency) = (Duration::from_millis(100 * i), Duration::from_millis(i % 40));
+            let ended = Ended { intended, lag: None, latency, stream: 0, rows: vec![0], reply: reply.clone() };
+            tally.add(&ended, &stream);
+            assert!(tally.seconds.iter().rev().skip(6).all(|second| second.open.is_none()));
+            assert!(tally.seconds.iter().filter(|second| second.open.is_some()).count() <= 6);
+        }
+        // One that comes too late for its second's histogram is counted all the same.
+        let late = Ended {
+            intended: Duration::ZERO,
+            lag: None,
+            latency: Duration::from_secs(1),
+            stream: 0,
+            rows: vec![0],
+            reply,
+        };
+        tally.add(&late, &stream);
+        assert_eq!(tally.all.offered(), 30_001);
+        assert_eq!(tally.send_lag().p99, 0);
+        let seconds = tally.per_second(Duration::from_secs(3000));
+        assert_eq!((seconds.len(), seconds[0].offered, seconds[0].p99_us), (3000, 11, 36_000));
+    }
+}
