@@ -48,9 +48,6 @@ pub fn html(result: &RunResult) -> String {
         })
         .collect();
     let mut body = format!("<h1>{title}</h1>");
-    if let Some(question) = &result.question {
-        body += &format!("<p>{}</p>", escape(question));
-    }
     if let Some(because) = &result.invalid_because {
         body += &format!("<p class=bad><b>Not valid:</b> {}</p>", escape(because));
     }
