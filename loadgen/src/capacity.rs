@@ -47,6 +47,7 @@ pub struct Capacity {
     pub missed_at: Option<f64>,
     /// Why the interval is open above, or wider than was asked for.
     pub because: Option<String>,
+    pub interrupted: bool,
     pub trials: Vec<Trial>,
 }
 
@@ -63,7 +64,14 @@ pub async fn search<E>(
     mut tell: impl FnMut(&Trial),
 ) -> Result<Capacity, E> {
     let text: Vec<&str> = goals.iter().map(Goal::to_text).collect();
-    let mut found = Capacity { goal: text.join(","), met_at: None, missed_at: None, because: None, trials: Vec::new() };
+    let mut found = Capacity {
+        goal: text.join(","),
+        met_at: None,
+        missed_at: None,
+        because: None,
+        interrupted: false,
+        trials: Vec::new(),
+    };
     let mut seed = search.seed;
     let mut rate = search.start.min(search.rate_max);
     loop {
@@ -77,6 +85,7 @@ pub async fn search<E>(
             seed = seed.wrapping_add(1);
             if result.interrupted {
                 found.because = Some("it was interrupted".into());
+                found.interrupted = true;
                 return Ok(found);
             }
             // Once may be chance: something else took the core.

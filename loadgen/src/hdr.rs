@@ -76,6 +76,29 @@ pub fn log(result: &RunResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::result::PerSecond;
+    use crate::result::tests::sample;
+
+    #[test]
+    fn a_log_is_read_back_by_the_library_s_own_reader() {
+        use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+        let mut one = histogram();
+        (1..=100).for_each(|ms| record(&mut one, Duration::from_millis(ms)));
+        let second = |t, histogram| PerSecond { t, histogram, ..PerSecond::default() };
+        let per_second = vec![second(0, encode(&one)), second(1, String::new()), second(2, encode(&one))];
+        let text = log(&RunResult { per_second, started_unix_s: 1.8e9, ..sample() });
+        assert!(text.contains("#[StartTime: 1800000000.000 (seconds since epoch)]\n"), "{text}");
+        assert!(text.contains("\n\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\","), "{text}");
+        let mut intervals = Vec::new();
+        for entry in IntervalLogIterator::new(text.as_bytes()) {
+            if let LogEntry::Interval(interval) = entry.unwrap() {
+                let histogram = decode(interval.encoded_histogram()).unwrap();
+                intervals.push((interval.start_timestamp().as_secs(), histogram.len(), interval.max()));
+            }
+        }
+        assert_eq!(intervals.iter().map(|(t, count, _)| (*t, *count)).collect::<Vec<_>>(), [(0, 100), (2, 100)]);
+        assert!((intervals[0].2 - 100.0).abs() < 0.1, "milliseconds: {}", intervals[0].2);
+    }
 
     #[test]
     fn a_histogram_comes_back_as_it_was_written_and_the_maximum_is_true() {

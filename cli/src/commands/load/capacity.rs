@@ -96,13 +96,16 @@ impl Capacity {
         } else {
             print!("{}", found.table());
         }
-        match (&found.because, found.met_at) {
-            (Some(because), _) if because.contains("interrupted") => Err(Failure::Told(130)),
-            (_, None) => {
+        match found.met_at {
+            _ if found.interrupted => {
+                eprintln!("error: interrupted; the result is what was found until then");
+                Err(Failure::Told(130))
+            }
+            None => {
                 eprintln!("error: no rate met {}; look at one with `weir load run`", found.goal);
                 Err(Failure::Told(1))
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
         }
     }
 }
