@@ -25,6 +25,8 @@ pub enum Failure {
     Rejected(String),
     /// Ctrl-C.
     Interrupted,
+    /// Everything was said, on stdout as a result and on stderr; only the exit code is left.
+    Told(u8),
 }
 
 impl Failure {
@@ -40,6 +42,7 @@ impl Failure {
             Failure::TimedOut(_) => 7,
             Failure::Rejected(_) => 8,
             Failure::Interrupted => 130,
+            Failure::Told(code) => *code,
         }
     }
 
@@ -55,12 +58,14 @@ impl Failure {
             Failure::TimedOut(_) => "timed_out",
             Failure::Rejected(_) => "rejected",
             Failure::Interrupted => "interrupted",
+            Failure::Told(_) => "told",
         }
     }
 
     /// Whether everything was said already.
     pub fn is_silent(&self) -> bool {
         matches!(self, Failure::No(text) | Failure::Rejected(text) if text.is_empty())
+            || matches!(self, Failure::Told(_))
     }
 }
 
@@ -76,6 +81,7 @@ impl fmt::Display for Failure {
             | Failure::TimedOut(text)
             | Failure::Rejected(text) => f.write_str(text),
             Failure::Interrupted => f.write_str("interrupted"),
+            Failure::Told(code) => write!(f, "exit code {code}"),
         }
     }
 }

@@ -1,4 +1,11 @@
 //! The seeded generator, passed to whoever draws. Not for secrets.
+//!
+//! A seed means the same draws on every machine: logarithms and powers are our own ([`elementary`]), and everything else
+//! is integer arithmetic or fixed by IEEE 754.
+
+pub mod elementary;
+
+use elementary::{ln, pow};
 
 /// xoshiro256++ seeded by splitmix64 (Blackman and Vigna, 2019): small, fast, the same on every machine.
 #[derive(Clone, Debug)]
@@ -23,6 +30,11 @@ impl Prng {
     /// A generator for one part of a larger run, independent of the others.
     pub fn fork(&mut self) -> Prng {
         Prng::new(self.next_u64())
+    }
+
+    /// A generator for the part numbered `part` of the run with `seed`: what other parts there are changes nothing in it.
+    pub fn part(seed: u64, part: u64) -> Prng {
+        Prng::new(Prng::new(seed).next_u64().wrapping_add(part))
     }
 
     /// 64 random bits.
@@ -53,7 +65,7 @@ impl Prng {
 
     /// Exponential with mean 1.
     pub fn exponential(&mut self) -> f64 {
-        -self.uniform().ln()
+        -ln(self.uniform())
     }
 
     /// Standard normal (Marsaglia's polar method).
@@ -62,7 +74,7 @@ impl Prng {
             let (u, v) = (2.0 * self.uniform() - 1.0, 2.0 * self.uniform() - 1.0);
             let s = u * u + v * v;
             if s > 0.0 && s < 1.0 {
-                return u * (-2.0 * s.ln() / s).sqrt();
+                return u * (-2.0 * ln(s) / s).sqrt();
             }
         }
     }
@@ -71,15 +83,19 @@ impl Prng {
     pub fn gamma(&mut self, shape: f64) -> f64 {
         assert!(shape > 0.0, "gamma needs a positive shape");
         if shape < 1.0 {
-            return self.gamma(shape + 1.0) * self.uniform().powf(1.0 / shape);
+            return self.gamma(shape + 1.0) * pow(self.uniform(), 1.0 / shape);
         }
         let d = shape - 1.0 / 3.0;
         let c = 1.0 / (9.0 * d).sqrt();
         loop {
             let x = self.normal();
-            let v = (1.0 + c * x).powi(3);
-            if v > 0.0 && self.uniform().ln() < 0.5 * x * x + d - d * v + d * v.ln() {
-                return d * v;
+            let root = 1.0 + c * x;
+            // Its cube is normal, so that it has a logarithm.
+            if root > 1e-100 {
+                let v = root * root * root;
+                if ln(self.uniform()) < 0.5 * x * x + d - d * v + d * ln(v) {
+                    return d * v;
+                }
             }
         }
     }
@@ -124,5 +140,16 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn parts_of_a_run_differ_from_each_other_and_from_those_of_another_seed() {
+        let mut firsts: Vec<u64> = Vec::new();
+        for seed in 0..100 {
+            firsts.extend((0..100).map(|part| Prng::part(seed, part).next_u64()));
+        }
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert_eq!(firsts.len(), 10_000);
     }
 }

@@ -1,116 +1,332 @@
 //! The run as one HTML file without anything outside it; readable in light and dark, and printed.
+//!
+//! Plots are SVG by plotters. Their colours are names for the style sheet, which gives each theme its own.
 
-use std::fmt::Write;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::hdr;
 use crate::result::RunResult;
 
 const STYLE: &str = "
-:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#8b949e;--line:#0b69c7;--second:#c2571a}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--line:#58a6ff;--second:#f0883e}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:52rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left}pre{overflow-x:auto}
-svg{width:100%;height:auto}svg text{fill:var(--faint);font-size:11px}.axis{stroke:var(--faint);stroke-width:.5}
-.a{fill:none;stroke:var(--line);stroke-width:1.8}.b{fill:none;stroke:var(--second);stroke-width:1.8;stroke-dasharray:4 3}";
+:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#6e7781;--rule:#d0d7de;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--faint:#8b949e;--rule:#30363d;--a:#58a6ff;--b:#f0883e;--c:#3fb950;--d:#bc8cff;--e:#d29922;--f:#f778ba}}
+@media print{:root{--ink:#000;--paper:#fff;--faint:#444;--rule:#bbb;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}body{max-width:none}figure,table{break-inside:avoid}details{display:none}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:54rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin:2rem 0 .3rem}p{margin:.3rem 0}.bad{border-left:4px solid var(--b);padding-left:.8rem}
+table{border-collapse:collapse}td,th{padding:.15rem 1rem .15rem 0;text-align:left;vertical-align:top;font-variant-numeric:tabular-nums}th{font-weight:600;white-space:nowrap}
+pre{overflow-x:auto;font-size:13px}figure{margin:0}svg{width:100%;height:auto;font-family:system-ui,sans-serif}svg rect{shape-rendering:crispEdges}
+.key span{margin-right:1.2rem;white-space:nowrap}.key i{display:inline-block;width:.9rem;height:.3rem;margin-right:.35rem;vertical-align:middle}";
+
+/// Stands for a colour of the style sheet in a plot: its red is the index.
+const INKS: [(&str, RGBColor); 9] = [
+    ("ink", RGBColor(1, 2, 3)),
+    ("faint", RGBColor(2, 2, 3)),
+    ("rule", RGBColor(3, 2, 3)),
+    ("a", RGBColor(4, 2, 3)),
+    ("b", RGBColor(5, 2, 3)),
+    ("c", RGBColor(6, 2, 3)),
+    ("d", RGBColor(7, 2, 3)),
+    ("e", RGBColor(8, 2, 3)),
+    ("f", RGBColor(9, 2, 3)),
+];
+const FAINT: RGBColor = INKS[1].1;
+const RULE: RGBColor = INKS[2].1;
+/// For lines and areas.
+const LINES: &[(&str, RGBColor)] = INKS.split_at(3).1;
+
+const WIDTH: u32 = 860;
 
 /// The report of a run.
 pub fn html(result: &RunResult) -> String {
-    let mut page = String::new();
     let title = format!("{} under {}", escape(&result.endpoint), escape(&result.arrivals));
+    let inks: String = INKS
+        .iter()
+        .map(|(name, RGBColor(r, g, b))| {
+            let hex = format!("#{r:02X}{g:02X}{b:02X}");
+            format!("svg [fill=\"{hex}\"]{{fill:var(--{name})}}svg [stroke=\"{hex}\"]{{stroke:var(--{name})}}")
+        })
+        .collect();
+    let mut body = format!("<h1>{title}</h1>");
+    if let Some(because) = &result.invalid_because {
+        body += &format!("<p class=bad><b>Not valid:</b> {}</p>", escape(because));
+    }
+    if result.arrivals.starts_with("closed:") {
+        body += "<p class=bad><b>A closed loop:</b> callers waited for their answers, so what a stall would have cost others is not in these figures.</p>";
+    }
+    body += &format!("<pre>{}</pre>", escape(&result.table()));
+    let figure = |title: &str, text: &str, plot: Option<String>| match plot {
+        Some(svg) => format!("<h2>{title}</h2><p>{text}</p><figure>{svg}</figure>"),
+        None => format!("<h2>{title}</h2><p>Nothing was measured for this.</p>"),
+    };
+    let key = |names: &[String]| {
+        let entry = |(name, (ink, _)): (&String, &(&str, RGBColor))| {
+            format!("<span><i style=\"background:var(--{ink})\"></i>{}</span>", escape(name))
+        };
+        format!("<span class=key>{}</span>", names.iter().zip(LINES.iter().cycle()).map(entry).collect::<String>())
+    };
+    let words = |words: &[&str]| key(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+    body += &figure(
+        "Latency by percentile",
+        "Of answered queries, from the instant at which each was meant to be sent. Both axes are logarithmic.",
+        by_percentile(result),
+    );
     let seconds = &result.per_second;
-    let offered: Vec<f64> = seconds.iter().map(|s| s.offered as f64).collect();
-    let in_time: Vec<f64> = seconds.iter().map(|s| s.within_deadline as f64).collect();
-    let p99: Vec<f64> = seconds.iter().map(|s| s.p99_us as f64 / 1e3).collect();
-    write!(
-        page,
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>{title}</title>\
-         <style>{STYLE}</style><h1>{title}</h1><pre>{}</pre>\
-         <h2>Queries a second</h2><p>Offered, and (dashed) answered in time.</p>{}\
-         <h2>p99 latency by second, ms</h2>{}\
-         <h2>The run as JSON</h2><pre>{}</pre></html>",
-        escape(&result.table()),
-        chart(&[(&offered, "a"), (&in_time, "b")]),
-        chart(&[(&p99, "a")]),
-        escape(&serde_json::to_string_pretty(result).expect("a result is plain data")),
+    let line = |of: &dyn Fn(&crate::result::PerSecond) -> f64| seconds.iter().map(of).collect::<Vec<f64>>();
+    body += &figure(
+        "Arrivals a second",
+        &words(&["offered", "answered in time"]),
+        over_time(&[line(&|s| s.offered as f64), line(&|s| s.within_deadline as f64)], None),
+    );
+    body += &figure(
+        "Latency by second, ms",
+        &words(&["p50", "p99"]),
+        over_time(&[line(&|s| s.p50_us as f64 / 1e3), line(&|s| s.p99_us as f64 / 1e3)], None),
+    );
+    body += &figure(
+        "Attainment by second",
+        "Answered in time, as a share of what was offered; a second without queries is left at 1.",
+        over_time(
+            &[line(&|s| if s.offered == 0 { 1.0 } else { s.within_deadline as f64 / s.offered as f64 })],
+            Some(1.0),
+        ),
+    );
+    let stages: Vec<String> = result.stages.keys().take(LINES.len()).cloned().collect();
+    if !stages.is_empty() {
+        body += &figure(
+            "Stages by second",
+            &format!("Share of answered rows. {}", key(&stages)),
+            stage_mix(result, &stages),
+        );
+    }
+    body += &match seconds.iter().any(|second| second.price > 0.0) {
+        true => figure("Price of computing time", "Highest in each second.", over_time(&[line(&|s| s.price)], None)),
+        false => "<h2>Price of computing time</h2><p>It was 0 all the time, or the target has none.</p>".into(),
+    };
+    body += &format!("<h2>Settings</h2><table>{}</table>", settings(result));
+    // Histograms are for programs; the page has what they show.
+    let mut plain = serde_json::to_value(result).expect("a result is plain data");
+    plain["histogram"].take();
+    let seconds = plain["per_second"].as_array_mut().expect("a list");
+    seconds.iter_mut().filter_map(|second| second.as_object_mut()).for_each(|second| drop(second.remove("histogram")));
+    let json = serde_json::to_string_pretty(&plain).expect("it was JSON before");
+    body += &format!("<details><summary>The run as JSON</summary><pre>{}</pre></details>", escape(&json));
+    format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><link rel=icon href=\"data:,\"><title>{title}</title><style>{STYLE}{inks}</style>{body}</html>\n"
     )
-    .expect("writing to a string");
-    page
 }
 
-/// Lines over seconds, from zero.
-fn chart(lines: &[(&[f64], &str)]) -> String {
-    const WIDTH: f64 = 700.0;
-    const HEIGHT: f64 = 160.0;
-    const LEFT: f64 = 46.0;
-    let count = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
-    let top = lines.iter().flat_map(|(line, _)| line.iter().copied()).fold(1.0, f64::max);
-    let x = |i: usize| LEFT + (WIDTH - LEFT - 10.0) * i as f64 / count.saturating_sub(1).max(1) as f64;
-    let y = |value: f64| HEIGHT - 20.0 - (HEIGHT - 34.0) * value / top;
-    let mut svg = format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img>");
-    for value in [0.0, top / 2.0, top] {
-        let at = y(value);
-        write!(
-            svg,
-            "<line class=axis x1={LEFT} x2={WIDTH} y1={at:.1} y2={at:.1} /><text x=4 y={:.1}>{value:.0}</text>",
-            at + 4.0
-        )
-        .expect("a string");
+fn settings(result: &RunResult) -> String {
+    let machine = &result.machine;
+    let rate = result.rate.map_or("-".into(), |rate| format!("{rate} a second"));
+    let rows = [
+        ("target", result.target.clone()),
+        ("arrivals", result.arrivals.clone()),
+        ("rate", rate),
+        ("seed", result.seed.to_string()),
+        ("duration", format!("{} s", result.duration_s)),
+        ("deadline", format!("{} ms", result.deadline_us as f64 / 1e3)),
+        ("rows a query", result.rows_per_query.to_string()),
+        ("connections", format!("{}, from {} threads", result.connections, result.threads)),
+        (
+            "send lag",
+            format!(
+                "p99 {:.2} ms, max {:.2} ms",
+                result.send_lag_us.p99 as f64 / 1e3,
+                result.send_lag_us.max as f64 / 1e3
+            ),
+        ),
+        ("generator on", format!("{}, {} cores, {} {}", machine.cpu, machine.cores, machine.os, machine.arch)),
+        ("weir", machine.weir.clone()),
+    ];
+    rows.iter().map(|(name, value)| format!("<tr><th>{name}<td>{}", escape(value))).collect()
+}
+
+/// What plotters draws, as an element that scales with the page.
+fn svg(height: u32, draw: impl FnOnce(&Area<'_>) -> Result<(), Box<dyn std::error::Error>>) -> Option<String> {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, (WIDTH, height)).into_drawing_area();
+        draw(&area).expect("drawing into memory");
+        area.present().expect("drawing into memory");
     }
-    for (line, class) in lines {
-        let points: Vec<String> =
-            line.iter().enumerate().map(|(i, value)| format!("{:.1},{:.1}", x(i), y(*value))).collect();
-        write!(svg, "<polyline class={class} points='{}' />", points.join(" ")).expect("a string");
+    // The namespace is only for files of their own.
+    Some(text.replace(" xmlns=\"http://www.w3.org/2000/svg\"", " role=\"img\""))
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+fn label() -> TextStyle<'static> {
+    ("sans-serif", 13).into_font().color(&FAINT)
+}
+
+/// Latency in ms against "one in so many queries is slower".
+fn by_percentile(result: &RunResult) -> Option<String> {
+    let histogram = hdr::decode(&result.histogram).filter(|histogram| !histogram.is_empty())?;
+    let all = histogram.len() as f64;
+    let longest = result.latency_us.max as f64 / 1e3;
+    let end = all.max(10.0);
+    let mut points = Vec::new();
+    let mut at = 1.0f64;
+    while at < end * 1.02 {
+        let ms = histogram.value_at_quantile(1.0 - 1.0 / at) as f64 / 1e6;
+        points.push((at.min(end), ms.min(longest)));
+        at *= 1.02;
     }
-    write!(
-        svg,
-        "<text x={LEFT} y={HEIGHT}>0 s</text><text x={:.0} y={HEIGHT} text-anchor=end>{} s</text></svg>",
-        WIDTH - 4.0,
-        count
-    )
-    .expect("a string");
-    svg
+    points.push((end, longest));
+    let low = points[0].1.max(1e-3) / 1.3;
+    let high = longest.max(low * 10.0) * 1.3;
+    svg(320, |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(34)
+            .y_label_area_size(64)
+            .build_cartesian_2d((1.0..end).log_scale(), (low..high).log_scale())?;
+        let percentile = |one_in: &f64| {
+            let text = format!("{:.6}", 100.0 * (1.0 - 1.0 / one_in));
+            format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+        };
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(RULE)
+            .axis_style(RULE)
+            .label_style(label())
+            .x_label_formatter(&percentile)
+            .y_label_formatter(&|ms| if *ms < 1.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") })
+            .draw()?;
+        chart.draw_series(LineSeries::new(points, LINES[0].1.stroke_width(2)))?;
+        let deadline = result.deadline_us as f64 / 1e3;
+        if (low..high).contains(&deadline) {
+            chart.draw_series(DashedLineSeries::new([(1.0, deadline), (end, deadline)], 6, 4, FAINT.into()))?;
+            chart.draw_series([Text::new(
+                "deadline",
+                (1.1, deadline * 1.02),
+                label().pos(Pos::new(HPos::Left, VPos::Bottom)),
+            )])?;
+        }
+        Ok(())
+    })
+}
+
+/// Lines over the run's seconds, from zero.
+fn over_time(lines: &[Vec<f64>], top: Option<f64>) -> Option<String> {
+    let seconds = lines.iter().map(Vec::len).max().filter(|seconds| *seconds > 0)?;
+    let top = top.unwrap_or_else(|| lines.iter().flatten().copied().fold(0.0, f64::max).max(1e-3) * 1.05);
+    svg(190, |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(26)
+            .y_label_area_size(64)
+            .build_cartesian_2d(0.0..seconds as f64, 0.0..top)?;
+        mesh(&mut chart)?;
+        for (line, (_, ink)) in lines.iter().zip(LINES.iter().cycle()) {
+            // A second is a step: what was counted in it holds for all of it.
+            let steps = line.iter().enumerate().flat_map(|(t, y)| [(t as f64, *y), (t as f64 + 1.0, *y)]);
+            chart.draw_series(LineSeries::new(steps, ink.stroke_width(2)))?;
+        }
+        Ok(())
+    })
+}
+
+/// Shares of the stages, one on the other.
+fn stage_mix(result: &RunResult, stages: &[String]) -> Option<String> {
+    let seconds = &result.per_second;
+    svg(190, |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(26)
+            .y_label_area_size(64)
+            .build_cartesian_2d(0.0..seconds.len() as f64, 0.0..1.0)?;
+        mesh(&mut chart)?;
+        for (t, second) in seconds.iter().enumerate() {
+            let all = second.stages.values().sum::<u64>().max(1) as f64;
+            let mut below = 0.0;
+            for (stage, (_, ink)) in stages.iter().zip(LINES) {
+                let share = second.stages.get(stage).copied().unwrap_or(0) as f64 / all;
+                if share > 0.0 {
+                    let corners = [(t as f64, below), (t as f64 + 1.0, below + share)];
+                    chart.draw_series([Rectangle::new(corners, ink.filled())])?;
+                }
+                below += share;
+            }
+        }
+        Ok(())
+    })
+}
+
+type Chart<'a, 'b> = ChartContext<
+    'a,
+    SVGBackend<'b>,
+    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
+>;
+
+fn mesh(chart: &mut Chart<'_, '_>) -> Result<(), Box<dyn std::error::Error>> {
+    let short = |value: &f64| {
+        let text = format!("{value:.3}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(RULE)
+        .axis_style(RULE)
+        .label_style(label())
+        .y_labels(5)
+        .x_label_formatter(&|t| format!("{t:.0} s"))
+        .y_label_formatter(&short)
+        .draw()?;
+    Ok(())
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::result::{Latency, PerSecond, SendLag};
+    use crate::result::PerSecond;
+    use crate::result::tests::sample;
 
     #[test]
     fn a_report_stands_alone_and_trusts_no_name() {
+        let evil = "<script>alert(1)</script>".to_owned();
+        let mut histogram = hdr::histogram();
+        (1..2000).for_each(|i| hdr::record(&mut histogram, Duration::from_micros(i * i)));
+        let second = PerSecond {
+            offered: 10,
+            answered: 9,
+            stages: [(evil.clone(), 9)].into(),
+            price: 0.5,
+            ..PerSecond::default()
+        };
         let result = RunResult {
-            target: "t".into(),
-            endpoint: "<script>".into(),
-            arrivals: "poisson".into(),
-            seed: 1,
-            rate: Some(1.0),
-            duration_s: 1.0,
-            deadline_us: 1,
-            offered: 0,
-            answered: 0,
-            rejected: 0,
-            expired: 0,
-            failed: 0,
-            unknown: 0,
-            degraded: 0,
-            within_deadline: 0,
-            attainment: 0.0,
-            goodput_per_s: 0.0,
-            accuracy: None,
-            correct_within_deadline: None,
-            latency_us: Latency::default(),
-            stages: Default::default(),
-            send_lag_us: SendLag::default(),
-            valid: true,
-            invalid_because: None,
-            errors: Vec::new(),
-            per_second: vec![PerSecond::default()],
+            endpoint: evil.clone(),
+            question: Some(evil.clone()),
+            arrivals: evil.clone(),
+            invalid_because: Some(evil.clone()),
+            errors: vec![(evil.clone(), 1)],
+            stages: [(evil, 9)].into(),
+            per_second: vec![second; 3],
+            histogram: hdr::encode(&histogram),
+            ..sample()
         };
         let page = html(&result);
-        assert!(!page.contains("<script") && !page.contains("http"));
-        assert!(page.contains("&lt;script&gt;") && page.contains("<polyline"));
+        assert!(!page.contains("<script") && !page.contains("http"), "nothing runs and nothing is fetched");
+        assert_eq!(page.matches("<svg").count(), 6);
+        assert!(page.contains("99.9 %") && page.contains("Not valid"));
+        // Every colour of a plot is one of the style sheet's.
+        let colours: Vec<&str> = page.split("=\"#").skip(1).map(|rest| &rest[..6]).collect();
+        assert!(colours.iter().all(|colour| colour.ends_with("0203")), "{colours:?}");
+    }
+
+    #[test]
+    fn a_run_without_answers_has_a_report_too() {
+        let nothing = RunResult { answered: 0, stages: Default::default(), per_second: Vec::new(), ..sample() };
+        assert!(html(&nothing).contains("Nothing was measured for this."));
     }
 }

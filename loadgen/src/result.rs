@@ -3,21 +3,27 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Machine;
 
 /// Everything about one run. Written as JSON in this order.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct RunResult {
     pub target: String,
+    /// Several are parted by commas.
+    #[serde(default)]
     pub endpoint: String,
     /// As on the command line; `closed:N` where N callers wait for their answers.
     pub arrivals: String,
     pub seed: u64,
-    /// Queries per second that the process was asked for; null for a closed loop.
+    /// Queries per second that the process was asked for; null for a closed loop, and where nobody asked.
     pub rate: Option<f64>,
+    /// As asked for; of a run that was interrupted, until then.
     pub duration_s: f64,
     pub deadline_us: u64,
+    /// Queries that the process meant to send. Their outcomes follow, and add up to them.
     pub offered: u64,
     pub answered: u64,
     pub rejected: u64,
@@ -29,26 +35,61 @@ pub struct RunResult {
     /// Answered within the deadline over offered.
     pub attainment: f64,
     pub goodput_per_s: f64,
-    /// Right answers over answered queries; null without labels.
+    /// Right answers over answered rows; null without labels, and where nothing was answered.
     pub accuracy: Option<f64>,
+    /// Rows; null without labels.
     pub correct_within_deadline: Option<u64>,
     /// Over answered queries, late ones included, from the intended instant.
     pub latency_us: Latency,
-    /// Answered queries by the stage that answered.
+    /// Answered rows by the stage that answered.
     pub stages: BTreeMap<String, u64>,
     pub send_lag_us: SendLag,
-    /// False where the generator itself fell behind.
+    /// False where the generator itself fell behind, or nothing was offered.
+    #[serde(default = "yes")]
     pub valid: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invalid_because: Option<String>,
+    /// Ctrl-C ended it.
+    #[serde(default)]
+    pub interrupted: bool,
+    #[serde(default = "one")]
+    pub rows_per_query: u64,
+    /// Connections in all, and threads that send.
+    #[serde(default)]
+    pub connections: u64,
+    #[serde(default)]
+    pub threads: u64,
+    /// What the scenario asks, where the run was made from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
     /// Messages of queries that were not answered, the most frequent first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<(String, u64)>,
+    /// Each endpoint of a mix.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub endpoints: BTreeMap<String, PerEndpoint>,
     pub per_second: Vec<PerSecond>,
+    /// All latencies: an HdrHistogram of nanoseconds, V2 compressed, base64.
+    #[serde(default)]
+    pub histogram: String,
+    /// Where the generator ran.
+    #[serde(default)]
+    pub machine: Machine,
+    /// Seconds since 1970 at which the first query could be due.
+    #[serde(default)]
+    pub started_unix_s: f64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> u64 {
+    1
 }
 
 /// Latency percentiles in microseconds; zero where nothing was answered.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Latency {
     pub p50: u64,
@@ -58,16 +99,35 @@ pub struct Latency {
     pub max: u64,
 }
 
-/// How late queries were sent, in microseconds.
-#[derive(Clone, Debug, Default, Serialize)]
+/// How late queries were sent, in microseconds: from the intended instant until the connection's task has had its turn to write.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct SendLag {
+    #[serde(default)]
+    pub p50: u64,
     pub p99: u64,
+    #[serde(default)]
     pub max: u64,
 }
 
-/// One second of a run, by intended instants.
-#[derive(Clone, Debug, Default, Serialize)]
+/// One endpoint of a mix.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PerEndpoint {
+    pub deadline_us: u64,
+    pub offered: u64,
+    pub answered: u64,
+    pub rejected: u64,
+    pub expired: u64,
+    pub failed: u64,
+    pub unknown: u64,
+    pub within_deadline: u64,
+    pub attainment: f64,
+    pub latency_us: Latency,
+}
+
+/// One second of a run, by intended instants. Every second of it is there, also one without queries.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct PerSecond {
     pub t: u64,
@@ -75,9 +135,21 @@ pub struct PerSecond {
     pub answered: u64,
     pub within_deadline: u64,
     pub degraded: u64,
+    #[serde(default)]
+    pub p50_us: u64,
     pub p99_us: u64,
     /// Highest price of computing time in this second; zero while every gate is free.
     pub price: f64,
+    #[serde(default)]
+    pub correct: u64,
+    #[serde(default)]
+    pub rows_answered: u64,
+    /// Answered rows by stage.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stages: BTreeMap<String, u64>,
+    /// Latencies of this second, as [`RunResult::histogram`]; empty where nothing was answered.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub histogram: String,
 }
 
 impl RunResult {
@@ -85,10 +157,19 @@ impl RunResult {
     pub fn table(&self) -> String {
         let mut text = String::new();
         let ms = |us: u64| format!("{:.1} ms", us as f64 / 1e3);
-        let rate = self.rate.map_or("as fast as answers come".into(), |rate| format!("{rate} a second"));
+        let rate = match self.rate {
+            Some(rate) => format!(" {rate} a second"),
+            None if self.arrivals.starts_with("closed:") => {
+                " as fast as answers come (a closed loop: it hides stalls)".into()
+            }
+            None => String::new(),
+        };
         let mut line = |name: &str, value: String| writeln!(text, "{name:<16}{value}").expect("writing to a string");
+        if let Some(question) = &self.question {
+            line("question", question.clone());
+        }
         line("endpoint", format!("{} at {}", self.endpoint, self.target));
-        line("load", format!("{} {rate}, for {:.0} s, seed {}", self.arrivals, self.duration_s, self.seed));
+        line("load", format!("{}{rate}, for {:.1} s, seed {}", self.arrivals, self.duration_s, self.seed));
         line("offered", format!("{}", self.offered));
         line(
             "in time",
@@ -115,18 +196,97 @@ impl RunResult {
         if let Some(accuracy) = self.accuracy {
             line("accuracy", format!("{:.2} %", 100.0 * accuracy));
         }
-        let share = |count: u64| 100.0 * count as f64 / self.answered.max(1) as f64;
+        let rows = self.stages.values().sum::<u64>().max(1);
+        let share = |count: u64| 100.0 * count as f64 / rows as f64;
         let stages =
             self.stages.iter().map(|(stage, count)| format!("{stage} {:.1} %", share(*count))).collect::<Vec<_>>();
         if !stages.is_empty() {
             line("answered by", format!("{} ({} degraded)", stages.join(", "), self.degraded));
         }
+        for (name, endpoint) in &self.endpoints {
+            line(
+                name,
+                format!(
+                    "{} of {} in time = {:.2} % within {}, p99 {}",
+                    endpoint.within_deadline,
+                    endpoint.offered,
+                    100.0 * endpoint.attainment,
+                    ms(endpoint.deadline_us),
+                    ms(endpoint.latency_us.p99)
+                ),
+            );
+        }
         for (message, count) in self.errors.iter().take(3) {
             line("", format!("{count} x {message}"));
+        }
+        if self.interrupted {
+            line("interrupted", format!("after {:.1} s; this is what happened until then", self.duration_s));
         }
         if let Some(because) = &self.invalid_because {
             line("INVALID", because.clone());
         }
         text
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A run as it may have been.
+    pub fn sample() -> RunResult {
+        RunResult {
+            target: "weir://127.0.0.1:7300".into(),
+            endpoint: "fashion".into(),
+            arrivals: "gamma:cv=4".into(),
+            seed: 7,
+            rate: Some(400.0),
+            duration_s: 30.0,
+            deadline_us: 50_000,
+            offered: 12_011,
+            answered: 11_988,
+            rejected: 20,
+            expired: 3,
+            failed: 0,
+            unknown: 0,
+            degraded: 210,
+            within_deadline: 11_970,
+            attainment: 0.9966,
+            goodput_per_s: 399.0,
+            accuracy: Some(0.921),
+            correct_within_deadline: Some(11_020),
+            latency_us: Latency { p50: 1800, p90: 6100, p99: 21_000, p999: 52_000, max: 61_200 },
+            stages: [("tiny".into(), 7011), ("mid".into(), 3977), ("big".into(), 1000)].into(),
+            send_lag_us: SendLag { p50: 60, p99: 180, max: 300 },
+            valid: true,
+            invalid_because: None,
+            interrupted: false,
+            rows_per_query: 1,
+            connections: 8,
+            threads: 1,
+            question: None,
+            errors: Vec::new(),
+            endpoints: BTreeMap::new(),
+            per_second: vec![PerSecond::default()],
+            histogram: String::new(),
+            machine: Machine::default(),
+            started_unix_s: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_result_comes_back_from_its_json_and_an_older_one_is_read() {
+        let json = serde_json::to_value(sample()).unwrap();
+        let back: RunResult = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(serde_json::to_value(back).unwrap(), json);
+        // As in the documented contract, without a field more.
+        let documented = r#"{"target":"…","arrivals":"gamma:cv=4","seed":7,"rate":400.0,"duration_s":30.0,"deadline_us":50000,
+            "offered":12011,"answered":11988,"rejected":20,"expired":3,"failed":0,"unknown":0,"degraded":210,
+            "within_deadline":11970,"attainment":0.9966,"goodput_per_s":399.0,"accuracy":0.921,"correct_within_deadline":11020,
+            "latency_us":{"p50":1800,"p90":6100,"p99":21000,"p999":52000,"max":61200},
+            "stages":{"tiny":7011,"mid":3977,"big":1000},"send_lag_us":{"p99":180},
+            "per_second":[{"t":0,"offered":391,"answered":391,"within_deadline":390,"degraded":0,"p99_us":9000,"price":0.0}]}"#;
+        let read: RunResult = serde_json::from_str(documented).unwrap();
+        assert!(read.valid && read.rows_per_query == 1);
     }
 }

@@ -1,326 +1,636 @@
-//! One run: draws the schedule, sends, waits for what is open, counts.
+//! One run: a thread paces the schedule, others send, this one counts.
+//!
+//! Senders share no state: each has an executor, connections and open queries of its own. Counting happens on the caller's
+//! thread, in batches, so that a sender does nothing but send and receive.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
-use weir_core::workload::Arrivals;
 
-use crate::result::{Latency, PerSecond, RunResult, SendLag};
-use crate::target::{Reply, Target};
+use crate::hdr::encode;
+use crate::machine::Machine;
+use crate::result::RunResult;
+use crate::schedule::{Due, Flow, Rows, Schedule, row_draws};
+use crate::tally::{Ended, Tally};
+use crate::target::{Ask, Connect, Reply, Stream, Target, TargetError};
 
 /// How queries are sent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub enum Loop {
-    /// At the instants of a process, whatever has come back.
-    Open {
-        /// The process.
-        arrivals: Arrivals,
-        /// Queries per second.
-        rate: f64,
-    },
+    /// At the instants of processes, whatever has come back.
+    Open(Vec<Flow>),
     /// So many callers, each waiting for its answer before it asks again. Hides a server's stalls: say so aloud.
     Closed(usize),
 }
 
 /// A run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RunConfig {
     /// What is measured, for the record.
     pub target: String,
+    /// Likewise, as on the command line.
+    pub arrivals: String,
+    /// Likewise, queries per second.
+    pub rate: Option<f64>,
     /// Likewise.
-    pub endpoint: String,
+    pub question: Option<String>,
     /// How queries are sent.
     pub sending: Loop,
+    /// What is asked.
+    pub streams: Arc<[Stream]>,
     /// How long.
     pub duration: Duration,
-    /// Of each query.
-    pub deadline: Duration,
     /// Decides instants and rows.
     pub seed: u64,
-    /// Rows of the data.
-    pub rows: usize,
-    /// The right answer for each row.
-    pub labels: Option<Vec<i64>>,
+    /// Rows of one query.
+    pub rows_per_query: usize,
+    /// Connections in all, to each node where the target has several.
+    pub connections: usize,
+    /// Threads that send.
+    pub threads: usize,
 }
 
 /// Why a run cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum LoadError {
-    #[error("the data has no rows")]
-    NoRows,
-    #[error("there are {labels} labels for {rows} rows")]
+    #[error("there are {labels} labels for {rows} rows; give one for each")]
     Labels { labels: usize, rows: usize },
-    #[error(
-        "{rate} queries a second for {seconds} s are more than the {QUERIES_MAX} that one run keeps count of; make it shorter or slower"
-    )]
-    TooMany { rate: f64, seconds: f64 },
-    #[error("cannot start the pacing thread: {0}")]
+    #[error("{0} has no label_output to compare labels with; name one with --label-output, or leave the labels out")]
+    NoLabelOutput(String),
+    #[error("a query has at least one row")]
+    NoRows,
+    #[error("{0} takes one row a query; leave --rows out")]
+    OneRow(String),
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    #[error("cannot start a thread ({0}); ask for fewer --threads")]
     Thread(#[from] std::io::Error),
 }
 
-/// Queries of one run: each is remembered until it ends, and its instant was drawn before the run.
-pub const QUERIES_MAX: usize = 20_000_000;
-/// Queries that are open when the run ends are waited for this much longer than their deadline.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Tells a run to end.
+pub struct Stopper(watch::Sender<u8>);
+
+/// Hears it.
+#[derive(Clone)]
+pub struct Stop(watch::Receiver<u8>);
+
+/// A pair. A run whose [`Stopper`] is dropped goes on to its end.
+pub fn stopper() -> (Stopper, Stop) {
+    let (tell, hear) = watch::channel(0);
+    (Stopper(tell), Stop(hear))
+}
+
+impl Stopper {
+    /// The first time: send no more, wait for what is open. The second time: do not wait either.
+    pub fn stop(&self) {
+        self.0.send_modify(|level| *level = (*level + 1).min(2));
+    }
+}
+
+impl Stop {
+    fn level(&self) -> u8 {
+        *self.0.borrow()
+    }
+
+    async fn reaches(&mut self, level: u8) {
+        if self.0.wait_for(|now| *now >= level).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// How a run goes, a few times a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Since the start.
+    pub elapsed: Duration,
+    /// Queries sent until now.
+    pub sent: u64,
+    /// Sent in the last interval, per second.
+    pub rate: f64,
+    /// Queries that ended.
+    pub ended: u64,
+    /// p99 in microseconds of those that ended in the last interval.
+    pub p99_us: u64,
+    /// Answered in time over ended.
+    pub attainment: f64,
+}
+
+/// A query is given up this much after its deadline: the answer is late by then whatever it is, and no run may hang.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// The generator may be late by this share of the deadline at its 99th percentile.
 const LAG_SHARE: f64 = 0.05;
+/// A generator that is this late stops: it only measures itself, and would go on long after the run's end.
+const BEHIND_MAX: Duration = Duration::from_secs(10);
+/// Queries that are due and not yet sent: three seconds at 20,000 a second.
+const DUE_MAX: usize = 1 << 16;
+/// Batches of ended queries on their way to the count; a sender waits where it is full.
+const BATCHES_MAX: usize = 1024;
+/// Ended queries in a batch at most, and how long they wait for others.
+const BATCH: usize = 256;
+const BATCH_WAIT: Duration = Duration::from_millis(50);
+/// Queries started before connections get their turn to write: more would let the first wait for the last one's encoding.
+const BURST: usize = 8;
+/// From the last connection to the first instant: time for threads to start.
+const HEAD_START: Duration = Duration::from_millis(20);
+const REPORT_EVERY: Duration = Duration::from_millis(250);
 
-/// One query that ended, or was given up.
-struct Ended {
-    intended: Duration,
-    latency: Duration,
-    row: usize,
-    reply: Reply,
+/// Makes a run from threads of its own.
+pub async fn run(
+    config: &RunConfig,
+    connect: Arc<dyn Connect>,
+    stop: Stop,
+    progress: impl FnMut(&Progress),
+) -> Result<RunResult, LoadError> {
+    check(config)?;
+    let threads = config.threads.max(1);
+    let shared = Arc::new(Shared::new(config, stop));
+    let (batches, counted) = mpsc::channel(BATCHES_MAX);
+    let (mut senders, mut ready, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+    for thread in 0..threads {
+        let (due, queries) = mpsc::channel(DUE_MAX);
+        let (tell_ready, is_ready) = oneshot::channel();
+        let (start, started) = oneshot::channel();
+        senders.push(due);
+        ready.push(is_ready);
+        starts.push(start);
+        let (shared, connect, batches) = (Arc::clone(&shared), Arc::clone(&connect), batches.clone());
+        let connections = share(config.connections, threads, thread).max(1);
+        std::thread::Builder::new().name(format!("weir-send-{thread}")).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(tell_ready.send(Err(LoadError::Thread(error)))),
+            };
+            tokio::task::LocalSet::new().block_on(&runtime, async move {
+                let target = match connect.connect(Arc::clone(&shared.streams), connections).await {
+                    Ok(target) => target,
+                    Err(error) => return drop(tell_ready.send(Err(error.into()))),
+                };
+                let _ = tell_ready.send(Ok(()));
+                if let Ok(start) = started.await {
+                    Sender::new(shared, target, start, batches).run(thread, threads, queries).await;
+                }
+            });
+        })?;
+    }
+    drop(batches);
+    for ready in ready {
+        ready.await.unwrap_or_else(|_| Err(TargetError::Unreachable("a sender ended at once".into()).into()))?;
+    }
+    let start = Instant::now() + HEAD_START;
+    for tell in starts {
+        let _ = tell.send(start);
+    }
+    if let Loop::Open(flows) = &config.sending {
+        let schedule = schedule(config, flows);
+        let shared = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("weir-pace".into())
+            .spawn(move || pace(start.into_std(), schedule, &senders, &shared))?;
+    }
+    Ok(count(config, &shared, start, counted, progress).await)
 }
 
-/// Makes a run. Needs a `LocalSet` around it.
-pub async fn run(config: &RunConfig, target: Rc<dyn Target>) -> Result<RunResult, LoadError> {
-    if config.rows == 0 {
+/// Makes a run on this thread, inside a `LocalSet`, paced by the executor's timers (a millisecond coarse): for virtual time.
+pub async fn run_here(
+    config: &RunConfig,
+    target: Rc<dyn Target>,
+    stop: Stop,
+    progress: impl FnMut(&Progress),
+) -> Result<RunResult, LoadError> {
+    check(config)?;
+    let shared = Arc::new(Shared::new(config, stop));
+    let (batches, counted) = mpsc::channel(BATCHES_MAX);
+    let (due, queries) = mpsc::channel(DUE_MAX);
+    let start = Instant::now();
+    if let Loop::Open(flows) = &config.sending {
+        let schedule = schedule(config, flows);
+        let mut stop = shared.stop.clone();
+        tokio::task::spawn_local(async move {
+            for query in schedule {
+                tokio::select! {
+                    biased;
+                    () = stop.reaches(1) => return,
+                    () = tokio::time::sleep_until(start + query.at) => {}
+                }
+                if due.send(query).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let sender = Sender::new(Arc::clone(&shared), target, start, batches);
+    tokio::task::spawn_local(async move { sender.run(0, 1, queries).await });
+    Ok(count(config, &shared, start, counted, progress).await)
+}
+
+fn check(config: &RunConfig) -> Result<(), LoadError> {
+    if config.rows_per_query == 0 {
         return Err(LoadError::NoRows);
     }
-    if let Some(labels) = config.labels.as_ref().filter(|labels| labels.len() != config.rows) {
-        return Err(LoadError::Labels { labels: labels.len(), rows: config.rows });
-    }
-    let mut prng = Prng::new(config.seed);
-    let (ended, lags) = match config.sending {
-        Loop::Open { arrivals, rate } => {
-            let seconds = config.duration.as_secs_f64();
-            if rate * seconds > QUERIES_MAX as f64 {
-                return Err(LoadError::TooMany { rate, seconds });
-            }
-            let end = weir_core::units::Instant::ZERO + config.duration;
-            let instants = arrivals.instants(rate, prng.fork()).take_while(|at| *at < end);
-            let schedule: Vec<Duration> = instants.map(|at| at.since(weir_core::units::Instant::ZERO)).collect();
-            open_loop(config, target, schedule, prng).await?
+    for stream in config.streams.iter() {
+        if let Some(labels) = stream.labels.as_ref().filter(|labels| labels.len() != stream.data.rows()) {
+            return Err(LoadError::Labels { labels: labels.len(), rows: stream.data.rows() });
         }
-        Loop::Closed(callers) => (closed_loop(config, target, callers, prng).await, Vec::new()),
-    };
-    Ok(count(config, ended, lags))
+        if stream.labels.is_some() && stream.label_output.is_none() {
+            return Err(LoadError::NoLabelOutput(stream.endpoint.clone()));
+        }
+        if stream.data.whole() && config.rows_per_query > 1 {
+            return Err(LoadError::OneRow(stream.endpoint.clone()));
+        }
+    }
+    Ok(())
 }
 
-/// Hands out the indices of due queries, from a thread that does nothing else: a timer of the executor is a millisecond
-/// coarse and waits its turn.
-fn pace(start: Instant, schedule: &[Duration], due: &mpsc::UnboundedSender<usize>) {
-    /// A sleep ends this much late at worst on a quiet machine; what is left is spun away.
-    const SPIN: Duration = Duration::from_micros(60);
-    for (i, at) in schedule.iter().enumerate() {
+fn row_counts(streams: &[Stream]) -> Vec<usize> {
+    streams.iter().map(|stream| stream.data.rows()).collect()
+}
+
+fn schedule(config: &RunConfig, flows: &[Flow]) -> Schedule {
+    Schedule::new(flows, &row_counts(&config.streams), config.rows_per_query, config.seed, config.duration)
+}
+
+/// Part `i` of `total` in `parts` parts that differ by one at most.
+fn share(total: usize, parts: usize, i: usize) -> usize {
+    total / parts + usize::from(i < total % parts)
+}
+
+/// What all threads of a run know.
+struct Shared {
+    streams: Arc<[Stream]>,
+    sending: Loop,
+    rows_per_query: usize,
+    seed: u64,
+    duration: Duration,
+    stop: Stop,
+    sent: AtomicU64,
+    /// The generator gave up: it was too late to measure anything else.
+    behind: AtomicBool,
+}
+
+impl Shared {
+    fn new(config: &RunConfig, stop: Stop) -> Shared {
+        Shared {
+            streams: Arc::clone(&config.streams),
+            sending: config.sending.clone(),
+            rows_per_query: config.rows_per_query,
+            seed: config.seed,
+            duration: config.duration,
+            stop,
+            sent: AtomicU64::new(0),
+            behind: AtomicBool::new(false),
+        }
+    }
+}
+
+/// Hands out due queries in turn, from a thread that does nothing else: a timer of the executor is a millisecond coarse and
+/// waits its turn.
+fn pace(start: std::time::Instant, schedule: Schedule, senders: &[mpsc::Sender<Due>], shared: &Shared) {
+    /// The kernel may end a sleep this much late, to wake for several timers at once.
+    const SLACK: Duration = Duration::from_micros(50);
+    /// Queries nearer to each other than this share a wake-up instead of keeping the core awake.
+    const NEAR: Duration = Duration::from_micros(200);
+    /// How long a stop may go unheard.
+    const DEAF: Duration = Duration::from_millis(100);
+    let mut last = Duration::ZERO;
+    for (query, sender) in schedule.zip(senders.iter().cycle()) {
         loop {
-            let left = at.saturating_sub(start.elapsed());
+            if shared.stop.level() > 0 {
+                return;
+            }
+            // Before the start, elapsed time is zero.
+            let elapsed = start.elapsed();
+            let until_start = start.saturating_duration_since(std::time::Instant::now());
+            let left = query.at.saturating_sub(elapsed) + until_start;
             if left.is_zero() {
+                if elapsed > query.at + BEHIND_MAX {
+                    shared.behind.store(true, Ordering::Relaxed);
+                    return;
+                }
                 break;
             }
-            if left > SPIN {
-                std::thread::sleep(left - SPIN);
+            if left > SLACK {
+                std::thread::sleep((left - SLACK).min(DEAF));
+            } else if query.at < last + NEAR {
+                std::thread::sleep(left);
             } else {
                 std::hint::spin_loop();
             }
         }
-        if due.send(i).is_err() {
+        last = query.at;
+        if sender.blocking_send(query).is_err() {
             return;
         }
     }
 }
 
-async fn open_loop(
-    config: &RunConfig,
+/// What is known of a query that is open.
+struct Open {
+    intended: Duration,
+    lag: Option<Duration>,
+    stream: usize,
+    rows: Vec<u32>,
+}
+
+/// One thread's part of a run.
+struct Sender {
+    shared: Arc<Shared>,
     target: Rc<dyn Target>,
-    schedule: Vec<Duration>,
-    mut prng: Prng,
-) -> Result<(Vec<Ended>, Vec<Duration>), LoadError> {
-    let rows = draw_rows(config.rows, schedule.len(), &mut prng);
-    // Unbounded, but holds at most the schedule, which is in memory anyway.
-    let (due, mut queries) = mpsc::unbounded_channel();
-    // Time to start the thread before the first query is due.
-    let start = Instant::now() + Duration::from_millis(20);
-    let pacing = schedule.clone();
-    std::thread::Builder::new().name("weir-pace".into()).spawn(move || pace_from(start, &pacing, &due))?;
-    let ended: Rc<RefCell<Vec<Option<Ended>>>> = Rc::new(RefCell::new(schedule.iter().map(|_| None).collect()));
-    let mut lags = Vec::with_capacity(schedule.len());
-    let mut tasks = tokio::task::JoinSet::new();
-    while let Some(i) = queries.recv().await {
-        let (intended, row, deadline) = (schedule[i], rows[i], config.deadline);
-        let lag = (start + intended).elapsed();
-        lags.push(lag);
-        // What the generator lost is not the server's to make up for, but counts as latency all the same.
-        let asked = target.ask(row, deadline.saturating_sub(lag).max(Duration::from_micros(1)));
-        let ended = Rc::clone(&ended);
-        tasks.spawn_local(async move {
-            let reply = asked.await;
-            ended.borrow_mut()[i] = Some(Ended { intended, latency: (start + intended).elapsed(), row, reply });
-        });
-        while tasks.try_join_next().is_some() {}
-    }
-    let rest = async { while tasks.join_next().await.is_some() {} };
-    let gave_up = tokio::time::timeout(config.deadline + PATIENCE, rest).await.is_err();
-    let lost = |i: usize| Ended {
-        intended: schedule[i],
-        latency: (start + schedule[i]).elapsed(),
-        row: rows[i],
-        reply: Reply {
-            outcome: Outcome::Unknown,
-            label: None,
-            stage: String::new(),
-            degraded: false,
-            message: if gave_up {
-                "no answer when the run ended".into()
-            } else {
-                "its task ended without an answer".into()
-            },
-        },
-    };
-    let ended = ended.take().into_iter().enumerate().map(|(i, ended)| ended.unwrap_or_else(|| lost(i))).collect();
-    Ok((ended, lags))
+    start: Instant,
+    state: Rc<RefCell<State>>,
+    batches: mpsc::Sender<Vec<Ended>>,
 }
 
-/// Rows in an order drawn anew for each pass over the data, so that every row is asked for as often as any other.
-fn draw_rows(rows: usize, queries: usize, prng: &mut Prng) -> Vec<usize> {
-    let mut drawn = Vec::with_capacity(queries);
-    while drawn.len() < queries {
-        let mut pass: Vec<usize> = (0..rows).collect();
-        for i in (1..rows).rev() {
-            pass.swap(i, prng.below(i as u64 + 1) as usize);
+#[derive(Default)]
+struct State {
+    open: HashMap<u64, Open>,
+    next: u64,
+    ended: Vec<Ended>,
+}
+
+impl State {
+    fn end(&mut self, id: u64, latency: Duration, reply: Reply) {
+        let Some(open) = self.open.remove(&id) else { return };
+        let Open { intended, lag, stream, rows } = open;
+        self.ended.push(Ended { intended, lag, latency, stream, rows, reply });
+    }
+}
+
+impl Sender {
+    fn new(shared: Arc<Shared>, target: Rc<dyn Target>, start: Instant, batches: mpsc::Sender<Vec<Ended>>) -> Sender {
+        Sender { shared, target, start, state: Rc::default(), batches }
+    }
+
+    async fn run(self, thread: usize, threads: usize, queries: mpsc::Receiver<Due>) {
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut stop = self.shared.stop.clone();
+        let working = async {
+            match self.shared.sending.clone() {
+                Loop::Open(_) => self.open_loop(queries, &mut tasks).await,
+                Loop::Closed(callers) => self.closed_loop(share(callers, threads, thread), thread, &mut tasks),
+            }
+            while tasks.join_next().await.is_some() {}
+        };
+        let flushing = async {
+            loop {
+                tokio::time::sleep(BATCH_WAIT).await;
+                self.flush().await;
+            }
+        };
+        tokio::select! {
+            () = working => {}
+            () = flushing => {}
+            () = stop.reaches(2) => {}
         }
-        drawn.extend(pass.into_iter().take(queries - drawn.len()));
+        tasks.shutdown().await;
+        {
+            let state = &mut *self.state.borrow_mut();
+            let why = if stop.level() >= 2 {
+                "given up when the run was interrupted"
+            } else {
+                "its task ended without an answer"
+            };
+            for id in state.open.keys().copied().collect::<Vec<_>>() {
+                let latency = (self.start + state.open[&id].intended).elapsed();
+                state.end(id, latency, Reply::none(Outcome::Unknown, why));
+            }
+        }
+        self.flush().await;
     }
-    drawn
-}
 
-fn pace_from(start: Instant, schedule: &[Duration], due: &mpsc::UnboundedSender<usize>) {
-    std::thread::sleep(start.saturating_duration_since(Instant::now()));
-    pace(start, schedule, due);
-}
+    async fn flush(&self) {
+        let ended = std::mem::take(&mut self.state.borrow_mut().ended);
+        if !ended.is_empty() {
+            // Nobody counts any more only where the run was dropped.
+            let _ = self.batches.send(ended).await;
+        }
+    }
 
-async fn closed_loop(config: &RunConfig, target: Rc<dyn Target>, callers: usize, mut prng: Prng) -> Vec<Ended> {
-    let start = Instant::now();
-    let ended: Rc<RefCell<Vec<Ended>>> = Rc::default();
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..callers.max(1) {
-        let (target, ended, mut prng) = (Rc::clone(&target), Rc::clone(&ended), prng.fork());
-        let (duration, deadline, rows) = (config.duration, config.deadline, config.rows);
+    async fn open_loop(&self, mut queries: mpsc::Receiver<Due>, tasks: &mut tokio::task::JoinSet<()>) {
+        let mut burst = Vec::with_capacity(BURST);
+        let mut ids = Vec::with_capacity(BURST);
+        while queries.recv_many(&mut burst, BURST).await > 0 {
+            for Due { at, stream, rows } in burst.drain(..) {
+                let late = (self.start + at).elapsed();
+                // What the generator lost is not the server's to make up for, but counts as latency all the same.
+                let deadline = self.shared.streams[stream].deadline.saturating_sub(late).max(Duration::from_micros(1));
+                ids.push(self.ask(at, stream, rows, deadline, tasks));
+            }
+            // Everybody who has something to write has had a turn when this one comes again: only then it is sent.
+            tokio::task::yield_now().await;
+            let state = &mut *self.state.borrow_mut();
+            for id in ids.drain(..) {
+                if let Some(open) = state.open.get_mut(&id) {
+                    open.lag = Some((self.start + open.intended).elapsed());
+                }
+            }
+            while tasks.try_join_next().is_some() {}
+        }
+    }
+
+    /// Starts one query, and returns its number.
+    fn ask(
+        &self,
+        intended: Duration,
+        stream: usize,
+        rows: Vec<u32>,
+        deadline: Duration,
+        tasks: &mut tokio::task::JoinSet<()>,
+    ) -> u64 {
+        let id = {
+            let state = &mut *self.state.borrow_mut();
+            state.next += 1;
+            state.open.insert(state.next, Open { intended, lag: None, stream, rows: rows.clone() });
+            state.next
+        };
+        self.shared.sent.fetch_add(1, Ordering::Relaxed);
+        let asked = self.target.ask(Ask { stream, rows, deadline });
+        let (state, start, batches) = (Rc::clone(&self.state), self.start, self.batches.clone());
         tasks.spawn_local(async move {
-            while start.elapsed() < duration {
-                let row = prng.below(rows as u64) as usize;
-                let intended = start.elapsed();
-                let reply = target.ask(row, deadline).await;
-                ended.borrow_mut().push(Ended { intended, latency: start.elapsed() - intended, row, reply });
+            let reply = in_patience(asked, deadline).await;
+            let latency = (start + intended).elapsed();
+            let full = {
+                let state = &mut *state.borrow_mut();
+                if let Some(open) = state.open.get_mut(&id) {
+                    // Answered before its turn to be timed: it was sent by now.
+                    open.lag.get_or_insert(latency);
+                }
+                state.end(id, latency, reply);
+                if state.ended.len() >= BATCH { std::mem::take(&mut state.ended) } else { Vec::new() }
+            };
+            if !full.is_empty() {
+                let _ = batches.send(full).await;
             }
         });
+        id
     }
-    while tasks.join_next().await.is_some() {}
-    ended.take()
-}
 
-fn histogram() -> Histogram<u64> {
-    // A microsecond to an hour, at three digits.
-    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds")
-}
-
-fn micros(span: Duration) -> u64 {
-    span.as_micros().min(3_600_000_000) as u64
-}
-
-fn count(config: &RunConfig, ended: Vec<Ended>, lags: Vec<Duration>) -> RunResult {
-    let mut latency = histogram();
-    let mut by_second: BTreeMap<u64, (PerSecond, Histogram<u64>)> = BTreeMap::new();
-    let mut outcomes: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut stages: BTreeMap<String, u64> = BTreeMap::new();
-    let mut errors: BTreeMap<String, u64> = BTreeMap::new();
-    let (mut within, mut degraded, mut right, mut right_within) = (0u64, 0u64, 0u64, 0u64);
-    for query in &ended {
-        *outcomes.entry(query.reply.outcome.word()).or_default() += 1;
-        let t = query.intended.as_secs();
-        let (second, second_latency) =
-            by_second.entry(t).or_insert_with(|| (PerSecond { t, ..PerSecond::default() }, histogram()));
-        second.offered += 1;
-        if query.reply.outcome != Outcome::Answered {
-            *errors.entry(format!("{}: {}", query.reply.outcome.word(), query.reply.message)).or_default() += 1;
-            continue;
-        }
-        let us = micros(query.latency);
-        latency.saturating_record(us);
-        second_latency.saturating_record(us);
-        second.answered += 1;
-        let in_time = query.latency <= config.deadline;
-        let is_right = config.labels.as_ref().is_some_and(|labels| query.reply.label == Some(labels[query.row]));
-        within += u64::from(in_time);
-        second.within_deadline += u64::from(in_time);
-        degraded += u64::from(query.reply.degraded);
-        second.degraded += u64::from(query.reply.degraded);
-        right += u64::from(is_right);
-        right_within += u64::from(is_right && in_time);
-        if !query.reply.stage.is_empty() {
-            *stages.entry(query.reply.stage.clone()).or_default() += 1;
+    fn closed_loop(&self, callers: usize, thread: usize, tasks: &mut tokio::task::JoinSet<()>) {
+        let seed = Prng::part(self.shared.seed, thread as u64).next_u64();
+        let draws: Rc<RefCell<Vec<Rows>>> = Rc::new(RefCell::new(row_draws(&row_counts(&self.shared.streams), seed)));
+        for caller in 0..callers {
+            let (shared, target, start) = (Arc::clone(&self.shared), Rc::clone(&self.target), self.start);
+            let (state, batches, draws) = (Rc::clone(&self.state), self.batches.clone(), Rc::clone(&draws));
+            let mut turn = caller;
+            tasks.spawn_local(async move {
+                tokio::time::sleep_until(start).await;
+                while start.elapsed() < shared.duration && shared.stop.level() == 0 {
+                    let stream = turn % shared.streams.len();
+                    turn += 1;
+                    let rows = draws.borrow_mut()[stream].take(shared.rows_per_query);
+                    let intended = start.elapsed();
+                    let id = {
+                        let state = &mut *state.borrow_mut();
+                        state.next += 1;
+                        state.open.insert(state.next, Open { intended, lag: None, stream, rows: rows.clone() });
+                        state.next
+                    };
+                    shared.sent.fetch_add(1, Ordering::Relaxed);
+                    let deadline = shared.streams[stream].deadline;
+                    let reply = in_patience(target.ask(Ask { stream, rows, deadline }), deadline).await;
+                    let full = {
+                        let state = &mut *state.borrow_mut();
+                        state.end(id, start.elapsed() - intended, reply);
+                        if state.ended.len() >= BATCH { std::mem::take(&mut state.ended) } else { Vec::new() }
+                    };
+                    if !full.is_empty() {
+                        let _ = batches.send(full).await;
+                    }
+                    // A target that answers at once must not keep the others, and the clock, from their turns.
+                    tokio::task::yield_now().await;
+                }
+            });
         }
     }
-    let of = |word: &str| outcomes.get(word).copied().unwrap_or(0);
-    let offered = ended.len() as u64;
-    let answered = of("answered");
-    assert_eq!(
-        offered,
-        answered + of("rejected") + of("expired") + of("failed") + of("unknown"),
-        "every query has one outcome"
-    );
-    let at = |q: f64| if answered == 0 { 0 } else { latency.value_at_quantile(q) };
-    let mut lag = histogram();
-    lags.iter().for_each(|span| lag.saturating_record(micros(*span)));
-    let send_lag = SendLag { p99: if lags.is_empty() { 0 } else { lag.value_at_quantile(0.99) }, max: lag.max() };
-    let lag_limit = config.deadline.as_micros() as f64 * LAG_SHARE;
-    let invalid_because = (send_lag.p99 as f64 > lag_limit).then(|| {
-        format!("queries were sent late (p99 {} us, over 5 % of the deadline): the generator measured itself; lower the rate or give it a core", send_lag.p99)
-    });
-    let mut errors: Vec<_> = errors.into_iter().collect();
-    errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    errors.truncate(10);
-    let (arrivals, rate) = match config.sending {
-        Loop::Open { arrivals, rate } => (arrivals.to_text(), Some(rate)),
-        Loop::Closed(callers) => (format!("closed:{callers}"), None),
+}
+
+async fn in_patience(asked: impl Future<Output = Reply>, deadline: Duration) -> Reply {
+    match tokio::time::timeout(deadline + PATIENCE, asked).await {
+        Ok(reply) => reply,
+        Err(_) => Reply::none(Outcome::Unknown, format!("no answer {} s after its deadline", PATIENCE.as_secs())),
+    }
+}
+
+async fn count(
+    config: &RunConfig,
+    shared: &Shared,
+    start: Instant,
+    mut batches: mpsc::Receiver<Vec<Ended>>,
+    mut progress: impl FnMut(&Progress),
+) -> RunResult {
+    let started = std::time::SystemTime::now() + start.saturating_duration_since(Instant::now());
+    let longest = config.streams.iter().map(|stream| stream.deadline).max().unwrap_or_default() + PATIENCE;
+    let mut tally = Tally::new(config.streams.len(), longest);
+    let mut stop = shared.stop.clone();
+    let mut stopped_at = None;
+    let mut look = tokio::time::interval_at(start + REPORT_EVERY, REPORT_EVERY);
+    let (mut sent_before, mut looked) = (0, start);
+    loop {
+        tokio::select! {
+            batch = batches.recv() => match batch {
+                Some(batch) => batch.iter().for_each(|ended| tally.add(ended, &config.streams[ended.stream])),
+                None => break,
+            },
+            now = look.tick() => {
+                let sent = shared.sent.load(Ordering::Relaxed);
+                let ended = tally.all.offered();
+                progress(&Progress {
+                    elapsed: now - start,
+                    sent,
+                    rate: (sent - sent_before) as f64 / (now - looked).as_secs_f64().max(1e-3),
+                    ended,
+                    p99_us: tally.recent_p99(),
+                    attainment: tally.all.within as f64 / ended.max(1) as f64,
+                });
+                (sent_before, looked) = (sent, now);
+            }
+            () = stop.reaches(1), if stopped_at.is_none() => stopped_at = Some(start.elapsed()),
+        }
+    }
+    let interrupted = stop.level() > 0 && stopped_at.is_some_and(|at| at < config.duration);
+    let duration = stopped_at.filter(|_| interrupted).unwrap_or(config.duration);
+    result(config, shared, tally, duration, interrupted, started)
+}
+
+fn result(
+    config: &RunConfig,
+    shared: &Shared,
+    tally: Tally,
+    duration: Duration,
+    interrupted: bool,
+    started: std::time::SystemTime,
+) -> RunResult {
+    let [answered, rejected, expired, failed, unknown] = tally.all.outcomes;
+    let offered = shared.sent.load(Ordering::Relaxed);
+    assert_eq!(offered, answered + rejected + expired + failed + unknown, "every query has one outcome");
+    let deadline = config.streams.iter().map(|stream| stream.deadline).min().unwrap_or_default();
+    let send_lag = tally.send_lag();
+    let invalid_because = if offered == 0 {
+        Some("no query fell due, so nothing was measured; make the run longer or the rate higher".to_owned())
+    } else if shared.behind.load(Ordering::Relaxed) {
+        Some(format!(
+            "the generator fell {} s behind and stopped: it measured itself; lower the rate, give it more cores or --threads",
+            BEHIND_MAX.as_secs()
+        ))
+    } else if send_lag.p99 as f64 > deadline.as_micros() as f64 * LAG_SHARE {
+        Some(format!(
+            "queries were sent late (p99 {} us, over 5 % of the deadline): the generator measured itself; lower the rate or give it a core",
+            send_lag.p99
+        ))
+    } else {
+        None
     };
+    let labelled = config.streams.iter().any(|stream| stream.labels.is_some());
+    let mut names: Vec<&str> = config.streams.iter().map(|stream| stream.endpoint.as_str()).collect();
+    names.dedup();
+    let told_apart = config.streams.iter().any(|stream| stream.name != config.streams[0].name);
+    let endpoints = if told_apart { tally.endpoints(&config.streams) } else { Default::default() };
+    let seconds = duration.as_secs_f64();
     RunResult {
         target: config.target.clone(),
-        endpoint: config.endpoint.clone(),
-        arrivals,
+        endpoint: names.join(","),
+        arrivals: config.arrivals.clone(),
         seed: config.seed,
-        rate,
-        duration_s: config.duration.as_secs_f64(),
-        deadline_us: config.deadline.as_micros() as u64,
+        rate: config.rate,
+        duration_s: seconds,
+        deadline_us: deadline.as_micros() as u64,
         offered,
         answered,
-        rejected: of("rejected"),
-        expired: of("expired"),
-        failed: of("failed"),
-        unknown: of("unknown"),
-        degraded,
-        within_deadline: within,
-        attainment: within as f64 / offered.max(1) as f64,
-        goodput_per_s: within as f64 / config.duration.as_secs_f64(),
-        accuracy: config.labels.as_ref().map(|_| right as f64 / answered.max(1) as f64),
-        correct_within_deadline: config.labels.as_ref().map(|_| right_within),
-        latency_us: Latency {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: if answered == 0 { 0 } else { latency.max() },
-        },
-        stages,
+        rejected,
+        expired,
+        failed,
+        unknown,
+        degraded: tally.degraded(),
+        within_deadline: tally.all.within,
+        attainment: tally.all.within as f64 / offered.max(1) as f64,
+        goodput_per_s: tally.all.within as f64 / seconds.max(1e-9),
+        accuracy: tally.accuracy().filter(|_| labelled),
+        correct_within_deadline: labelled.then(|| tally.correct_within()),
+        latency_us: tally.all.percentiles(),
+        stages: tally.stages(),
         send_lag_us: send_lag,
         valid: invalid_because.is_none(),
         invalid_because,
-        errors,
-        per_second: by_second
-            .into_values()
-            .map(|(second, latency)| PerSecond {
-                p99_us: if second.answered == 0 { 0 } else { latency.value_at_quantile(0.99) },
-                ..second
-            })
-            .collect(),
+        interrupted,
+        rows_per_query: config.rows_per_query as u64,
+        connections: config.connections as u64,
+        threads: config.threads.max(1) as u64,
+        question: config.question.clone(),
+        errors: tally.errors(),
+        endpoints,
+        histogram: encode(&tally.all.latency),
+        per_second: tally.per_second(duration),
+        machine: Machine::here(),
+        started_unix_s: started.duration_since(std::time::SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()),
     }
 }
 

@@ -68,7 +68,7 @@ pub enum Command {
     /// Latency by batch size of a model file, on this machine
     #[command(after_help = "Example: weir profile demo/big.onnx")]
     Profile(With<profile::Profile>),
-    /// Put a load on an endpoint and measure
+    /// Put a load on an endpoint, or on another server, and measure
     #[command(
         after_help = "Example: weir load run --endpoint fashion --data demo/images.npy --labels demo/labels.npy --rate 200 --arrivals gamma:cv=4 --duration 10s --deadline 50ms"
     )]

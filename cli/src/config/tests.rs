@@ -70,8 +70,13 @@ fn every_flag_of_every_command_has_a_variable() {
                 assert!(flag.is_positional(), "{words}: {} has no long name", flag.get_id());
                 continue;
             };
-            // Elsewhere it means addresses.
-            let prefix = if (words.as_str(), name) == ("up", "coordinators") { "WEIR_UP_" } else { "WEIR_" };
+            let prefix = match (words.as_str(), name) {
+                // Elsewhere it means addresses.
+                ("up", "coordinators") => "WEIR_UP_",
+                // Elsewhere it means which rows.
+                ("load run" | "load capacity", "rows") => "WEIR_LOAD_",
+                _ => "WEIR_",
+            };
             let variable = format!("{prefix}{}", name.to_uppercase().replace('-', "_"));
             assert_eq!(flag.get_env(), Some(variable.as_ref()), "{words} --{name}");
         }

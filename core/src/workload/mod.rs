@@ -1,67 +1,49 @@
 //! When queries arrive: pure, seeded processes, shared by the load generator and the simulator.
+//!
+//! The intuition: two servers under the same mean rate can behave as differently as night and day, because queues feel
+//! how arrivals clump, at every width of window from a batch's milliseconds to a minute. So there is a process for each
+//! way of clumping, each with a known theory, and an instrument that measures the same figures on any list of instants.
+//!
+//! The contract, in the order of the calls:
+//!
+//! 1. [`Arrivals::parse`] reads a specification such as `gamma:cv=4`; [`Arrivals::to_text`] is its inverse.
+//! 2. [`Arrivals::needs_rate`] and [`Arrivals::trace_file`] say what else it takes: a [`Rate`], or the text of a file,
+//!    which the caller reads and [`Trace::parse`] understands.
+//! 3. [`Arrivals::process`] joins them to a [`Process`], or says what is missing.
+//! 4. [`Process::instants`] draws from a [`crate::prng::Prng`]. The same seed gives the same instants on any machine: draws use
+//!    integers and what IEEE 754 fixes to the last bit ([`crate::prng::elementary`]).
+//! 5. [`Superposition`] merges several of them; [`Statistics::of`], [`GammaFit::of`] and [`Mmpp::fit`] look at instants.
+//!
+//! Every process but a trace is stationary or starts at a stated phase: no run-up has to be thrown away, and the expected
+//! count of a run is its rate times its length from the first second on.
 
+mod arrivals;
+mod diurnal;
+mod fit;
+mod mmpp;
+mod modulated;
+mod parameter;
+mod pareto;
+mod process;
+mod rate;
+mod renewal;
+mod replay;
+mod spike;
+mod statistics;
+mod superposition;
 #[cfg(test)]
 mod tests;
+mod trace;
 
-use crate::prng::Prng;
-use crate::units::Instant;
-
-/// An arrival process, apart from its rate.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Arrivals {
-    /// Equal gaps.
-    Constant,
-    /// Exponential gaps: what many independent callers make. CV 1.
-    Poisson,
-    /// Gamma distributed gaps with this coefficient of variation: above 1 they come in bursts.
-    Gamma {
-        /// Standard deviation of a gap over its mean.
-        cv: f64,
-    },
-}
-
-/// A process that was not understood.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no arrival process; write constant, poisson or gamma:cv=4 (with a cv above 0 and at most 100)")]
-pub struct BadArrivals {
-    text: String,
-}
-
-impl Arrivals {
-    /// Parses `constant`, `poisson` or `gamma:cv=4`.
-    pub fn parse(text: &str) -> Result<Arrivals, BadArrivals> {
-        let cv = |text: &str| text.parse::<f64>().ok().filter(|cv| *cv > 0.0 && *cv <= 100.0);
-        match text {
-            "constant" => Some(Arrivals::Constant),
-            "poisson" => Some(Arrivals::Poisson),
-            _ => text.strip_prefix("gamma:cv=").and_then(cv).map(|cv| Arrivals::Gamma { cv }),
-        }
-        .ok_or_else(|| BadArrivals { text: text.to_owned() })
-    }
-
-    /// The text that parses to this.
-    pub fn to_text(self) -> String {
-        match self {
-            Arrivals::Constant => "constant".into(),
-            Arrivals::Poisson => "poisson".into(),
-            Arrivals::Gamma { cv } => format!("gamma:cv={cv}"),
-        }
-    }
-
-    /// Instants at `rate` per second (finite, above 0), without end. The first comes one gap after zero.
-    pub fn instants(self, rate: f64, mut prng: Prng) -> impl Iterator<Item = Instant> {
-        assert!(rate.is_finite() && rate > 0.0, "a rate is finite and above 0");
-        let mean = 1e9 / rate;
-        let mut now = 0.0f64;
-        std::iter::from_fn(move || {
-            now += mean
-                * match self {
-                    Arrivals::Constant => 1.0,
-                    Arrivals::Poisson => prng.exponential(),
-                    // Shape k has CV 1/√k and mean k.
-                    Arrivals::Gamma { cv } => prng.gamma(1.0 / (cv * cv)) * cv * cv,
-                };
-            Some(Instant::from_nanos(now as u64))
-        })
-    }
-}
+pub use arrivals::{Arrivals, BadArrivals};
+pub use diurnal::Diurnal;
+pub use fit::{GammaFit, NoFit};
+pub use mmpp::Mmpp;
+pub use pareto::Pareto;
+pub use process::{BadProcess, Instants, Process};
+pub use rate::{BadRate, Rate};
+pub use replay::Replay;
+pub use spike::Spike;
+pub use statistics::{Statistics, Window};
+pub use superposition::Superposition;
+pub use trace::{BadTrace, Request, Tokens, Trace};

@@ -2,54 +2,82 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures::future::LocalBoxFuture;
-use weir_client::{Answer, LocalClient, Request};
-use weir_core::endpoint::gate::label;
+use weir_client::{Answer, ClientError, LocalClient, Options, Request};
 use weir_core::ids::EndpointName;
 use weir_core::outcome::Outcome;
 use weir_core::tensor::Tensor;
+use weir_host::Host;
 
-use super::{Reply, Target};
-use crate::npy;
+use super::{Ask, Connect, Described, Reply, RowReply, Stream, Target, TargetError, classes};
 
-/// An endpoint of a cluster.
-pub struct Weir {
-    clients: Vec<LocalClient>,
-    turn: Cell<usize>,
-    endpoint: EndpointName,
-    input: String,
-    label_output: Option<String>,
-    data: Rc<Tensor>,
-}
+/// How to reach a cluster.
+pub struct Weir(pub Options);
 
-impl Weir {
-    /// Asks `endpoint` for rows of `data`, which go into its only input, named `input`.
-    pub fn new(
-        clients: Vec<LocalClient>,
-        endpoint: EndpointName,
-        input: String,
-        label_output: Option<String>,
-        data: Tensor,
-    ) -> Weir {
-        assert!(!clients.is_empty(), "somebody must ask");
-        Weir { clients, turn: Cell::new(0), endpoint, input, label_output, data: Rc::new(data) }
+impl Connect for Weir {
+    fn name(&self) -> String {
+        format!("weir://{}", self.0.coordinators.join(","))
+    }
+
+    fn describe<'a>(&'a self, endpoint: &'a str) -> LocalBoxFuture<'a, Result<Described, TargetError>> {
+        Box::pin(async move {
+            let endpoint = EndpointName::parse(endpoint).map_err(|bad| TargetError::Usage(bad.to_string()))?;
+            let client = LocalClient::connect(Host::system(), self.0.clone()).await?;
+            let info = client.describe(&endpoint).await?;
+            Ok(Described { inputs: info.inputs, label_output: info.label_output, deadline: Some(info.deadline) })
+        })
+    }
+
+    fn connect(
+        &self,
+        streams: Arc<[Stream]>,
+        connections: usize,
+    ) -> LocalBoxFuture<'_, Result<Rc<dyn Target>, TargetError>> {
+        Box::pin(async move {
+            let endpoints = streams.iter().map(|stream| EndpointName::parse(&stream.endpoint));
+            let endpoints = endpoints.collect::<Result<_, _>>().map_err(|bad| TargetError::Usage(bad.to_string()))?;
+            let mut clients = Vec::new();
+            for _ in 0..connections.max(1) {
+                clients.push(LocalClient::connect(Host::system(), self.0.clone()).await?);
+            }
+            Ok(Rc::new(Cluster { clients, turn: Cell::new(0), endpoints, streams }) as Rc<dyn Target>)
+        })
     }
 }
 
-impl Target for Weir {
-    fn ask(&self, row: usize, deadline: Duration) -> LocalBoxFuture<'static, Reply> {
+impl From<ClientError> for TargetError {
+    fn from(error: ClientError) -> TargetError {
+        let text = error.to_string();
+        match error {
+            ClientError::Refused(_) => TargetError::Forbidden(text),
+            ClientError::NotFound(_) => TargetError::NotFound(text),
+            ClientError::BadName(_) | ClientError::Invalid(_) => TargetError::Usage(text),
+            _ => TargetError::Unreachable(text),
+        }
+    }
+}
+
+struct Cluster {
+    clients: Vec<LocalClient>,
+    turn: Cell<usize>,
+    endpoints: Vec<EndpointName>,
+    streams: Arc<[Stream]>,
+}
+
+impl Target for Cluster {
+    fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Reply> {
         let turn = self.turn.get();
-        self.turn.set(turn + 1);
+        self.turn.set(turn.wrapping_add(1));
         let client = self.clients[turn % self.clients.len()].clone();
-        let tensor = npy::row(&self.data, row).expect("rows are drawn from the data");
-        let label_output = self.label_output.clone();
+        let stream = &self.streams[ask.stream];
+        let label_output = stream.label_output.clone();
         let request = Request {
-            endpoint: self.endpoint.clone(),
-            inputs: vec![(self.input.clone(), tensor)],
-            whole: false,
-            deadline: Some(deadline),
+            endpoint: self.endpoints[ask.stream].clone(),
+            inputs: stream.data.take(&ask.rows),
+            whole: stream.data.whole(),
+            deadline: Some(ask.deadline),
             class: None,
             outputs: label_output.iter().cloned().collect(),
         };
@@ -57,26 +85,33 @@ impl Target for Weir {
     }
 }
 
+/// One reply from an answer for each row: the worst outcome, with its message.
 fn reply(answers: Vec<Answer>, label_output: Option<&str>) -> Reply {
-    let Some(answer) = answers.into_iter().next() else {
-        return Reply {
-            outcome: Outcome::Failed,
-            label: None,
-            stage: String::new(),
-            degraded: false,
-            message: "no answer for the row".into(),
-        };
+    let worst = |answer: &&Answer| match answer.outcome {
+        Outcome::Answered => 0,
+        Outcome::Rejected(_) => 1,
+        Outcome::Expired => 2,
+        Outcome::Failed => 3,
+        Outcome::Unknown => 4,
     };
-    let probabilities = answer
-        .outputs
-        .iter()
-        .find(|(name, _)| Some(name.as_str()) == label_output)
-        .and_then(|(_, tensor)| tensor.as_f32());
+    let Some(bad) = answers.iter().max_by_key(worst) else {
+        return Reply::none(Outcome::Failed, "no answer for the row");
+    };
+    if bad.outcome != Outcome::Answered {
+        return Reply::none(bad.outcome, bad.message.clone());
+    }
+    let label = |outputs: &[(String, Tensor)]| {
+        let (_, output) = outputs.iter().find(|(name, _)| Some(name.as_str()) == label_output)?;
+        classes(output, 1)[0]
+    };
     Reply {
-        outcome: answer.outcome,
-        label: probabilities.and_then(|row| label(&row)).map(|(label, _)| label as i64),
-        stage: answer.stage,
-        degraded: answer.degraded,
-        message: answer.message,
+        outcome: Outcome::Answered,
+        message: String::new(),
+        degraded: answers.iter().any(|answer| answer.degraded),
+        price: 0.0,
+        rows: answers
+            .into_iter()
+            .map(|answer| RowReply { label: label(&answer.outputs), stage: answer.stage })
+            .collect(),
     }
 }

@@ -1,0 +1,111 @@
+//! `weir load capacity`: the highest rate that meets a goal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use weir_core::workload::Rate;
+use weir_loadgen::capacity::{Search, search};
+use weir_loadgen::run::{Loop, RunConfig, run};
+use weir_loadgen::scenario::Scenario;
+
+use super::asked::{Added, Asked, Line, load_failure, on_interrupt, usage};
+use crate::connect::Common;
+use crate::failure::Failure;
+
+#[derive(Args)]
+pub struct Capacity {
+    #[command(flatten)]
+    asked: Asked,
+    /// What has to be met, as attainment>=0.99 or p99<=50ms, several with commas
+    #[arg(long, env = "WEIR_GOAL")]
+    goal: Option<String>,
+    /// constant, poisson, gamma:cv=4, … [default: poisson]
+    #[arg(long, env = "WEIR_ARRIVALS")]
+    arrivals: Option<String>,
+    /// Of each run
+    #[arg(long, env = "WEIR_DURATION", default_value = "5s")]
+    duration: String,
+    /// First rate to try, per second
+    #[arg(long, env = "WEIR_RATE", default_value_t = 50.0, allow_negative_numbers = true)]
+    rate: f64,
+    /// Highest rate to try, per second
+    #[arg(long, env = "WEIR_RATE_MAX", default_value_t = 100_000.0, allow_negative_numbers = true)]
+    rate_max: f64,
+    /// Ends when the limit is known this well, as a share of it
+    #[arg(long, env = "WEIR_PRECISION", default_value_t = 0.05)]
+    precision: f64,
+    /// Runs at each rate near the limit; the majority decides
+    #[arg(long, env = "WEIR_REPEATS", default_value_t = 3)]
+    repeats: usize,
+}
+
+impl Capacity {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
+        for (flag, rate) in [("rate", self.rate), ("rate-max", self.rate_max)] {
+            Rate::per_second(rate).map_err(|bad| usage(format!("--{flag}: {bad}")))?;
+        }
+        if !(0.001..=0.5).contains(&self.precision) {
+            return Err(usage("--precision is a share from 0.001 to 0.5"));
+        }
+        if self.repeats.is_multiple_of(2) {
+            return Err(usage("--repeats is odd, so that there is a majority"));
+        }
+        let added = Added {
+            arrivals: self.arrivals.clone(),
+            rate: Some(self.rate),
+            closed: None,
+            duration: Some(self.duration.clone()),
+            goal: self.goal.clone(),
+            default_duration: Duration::from_secs(5),
+        };
+        let prepared = self.asked.prepare(&common, added).await?;
+        let goals = prepared.scenario.goals.clone();
+        if goals.is_empty() {
+            return Err(usage("say what has to be met, as --goal 'attainment>=0.99'"));
+        }
+        if prepared.scenario.parts.iter().any(|part| part.rate.is_some() || part.arrivals.is_some()) {
+            return Err(usage(
+                "a capacity is one rate: give the scenario's endpoints weights instead of rates of their own",
+            ));
+        }
+        let settings = Search {
+            start: self.rate,
+            precision: self.precision,
+            rate_max: self.rate_max,
+            repeats: self.repeats,
+            seed: prepared.config.seed,
+        };
+        let stop = on_interrupt();
+        let (config, connect) = (&prepared.config, &prepared.connect);
+        let measure = async |rate: f64, seed: u64| {
+            let scenario = Scenario { rate: Some(rate), ..prepared.scenario.clone() };
+            let sending = Loop::Open(scenario.flows().map_err(usage)?.0);
+            let config = RunConfig { rate: Some(rate), seed, sending, ..config.clone() };
+            let line = Line::new(format!("{rate:.1} a second: "));
+            let result = run(&config, Arc::clone(connect), stop.clone(), |progress| line.show(progress)).await;
+            line.clear();
+            result.map_err(load_failure)
+        };
+        let tell = |trial: &weir_loadgen::capacity::Trial| {
+            eprintln!("{:.1} a second: the goal was met in {} of {} runs", trial.rate, trial.met, trial.runs);
+        };
+        let found = search(settings, &goals, measure, tell).await?;
+        if common.json() {
+            println!("{}", serde_json::to_string(&found).expect("plain data"));
+        } else {
+            print!("{}", found.table());
+        }
+        match found.met_at {
+            _ if found.interrupted => {
+                eprintln!("error: interrupted; the result is what was found until then");
+                Err(Failure::Told(130))
+            }
+            None => {
+                eprintln!("error: no rate met {}; look at one with `weir load run`", found.goal);
+                Err(Failure::Told(1))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `weir load run`: one run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use weir_loadgen::result::RunResult;
+use weir_loadgen::{hdr, report, run};
+
+use super::asked::{Added, Asked, Line, load_failure, on_interrupt};
+use crate::connect::Common;
+use crate::failure::Failure;
+
+#[derive(Args)]
+pub struct Run {
+    #[command(flatten)]
+    asked: Asked,
+    /// Queries per second; what has a rate of its own is scaled to it
+    #[arg(long, env = "WEIR_RATE", allow_negative_numbers = true)]
+    rate: Option<f64>,
+    /// constant, poisson, gamma:cv=4, mmpp:…, pareto:…, spike:…, diurnal:… or trace:FILE [default: poisson]
+    #[arg(long, env = "WEIR_ARRIVALS")]
+    arrivals: Option<String>,
+    /// Closed loop instead: so many callers, each waiting for its answer (hides stalls)
+    #[arg(long, env = "WEIR_CLOSED", conflicts_with_all = ["rate", "arrivals"])]
+    closed: Option<usize>,
+    /// How long [default: the trace's length, or 10s]
+    #[arg(long, env = "WEIR_DURATION")]
+    duration: Option<String>,
+    /// Exit code 1 where the result misses it, as attainment>=0.99 or p99<=50ms
+    #[arg(long, env = "WEIR_GOAL")]
+    goal: Option<String>,
+    /// Also write the result as a web page
+    #[arg(long, env = "WEIR_REPORT", value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Also write the result as JSON
+    #[arg(long, env = "WEIR_SAVE", value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Also write the latencies as an HdrHistogram log, an interval a second
+    #[arg(long, env = "WEIR_HDR", value_name = "FILE")]
+    hdr: Option<PathBuf>,
+}
+
+impl Run {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
+        let added = Added {
+            arrivals: self.arrivals.clone(),
+            rate: self.rate,
+            closed: self.closed,
+            duration: self.duration.clone(),
+            goal: self.goal.clone(),
+            default_duration: Duration::from_secs(10),
+        };
+        let prepared = self.asked.prepare(&common, added).await?;
+        let line = Line::new(String::new());
+        let stop = on_interrupt();
+        let result = run::run(&prepared.config, prepared.connect, stop, |progress| line.show(progress)).await;
+        line.clear();
+        let result = result.map_err(load_failure)?;
+        let json = serde_json::to_string(&result).expect("a result is plain data");
+        if common.json() {
+            println!("{json}");
+        } else {
+            print!("{}", result.table());
+        }
+        let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| match path {
+            None => Ok(()),
+            Some(path) => std::fs::write(path, text())
+                .map_err(|cause| tell(1, &format!("cannot write {} ({cause}); name another file", path.display()))),
+        };
+        write(&self.report, &|| report::html(&result))?;
+        write(&self.save, &|| json.clone())?;
+        write(&self.hdr, &|| hdr::log(&result))?;
+        verdict(
+            &result,
+            prepared.scenario.goals.iter().find(|goal| !goal.is_met(&result)).map(|goal| goal.missed(&result)),
+        )
+    }
+}
+
+/// What the run amounts to: its JSON stands on stdout already and stays the only thing there.
+fn verdict(result: &RunResult, missed: Option<String>) -> Result<(), Failure> {
+    if result.interrupted {
+        return Err(tell(130, "interrupted; the result is what happened until then"));
+    }
+    if let Some(because) = &result.invalid_because {
+        return Err(tell(1, because));
+    }
+    if result.answered == 0 {
+        let why = result.errors.first().map(|(why, _)| format!(" ({why})")).unwrap_or_default();
+        return Err(tell(1, &format!("no query was answered{why}; look at the server")));
+    }
+    missed.map_or(Ok(()), |missed| Err(tell(1, &missed)))
+}
+
+fn tell(code: u8, sentence: &str) -> Failure {
+    eprintln!("error: {sentence}");
+    Failure::Told(code)
+}

@@ -1,0 +1,315 @@
+//! `weir load` as a process, against a planted server of the open inference protocol: exit codes, and what stands on stdout.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde_json::Value;
+
+/// Answers every query with class 2, until it has answered `dies_after`; then it is gone.
+struct Server {
+    address: String,
+    connections: Arc<AtomicU64>,
+    asked: Arc<AtomicU64>,
+}
+
+impl Server {
+    fn start(dies_after: u64) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (connections, asked, dead) =
+            (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let server = Server { address, connections: Arc::clone(&connections), asked: Arc::clone(&asked) };
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                if dead.load(Ordering::SeqCst) {
+                    return;
+                }
+                connections.fetch_add(1, Ordering::SeqCst);
+                let (asked, dead) = (Arc::clone(&asked), Arc::clone(&dead));
+                std::thread::spawn(move || serve(socket, dies_after, &asked, &dead));
+            }
+        });
+        server
+    }
+
+    fn target(&self) -> String {
+        format!("oip-http://{}/m", self.address)
+    }
+}
+
+fn serve(mut socket: TcpStream, dies_after: u64, asked: &AtomicU64, dead: &AtomicBool) {
+    let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
+    let address = socket.local_addr().unwrap();
+    loop {
+        while let Some(head) = read.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4) {
+            let text = String::from_utf8_lossy(&read[..head]).to_ascii_lowercase();
+            let length = text.split("\r\ncontent-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+            let length: usize = length.unwrap_or(0);
+            if read.len() < head + length {
+                break;
+            }
+            read.drain(..head + length);
+            let body = match text.split_whitespace().nth(1).unwrap() {
+                "/v2" => "{}",
+                "/v2/models/m" => {
+                    r#"{"name":"m","inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],"outputs":[{"name":"probs"}]}"#
+                }
+                "/v2/models/m/infer" => {
+                    if asked.fetch_add(1, Ordering::SeqCst) >= dies_after || dead.load(Ordering::SeqCst) {
+                        dead.store(true, Ordering::SeqCst);
+                        // The listener ends with the next connection.
+                        let _ = TcpStream::connect(address);
+                        return;
+                    }
+                    r#"{"outputs":[{"name":"probs","datatype":"FP32","shape":[1,3],"data":[0.1,0.2,0.7]}]}"#
+                }
+                other => panic!("{other}"),
+            };
+            write!(socket, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+        match socket.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => read.extend(&buffer[..n]),
+        }
+    }
+}
+
+/// A folder with rows to ask for, and labels.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Files {
+        let files = Files(tempfile::tempdir().unwrap());
+        files.write("x.jsonl", &"[1,2]\n".repeat(10));
+        files.write("y.txt", &"2\n".repeat(10));
+        files
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.0.path().join(name), text).unwrap();
+        self.path(name)
+    }
+}
+
+fn weir(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PathBuf::from(env!("CARGO_BIN_EXE_weir")));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    weir(arguments).output().unwrap()
+}
+
+fn result(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
+}
+
+fn outcomes(result: &Value) -> u64 {
+    ["answered", "rejected", "expired", "failed", "unknown"].iter().map(|word| result[word].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_run_prints_the_contract_and_writes_its_files() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (a, b) = (files.path("a.json"), files.path("b.json"));
+    for save in [&a, &b] {
+        let output = run(&[
+            "load",
+            "run",
+            "--target",
+            &server.target(),
+            "--data",
+            &files.path("x.jsonl"),
+            "--labels",
+            &files.path("y.txt"),
+            "--rate",
+            "50",
+            "--duration",
+            "1s",
+            "--deadline",
+            "5s",
+            "--seed",
+            "7",
+            "-o",
+            "json",
+            "--save",
+            save,
+            "--report",
+            &files.path("r.html"),
+            "--hdr",
+            &files.path("a.hlog"),
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let result = result(&output);
+        assert_eq!((result["seed"].as_u64(), result["deadline_us"].as_u64()), (Some(7), Some(5_000_000)));
+        assert_eq!(result["offered"], result["answered"]);
+        assert_eq!(result["offered"].as_u64(), Some(outcomes(&result)));
+        assert_eq!(
+            (&result["accuracy"], &result["attainment"], &result["valid"]),
+            (&1.0.into(), &1.0.into(), &true.into())
+        );
+        for field in ["goodput_per_s", "correct_within_deadline", "latency_us", "stages", "send_lag_us", "per_second"] {
+            assert!(!result[field].is_null(), "{field}");
+        }
+        assert_eq!(result["offered"].as_u64(), Some(server.asked.swap(0, Ordering::SeqCst)), "each was sent once");
+    }
+    let read = |name: &str| std::fs::read_to_string(files.path(name)).unwrap();
+    assert!(read("r.html").contains("<svg") && read("a.hlog").contains("HISTF"));
+    let compared = run(&["load", "compare", &a, &b]);
+    assert_eq!(compared.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&compared.stdout).contains("too short to tell"));
+    let bad = run(&["load", "compare", &a, &files.path("x.jsonl")]);
+    assert_eq!(bad.status.code(), Some(2));
+}
+
+#[test]
+fn bad_input_is_told_and_nothing_is_sent() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let empty = files.write("empty.csv", "");
+    let other = files.write("three.txt", "1\n2\n3\n");
+    let scenario = files.write("s.toml", "question = 'q'\nrate = -1\n[[endpoint]]\nname = 'm'\ndata = 'x.jsonl'\n");
+    let nothing = files.write("nothing.jsonl", "");
+    let (data, trace) = (files.path("x.jsonl"), format!("trace:{empty}"));
+    for (arguments, says) in [
+        (vec!["--data", &data, "--rate", "-5"], "-5 is no rate"),
+        (vec!["--data", &data, "--rate", "nan"], "is no rate"),
+        (vec!["--data", &data], "need a rate"),
+        (vec!["--data", &data, "--rate", "5", "--labels", &other], "3 labels for 10 rows"),
+        (vec!["--data", &data, "--rate", "5", "--labels", "nowhere.npy"], "cannot read nowhere.npy"),
+        (vec!["--data", &data, "--arrivals", &trace], "empty.csv"),
+        (vec!["--data", &data, "--arrivals", "trace:nowhere.csv"], "cannot read the trace nowhere.csv"),
+        (vec!["--data", &nothing, "--rate", "5"], "it has no rows"),
+        (vec!["--data", "nowhere.npz", "--rate", "5"], "cannot read nowhere.npz"),
+        (vec!["--data", &data, "--rate", "5", "--duration", "0s"], "--duration 0s"),
+        (vec!["--data", &data, "--rate", "5", "--rows", "0"], "--rows"),
+        (vec!["--data", &data, "--rate", "5", "--goal", "speed>1"], "is no goal"),
+        (vec!["--scenario", &scenario], "s.toml:2:8"),
+    ] {
+        let target = server.target();
+        let output = run(&[&["load", "run", "--target", &target, "--deadline", "1s"], &arguments[..]].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        assert!(told.contains(says), "{arguments:?}: {told}");
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 0, "nobody even connected");
+}
+
+#[test]
+fn a_target_that_is_not_there_is_exit_code_3() {
+    let files = Files::new();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for scheme in ["oip-http", "oip-grpc"] {
+        let target = format!("{scheme}://{free}/m");
+        let output = run(&["load", "run", "--target", &target, "--data", &files.path("x.jsonl"), "--rate", "5"]);
+        assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn a_target_that_dies_midway_leaves_a_complete_report() {
+    let (server, files) = (Server::start(30), Files::new());
+    let output = run(&[
+        "load",
+        "run",
+        "--target",
+        &server.target(),
+        "--data",
+        &files.path("x.jsonl"),
+        "--rate",
+        "60",
+        "--arrivals",
+        "constant",
+        "--duration",
+        "1s",
+        "--deadline",
+        "5s",
+        "-o",
+        "json",
+    ]);
+    let result = result(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((result["offered"].as_u64(), result["answered"].as_u64()), (Some(59), Some(30)));
+    assert_eq!(outcomes(&result), 59);
+    assert!(result["errors"][0][0].as_str().unwrap().contains("no connection to"), "{}", result["errors"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_with_the_results_so_far() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let child = weir(&[
+        "load",
+        "run",
+        "--target",
+        &server.target(),
+        "--data",
+        &files.path("x.jsonl"),
+        "--rate",
+        "100",
+        "--duration",
+        "600s",
+        "--deadline",
+        "5s",
+        "-o",
+        "json",
+    ]);
+    let child = { child }.spawn().unwrap();
+    while server.asked.load(Ordering::SeqCst) < 20 {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let result = result(&output);
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((&result["interrupted"], result["offered"].as_u64()), (&true.into(), Some(outcomes(&result))));
+    assert!(result["answered"].as_u64().unwrap() >= 20 && result["duration_s"].as_f64().unwrap() < 600.0);
+}
+
+#[test]
+fn a_goal_that_is_missed_is_exit_code_1_and_a_capacity_is_searched() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (target, data) = (server.target(), files.path("x.jsonl"));
+    let asked = ["--target", &target, "--data", &data, "--deadline", "5s", "--goal", "p50<=1us"];
+    let output = run(&[&["load", "run", "--rate", "50", "--duration", "1s"], &asked[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the goal p50<=1us was missed"));
+    let capacity = [
+        &["load", "capacity", "--duration", "1s", "--rate", "50", "--rate-max", "100", "-o", "json"],
+        &asked[..6],
+        &["--goal", "attainment>=0.5"],
+    ]
+    .concat();
+    let output = run(&capacity);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let result = result(&output);
+    assert_eq!(result["met_at"], 100.0, "{result}");
+}
+
+#[test]
+fn a_trace_is_described() {
+    let files = Files::new();
+    let rows: String = (0..500).map(|i| format!("{}.{:03},m\n", i / 50, (i % 50) * 3)).collect();
+    let trace = files.write("t.csv", &format!("t_seconds,model\n{rows}"));
+    let output = run(&["load", "arrivals", &trace, "-o", "json"]);
+    let result = result(&output);
+    assert_eq!((result["requests"].as_u64(), output.status.code()), (Some(500), Some(0)));
+    assert!(
+        result["gap_cv"].as_f64().unwrap() > 1.0 && result["fits"]["gamma"].as_str().unwrap().starts_with("gamma:cv=")
+    );
+    let bad = run(&["load", "arrivals", &files.path("x.jsonl")]);
+    assert_eq!(bad.status.code(), Some(2));
+}

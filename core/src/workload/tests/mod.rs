@@ -1,0 +1,4 @@
+mod processes;
+mod statistics;
+mod text;
+mod trace;

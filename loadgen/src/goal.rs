@@ -1,0 +1,137 @@
+//! Goals: what a result has to reach, as `attainment>=0.99` or `p99<=50ms`.
+
+use weir_client::weirfile::parse_duration;
+
+use crate::result::RunResult;
+
+/// One goal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Goal {
+    figure: Figure,
+    at_least: bool,
+    bound: f64,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Figure {
+    Attainment,
+    Accuracy,
+    Goodput,
+    P50,
+    P90,
+    P99,
+    P999,
+    Max,
+}
+
+const FIGURES: [(&str, Figure); 8] = [
+    ("attainment", Figure::Attainment),
+    ("accuracy", Figure::Accuracy),
+    ("goodput", Figure::Goodput),
+    ("p50", Figure::P50),
+    ("p90", Figure::P90),
+    ("p99", Figure::P99),
+    ("p999", Figure::P999),
+    ("max", Figure::Max),
+];
+
+/// A goal that was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is no goal; write attainment>=0.99, accuracy>=0.9, goodput>=300 (a second), or p99<=50ms (also p50, p90, p999, max), several with commas"
+)]
+pub struct BadGoal {
+    text: String,
+}
+
+impl Goal {
+    /// Parses one goal.
+    pub fn parse(text: &str) -> Result<Goal, BadGoal> {
+        let bad = || BadGoal { text: text.to_owned() };
+        let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let (name, bound, at_least) = match (compact.split_once(">="), compact.split_once("<=")) {
+            (Some((name, bound)), None) => (name, bound, true),
+            (None, Some((name, bound))) => (name, bound, false),
+            _ => return Err(bad()),
+        };
+        let (_, figure) = *FIGURES.iter().find(|(known, _)| *known == name).ok_or_else(bad)?;
+        let number = || bound.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+        let (bound, fits) = match figure {
+            Figure::Attainment | Figure::Accuracy => (number().filter(|n| *n <= 1.0), at_least),
+            Figure::Goodput => (number(), at_least),
+            _ => (parse_duration(bound).map(|d| d.as_micros() as f64), !at_least),
+        };
+        // More attainment and less latency is what can be wished for.
+        let bound = bound.filter(|_| fits).ok_or_else(bad)?;
+        Ok(Goal { figure, at_least, bound, text: compact })
+    }
+
+    /// Parses some, with commas between them.
+    pub fn parse_all(text: &str) -> Result<Vec<Goal>, BadGoal> {
+        text.split(',').map(Goal::parse).collect()
+    }
+
+    /// The text that parses to this.
+    pub fn to_text(&self) -> &str {
+        &self.text
+    }
+
+    /// What a run reached: a share, a rate, or microseconds. Nothing where it was not measured.
+    pub fn value(&self, result: &RunResult) -> Option<f64> {
+        let latency = |us: u64| (result.answered > 0).then_some(us as f64);
+        match self.figure {
+            Figure::Attainment => Some(result.attainment),
+            Figure::Accuracy => result.accuracy,
+            Figure::Goodput => Some(result.goodput_per_s),
+            Figure::P50 => latency(result.latency_us.p50),
+            Figure::P90 => latency(result.latency_us.p90),
+            Figure::P99 => latency(result.latency_us.p99),
+            Figure::P999 => latency(result.latency_us.p999),
+            Figure::Max => latency(result.latency_us.max),
+        }
+    }
+
+    /// Whether a run reached it.
+    pub fn is_met(&self, result: &RunResult) -> bool {
+        self.value(result).is_some_and(|value| if self.at_least { value >= self.bound } else { value <= self.bound })
+    }
+
+    /// A sentence about how a run missed it.
+    pub fn missed(&self, result: &RunResult) -> String {
+        let reached = match (self.value(result), self.figure) {
+            (None, _) => "nothing was measured for it".to_owned(),
+            (Some(value), Figure::Attainment | Figure::Accuracy) => format!("it was {value:.4}"),
+            (Some(value), Figure::Goodput) => format!("it was {value:.1} a second"),
+            (Some(value), _) => format!("it was {:.1} ms", value / 1e3),
+        };
+        format!("the goal {} was missed: {reached}", self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::tests::sample;
+
+    #[test]
+    fn goals_are_compared_with_what_was_measured() {
+        let result = RunResult { attainment: 0.992, ..sample() };
+        let met = |text: &str| Goal::parse(text).unwrap().is_met(&result);
+        assert!(met("attainment>=0.99") && !met("attainment >= 0.995"));
+        assert!(met("p99<=21ms") && !met("p99<=20.9ms") && met("max<=1s"));
+        assert!(!Goal::parse("p99<=1s").unwrap().is_met(&RunResult { answered: 0, ..sample() }));
+        let missed = Goal::parse("p99<=1ms").unwrap().missed(&result);
+        assert_eq!(missed, "the goal p99<=1ms was missed: it was 21.0 ms");
+        assert_eq!(Goal::parse_all("attainment>=0.99,p99<=50ms").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn nonsense_is_no_goal() {
+        for text in
+            ["", "attainment", "attainment>0.9", "attainment>=99", "attainment<=0.9", "p99>=1ms", "p99<=50", "speed>=1"]
+        {
+            assert!(Goal::parse(text).unwrap_err().to_string().contains("attainment>=0.99"), "{text}");
+        }
+    }
+}

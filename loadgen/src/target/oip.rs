@@ -1,0 +1,101 @@
+//! What HTTP and gRPC of the open inference protocol share.
+
+use std::sync::Arc;
+
+use weir_core::outcome::{Outcome, Rejection};
+use weir_core::tensor::{DType, Tensor, TensorSpec, check};
+
+use super::{Described, Reply, RowReply, Stream, classes};
+
+/// How long after its deadline a call is given up, as weir's own client does.
+pub const GRACE: std::time::Duration = std::time::Duration::from_millis(250);
+/// How long connecting, and questions before the run, may take.
+pub const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// Largest answer that is read, in bytes: Triton's own limit for what it inflates.
+pub const ANSWER_MAX: usize = 64 << 20;
+
+const NAMES: [(&str, DType); 14] = [
+    ("BOOL", DType::Bool),
+    ("UINT8", DType::U8),
+    ("UINT16", DType::U16),
+    ("UINT32", DType::U32),
+    ("UINT64", DType::U64),
+    ("INT8", DType::I8),
+    ("INT16", DType::I16),
+    ("INT32", DType::I32),
+    ("INT64", DType::I64),
+    ("FP16", DType::F16),
+    ("BF16", DType::Bf16),
+    ("FP32", DType::F32),
+    ("FP64", DType::F64),
+    ("BYTES", DType::String),
+];
+
+/// The protocol's word for an element type.
+pub fn word(dtype: DType) -> &'static str {
+    NAMES.iter().find(|(_, known)| *known == dtype).expect("all are listed").0
+}
+
+/// The element type of a word.
+pub fn dtype(word: &str) -> Option<DType> {
+    NAMES.iter().find(|(known, _)| *known == word).map(|(_, dtype)| *dtype)
+}
+
+/// An input as the metadata tells it; a dimension below 0 is open.
+pub fn spec(name: &str, datatype: &str, shape: &[i64]) -> Result<TensorSpec, String> {
+    let dtype = dtype(datatype).ok_or_else(|| format!("its input {name} has an unknown datatype {datatype}"))?;
+    let shape = shape.iter().map(|dim| u64::try_from(*dim).ok()).collect();
+    Ok(TensorSpec { name: name.to_owned(), dtype, shape })
+}
+
+/// What a model's metadata amounts to: the only output is what labels are compared with.
+pub fn described(inputs: Vec<TensorSpec>, outputs: &[String]) -> Described {
+    let label_output = match outputs {
+        [only] => Some(only.clone()),
+        _ => None,
+    };
+    Described { inputs, label_output, deadline: None }
+}
+
+/// An output that must be there, as a tensor whose bytes fit.
+pub fn tensor(name: &str, dtype: DType, shape: Vec<u64>, data: Vec<u8>) -> Result<Tensor, String> {
+    check(dtype, &shape, &data).map_err(|bad| format!("its output {name}: {bad}"))?;
+    Ok(Tensor { dtype, shape, data })
+}
+
+/// An answer: one row for each that was asked, with the class that the label output tells.
+pub fn answered(
+    streams: &Arc<[Stream]>,
+    stream: usize,
+    rows: usize,
+    outputs: &[(String, Tensor)],
+    stage: &str,
+) -> Result<Reply, String> {
+    let wanted = streams[stream].label_output.as_deref().filter(|_| streams[stream].labels.is_some());
+    let mut labels = vec![None; rows];
+    if let Some(wanted) = wanted {
+        let (_, output) =
+            outputs.iter().find(|(name, _)| name == wanted).ok_or_else(|| format!("it lacks the output {wanted}"))?;
+        if !streams[stream].data.whole() && output.shape.first() != Some(&(rows as u64)) {
+            return Err(format!("its output {wanted} has shape {:?} for {rows} rows", output.shape));
+        }
+        labels = classes(output, rows);
+    }
+    Ok(Reply {
+        outcome: Outcome::Answered,
+        message: String::new(),
+        rows: labels.into_iter().map(|label| RowReply { label, stage: stage.to_owned() }).collect(),
+        degraded: false,
+        price: 0.0,
+    })
+}
+
+/// It ran, and what came back is not of the protocol.
+pub fn not_understood(why: &str) -> Reply {
+    Reply::none(Outcome::Failed, format!("the answer is not of the open inference protocol: {why}"))
+}
+
+/// No connection: nothing was asked.
+pub fn not_sent(authority: &str, why: impl std::fmt::Display) -> Reply {
+    Reply::none(Outcome::Rejected(Rejection::NoReplica), format!("no connection to {authority}: {why}"))
+}

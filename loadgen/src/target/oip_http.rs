@@ -1,0 +1,411 @@
+//! HTTP/1.1 of the open inference protocol, with its binary extension where the server has it.
+//!
+//! A connection carries one call at a time. So that an open loop stays open, connections are made as they are needed: what
+//! waits for a free one would be the generator's doing, not the server's.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
+use hyper::{HeaderMap, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+use weir_core::outcome::{Outcome, Rejection};
+use weir_core::tensor::{DType, Tensor};
+
+use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN, GRACE};
+use super::{Ask, Connect, Described, Reply, Stream, Target, TargetError};
+
+/// Connections of one thread at most: as many calls wait for a slow server, and file descriptors run out soon after.
+const CONNECTIONS_MAX: usize = 1000;
+const HEADER_LENGTH: &str = "inference-header-content-length";
+
+/// A server, by `host:port`.
+pub struct OipHttp(pub String);
+
+impl Connect for OipHttp {
+    fn name(&self) -> String {
+        format!("oip-http://{}", self.0)
+    }
+
+    fn describe<'a>(&'a self, endpoint: &'a str) -> LocalBoxFuture<'a, Result<Described, TargetError>> {
+        Box::pin(async move {
+            let pool = Pool::open(&self.0, 1).await?;
+            let asked = pool.get(&model_path(endpoint)).await;
+            let (status, body) = asked.map_err(|why| TargetError::Unreachable(format!("{}: {why}", self.name())))?;
+            let of_protocol = |why: &str| {
+                TargetError::Unreachable(format!("{} does not speak the open inference protocol: {why}", self.name()))
+            };
+            if status != StatusCode::OK {
+                // Triton answers 400 for a model that it does not know.
+                return Err(match status {
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                        TargetError::Forbidden(error_text(status, &body))
+                    }
+                    StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => TargetError::NotFound(format!(
+                        "{} has no model {endpoint:?}: {}",
+                        self.name(),
+                        error_text(status, &body)
+                    )),
+                    _ => of_protocol(&error_text(status, &body)),
+                });
+            }
+            read_metadata(&body).map_err(|why| of_protocol(&why))
+        })
+    }
+
+    fn connect(
+        &self,
+        streams: Arc<[Stream]>,
+        connections: usize,
+    ) -> LocalBoxFuture<'_, Result<Rc<dyn Target>, TargetError>> {
+        Box::pin(async move {
+            let pool = Pool::open(&self.0, connections).await?;
+            let server = pool.get("/v2").await.ok().filter(|(status, _)| *status == StatusCode::OK);
+            let told: Value = server.and_then(|(_, body)| serde_json::from_slice(&body).ok()).unwrap_or_default();
+            let binary = told["extensions"].as_array().is_some_and(|all| all.iter().any(|e| e == "binary_tensor_data"));
+            Ok(Rc::new(Server { pool: Rc::new(pool), streams, binary }) as Rc<dyn Target>)
+        })
+    }
+}
+
+fn model_path(model: &str) -> String {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let encoded: String =
+        model.bytes().map(|b| if safe(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
+    format!("/v2/models/{encoded}")
+}
+
+fn read_metadata(body: &[u8]) -> Result<Described, String> {
+    let told: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    let empty = Vec::new();
+    let list = |name: &str| told[name].as_array().unwrap_or(&empty).clone();
+    let mut inputs = Vec::new();
+    for input in list("inputs") {
+        let name = input["name"].as_str().ok_or("an input has no name")?;
+        let shape: Option<Vec<i64>> =
+            input["shape"].as_array().and_then(|dims| dims.iter().map(Value::as_i64).collect());
+        let shape = shape.ok_or_else(|| format!("its input {name} has no shape"))?;
+        inputs.push(oip::spec(name, input["datatype"].as_str().unwrap_or(""), &shape)?);
+    }
+    let outputs: Vec<String> = list("outputs").iter().filter_map(|o| o["name"].as_str().map(str::to_owned)).collect();
+    Ok(oip::described(inputs, &outputs))
+}
+
+fn error_text(status: StatusCode, body: &[u8]) -> String {
+    let told: Value = serde_json::from_slice(body).unwrap_or_default();
+    let told = told["error"].as_str().or(told["detail"].as_str()).map(str::to_owned);
+    let told = told.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    let short: String = told.chars().take(200).collect();
+    format!("{} {short}", status.as_u16()).trim_end().to_owned()
+}
+
+type Link = SendRequest<Full<Bytes>>;
+
+struct Pool {
+    authority: String,
+    idle: RefCell<Vec<Link>>,
+    places: Semaphore,
+}
+
+/// How a call ended that has no response.
+enum Broken {
+    NotSent(String),
+    Unknown(String),
+    TooLong,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Broken::NotSent(why) | Broken::Unknown(why) => f.write_str(why),
+            Broken::TooLong => write!(f, "it answers more than {} MiB", ANSWER_MAX >> 20),
+        }
+    }
+}
+
+impl Pool {
+    async fn open(authority: &str, connections: usize) -> Result<Pool, TargetError> {
+        let pool = Pool {
+            authority: authority.to_owned(),
+            idle: RefCell::default(),
+            places: Semaphore::new(connections.max(CONNECTIONS_MAX)),
+        };
+        for _ in 0..connections.max(1) {
+            let link = pool.dial().await.map_err(|why| {
+                TargetError::Unreachable(format!(
+                    "nothing answers at oip-http://{authority} ({why}); start the server, or name another --target"
+                ))
+            })?;
+            pool.idle.borrow_mut().push(link);
+        }
+        Ok(pool)
+    }
+
+    async fn dial(&self) -> Result<Link, String> {
+        let dialing = async {
+            let socket = tokio::net::TcpStream::connect(&self.authority).await.map_err(|e| e.to_string())?;
+            socket.set_nodelay(true).map_err(|e| e.to_string())?;
+            let (link, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(|e| e.to_string())?;
+            tokio::task::spawn_local(async move {
+                // A call that it breaks has an error of its own.
+                let _ = connection.await;
+            });
+            Ok(link)
+        };
+        tokio::time::timeout(CONNECT_WITHIN, dialing).await.map_err(|_| "no answer in 5 s".to_owned())?
+    }
+
+    /// One call: status, headers and body.
+    async fn call(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, HeaderMap, Bytes), Broken> {
+        let _place = self.places.acquire().await.expect("never closed");
+        loop {
+            let idle = self.idle.borrow_mut().pop();
+            let kept = idle.is_some();
+            let mut link = match idle {
+                Some(link) => link,
+                None => self.dial().await.map_err(Broken::NotSent)?,
+            };
+            if link.is_closed() || link.ready().await.is_err() {
+                if kept {
+                    continue;
+                }
+                return Err(Broken::NotSent("it closes connections at once".into()));
+            }
+            let response = match link.try_send_request(request.clone()).await {
+                Ok(response) => response,
+                // The server closed a connection that was idle, before anything was written.
+                Err(error) if error.message().is_some() && kept => continue,
+                Err(error) => return Err(Broken::Unknown(format!("the connection broke ({})", error.into_error()))),
+            };
+            let (head, body) = response.into_parts();
+            let body = match Limited::new(body, ANSWER_MAX).collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(error) if error.is::<http_body_util::LengthLimitError>() => return Err(Broken::TooLong),
+                Err(error) => return Err(Broken::Unknown(format!("the connection broke ({error})"))),
+            };
+            if !link.is_closed() {
+                self.idle.borrow_mut().push(link);
+            }
+            return Ok((head.status, head.headers, body));
+        }
+    }
+
+    async fn get(&self, path: &str) -> Result<(StatusCode, Bytes), String> {
+        let request = Request::get(path).header("host", &self.authority).body(Full::default());
+        let request = request.map_err(|e| e.to_string())?;
+        match tokio::time::timeout(CONNECT_WITHIN, self.call(request)).await {
+            Ok(Ok((status, _, body))) => Ok((status, body)),
+            Ok(Err(broken)) => Err(broken.to_string()),
+            Err(_) => Err("no answer in 5 s".into()),
+        }
+    }
+}
+
+struct Server {
+    pool: Rc<Pool>,
+    streams: Arc<[Stream]>,
+    binary: bool,
+}
+
+impl Target for Server {
+    fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Reply> {
+        let stream = &self.streams[ask.stream];
+        let inputs = stream.data.take(&ask.rows);
+        let wanted = stream.label_output.as_deref().filter(|_| stream.labels.is_some());
+        let body = write_request(&inputs, wanted, ask.deadline, self.binary);
+        let path = format!("{}/infer", model_path(&stream.endpoint));
+        let (pool, streams) = (Rc::clone(&self.pool), Arc::clone(&self.streams));
+        Box::pin(async move {
+            let (json_length, body) = match body {
+                Ok(body) => body,
+                Err(why) => return Reply::none(Outcome::Rejected(Rejection::BadInput), why),
+            };
+            let mut request = Request::post(path).header("host", &pool.authority);
+            request = match json_length {
+                Some(length) => {
+                    request.header(HEADER_LENGTH, length).header("content-type", "application/octet-stream")
+                }
+                None => request.header("content-type", "application/json"),
+            };
+            let request = request.body(Full::new(body.into())).expect("parts that were checked");
+            match tokio::time::timeout(ask.deadline + GRACE, pool.call(request)).await {
+                Err(_) => Reply::none(Outcome::Unknown, "no answer in time; it may have run"),
+                Ok(Err(Broken::NotSent(why))) => oip::not_sent(&pool.authority, why),
+                Ok(Err(Broken::Unknown(why))) => Reply::none(Outcome::Unknown, format!("{why}; it may have run")),
+                Ok(Err(long @ Broken::TooLong)) => oip::not_understood(&long.to_string()),
+                Ok(Ok((StatusCode::OK, headers, body))) => {
+                    let read = read_response(&headers, &body);
+                    let reply = read.and_then(|(outputs, stage)| {
+                        oip::answered(&streams, ask.stream, ask.rows.len(), &outputs, &stage)
+                    });
+                    reply.unwrap_or_else(|why| oip::not_understood(&why))
+                }
+                Ok(Ok((status, _, body))) => Reply::none(outcome(status), error_text(status, &body)),
+            }
+        })
+    }
+}
+
+/// What a status other than 200 says of the query.
+fn outcome(status: StatusCode) -> Outcome {
+    match status.as_u16() {
+        429 => Outcome::Rejected(Rejection::QueueFull),
+        503 => Outcome::Rejected(Rejection::NoReplica),
+        401 | 403 => Outcome::Rejected(Rejection::Forbidden),
+        404 => Outcome::Rejected(Rejection::UnknownEndpoint),
+        408 | 504 => Outcome::Expired,
+        400..=499 => Outcome::Rejected(Rejection::BadInput),
+        _ => Outcome::Failed,
+    }
+}
+
+/// The body, and the length of its JSON where tensors follow.
+fn write_request(
+    inputs: &[(String, Tensor)],
+    wanted: Option<&str>,
+    deadline: Duration,
+    binary: bool,
+) -> Result<(Option<usize>, Vec<u8>), String> {
+    let mut tail = Vec::new();
+    let mut list = Vec::new();
+    for (name, tensor) in inputs {
+        let mut input = json!({"name": name, "shape": tensor.shape, "datatype": oip::word(tensor.dtype)});
+        if binary {
+            input["parameters"] = json!({"binary_data_size": tensor.data.len()});
+            tail.extend_from_slice(&tensor.data);
+        } else {
+            input["data"] = Value::Array(elements(tensor)?);
+        }
+        list.push(input);
+    }
+    let mut parameters = Map::new();
+    parameters.insert("timeout".into(), Value::from(deadline.as_micros() as u64));
+    let mut request = json!({"inputs": list});
+    match wanted {
+        Some(name) if binary => request["outputs"] = json!([{"name": name, "parameters": {"binary_data": true}}]),
+        Some(name) => request["outputs"] = json!([{"name": name}]),
+        None if binary => drop(parameters.insert("binary_data_output".into(), Value::from(true))),
+        None => {}
+    }
+    request["parameters"] = Value::Object(parameters);
+    let mut body = request.to_string().into_bytes();
+    let length = binary.then_some(body.len());
+    body.extend(tail);
+    Ok((length, body))
+}
+
+fn elements(tensor: &Tensor) -> Result<Vec<Value>, String> {
+    fn of<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> Value) -> Vec<Value> {
+        data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect()
+    }
+    let data = &tensor.data;
+    Ok(match tensor.dtype {
+        DType::Bool => of::<1>(data, |b| Value::from(b[0] != 0)),
+        DType::U8 => of::<1>(data, |b| Value::from(b[0])),
+        DType::I8 => of::<1>(data, |b| Value::from(b[0] as i8)),
+        DType::U16 => of::<2>(data, |b| Value::from(u16::from_le_bytes(b))),
+        DType::I16 => of::<2>(data, |b| Value::from(i16::from_le_bytes(b))),
+        DType::U32 => of::<4>(data, |b| Value::from(u32::from_le_bytes(b))),
+        DType::I32 => of::<4>(data, |b| Value::from(i32::from_le_bytes(b))),
+        DType::U64 => of::<8>(data, |b| Value::from(u64::from_le_bytes(b))),
+        DType::I64 => of::<8>(data, |b| Value::from(i64::from_le_bytes(b))),
+        DType::F32 => of::<4>(data, |b| Value::from(f32::from_le_bytes(b))),
+        DType::F64 => of::<8>(data, |b| Value::from(f64::from_le_bytes(b))),
+        DType::String => {
+            let mut values = Vec::new();
+            let mut rest = data.as_slice();
+            while let Some((length, after)) = rest.split_first_chunk::<4>() {
+                let (text, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+                values.push(Value::from(String::from_utf8_lossy(text).into_owned()));
+                rest = after;
+            }
+            values
+        }
+        DType::F16 | DType::Bf16 => {
+            return Err(format!("{} has no form in JSON, and the server lacks the binary extension", tensor.dtype));
+        }
+    })
+}
+
+/// Outputs that labels could be compared with, and the stage that answered, where it is told.
+type Read = (Vec<(String, Tensor)>, String);
+
+fn read_response(headers: &HeaderMap, body: &[u8]) -> Result<Read, String> {
+    let (json, mut tail) = match headers.get(HEADER_LENGTH) {
+        None => (body, &[][..]),
+        Some(length) => {
+            let length: Option<usize> = length.to_str().ok().and_then(|text| text.parse().ok());
+            let length = length.filter(|length| *length <= body.len()).ok_or("its JSON is longer than its body")?;
+            body.split_at(length)
+        }
+    };
+    let told: Value = serde_json::from_slice(json).map_err(|e| format!("no JSON ({e})"))?;
+    let mut outputs = Vec::new();
+    for output in told["outputs"].as_array().ok_or("it has no outputs")? {
+        let name = output["name"].as_str().ok_or("an output has no name")?;
+        let datatype = output["datatype"].as_str().and_then(oip::dtype);
+        let dtype = datatype.ok_or_else(|| format!("its output {name} has no known datatype"))?;
+        let shape: Option<Vec<u64>> =
+            output["shape"].as_array().and_then(|dims| dims.iter().map(Value::as_u64).collect());
+        let shape = shape.ok_or_else(|| format!("its output {name} has no shape"))?;
+        let data = match output["parameters"]["binary_data_size"].as_u64() {
+            Some(size) => {
+                let short = || format!("its output {name} is longer than its body");
+                let (data, rest) =
+                    usize::try_from(size).ok().and_then(|n| tail.split_at_checked(n)).ok_or_else(short)?;
+                tail = rest;
+                data.to_vec()
+            }
+            None => {
+                let mut data = Vec::new();
+                flatten(&output["data"], dtype, &mut data)
+                    .ok_or_else(|| format!("its output {name} holds no {dtype}"))?;
+                data
+            }
+        };
+        outputs.push((name.to_owned(), oip::tensor(name, dtype, shape, data)?));
+    }
+    if !tail.is_empty() {
+        return Err(format!("{} bytes follow its last output", tail.len()));
+    }
+    Ok((outputs, told["parameters"]["weir_stage"].as_str().unwrap_or_default().to_owned()))
+}
+
+/// Nested or flat numbers as bytes.
+fn flatten(value: &Value, dtype: DType, data: &mut Vec<u8>) -> Option<()> {
+    if let Value::Array(items) = value {
+        // serde_json bounds how deep it reads, hence this too.
+        return items.iter().try_for_each(|item| flatten(item, dtype, data));
+    }
+    match dtype {
+        DType::Bool => data.push(u8::from(value.as_bool()?)),
+        DType::U8 => data.push(u8::try_from(value.as_u64()?).ok()?),
+        DType::U16 => data.extend(u16::try_from(value.as_u64()?).ok()?.to_le_bytes()),
+        DType::U32 => data.extend(u32::try_from(value.as_u64()?).ok()?.to_le_bytes()),
+        DType::U64 => data.extend(value.as_u64()?.to_le_bytes()),
+        DType::I8 => data.extend(i8::try_from(value.as_i64()?).ok()?.to_le_bytes()),
+        DType::I16 => data.extend(i16::try_from(value.as_i64()?).ok()?.to_le_bytes()),
+        DType::I32 => data.extend(i32::try_from(value.as_i64()?).ok()?.to_le_bytes()),
+        DType::I64 => data.extend(value.as_i64()?.to_le_bytes()),
+        DType::F32 => data.extend((value.as_f64()? as f32).to_le_bytes()),
+        DType::F64 => data.extend(value.as_f64()?.to_le_bytes()),
+        DType::String => {
+            let text = value.as_str()?;
+            data.extend((text.len() as u32).to_le_bytes());
+            data.extend(text.as_bytes());
+        }
+        DType::F16 | DType::Bf16 => return None,
+    }
+    Some(())
+}
+
+#[cfg(test)]
+pub(super) mod tests;
