@@ -1,12 +1,21 @@
 //! Artifacts by SHA-256 in a folder of their own. A file has its final name only once it is whole, checked and synced.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use weir_core::ids::Digest;
+use weir_core::replicated::Unreferenced;
+use weir_host::clock::Clock;
 use weir_host::disk::{Disk, DiskFile};
+
+use crate::actors::raft::Published;
 
 /// Most bytes in one call.
 pub const CHUNK_MAX: usize = 1 << 20;
@@ -15,6 +24,9 @@ pub const CHUNK_MAX: usize = 1 << 20;
 const SYNC_EVERY: u64 = 8 << 20;
 /// Largest artifact.
 pub const ARTIFACT_MAX: u64 = 4 << 30;
+
+/// How often it is looked which artifacts may go: often beside the day that they are kept for.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
 
 /// Why an artifact is not stored or read. The text is for the caller: it names no path.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +81,42 @@ impl Artifacts {
     /// Whether the whole artifact is here.
     pub fn has(&self, digest: &Digest) -> bool {
         self.disk.exists(&self.path(digest))
+    }
+
+    /// Those that are here, whole.
+    fn stored(&self) -> io::Result<BTreeSet<Digest>> {
+        let name = |file: &PathBuf| Digest::parse(file.file_name()?.to_str()?);
+        Ok(self.disk.list(&self.folder)?.iter().filter_map(name).collect())
+    }
+
+    /// Removes for ever those that `unreferenced` lets go.
+    pub async fn collect(
+        self,
+        clock: Arc<dyn Clock>,
+        published: watch::Receiver<Published>,
+        unreferenced: Rc<RefCell<Unreferenced>>,
+    ) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let state = {
+                let published = published.borrow();
+                // One that is cut off does not know what is named by now.
+                if published.leader.is_none() {
+                    continue;
+                }
+                Arc::clone(&published.state)
+            };
+            let over = |stored| unreferenced.borrow_mut().look(clock.now(), &state, &stored);
+            let removed = self.stored().map(over).and_then(|gone| {
+                gone.iter().try_for_each(|digest| {
+                    tracing::info!(%digest, "no model has named this artifact for a day: it goes");
+                    self.disk.remove(&self.path(digest))
+                })
+            });
+            if let Err(error) = removed {
+                tracing::warn!(%error, "cannot remove artifacts that nobody needs");
+            }
+        }
     }
 
     /// Part of an artifact from `offset`, at most [`CHUNK_MAX`], and its size.
@@ -158,6 +206,10 @@ impl Drop for Receiving {
 
 #[cfg(test)]
 mod tests {
+    use weir_core::ids::{MemberId, ModelRef};
+    use weir_core::replicated::{Change, EngineKind, Model, ReplicaRange, State};
+    use weir_core::tensor::Signature;
+    use weir_core::units::Bytes;
     use weir_host::disk::SystemDisk;
 
     use super::*;
@@ -181,6 +233,72 @@ mod tests {
         receiving.write(3, b"def").unwrap();
         receiving.finish().unwrap();
         assert_eq!(artifacts.read(&digest, 2, 100).unwrap(), (b"cdef".to_vec(), 6));
+    }
+
+    /// The time of the test's runtime.
+    struct Virtual(tokio::time::Instant);
+
+    impl Clock for Virtual {
+        fn now(&self) -> weir_core::units::Instant {
+            weir_core::units::Instant::from_nanos(self.0.elapsed().as_nanos() as u64)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nothing_names_goes_after_a_day() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = open(folder.path());
+        let digests = [b"a", b"b", b"c"].map(|bytes| {
+            let digest = digest(bytes);
+            let mut receiving = artifacts.receive(digest, 1, 1).unwrap();
+            receiving.write(0, bytes).unwrap();
+            receiving.finish().unwrap();
+            digest
+        });
+        let arriving = artifacts.receive(digest(b"d"), 1, 2).unwrap();
+        let here = |digests: &[Digest]| digests.iter().map(|digest| artifacts.has(digest)).collect::<Vec<_>>();
+        let mut state = State::default();
+        state.absorb(&Change::Model(named(digests[0])));
+        let cut_off = Published::of(MemberId(1), Arc::new(state.clone()));
+        let led = Published { leader: Some(MemberId(1)), ..cut_off.clone() };
+        let (publish, published) = watch::channel(led.clone());
+        let unreferenced = Rc::new(RefCell::new(Unreferenced::default()));
+        let clock = Arc::new(Virtual(tokio::time::Instant::now()));
+        let collecting = artifacts.clone().collect(clock.clone(), published, Rc::clone(&unreferenced));
+        let looking = async {
+            tokio::time::sleep(12 * HOUR).await;
+            unreferenced.borrow_mut().touch(clock.now(), digests[2]);
+            tokio::time::sleep(11 * HOUR).await;
+            publish.send_replace(cut_off);
+            tokio::time::sleep(3 * HOUR).await;
+            assert_eq!(here(&digests), [true, true, true], "it may have been named by others meanwhile");
+            publish.send_replace(led);
+            tokio::time::sleep(HOUR).await;
+            assert_eq!(here(&digests), [true, false, true]);
+            tokio::time::sleep(12 * HOUR).await;
+            assert_eq!(here(&digests), [true, false, false]);
+            assert_eq!(arriving.received(), 0);
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "what is named, and what arrives");
+        };
+        tokio::select! {
+            biased;
+            () = collecting => {}
+            () = looking => {}
+        }
+    }
+
+    fn named(digest: Digest) -> Model {
+        Model {
+            reference: ModelRef::parse("a@1").unwrap(),
+            digest,
+            size: Bytes(1),
+            engine: EngineKind::Synthetic,
+            signature: Signature { inputs: vec![], outputs: vec![] },
+            max_batch: None,
+            replicas: ReplicaRange { min: 1, max: 1 },
+            quarantined: None,
+        }
     }
 
     #[test]

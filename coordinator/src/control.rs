@@ -8,7 +8,7 @@ use std::time::Duration;
 use capnp::Error;
 use weir_core::ids::{Digest, LogIndex, MemberId, MemberName, RequestId};
 use weir_core::placement::NodeState;
-use weir_core::replicated::{Applied, Command, Entry, Grant, Member, Refusal, Role, State};
+use weir_core::replicated::{Applied, Command, Entry, Grant, Member, Refusal, Role, State, Unreferenced};
 use weir_core::units::Instant;
 use weir_host::Host;
 use weir_host::login::{Authority, Caller, NO_SUCH_TOKEN, purpose_word, same_hash};
@@ -55,6 +55,8 @@ pub struct Shared {
     pub member_hash: [u8; 32],
     /// Artifacts that other members push, by digest, and when the last chunk came.
     pub arriving: RefCell<BTreeMap<Digest, (Instant, Receiving)>>,
+    /// Artifacts here that no model names.
+    pub unreferenced: Rc<RefCell<Unreferenced>>,
     /// Held once by each upload of an operator.
     pub uploads: Rc<()>,
 }
@@ -62,6 +64,15 @@ pub struct Shared {
 impl Shared {
     fn published(&self) -> Published {
         self.handle.published.borrow().clone()
+    }
+
+    /// Whether an artifact is here, and stays for whoever is told so.
+    fn has_artifact(&self, digest: Digest) -> bool {
+        let here = self.artifacts.has(&digest);
+        if here {
+            self.unreferenced.borrow_mut().touch(self.host.clock.now(), digest);
+        }
+        here
     }
 
     fn write_leader(&self, mut b: leader::Builder<'_>) {
@@ -88,7 +99,7 @@ impl Shared {
             }
             for model in models {
                 // Each time: a leader does not know what its predecessor spread.
-                let missing = match self.artifacts.has(&model.digest) {
+                let missing = match self.has_artifact(model.digest) {
                     true => self.peers.spread(&self.artifacts, model.digest).await.err(),
                     false => Some(format!("the artifact of {} was not uploaded", model.reference)),
                 };
@@ -383,7 +394,7 @@ impl OperatorObject {
         let mut b = results.get().init_result();
         if !self.shared()?.published().leads {
             self.shared()?.write_leader(b.init_not_leader());
-        } else if self.shared()?.artifacts.has(&digest) {
+        } else if self.shared()?.has_artifact(digest) {
             b.set_present(());
         } else if Rc::strong_count(&self.shared()?.uploads) > UPLOADS_MAX {
             return Err(Error::overloaded("too many artifacts are uploaded at once; ask again".into()));
@@ -746,7 +757,7 @@ impl peer::Server for PeerObject {
         let params = params.get()?;
         let digest = read_digest(params.get_digest()?).map_err(failed)?;
         let chunk = params.get_chunk()?;
-        if self.0.shared()?.artifacts.has(&digest) {
+        if self.0.shared()?.has_artifact(digest) {
             results.get().set_stored(true);
             return Ok(());
         }

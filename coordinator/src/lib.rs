@@ -209,12 +209,19 @@ pub async fn run(
         peers: Rc::clone(&peers),
         member_hash: tokens.member.hash(),
         arriving: RefCell::default(),
+        unreferenced: Rc::default(),
         uploads: Rc::new(()),
     });
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(Rc::clone(&peers).run(from_driver));
     tasks.spawn_local(planner.run());
     tasks.spawn_local(pull_missing(Rc::clone(&shared)));
+    let unreferenced = Rc::clone(&shared.unreferenced);
+    tasks.spawn_local(shared.artifacts.clone().collect(
+        Arc::clone(&host.clock),
+        handle.published.clone(),
+        unreferenced,
+    ));
     if let Some(admin) = tokens.admin {
         tasks.spawn_local(found(Rc::clone(&shared), admin, tokens.member.clone()));
     }

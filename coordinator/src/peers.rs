@@ -57,10 +57,12 @@ impl Peers {
     pub async fn run(self: Rc<Self>, mut messages: mpsc::UnboundedReceiver<Message>) {
         while let Some(message) = messages.recv().await {
             let link = self.link(MemberId(message.to));
-            let mut outbox = link.outbox.borrow_mut();
-            let dropped = if outbox.len() == OUTBOX_MAX { outbox.pop_front() } else { None };
-            outbox.push_back(message);
-            drop(outbox);
+            let dropped = {
+                let mut outbox = link.outbox.borrow_mut();
+                let dropped = if outbox.len() == OUTBOX_MAX { outbox.pop_front() } else { None };
+                outbox.push_back(message);
+                dropped
+            };
             link.wake.notify_one();
             if dropped.is_some_and(|dropped| is_snapshot(&dropped)) {
                 self.tell_of_snapshot(link.id, false).await;

@@ -7,6 +7,7 @@ mod a_retried_removal_has_its_first_answer;
 mod a_saved_snapshot_is_not_stale;
 mod a_seed_repeats;
 mod a_short_deadline_does_not_keep_nodes_apart;
+mod a_version_is_rolled_back;
 mod planted_bugs_are_found;
 mod whatever_breaks_heals;
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weir_core::ids::{ModelRef, ReplicaId, RequestId};
-use weir_core::placement::{Liveness, NodeReport, NodeState, Problem, ReplicaProfile, ReplicaState, solve};
+use weir_core::placement::{Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve};
 use weir_core::replicated::{Command, Entry, Member, State};
 use weir_host::Host;
 
@@ -117,11 +117,7 @@ impl Planner {
         let now = self.host.clock.now();
         let mut inner = self.inner.borrow_mut();
         let state = &*published.state;
-        let nodes: Vec<_> = state
-            .nodes
-            .values()
-            .filter(|node| inner.liveness.state(now, state, &node.name) != NodeState::Down)
-            .collect();
+        let nodes = inner.liveness.nodes(now, state);
         let wanted = state.wanted_models();
         if nodes.is_empty() {
             // With nobody to take over there is nothing to gain from taking away.
@@ -137,9 +133,10 @@ impl Planner {
         });
         let problem = Problem {
             models: models.collect(),
-            nodes,
+            nodes: nodes.iter().collect(),
             plan: &state.plan,
             ready: inner.liveness.settled(now, state),
+            failed: inner.liveness.failed(now),
             next_replica: state.next_replica,
         };
         let proposal = solve(&problem);

@@ -84,6 +84,23 @@ pub struct Published {
     pub removed: bool,
 }
 
+impl Published {
+    /// Of member `id`, which knows this state and of nobody.
+    pub fn of(id: MemberId, state: Arc<State>) -> Published {
+        Published {
+            id,
+            state,
+            leader: None,
+            term: 0,
+            leads: false,
+            voters: Vec::new(),
+            configuration: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            removed: false,
+        }
+    }
+}
+
 /// Changes in log order, for those who watch.
 pub type ChangeSink = mpsc::UnboundedSender<(LogIndex, Vec<Change>)>;
 
@@ -243,17 +260,7 @@ impl Driver {
         }
         let addresses = addresses(&state).collect();
         let state = Arc::new(state);
-        let (published, receiver) = watch::channel(Published {
-            id: settings.id,
-            state: Arc::clone(&state),
-            leader: None,
-            term: 0,
-            leads: false,
-            voters: Vec::new(),
-            configuration: BTreeMap::new(),
-            progress: BTreeMap::new(),
-            removed: false,
-        });
+        let (published, receiver) = watch::channel(Published::of(settings.id, Arc::clone(&state)));
         let driver = Driver {
             node,
             store,

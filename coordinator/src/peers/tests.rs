@@ -38,18 +38,8 @@ async fn told_after(messages: Vec<Message>) -> Vec<bool> {
     let host = Host { net: Arc::new(Silent), ..Host::system() };
     let token = Token::generate(&*host.random);
     let (asks, mut for_driver) = mpsc::channel(1);
-    let published = Published {
-        id: MemberId(1),
-        state: Arc::new(State::default()),
-        leader: None,
-        term: 1,
-        leads: false,
-        voters: Vec::new(),
-        configuration: BTreeMap::new(),
-        progress: BTreeMap::new(),
-        removed: false,
-    };
-    let (_publish, published) = tokio::sync::watch::channel(published);
+    let nothing = Published::of(MemberId(1), Arc::new(State::default()));
+    let (_publish, published) = tokio::sync::watch::channel(nothing);
     asks.try_send(Ask::Removed).unwrap_or_else(|_| panic!("it is empty"));
     let introduced = BTreeMap::from([(MemberId(2), "c2:7000".into())]);
     let peers = Peers::new(host, token, Handle { asks, published }, introduced);

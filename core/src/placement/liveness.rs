@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::endpoint::Endpoint;
 use crate::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
-use crate::replicated::State;
+use crate::replicated::{Node, State};
 use crate::units::{Bytes, Instant, ServiceTime};
 
 /// How often a node reports.
@@ -15,6 +15,8 @@ pub const DOWN_AFTER: Duration = Duration::from_millis(1500);
 /// Deaths of one version's actors within [`DEATHS_WITHIN`] that take it out of service.
 const DEATHS_TO_QUARANTINE: usize = 3;
 const DEATHS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a node is avoided for a model that it could not load: long beside a load, short beside a day.
+const FAILED_FOR: Duration = Duration::from_secs(600);
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,18 +146,28 @@ pub struct Liveness {
     grace_until: Instant,
     seen: BTreeMap<NodeName, Seen>,
     deaths: BTreeMap<ModelRef, VecDeque<(Instant, String)>>,
+    /// Where a model could not be loaded, and when that was said last.
+    failed: BTreeMap<(ModelRef, NodeName), Instant>,
 }
 
 impl Liveness {
     /// The view of a leader that was elected at `now`.
     pub fn new(now: Instant) -> Liveness {
-        Liveness { grace_until: now + DOWN_AFTER, seen: BTreeMap::new(), deaths: BTreeMap::new() }
+        Liveness {
+            grace_until: now + DOWN_AFTER,
+            seen: BTreeMap::new(),
+            deaths: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
     }
 
     /// A node reported. Returns a version that died too often, with the reason.
     pub fn on_report(&mut self, now: Instant, state: &State, report: NodeReport) -> Option<(ModelRef, String)> {
         let before = self.seen.get(&report.node);
         let same_process = before.filter(|seen| seen.report.incarnation == report.incarnation);
+        // A node that was started again may have been given what it lacked.
+        let anew = same_process.is_none();
+        self.failed.retain(|(_, node), at| now.since(*at) < FAILED_FOR && !(anew && *node == report.node));
         let mut quarantine = None;
         for (id, replica) in &report.replicas {
             let known = match (same_process, before) {
@@ -194,8 +206,24 @@ impl Liveness {
         let since = |id: &ReplicaId| same_process.and_then(|seen| seen.ready_since.get(id)).copied().unwrap_or(now);
         let ready = report.replicas.iter().filter(|(_, replica)| matches!(replica.state, ReplicaState::Ready(_)));
         let ready_since = ready.map(|(id, _)| (*id, since(id))).collect();
+        self.note_failed(now, state, &report);
         self.seen.insert(report.node.clone(), Seen { at: now, report, busy, ready_since });
         quarantine
+    }
+
+    fn note_failed(&mut self, now: Instant, state: &State, report: &NodeReport) {
+        let place = |id: &ReplicaId| Some((state.plan.assignments.get(id)?.model.clone(), report.node.clone()));
+        for (id, replica) in &report.replicas {
+            if let (ReplicaState::Failed(_), Some(place)) = (&replica.state, place(id)) {
+                self.failed.insert(place, now);
+            }
+        }
+        // One that serves there shows that it can be loaded.
+        for (id, replica) in &report.replicas {
+            if let (ReplicaState::Ready(_), Some(place)) = (&replica.state, place(id)) {
+                self.failed.remove(&place);
+            }
+        }
     }
 
     /// Whether `node` can be counted on at `now`.
@@ -210,6 +238,21 @@ impl Liveness {
             true if told_to_stop || state.nodes.get(node).is_some_and(|node| node.draining) => NodeState::Draining,
             true => NodeState::Up,
         }
+    }
+
+    /// The nodes that can be counted on, those as draining that were told to stop.
+    pub fn nodes(&self, now: Instant, state: &State) -> Vec<Node> {
+        let believed = |node: &Node| match self.state(now, state, &node.name) {
+            NodeState::Down => None,
+            state => Some(Node { draining: state == NodeState::Draining, ..node.clone() }),
+        };
+        state.nodes.values().filter_map(believed).collect()
+    }
+
+    /// Where a model could not be loaded, as far as it matters yet.
+    pub fn failed(&self, now: Instant) -> BTreeSet<(ModelRef, NodeName)> {
+        let lately = self.failed.iter().filter(|(_, at)| now.since(**at) < FAILED_FOR);
+        lately.map(|(place, _)| place.clone()).collect()
     }
 
     /// The last report of a node, and how busy it was before it (0 to 1, of all slots).

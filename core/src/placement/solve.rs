@@ -17,6 +17,8 @@ pub struct Problem<'a> {
     pub plan: &'a Plan,
     /// Replicas that serve now, and that every node knows to.
     pub ready: BTreeSet<ReplicaId>,
+    /// Where a replica of a model could not be loaded, not long ago.
+    pub failed: BTreeSet<(ModelRef, NodeName)>,
     /// Smallest id that no plan has used.
     pub next_replica: ReplicaId,
 }
@@ -61,44 +63,100 @@ pub fn solve(problem: &Problem<'_>) -> Proposal {
                 let standing: Vec<&Assignment> =
                     assignments.values().filter(|assignment| assignment.model == **model).collect();
                 // A replica on a draining node does not count: it goes as soon as others are ready.
-                let staying = standing.iter().filter(|assignment| !room.draining(&assignment.node)).count() as u32;
+                // Nor does one that could not be loaded.
+                let counts =
+                    |assignment: &Assignment| !room.draining(&assignment.node) && !problem.is_failed(assignment);
+                let staying = standing.iter().filter(|assignment| counts(assignment)).count() as u32;
                 if staying >= if fill { range.max } else { range.min } {
                     break;
                 }
                 let nodes_with_it =
                     |name: &NodeName| standing.iter().filter(|assignment| assignment.node == *name).count() as u32;
-                let Some(node) = room.best(*memory, |node| {
+                let failing = failing(problem, model);
+                let best = room.best(*memory, |node| {
                     let here = nodes_with_it(&node.name);
-                    (!fill || here == 0).then_some(here)
-                }) else {
-                    if !fill {
-                        unplaceable.push(((*model).clone(), room.why_none(*memory)));
+                    let fails = problem.failed.contains(&((*model).clone(), node.name.clone()));
+                    // A second one beside the first gains less than to try again where one stands that could not be loaded.
+                    let alone = here == 0 || (!fill && failing.is_empty());
+                    (!fails && alone).then_some(here)
+                });
+                let nothing = standing.is_empty();
+                let (node, last) = match best {
+                    Some(node) => (node, false),
+                    None if fill => break,
+                    None if !failing.is_empty() => {
+                        let nodes: Vec<&str> = failing.iter().map(|(_, at)| at.node.as_str()).collect();
+                        let why = format!("it could not be loaded on {} and is tried again there", nodes.join(", "));
+                        unplaceable.push(((*model).clone(), why));
+                        for (id, assignment) in failing.into_iter().take((range.min - staying) as usize) {
+                            room.take(&assignment.node, *memory);
+                            assignments.insert(id, assignment.clone());
+                        }
+                        break;
                     }
-                    break;
+                    None => {
+                        unplaceable.push(((*model).clone(), room.why_none(*memory)));
+                        // Where it could not be loaded before is better than nowhere.
+                        let Some(node) = nothing.then(|| room.best(*memory, |_| Some(0))).flatten() else { break };
+                        (node, true)
+                    }
                 };
                 let device = least_loaded_device(node, &assignments);
                 room.take(&node.name, *memory);
                 assignments.insert(next, Assignment { model: (*model).clone(), node: node.name.clone(), device });
                 next = ReplicaId(next.0 + 1);
+                if last {
+                    break;
+                }
+            }
+        }
+    }
+    // What could not be loaded is tried again where nothing better takes its place.
+    for (model, (range, memory)) in &problem.models {
+        for (id, assignment) in failing(problem, model) {
+            let standing = assignments.values().filter(|standing| standing.model == **model);
+            let count = standing.filter(|standing| !room.draining(&standing.node)).count() as u32;
+            if !assignments.contains_key(&id) && count < range.max && room.fits(&assignment.node, *memory) {
+                room.take(&assignment.node, *memory);
+                assignments.insert(id, assignment.clone());
             }
         }
     }
     Proposal { assignments, unplaceable }
 }
 
+impl Problem<'_> {
+    fn node_of(&self, assignment: &Assignment) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == assignment.node).copied()
+    }
+
+    fn is_failed(&self, assignment: &Assignment) -> bool {
+        self.failed.contains(&(assignment.model.clone(), assignment.node.clone()))
+    }
+
+    /// The replicas of a model whose node and device are there.
+    fn standing(&self, model: &ModelRef) -> impl Iterator<Item = (ReplicaId, &Assignment)> {
+        let there = |assignment: &Assignment| {
+            let node = self.node_of(assignment);
+            node.is_some_and(|node| node.devices.iter().any(|device| device.name == assignment.device))
+        };
+        let all = self.plan.assignments.iter();
+        all.filter(move |(_, assignment)| assignment.model == *model && there(assignment)).map(|(id, at)| (*id, at))
+    }
+}
+
+/// The standing replicas of a model that could not be loaded, apart from those that are to go anyway.
+fn failing<'a>(problem: &'a Problem<'_>, model: &ModelRef) -> Vec<(ReplicaId, &'a Assignment)> {
+    let stays = |assignment: &Assignment| problem.node_of(assignment).is_some_and(|node| !node.draining);
+    problem.standing(model).filter(|(_, assignment)| stays(assignment) && problem.is_failed(assignment)).collect()
+}
+
 /// The standing replicas of a model that stay for now.
 fn kept<'a>(problem: &'a Problem<'_>, model: &ModelRef, range: ReplicaRange) -> Vec<(ReplicaId, &'a Assignment)> {
-    let node_of = |assignment: &Assignment| problem.nodes.iter().find(|node| node.name == assignment.node);
-    let has_device = |assignment: &Assignment| {
-        node_of(assignment).is_some_and(|node| node.devices.iter().any(|device| device.name == assignment.device))
-    };
     let (leaving, staying): (Vec<_>, Vec<_>) = problem
-        .plan
-        .assignments
-        .iter()
-        .filter(|(_, assignment)| assignment.model == *model && has_device(assignment))
-        .map(|(id, assignment)| (*id, assignment))
-        .partition(|(_, assignment)| node_of(assignment).is_some_and(|node| node.draining));
+        .standing(model)
+        .filter(|(_, assignment)| !problem.is_failed(assignment))
+        .partition(|(_, assignment)| problem.node_of(assignment).is_some_and(|node| node.draining));
     let ready = staying.iter().filter(|(id, _)| problem.ready.contains(id)).count() as u32;
     let mut kept: Vec<_> = staying;
     // Beyond the maximum the youngest go, those that do not serve yet before those that do.
@@ -128,6 +186,10 @@ impl<'a> Room<'a> {
             *free = free.saturating_sub(memory.0);
             *self.replicas.get_mut(name).expect("same nodes") += 1;
         }
+    }
+
+    fn fits(&self, node: &NodeName, memory: Bytes) -> bool {
+        self.free.get(node).is_some_and(|free| *free >= memory.0)
     }
 
     fn draining(&self, name: &NodeName) -> bool {

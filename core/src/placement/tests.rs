@@ -25,6 +25,17 @@ fn node(name: &str, memory: u64) -> Node {
 
 /// Solves from `plan` with everything in `ready` serving.
 fn run(models: &[(&str, u32, u32)], nodes: &[Node], plan: &Plan, ready: &BTreeSet<ReplicaId>) -> Proposal {
+    run_after_failures(models, nodes, plan, ready, &[])
+}
+
+/// Likewise, where these models could not be loaded on these nodes.
+fn run_after_failures(
+    models: &[(&str, u32, u32)],
+    nodes: &[Node],
+    plan: &Plan,
+    ready: &BTreeSet<ReplicaId>,
+    failed: &[(&str, &str)],
+) -> Proposal {
     let references: Vec<ModelRef> = models.iter().map(|(name, ..)| model(name)).collect();
     let next = plan.assignments.last_key_value().map_or(0, |(id, _)| id.0 + 1);
     solve(&Problem {
@@ -36,6 +47,7 @@ fn run(models: &[(&str, u32, u32)], nodes: &[Node], plan: &Plan, ready: &BTreeSe
         nodes: nodes.iter().collect(),
         plan,
         ready: ready.clone(),
+        failed: failed.iter().map(|(name, node)| (model(name), NodeName::parse(node).unwrap())).collect(),
         next_replica: ReplicaId(next),
     })
 }
@@ -92,7 +104,54 @@ fn a_draining_node_keeps_its_replica_until_another_is_ready() {
     assert_eq!(placed(&after), ["a n2"]);
 }
 
+#[test]
+fn a_model_that_a_node_cannot_load_goes_to_another() {
+    let nodes = [node("n1", 1000), node("n2", 1000), node("n3", 1000)];
+    let nothing = BTreeSet::new();
+    let after = |models: &[(&str, u32, u32)], nodes: &[Node], before: &Plan, failed: &[(&str, &str)]| {
+        let ready: BTreeSet<_> = before.assignments.iter().filter(|(_, a)| a.node.as_str() != "n1").collect();
+        let ready = ready.into_iter().map(|(id, _)| *id).collect();
+        let proposal = run_after_failures(models, nodes, before, &ready, failed);
+        let again = run_after_failures(models, nodes, &plan(&proposal), &nothing, failed);
+        assert_eq!(again.assignments, proposal.assignments, "solving again moves nothing");
+        proposal
+    };
+    let one = plan(&run(&[("a", 1, 1)], &nodes, &Plan::default(), &nothing));
+    assert_eq!(placed(&after(&[("a", 1, 1)], &nodes, &one, &[("a", "n1")])), ["a n2"]);
+    let two = plan(&run(&[("a", 2, 2)], &nodes, &Plan::default(), &nothing));
+    assert_eq!(placed(&after(&[("a", 2, 2)], &nodes, &two, &[("a", "n1")])), ["a n2", "a n3"]);
+    let here = after(&[("a", 2, 2)], &nodes[..2], &two, &[("a", "n1")]);
+    assert_eq!(placed(&here), ["a n1", "a n2"], "tried again rather than twice on one node");
+    assert!(here.unplaceable[0].1.contains("could not be loaded on n1"));
+    let everywhere = after(&[("a", 1, 1)], &nodes[..2], &one, &[("a", "n1"), ("a", "n2")]);
+    assert_eq!(placed(&everywhere), ["a n1"], "it goes from node to node no more");
+    let gone = after(&[("a", 1, 1)], &nodes[1..2], &one, &[("a", "n1"), ("a", "n2")]);
+    assert_eq!(placed(&gone), ["a n2"], "better than nowhere");
+    let wide = plan(&run(&[("a", 1, 3)], &nodes, &Plan::default(), &nothing));
+    assert_eq!(placed(&after(&[("a", 1, 3)], &nodes, &wide, &[("a", "n1")])), ["a n1", "a n2", "a n3"]);
+}
+
 proptest! {
+    #[test]
+    fn failures_leave_solutions_stable(
+        models in prop::collection::vec((1..4u32, 0..4u32), 1..4),
+        memory in prop::collection::vec(0..500u64, 1..5),
+        failed in prop::collection::vec((0..4usize, 0..5usize), 0..8),
+    ) {
+        let (names, places) = (["a", "b", "c", "d"], ["n0", "n1", "n2", "n3", "n4"]);
+        let models: Vec<_> = models.iter().zip(names).map(|((min, more), name)| (name, *min, min + more)).collect();
+        let nodes: Vec<_> = memory.iter().enumerate().map(|(i, m)| node(&format!("n{i}"), *m)).collect();
+        let failed: Vec<_> = failed.into_iter().map(|(model, node)| (names[model], places[node])).collect();
+        let before = plan(&run(&models, &nodes, &Plan::default(), &BTreeSet::new()));
+        let first = run_after_failures(&models, &nodes, &before, &BTreeSet::new(), &failed);
+        let after = plan(&first);
+        let again = run_after_failures(&models, &nodes, &after, &BTreeSet::new(), &failed);
+        prop_assert_eq!(&again.assignments, &first.assignments, "solving again moves nothing");
+        for (name, _, max) in &models {
+            prop_assert!(first.assignments.values().filter(|a| a.model == model(name)).count() as u32 <= *max);
+        }
+    }
+
     #[test]
     fn solutions_are_stable_and_within_bounds(
         models in prop::collection::vec((1..4u32, 0..4u32), 1..6),
@@ -174,6 +233,38 @@ fn a_silent_node_is_down_after_a_while_and_its_replicas_with_it() {
     );
     assert!(liveness.ready(Instant::from_millis(3500), &state).is_empty());
     assert_eq!(liveness.memory(&state, &model("a")), Some(Bytes(7)));
+}
+
+#[test]
+fn a_node_is_avoided_for_what_it_could_not_load_until_it_is_started_anew_or_a_while_has_passed() {
+    let state = state();
+    let here = BTreeSet::from([(model("a"), NodeName::parse("n1").unwrap())]);
+    let failed = || ReplicaState::Failed("no such device".into());
+    let told = |at, replica| {
+        let mut liveness = Liveness::new(Instant::ZERO);
+        liveness.on_report(Instant::ZERO, &state, report("n1", &[(4, failed(), 0)]));
+        liveness.on_report(Instant::from_millis(at), &state, replica);
+        liveness.failed(Instant::from_millis(at))
+    };
+    assert_eq!(told(250, report("n1", &[(4, failed(), 0)])), here);
+    assert_eq!(told(250, report("n1", &[(4, ReplicaState::Loading, 0)])), here, "it tries again");
+    assert_eq!(told(250, report("n1", &[])), here, "the replica went elsewhere");
+    assert_eq!(told(600_000, report("n1", &[])), BTreeSet::new());
+    assert_eq!(told(250, report("n1", &[(4, ready(), 0)])), BTreeSet::new());
+    assert_eq!(told(250, NodeReport { incarnation: 2, ..report("n1", &[]) }), BTreeSet::new());
+}
+
+#[test]
+fn a_node_that_was_told_to_stop_gets_nothing_new() {
+    let state = state();
+    let mut liveness = Liveness::new(Instant::ZERO);
+    let draining = |liveness: &Liveness| {
+        liveness.nodes(Instant::ZERO, &state).iter().map(|node| node.draining).collect::<Vec<_>>()
+    };
+    assert_eq!(draining(&liveness), [false]);
+    liveness.on_report(Instant::ZERO, &state, NodeReport { draining: true, ..report("n1", &[]) });
+    assert_eq!(draining(&liveness), [true]);
+    assert!(liveness.nodes(Instant::from_millis(1500), &state).is_empty());
 }
 
 #[test]

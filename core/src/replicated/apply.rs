@@ -247,6 +247,18 @@ impl State {
                 effect.changes.push(Change::Endpoint(endpoint.clone()));
             }
         }
+        let named_before = endpoints.iter().filter_map(|endpoint| self.endpoints.get(&endpoint.name));
+        let left: BTreeSet<&ModelRef> = named_before.flat_map(named).collect();
+        let unchanged = |known: &&Endpoint| endpoints.iter().all(|endpoint| endpoint.name != known.name);
+        let after = || self.endpoints.values().filter(unchanged).chain(endpoints).flat_map(named);
+        for model in left {
+            let declared = models.iter().any(|declared| declared.reference == *model);
+            // One that still has replicas goes with the plan that takes the last of them away.
+            if !declared && !self.has_replica(model) && after().all(|named| named != model) {
+                effect.lines.push(format!("model {model} deleted"));
+                effect.changes.push(Change::ModelGone(model.clone()));
+            }
+        }
         Ok(effect)
     }
 
@@ -278,6 +290,10 @@ impl State {
                 None => Effect::one(line, Change::Member(member.clone())),
             },
         }
+    }
+
+    fn has_replica(&self, model: &ModelRef) -> bool {
+        self.plan.assignments.values().any(|assignment| assignment.model == *model)
     }
 
     /// What a reader saw who read just before the entry that is being applied: entries that only keep the log going count too.
@@ -317,8 +333,20 @@ impl State {
             }
         }
         let plan = Plan { epoch: Epoch(index.0), assignments: assignments.clone() };
-        Effect::one(format!("plan {index} set"), Change::Plan(plan))
+        let mut effect = Effect::one(format!("plan {index} set"), Change::Plan(plan))?;
+        let mut gone: BTreeSet<&ModelRef> = self.plan.assignments.values().map(|before| &before.model).collect();
+        let placed = assignments.values().map(|assignment| &assignment.model);
+        for model in self.endpoints.values().flat_map(named).chain(placed) {
+            gone.remove(model);
+        }
+        // What was never placed stays: the endpoint that names it may be declared later.
+        effect.changes.extend(gone.into_iter().cloned().map(Change::ModelGone));
+        Ok(effect)
     }
+}
+
+fn named(endpoint: &Endpoint) -> impl Iterator<Item = &ModelRef> {
+    endpoint.stages.iter().map(|stage| &stage.model)
 }
 
 fn gone_model(change: &Change) -> Option<&ModelRef> {

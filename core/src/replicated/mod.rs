@@ -5,6 +5,7 @@
 //! its first result is returned. A refused entry changes nothing but that memory.
 
 mod apply;
+mod artifacts;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,8 @@ use crate::ids::{
 };
 use crate::tensor::Signature;
 use crate::units::Bytes;
+
+pub use artifacts::{KEPT_FOR, Unreferenced};
 
 /// Which engine runs an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,7 +161,7 @@ pub struct Member {
 pub enum Command {
     /// The first entry of a cluster's log: its name and first grants. Refused later.
     Found { cluster: String, grants: Vec<Grant> },
-    /// Declares models and endpoints, all or nothing.
+    /// Declares models and endpoints, all or nothing. A version that no endpoint names any more goes with its last replica.
     Apply { models: Vec<Model>, endpoints: Vec<Endpoint>, if_index: Option<LogIndex> },
     /// Takes an endpoint away; models that nobody names go with it.
     DeleteEndpoint(EndpointName),

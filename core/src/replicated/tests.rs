@@ -8,6 +8,7 @@ use crate::endpoint::Stage;
 use crate::ids::{ModelName, StageName, Version};
 use crate::outcome::Class;
 use crate::tensor::{DType, Signature, TensorSpec};
+use crate::units::Instant;
 
 fn spec(name: &str) -> TensorSpec {
     TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![None, Some(4)] }
@@ -249,6 +250,71 @@ fn a_deleted_model_leaves_no_replica_to_its_successor() {
     assert_eq!(cluster.state.next_replica, ReplicaId(3));
     cluster.lines(apply(&[model("a", 2)], &[endpoint("e", &["a"])]));
     assert_eq!(cluster.state.models[&model("a", 2).reference].digest, Digest([2; 32]));
+}
+
+#[test]
+fn a_version_that_was_replaced_goes_with_its_last_replica() {
+    let version = |version: &str, digest| {
+        let reference = ModelRef::parse(&format!("a@{version}")).unwrap();
+        Model { reference, ..model("a", digest) }
+    };
+    let naming = |version: &str| {
+        let mut endpoint = endpoint("e", &["a"]);
+        endpoint.stages[0].model = ModelRef::parse(&format!("a@{version}")).unwrap();
+        endpoint
+    };
+    let models = |cluster: &Log| cluster.state.models.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let mut cluster = Log::default();
+    cluster.lines(Command::NodeJoin(node("n1")));
+    cluster.lines(apply(&[version("1", 1), model("later", 9)], &[naming("1")]));
+    let plan = |cluster: &mut Log, assignments: &[(u64, &str)]| {
+        let replaces = cluster.state.plan.epoch;
+        let assignments = assignments.iter().map(|(id, model)| (ReplicaId(*id), assignment(model, "n1"))).collect();
+        cluster.lines(Command::SetPlan { replaces, assignments });
+    };
+    plan(&mut cluster, &[(0, "a@1")]);
+    assert_eq!(
+        cluster.lines(apply(&[version("2", 2)], &[naming("2")])),
+        ["model a@2 created", "endpoint e configured"]
+    );
+    plan(&mut cluster, &[(0, "a@1"), (1, "a@2")]);
+    assert_eq!(models(&cluster), ["a@1", "a@2", "later@1"], "it serves until the other does");
+    plan(&mut cluster, &[(1, "a@2")]);
+    assert_eq!(models(&cluster), ["a@2", "later@1"], "what was never placed waits for its endpoint");
+    // Back again, and to the next before anything was placed.
+    cluster.lines(apply(&[version("1", 1)], &[naming("1")]));
+    plan(&mut cluster, &[]);
+    assert_eq!(models(&cluster), ["a@1", "later@1"]);
+    let lines = cluster.lines(apply(&[version("3", 3)], &[naming("3")]));
+    assert_eq!(lines, ["model a@3 created", "endpoint e configured", "model a@1 deleted"]);
+    assert_eq!(models(&cluster), ["a@3", "later@1"]);
+}
+
+#[test]
+fn an_artifact_may_go_a_day_after_the_last_model_that_named_it() {
+    let day = KEPT_FOR.as_millis() as u64;
+    let at = Instant::from_millis;
+    let mut cluster = Log::default();
+    cluster.lines(apply(&[model("a", 1)], &[endpoint("e", &["a"])]));
+    let stored = BTreeSet::from([1, 2, 3].map(|n| Digest([n; 32])));
+    let mut kept = Unreferenced::default();
+    assert!(kept.look(at(0), &cluster.state, &stored).is_empty(), "uploaded and not named yet");
+    kept.touch(at(1000), Digest([3; 32]));
+    assert!(kept.look(at(day - 1), &cluster.state, &stored).is_empty());
+    assert_eq!(kept.look(at(day), &cluster.state, &stored), [Digest([2; 32])]);
+    cluster.lines(Command::DeleteEndpoint(EndpointName::parse("e").unwrap()));
+    let stored = BTreeSet::from([1, 3].map(|n| Digest([n; 32])));
+    assert_eq!(kept.look(at(day + 1000), &cluster.state, &stored), [Digest([3; 32])], "somebody counted on it");
+    let stored = BTreeSet::from([Digest([1; 32])]);
+    // Named again within its day, it has a whole one afterwards.
+    let named = {
+        let mut named = Log::default();
+        named.lines(apply(&[model("a", 1)], &[]));
+        named.state
+    };
+    assert!(kept.look(at(2 * day), &named, &stored).is_empty());
+    assert!(kept.look(at(2 * day + 1000), &cluster.state, &stored).is_empty());
+    assert_eq!(kept.look(at(3 * day + 1000), &cluster.state, &stored), stored.iter().copied().collect::<Vec<_>>());
 }
 
 fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
