@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use weir_schema::predict_capnp::Purpose;
+
 /// Limits of one listener or of the connections that a process makes.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -15,11 +17,11 @@ pub struct Limits {
     pub segments: usize,
     /// Calls of one connection that are unanswered. More are not read: 64 keep two cores busy several times over.
     pub calls_in_flight: usize,
-    /// Bytes of those calls.
+    /// Bytes of those calls. Nothing is read, either, while this much waits to be taken by the peer.
     pub bytes_in_flight: usize,
     /// Answers that the peer did not say to have received. A peer that behaves has one for each call in flight.
     pub unfinished_answers: usize,
-    /// From the first byte of a message to its last, beyond what its length takes at [`Limits::min_rate`].
+    /// For the table of a message that was begun, and then for each piece of it: what [`Limits::min_rate`] brings in this time.
     pub unfinished_message: Duration,
     /// Bytes per second that a message must come in at.
     pub min_rate: usize,
@@ -60,5 +62,13 @@ impl Limits {
     /// Limits between members of a cluster, which carry snapshots and artifacts to each other.
     pub fn members() -> Limits {
         Limits { message_bytes: 64 << 20, bytes_in_flight: 128 << 20, ..Limits::default() }
+    }
+
+    /// What whoever logs in for this purpose connects with, on its own side.
+    pub fn of_caller(purpose: Purpose) -> Limits {
+        match purpose {
+            Purpose::Predict => Limits::default(),
+            Purpose::Operate | Purpose::Member | Purpose::Coordinator => Limits::members(),
+        }
     }
 }

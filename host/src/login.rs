@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use weir_schema::predict_capnp::{self, Purpose, granted, login};
 
 use crate::disk::Disk;
+use crate::limits::Limits;
 use crate::random::Random;
 use crate::transport::Connection;
 
@@ -101,7 +102,8 @@ impl login::Server for Door {
     ) -> Result<(), capnp::Error> {
         let request = params.get()?.get_request()?;
         let token_hash = Sha256::digest(request.get_token()?).into();
-        let caller = Caller { token_hash, purpose: request.get_purpose()?, connection: &self.connection };
+        let purpose = request.get_purpose()?;
+        let caller = Caller { token_hash, purpose, connection: &self.connection };
         let limits = self.connection.limits().clone();
         let mut granted = results.get().init_granted();
         granted.set_protocol(crate::dial::PROTOCOL);
@@ -118,6 +120,7 @@ impl login::Server for Door {
         match admitted {
             Ok(()) => {
                 self.connection.logged_in();
+                self.connection.peer_reads(Limits::of_caller(purpose).message_bytes);
                 Ok(())
             }
             Err(message) => {

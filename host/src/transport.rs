@@ -70,6 +70,8 @@ struct Inner {
     limits: Limits,
     side: Side,
     logged_in: Cell<bool>,
+    /// Largest message that the peer reads.
+    peer_reads: Cell<usize>,
     ended: RefCell<Option<Ended>>,
     /// Wakes the reader: the gate opened, or the connection is to close.
     reader_wake: Notify,
@@ -115,6 +117,11 @@ impl Connection {
     /// Lifts the limits that hold before login.
     pub fn logged_in(&self) {
         self.0.logged_in.set(true);
+    }
+
+    /// Says how large a message the peer reads; until then, as large as what is read here. An answer over it fails alone.
+    pub fn peer_reads(&self, bytes: usize) {
+        self.0.peer_reads.set(bytes);
     }
 
     /// Whether it has logged in.
@@ -243,6 +250,7 @@ impl Drop for Disconnect {
 /// The two parts that drive a connection: its network for `RpcSystem`, and a handle.
 pub fn connect(stream: Stream, side: Side, limits: Limits) -> (Box<dyn capnp_rpc::VatNetwork<Side>>, Connection) {
     let inner = Rc::new(Inner {
+        peer_reads: Cell::new(limits.message_bytes),
         limits,
         side,
         logged_in: Cell::new(side == Side::Client),
@@ -368,7 +376,7 @@ impl capnp_rpc::OutgoingMessage for OutgoingMessage {
             };
         let message = Rc::new(message);
         let mut sent = Rc::clone(&message);
-        let limit = inner.limits.message_bytes;
+        let limit = inner.peer_reads.get();
         if returns.is_some() && message.size_in_words() * 8 > limit {
             // It would end the connection at the other end, and every other call on it.
             if let Ok(refusal) = too_large(&message, limit) {

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use futures::future::LocalBoxFuture;
 use tokio::io::duplex;
-use weir_core::ids::EndpointName;
+use weir_core::ids::{EndpointName, ModelRef};
+use weir_core::replicated::{EngineKind, Model, ReplicaRange};
+use weir_core::tensor::Signature;
+use weir_core::units::Bytes;
 use weir_host::login::{Authority, Caller, Token};
 use weir_host::net::{Listener, Net, Stream};
 use weir_schema::control_capnp::upload;
@@ -111,7 +114,8 @@ impl operator::Server for At {
         _: operator::WatchParams,
         mut results: operator::WatchResults,
     ) -> Result<(), capnp::Error> {
-        if let Does::Hang = *self.0.0[self.1].does.lock().unwrap() {
+        let does = *self.0.0[self.1].does.lock().unwrap();
+        if let Does::Hang = does {
             return std::future::pending().await;
         }
         results.get().init_changes().init_changes(0);
@@ -163,6 +167,34 @@ fn a_write_is_made_elsewhere_when_the_leader_has_stopped() {
         assert_eq!((group.asked("a"), group.asked("b")), (1, 1));
     });
     assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// What makes the leader hand an artifact to a majority first.
+fn apply() -> Command {
+    let model = Model {
+        reference: ModelRef::parse("m@1").unwrap(),
+        digest: Digest([7; 32]),
+        size: Bytes(1 << 30),
+        engine: EngineKind::Onnx,
+        signature: Signature { inputs: Vec::new(), outputs: Vec::new() },
+        max_batch: None,
+        replicas: ReplicaRange { min: 1, max: 1 },
+        quarantined: None,
+    };
+    Command::Apply { models: vec![model], endpoints: Vec::new(), if_index: None }
+}
+
+#[test]
+fn an_apply_may_take_as_long_as_its_leader_is_there() {
+    let slow = Does::LeadSlowly(Duration::from_secs(100));
+    with([("a", slow), ("b", Does::KnowNobody)], async |admin, group| {
+        admin.write(apply()).await.unwrap();
+        assert_eq!((group.asked("a"), group.asked("b")), (1, 0));
+    });
+    let took = with([("a", Does::Hang), ("b", Does::Lead)], async |admin, _| {
+        admin.write(apply()).await.unwrap();
+    });
+    assert!(took < Duration::from_secs(6), "{took:?}");
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn dial(end: DuplexStream) -> login::Client {
     let (network, _) = connect(stream(reader, writer), Side::Client, Limits::default());
     let mut system = RpcSystem::new(network, None);
     let client = system.bootstrap(Side::Server);
-    tokio::task::spawn_local(system);
+    tokio::task::spawn_local(drive(system));
     client
 }
 
@@ -513,14 +513,28 @@ fn an_answer_that_is_too_large_fails_alone() {
     run(async {
         let calls = Rc::new(Calls::default());
         calls.instantly.set(true);
-        calls.answers.replace(VecDeque::from([17 << 20]));
+        calls.answers.replace(VecDeque::from([17 << 20, 15 << 20]));
         let (here, there) = duplex(1 << 20);
-        let connection = serve(there, &calls, Limits::default());
+        // What it reads itself does not matter.
+        let connection = serve(there, &calls, Limits::members());
+        connection.peer_reads(16 << 20);
         let client = dial(here);
         let error = client.login_request().send().promise.await.err().expect("17 MiB are too many");
         assert!(error.extra.contains("ask for fewer rows"), "{error}");
         assert!(client.login_request().send().promise.await.is_ok(), "the connection goes on");
         settle().await;
         assert_eq!((connection.ended(), connection.in_flight()), (None, (0, 0)));
+    });
+}
+
+#[test]
+fn calls_that_wait_end_with_their_connection_whichever_end_it_has() {
+    run(async {
+        // A peer that is there and takes nothing, and then is gone.
+        let (here, there) = duplex(64);
+        let client = dial(here);
+        let waiting = client.login_request().send().promise;
+        assert!(tokio::time::timeout(Duration::from_secs(11), waiting).await.expect("an end").is_err());
+        drop(there);
     });
 }
