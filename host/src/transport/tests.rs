@@ -353,7 +353,7 @@ fn an_answer_that_waits_to_be_taken_stays_in_flight_whatever_the_peer_says() {
         // Its answer is taken, no more.
         let mut sink = [0; 64];
         while connection.in_flight().0 > 0 {
-            reader.read(&mut sink).await.unwrap();
+            assert!(reader.read(&mut sink).await.unwrap() > 0);
             settle().await;
         }
         peer.call(1, 0).await;
