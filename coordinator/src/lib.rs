@@ -118,6 +118,8 @@ pub enum CoordinatorError {
     NotEmpty(PathBuf),
     #[error("cannot join: {0}")]
     Join(String),
+    #[error("cannot join: {0}")]
+    Refused(String),
     #[error(transparent)]
     Driver(#[from] DriverError),
     #[error(transparent)]
@@ -141,6 +143,8 @@ const ADMIN_TOKEN: &str = "admin.token";
 const MEMBER_TOKEN: &str = "member.token";
 const MEMBERSHIP: &str = "membership";
 const LOG: &str = "log";
+/// The request under which it asks to join, until it has.
+const JOINING: &str = "joining";
 
 /// Runs a coordinator until `shutdown` says so. Needs a `LocalSet` around it, and an actix system.
 pub async fn run(
@@ -323,12 +327,29 @@ async fn membership(config: &Config, host: &Host, advertised: &str) -> Result<(M
         return Err(CoordinatorError::NoMembership(config.data_dir.clone()));
     }
     let token = member_token()?;
-    let (id, introduced) = join(config, host, &token, advertised).await?;
+    // Who is interrupted asks again under the same request: it is a member already, and stays that one.
+    let joining = config.data_dir.join(JOINING);
+    let begun = match host.disk.read(&joining) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        bytes => bytes.map_err(disk("read", joining.clone()))?.try_into().ok().map(u128::from_le_bytes),
+    };
+    let request = begun.unwrap_or_else(|| host.random.u128());
+    if begun.is_none() {
+        host.disk.write_atomically(&joining, &request.to_le_bytes()).map_err(disk("write", joining.clone()))?;
+    }
+    let joined = join(config, host, &token, advertised, request).await;
+    if let Err(CoordinatorError::Refused(_)) = joined {
+        // The answer to this request stays the same: the next start asks anew.
+        host.disk.remove(&joining).map_err(disk("remove", joining.clone()))?;
+    }
+    let (id, introduced) = joined?;
     if config.token_file.is_some() {
         write_token(&token, MEMBER_TOKEN)?;
     }
     Store::create(&host.disk, &log_folder, None)?;
     write_membership(id)?;
+    // Of no use any more, and no harm.
+    let _ = host.disk.remove(&joining);
     Ok((Membership { id, introduced }, Tokens { admin: None, member: token }))
 }
 
@@ -338,8 +359,8 @@ async fn join(
     host: &Host,
     token: &Token,
     advertised: &str,
+    request: u128,
 ) -> Result<(MemberId, BTreeMap<MemberId, String>), CoordinatorError> {
-    let request = host.random.u128();
     let mut last_error = String::new();
     let mut candidates = config.join.clone();
     // Twenty tries of half a second: a cluster that elects a leader is waited for, one that is not there is not.
@@ -347,7 +368,7 @@ async fn join(
         let address = candidates[attempt % candidates.len()].clone();
         match ask_to_join(config, host, token, advertised, request, &address).await {
             Ok(Asked::Joined(id, members)) => return Ok((id, members)),
-            Ok(Asked::Refused(why)) => return Err(CoordinatorError::Join(why)),
+            Ok(Asked::Refused(why)) => return Err(CoordinatorError::Refused(why)),
             Ok(Asked::Leader(leader)) if !leader.is_empty() => {
                 candidates.insert((attempt + 1) % (candidates.len() + 1), leader);
                 continue;

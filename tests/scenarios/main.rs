@@ -3,6 +3,7 @@ mod a_full_disk_refuses_writes_and_takes_them_again;
 mod a_learner_that_is_not_there_never_votes;
 mod a_member_is_replaced;
 mod a_member_leaves;
+mod a_member_that_is_interrupted_while_it_joins_goes_on;
 mod a_retried_removal_has_its_first_answer;
 mod a_saved_snapshot_is_not_stale;
 mod a_seed_repeats;

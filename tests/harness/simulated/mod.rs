@@ -303,8 +303,10 @@ impl Cluster {
                         // Its supervisor starts it again until there is room.
                         Err(error) if is_full(&error) => tokio::time::sleep(Duration::from_secs(1)).await,
                         Err(CoordinatorError::Removed) => return Ok(()),
-                        // And until there is a leader to let it in.
-                        Err(CoordinatorError::Join(_)) => tokio::time::sleep(Duration::from_secs(1)).await,
+                        // And until there is a leader to let it in, and its predecessor is out.
+                        Err(CoordinatorError::Join(_) | CoordinatorError::Refused(_)) => {
+                            tokio::time::sleep(Duration::from_secs(1)).await
+                        }
                         ended => return Ok(ended?),
                     }
                 }
