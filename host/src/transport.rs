@@ -485,6 +485,9 @@ async fn receive(
                 }
             }
             inner.enter_gate(call.get_question_id(), bytes).await?;
+            // Other connections of this thread have their turn: what one peer has sent ahead does not stand between them and
+            // their answers.
+            tokio::task::yield_now().await;
         }
         Ok(message::Finish(finish)) => inner.finished(finish?.get_question_id()),
         Ok(message::Return(_) | message::Release(_) | message::Abort(_) | message::Unimplemented(_)) => {}

@@ -538,3 +538,36 @@ fn calls_that_wait_end_with_their_connection_whichever_end_it_has() {
         drop(there);
     });
 }
+
+#[tokio::test]
+async fn what_one_peer_has_sent_ahead_does_not_stand_before_another_s_call() {
+    const AHEAD: u32 = 40;
+    LocalSet::new()
+        .run_until(async {
+            let said = |calls: u32| {
+                let mut bytes = Vec::new();
+                let mut say = |what: &dyn Fn(Said<'_>)| {
+                    let mut message = capnp::message::Builder::new_default();
+                    what(message.init_root());
+                    bytes.extend(capnp::serialize::write_message_to_words(&message));
+                };
+                say(&|said| said.init_bootstrap().set_question_id(0));
+                (1..=calls).for_each(|question| say(&|said| call(said, question, 0)));
+                bytes
+            };
+            let [mut many, mut one] = [(); 2].map(|()| {
+                let (ours, theirs) = duplex(1 << 20);
+                let calls = Rc::new(Calls::default());
+                let connection = serve(theirs, &calls, Limits::default());
+                (ours, calls, connection)
+            });
+            many.0.write_all(&said(AHEAD)).await.unwrap();
+            one.0.write_all(&said(1)).await.unwrap();
+            while one.1.begun.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let ahead = many.1.begun.get();
+            assert!(ahead < AHEAD as usize / 2, "{ahead} calls were taken up first");
+        })
+        .await;
+}
