@@ -139,7 +139,7 @@ impl Run {
             sums.offered += second.counts.offered as f64;
             sums.within += second.counts.within_deadline as f64;
             sums.correct += second.counts.correct as f64;
-            sums.rows += second.counts.rows_answered as f64;
+            sums.rows += second.counts.rows_labelled as f64;
             second.latencies.iter().for_each(|(value, count)| sums.latencies[*value] += count);
         }
         sums
@@ -295,7 +295,7 @@ mod tests {
                 answered: 100,
                 within_deadline: 100 - late,
                 correct: 90,
-                rows_answered: 100,
+                rows_labelled: 100,
                 histogram: hdr::encode(&histogram),
                 ..PerSecond::default()
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
 use crate::result::RunResult;
@@ -58,11 +58,10 @@ pub fn log(result: &RunResult) -> String {
         .with_base_time(start)
         .with_max_value_divisor(1e6);
     let mut writer = builder.begin_log_with(&mut text, &mut serializer).expect("writing to memory");
-    let one = Tag::new("latency").expect("a word");
     for second in &result.per_second {
         let Some(histogram) = decode(&second.histogram) else { continue };
         writer
-            .write_histogram(&histogram, Duration::from_secs(second.t), Duration::from_secs(1), Some(one))
+            .write_histogram(&histogram, Duration::from_secs(second.t), Duration::from_secs(1), None)
             .expect("writing to memory");
     }
     drop(writer);

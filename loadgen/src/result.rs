@@ -143,7 +143,7 @@ pub struct PerSecond {
     #[serde(default)]
     pub correct: u64,
     #[serde(default)]
-    pub rows_answered: u64,
+    pub rows_labelled: u64,
     /// Answered rows by stage.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stages: BTreeMap<String, u64>,

@@ -107,7 +107,7 @@ pub struct Tally {
     lag: Histogram<u64>,
     lag_max: Duration,
     degraded: u64,
-    rows_answered: u64,
+    rows_labelled: u64,
     right: u64,
     right_within: u64,
     stages: BTreeMap<String, u64>,
@@ -138,7 +138,7 @@ impl Tally {
             lag: histogram(),
             lag_max: Duration::ZERO,
             degraded: 0,
-            rows_answered: 0,
+            rows_labelled: 0,
             right: 0,
             right_within: 0,
             stages: BTreeMap::new(),
@@ -185,12 +185,14 @@ impl Tally {
         second.counts.degraded += u64::from(ended.reply.degraded);
         self.degraded += u64::from(ended.reply.degraded);
         for (row, reply) in ended.rows.iter().zip(&ended.reply.rows) {
-            let right = stream.labels.as_ref().is_some_and(|labels| reply.label == Some(labels[*row as usize]));
-            self.rows_answered += 1;
-            second.counts.rows_answered += 1;
-            second.counts.correct += u64::from(right);
-            self.right += u64::from(right);
-            self.right_within += u64::from(right && within);
+            if let Some(labels) = &stream.labels {
+                let right = reply.label == Some(labels[*row as usize]);
+                self.rows_labelled += 1;
+                second.counts.rows_labelled += 1;
+                second.counts.correct += u64::from(right);
+                self.right += u64::from(right);
+                self.right_within += u64::from(right && within);
+            }
             if !reply.stage.is_empty() {
                 bump(&mut self.stages, &reply.stage);
                 bump(&mut second.counts.stages, &reply.stage);
@@ -216,9 +218,9 @@ impl Tally {
         self.degraded
     }
 
-    /// Right rows over answered ones; nothing where nothing was answered.
+    /// Right rows over answered ones that have a label; nothing where there are none.
     pub fn accuracy(&self) -> Option<f64> {
-        (self.rows_answered > 0).then(|| self.right as f64 / self.rows_answered as f64)
+        (self.rows_labelled > 0).then(|| self.right as f64 / self.rows_labelled as f64)
     }
 
     /// Right rows in time.

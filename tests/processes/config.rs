@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use weir_tests::processes::{Cluster, alone};
+use weir_tests::processes::{Cluster, alone, root};
 
 /// Runs a command that fails with this exit code; returns its error.
 fn fails(code: i32, command: &mut Command) -> String {
@@ -10,6 +10,13 @@ fn fails(code: i32, command: &mut Command) -> String {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{error}");
     error
+}
+
+#[test]
+fn a_rate_that_a_scenario_has_no_use_for_is_refused() {
+    let scenario = root().join("benches/do_steady_callers_suffer_from_bursty_ones.toml").display().to_string();
+    let error = fails(2, &mut alone(&["load", "run", "--scenario", &scenario, "--rate", "500"]));
+    assert!(error.contains("has arrivals of its own"), "{error}");
 }
 
 #[test]

@@ -133,6 +133,18 @@ fn a_query_of_several_rows_counts_once_and_its_rows_are_compared() {
 }
 
 #[test]
+fn rows_without_labels_do_not_count_against_accuracy() {
+    let sending = Loop::Open(vec![Flow { choices: vec![(0, 1.0), (1, 1.0)], ..flow("constant", 1000.0) }]);
+    let streams = [stream("labelled", true), stream("not", false)];
+    let config = RunConfig { streams: Arc::new(streams), ..config(sending, Duration::from_secs(4)) };
+    let result = virtually(&config, plant(at_once));
+    let wrong = 1.0 - result.accuracy.unwrap();
+    assert!(wrong > 0.0 && wrong < 0.12, "a thirtieth of those with labels is wrong: {wrong}");
+    let second = &result.per_second[1];
+    assert!(second.rows_labelled < second.answered * 2 / 3, "half of them have labels");
+}
+
+#[test]
 fn a_mix_is_told_apart() {
     let streams = [stream("a", false), Stream { deadline: Duration::from_millis(1), ..stream("b", false) }];
     let sending = Loop::Open(vec![Flow { choices: vec![(0, 3.0), (1, 1.0)], ..flow("constant", 1000.0) }]);

@@ -7,8 +7,6 @@ use weir_core::tensor::{DType, Tensor, TensorSpec, check};
 
 use super::{Described, Reply, RowReply, Stream, classes};
 
-/// How long after its deadline a call is given up, as weir's own client does.
-pub const GRACE: std::time::Duration = std::time::Duration::from_millis(250);
 /// How long connecting, and questions before the run, may take.
 pub const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// Largest answer that is read, in bytes: Triton's own limit for what it inflates.

@@ -16,8 +16,9 @@ use super::inference::model_infer_request::{InferInputTensor, InferRequestedOutp
 use super::inference::{
     InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
 };
-use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN, GRACE};
+use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN};
 use super::{Ask, Connect, Described, Reply, Stream, Target, TargetError};
+use crate::run::PATIENCE;
 
 /// A server, by `host:port`.
 pub struct OipGrpc(pub String);
@@ -132,7 +133,7 @@ impl Target for Server {
         request.parameters.insert("timeout".into(), InferParameter { parameter_choice: Some(timeout) });
         let (authority, streams) = (self.authority.clone(), Arc::clone(&self.streams));
         Box::pin(async move {
-            match tokio::time::timeout(ask.deadline + GRACE, client.model_infer(request)).await {
+            match tokio::time::timeout(ask.deadline + PATIENCE, client.model_infer(request)).await {
                 Err(_) => Reply::none(Outcome::Unknown, "no answer in time; it may have run"),
                 Ok(Err(status)) => refused(&authority, &status),
                 Ok(Ok(response)) => {

@@ -19,8 +19,9 @@ use tokio::sync::Semaphore;
 use weir_core::outcome::{Outcome, Rejection};
 use weir_core::tensor::{DType, Tensor};
 
-use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN, GRACE};
+use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN};
 use super::{Ask, Connect, Described, Reply, Stream, Target, TargetError};
+use crate::run::PATIENCE;
 
 /// Connections of one thread at most: as many calls wait for a slow server, and file descriptors run out soon after.
 const CONNECTIONS_MAX: usize = 1000;
@@ -236,7 +237,7 @@ impl Target for Server {
                 None => request.header("content-type", "application/json"),
             };
             let request = request.body(Full::new(body.into())).expect("parts that were checked");
-            match tokio::time::timeout(ask.deadline + GRACE, pool.call(request)).await {
+            match tokio::time::timeout(ask.deadline + PATIENCE, pool.call(request)).await {
                 Err(_) => Reply::none(Outcome::Unknown, "no answer in time; it may have run"),
                 Ok(Err(Broken::NotSent(why))) => oip::not_sent(&pool.authority, why),
                 Ok(Err(Broken::Unknown(why))) => Reply::none(Outcome::Unknown, format!("{why}; it may have run")),

@@ -202,6 +202,12 @@ impl Asked {
         scenario.rows = self.rows.or(scenario.rows);
         scenario.connections = self.connections.or(scenario.connections);
         scenario.threads = self.threads.or(scenario.threads);
+        let own = |part: &weir_loadgen::scenario::Part| part.arrivals.is_some() || part.rate.is_some();
+        if (added.rate.is_some() || added.arrivals.is_some()) && scenario.parts.iter().all(own) {
+            return Err(usage(
+                "every endpoint of the scenario has arrivals of its own: change them there, or leave --rate and --arrivals out",
+            ));
+        }
         if let Some(text) = &added.arrivals {
             scenario.arrivals = Some(workload::Arrivals::parse(text).map_err(usage)?);
         }
