@@ -1,7 +1,7 @@
 //! What queries are made of: rows read from a file or a folder, and the right answer for each.
 
 mod images;
-mod json_lines;
+pub(crate) mod json_lines;
 #[cfg(test)]
 mod tests;
 

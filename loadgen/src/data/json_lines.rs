@@ -108,7 +108,8 @@ fn reshaped(row: &[u64], spec: &TensorSpec) -> Vec<u64> {
     }
 }
 
-fn write(value: &Value, dtype: DType, data: &mut Vec<u8>) -> Option<()> {
+/// Appends one JSON value as an element of this type; `None` where it is none, and for types that JSON has no values for.
+pub fn write(value: &Value, dtype: DType, data: &mut Vec<u8>) -> Option<()> {
     match dtype {
         DType::Bool => data.push(u8::from(value.as_bool()?)),
         DType::U8 => data.extend(u8::try_from(value.as_u64()?).ok()?.to_le_bytes()),

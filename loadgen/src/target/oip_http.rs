@@ -21,6 +21,7 @@ use weir_core::tensor::{DType, Tensor};
 
 use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN};
 use super::{Ask, Connect, Described, Reply, Stream, Target, TargetError};
+use crate::data::json_lines;
 use crate::run::PATIENCE;
 
 /// Connections of one thread at most: as many calls wait for a slow server, and file descriptors run out soon after.
@@ -386,26 +387,7 @@ fn flatten(value: &Value, dtype: DType, data: &mut Vec<u8>) -> Option<()> {
         // serde_json bounds how deep it reads, hence this too.
         return items.iter().try_for_each(|item| flatten(item, dtype, data));
     }
-    match dtype {
-        DType::Bool => data.push(u8::from(value.as_bool()?)),
-        DType::U8 => data.push(u8::try_from(value.as_u64()?).ok()?),
-        DType::U16 => data.extend(u16::try_from(value.as_u64()?).ok()?.to_le_bytes()),
-        DType::U32 => data.extend(u32::try_from(value.as_u64()?).ok()?.to_le_bytes()),
-        DType::U64 => data.extend(value.as_u64()?.to_le_bytes()),
-        DType::I8 => data.extend(i8::try_from(value.as_i64()?).ok()?.to_le_bytes()),
-        DType::I16 => data.extend(i16::try_from(value.as_i64()?).ok()?.to_le_bytes()),
-        DType::I32 => data.extend(i32::try_from(value.as_i64()?).ok()?.to_le_bytes()),
-        DType::I64 => data.extend(value.as_i64()?.to_le_bytes()),
-        DType::F32 => data.extend((value.as_f64()? as f32).to_le_bytes()),
-        DType::F64 => data.extend(value.as_f64()?.to_le_bytes()),
-        DType::String => {
-            let text = value.as_str()?;
-            data.extend((text.len() as u32).to_le_bytes());
-            data.extend(text.as_bytes());
-        }
-        DType::F16 | DType::Bf16 => return None,
-    }
-    Some(())
+    json_lines::write(value, dtype, data)
 }
 
 #[cfg(test)]
