@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_tests::processes::root;
 
 /// A crate and the crates of weir that it may depend on.
-const MAY_KNOW: [(&str, &[&str]); 10] = [
+const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("core", &[]),
     ("schema", &["core"]),
     ("host", &["core", "schema"]),
@@ -14,8 +14,9 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("client", &["core", "schema", "host"]),
     ("node", &["core", "schema", "host", "ml-workers"]),
     ("loadgen", &["core", "schema", "host", "client"]),
-    ("cli", &["core", "schema", "host", "ml-workers", "coordinator", "node", "client", "loadgen"]),
-    ("tests", &["core", "schema", "host", "ml-workers", "coordinator", "node", "client", "loadgen"]),
+    ("sim", &["core"]),
+    ("cli", &["core", "schema", "host", "ml-workers", "coordinator", "node", "client", "loadgen", "sim"]),
+    ("tests", &["core", "schema", "host", "ml-workers", "coordinator", "node", "client", "loadgen", "sim"]),
 ];
 
 fn manifest(folder: &str) -> toml::Table {

@@ -59,6 +59,35 @@ impl Profile {
         }
     }
 
+    /// The largest batch of at most `most` rows that is estimated to take no longer than `span`; 0 where not even one row does.
+    pub fn largest_within(&self, span: ServiceTime, most: u32) -> u32 {
+        // Batches up to `low` fit, those from `high` on do not.
+        let (mut low, mut high) = (0, most.saturating_add(1));
+        if self.estimate(most) <= span {
+            return most;
+        }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.estimate(middle) <= span {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The line α + β·b through the estimates of one row and of `most` rows: (time a batch costs however small it is, time a
+    /// row adds).
+    pub fn line(&self, most: u32) -> (ServiceTime, ServiceTime) {
+        let one = self.estimate(1);
+        if most <= 1 {
+            return (one, ServiceTime::ZERO);
+        }
+        let row = self.estimate(most).saturating_sub(one).scaled(1.0 / f64::from(most - 1));
+        (one.saturating_sub(row), row)
+    }
+
     /// Takes in that a batch of `batch` rows took `took`.
     pub fn observe(&mut self, batch: u32, took: ServiceTime) {
         self.batches += 1;
@@ -153,6 +182,18 @@ mod tests {
         assert_eq!(profile.estimate(12), us(70), "beyond the last point along its slope");
         assert_eq!(Profile::new(&[(4, us(40))]).estimate(1), us(40));
         assert_eq!(Profile::new(&[(4, us(40))]).estimate(8), us(80));
+    }
+
+    #[test]
+    fn the_largest_batch_within_a_time_is_found() {
+        let profile = Profile::new(&[(1, us(10)), (2, us(10)), (4, us(30)), (8, us(50))]);
+        for span in 0..60 {
+            let expected = (1..=8).filter(|b| profile.estimate(*b) <= us(span)).max().unwrap_or(0);
+            assert_eq!(profile.largest_within(us(span), 8), expected, "{span}");
+        }
+        assert_eq!(profile.largest_within(us(1000), 3), 3);
+        let (alpha, beta) = Profile::new(&[(1, us(60)), (8, us(130))]).line(8);
+        assert_eq!((alpha, beta), (us(50), us(10)));
     }
 
     #[test]

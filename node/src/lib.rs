@@ -23,6 +23,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use weir_core::ids::{DeviceName, NodeName};
 use weir_core::replicated::{Device as DeviceSpec, Node};
+use weir_core::scheduler::Policy;
 use weir_core::units::Bytes;
 use weir_host::Host;
 use weir_host::limits::Limits;
@@ -57,6 +58,8 @@ pub struct Config {
     pub cpu_slots: u32,
     /// Memory for models.
     pub memory: Bytes,
+    /// Which batch its device runs when.
+    pub policy: Policy,
     /// Speed of the device against the real one, above 0 and at most 1.
     pub pace: f64,
     /// Threads that serve connections.
@@ -181,7 +184,8 @@ pub async fn run(
 
     let (deaths, died) = mpsc::unbounded_channel();
     let cpu = DeviceName::parse("cpu0").expect("a valid name");
-    let device = Device::new(cpu.clone(), config.cpu_slots, config.pace, Arc::clone(&host.clock), deaths);
+    let device =
+        Device::new(cpu.clone(), config.cpu_slots, config.policy, config.pace, Arc::clone(&host.clock), deaths);
     let me = Node {
         name: config.name.clone(),
         address: config.advertise.clone().unwrap_or_else(|| address.to_string()),

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use weir_client::weirfile::parse_bytes;
 use weir_core::ids::NodeName;
 use weir_core::replicated::Command;
+use weir_core::scheduler::Policy;
 use weir_core::units::Bytes;
 use weir_host::Host;
 use weir_node::Config;
@@ -48,6 +49,10 @@ pub struct Devices {
     /// Memory for models, as 8GiB [default: half of the machine's]
     #[arg(long, env = "WEIR_MEMORY")]
     pub memory: Option<String>,
+    /// Which batch a device runs when: weir, or for comparison fifo, fixed:size=8,timeout_us=2000, aimd, quantile, greedy,
+    /// clockwork, nexus or symphony
+    #[arg(long, env = "WEIR_POLICY", default_value_t = Policy::default(), value_parser = Policy::parse)]
+    pub policy: Policy,
     /// Make devices slower: 0.1 is ten times
     #[arg(long, env = "WEIR_PACE", default_value_t = 1.0)]
     pub pace: f64,
@@ -113,6 +118,7 @@ impl Node {
             })?,
             cpu_slots,
             memory,
+            policy: self.devices.policy,
             pace: self.devices.pace,
             rpc_threads: rpc_threads(),
             insecure_network: self.insecure_network,

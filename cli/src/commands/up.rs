@@ -209,6 +209,7 @@ impl Up {
             token_file: member_token.to_owned(),
             cpu_slots,
             memory,
+            policy: self.devices.policy,
             pace: self.devices.pace,
             rpc_threads: rpc_threads(),
             insecure_network: false,
@@ -263,6 +264,8 @@ impl Up {
             &coordinators.join(","),
             "--pace",
             &self.devices.pace.to_string(),
+            "--policy",
+            &self.devices.policy.to_string(),
             "--data-dir",
         ]);
         command.arg(self.data_dir.join(name)).arg("--token-file").arg(member_token);

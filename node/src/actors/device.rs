@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Rejection};
 use weir_core::profile::Profile;
-use weir_core::scheduler::{self, Action, Query, ShapeKey};
+use weir_core::scheduler::{self, Action, Policy, Query, ShapeKey};
 use weir_core::tensor::Row;
 use weir_core::units::{Deadline, Instant, ServiceTime};
 use weir_host::clock::Clock;
@@ -179,10 +179,11 @@ const HANG_AT_LEAST: Duration = Duration::from_secs(2);
 const TERMINATION_GRACE: Duration = Duration::from_millis(500);
 
 impl Device {
-    /// A device with `slots` slots and no replicas. Deaths of its replicas are told to `deaths`.
+    /// A device with `slots` slots and no replicas that runs batches by `policy`. Deaths of its replicas are told to `deaths`.
     pub fn new(
         name: DeviceName,
         slots: u32,
+        policy: Policy,
         pace: f64,
         clock: Arc<dyn Clock>,
         deaths: mpsc::UnboundedSender<Death>,
@@ -192,7 +193,7 @@ impl Device {
             clock,
             pace,
             inner: Mutex::new(Inner {
-                scheduler: scheduler::Device::new(slots),
+                scheduler: scheduler::Device::new(slots, policy),
                 replicas: BTreeMap::new(),
                 waiting: BTreeMap::new(),
                 next_ticket: 0,

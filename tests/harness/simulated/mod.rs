@@ -325,6 +325,7 @@ impl Cluster {
             token_file: "/tokens/member.token".into(),
             cpu_slots: 1,
             memory: Bytes(1 << 30),
+            policy: weir_core::scheduler::Policy::default(),
             pace: 1.0,
             rpc_threads: 1,
             insecure_network: true,

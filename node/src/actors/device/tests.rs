@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as sync;
 
 use actix::Actor;
+use weir_core::scheduler::Policy;
 use weir_core::tensor::{Signature, Tensor};
 use weir_core::units::Bytes;
 use weir_host::spawn::{Place, Spawn};
@@ -72,7 +73,7 @@ impl Bench {
         let clock = Arc::new(HandClock::default());
         let (told, deaths) = mpsc::unbounded_channel();
         let name = DeviceName::parse("cpu0").unwrap();
-        let device = Device::new(name, 1, 1.0, Arc::clone(&clock) as Arc<dyn Clock>, told);
+        let device = Device::new(name, 1, Policy::default(), 1.0, Arc::clone(&clock) as Arc<dyn Clock>, told);
         let (reply, came) = sync::channel();
         let replies: Replies = Arc::new(move |slot, what| reply.send((slot, what)).unwrap());
         Bench { device, clock, replies, came, deaths }

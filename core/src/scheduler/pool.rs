@@ -1,0 +1,387 @@
+//! What waits and what runs on one device: the state that a policy looks at.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{ModelRef, ReplicaId, TicketId};
+use crate::outcome::Class;
+use crate::profile::Profile;
+use crate::units::{Deadline, Instant, ServiceTime};
+
+use super::lane::{Entry, Lane, LaneKey};
+use super::rate::Rate;
+use super::{Query, WAITING_MAX};
+
+/// Number of a model on this device, for as long as it stands here.
+pub(super) type ModelIndex = usize;
+
+/// What waits is served in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Deadline,
+    Arrival,
+}
+
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub model: ModelIndex,
+    /// Most rows a batch.
+    pub max_batch: u32,
+    /// Rows of the batch in progress.
+    pub running: Option<u32>,
+    /// When its batch should end by the profile.
+    pub ends: Instant,
+    /// No new batch: it leaves when the current one ends.
+    pub leaving: bool,
+}
+
+impl Replica {
+    /// When it should be free. A batch that is over its time is taken to need as much again.
+    pub fn free_at(&self, now: Instant) -> Instant {
+        if self.running.is_some() && now > self.ends { now + now.since(self.ends) } else { self.ends.max(now) }
+    }
+}
+
+/// A model with its queue. Its replicas do the same work on the same hardware: one profile.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub name: ModelRef,
+    pub profile: Profile,
+    /// The least of its replicas'.
+    pub max_batch: u32,
+    /// That take new batches.
+    pub replicas: Vec<ReplicaId>,
+    /// Of them, those that run nothing.
+    pub free: u32,
+    pub lanes: BTreeMap<LaneKey, Lane>,
+    pub rate: Rate,
+}
+
+impl Model {
+    /// Rows that wait.
+    pub fn rows(&self) -> usize {
+        self.lanes.values().map(Lane::rows).sum()
+    }
+
+    /// Time for a batch of `rows` rows.
+    pub fn takes(&self, rows: usize) -> ServiceTime {
+        self.profile.estimate(rows.clamp(1, u32::MAX as usize) as u32)
+    }
+
+    /// The largest batch of at most `most` rows that ends within `span`; 0 where not even one row does.
+    pub fn fits(&self, span: std::time::Duration, most: usize) -> usize {
+        self.profile.largest_within(ServiceTime::from(span), most.min(self.max_batch as usize) as u32) as usize
+    }
+
+    /// Work of `rows` rows in batches of `batch`.
+    pub fn work(&self, rows: usize, batch: usize) -> ServiceTime {
+        let batch = batch.max(1);
+        let mut work = ServiceTime::ZERO;
+        if rows >= batch {
+            work = self.takes(batch).scaled((rows / batch) as f64);
+        }
+        if !rows.is_multiple_of(batch) {
+            work += self.takes(rows % batch);
+        }
+        work
+    }
+
+    /// The batch that a backlog leads to: the largest that fits the time queries have while another one runs on one of
+    /// `slots` slots, (1 + 1/N)·l(b) ≤ SLO.
+    pub fn steady_batch(&self, slots: u32) -> usize {
+        let parallel = f64::from(slots.min(self.replicas.len() as u32).max(1));
+        let span = self.rate.span();
+        if span.is_infinite() {
+            return self.max_batch as usize;
+        }
+        let within = ServiceTime::from_nanos((span / (1.0 + 1.0 / parallel)) as u64);
+        self.profile.largest_within(within, self.max_batch).max(1) as usize
+    }
+}
+
+/// Where a waiting ticket stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub model: ModelIndex,
+    pub lane: LaneKey,
+    pub key: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub slots: u32,
+    pub busy: u32,
+    pub order: Order,
+    models: Vec<Option<Model>>,
+    by_name: BTreeMap<ModelRef, ModelIndex>,
+    pub replicas: BTreeMap<ReplicaId, Replica>,
+    tickets: BTreeMap<TicketId, Place>,
+}
+
+impl Pool {
+    pub fn new(slots: u32, order: Order) -> Pool {
+        Pool {
+            slots,
+            busy: 0,
+            order,
+            models: Vec::new(),
+            by_name: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+        }
+    }
+
+    pub fn index(&self, model: &ModelRef) -> Option<ModelIndex> {
+        self.by_name.get(model).copied()
+    }
+
+    pub fn model(&self, index: ModelIndex) -> &Model {
+        self.models[index].as_ref().expect("a model that stands here")
+    }
+
+    pub fn model_mut(&mut self, index: ModelIndex) -> &mut Model {
+        self.models[index].as_mut().expect("a model that stands here")
+    }
+
+    pub fn models(&self) -> impl Iterator<Item = (ModelIndex, &Model)> {
+        self.models.iter().enumerate().filter_map(|(index, model)| Some((index, model.as_ref()?)))
+    }
+
+    /// Adds a replica; a further one of a model brings no new profile, the queue's has seen real batches.
+    pub fn add_replica(&mut self, now: Instant, id: ReplicaId, name: ModelRef, profile: Profile, max_batch: u32) {
+        let index = self.index(&name).unwrap_or_else(|| {
+            let vacant = self.models.iter().position(Option::is_none).unwrap_or_else(|| {
+                self.models.push(None);
+                self.models.len() - 1
+            });
+            self.models[vacant] = Some(Model {
+                name: name.clone(),
+                profile,
+                max_batch,
+                replicas: Vec::new(),
+                free: 0,
+                lanes: BTreeMap::new(),
+                rate: Rate::new(),
+            });
+            self.by_name.insert(name, vacant);
+            vacant
+        });
+        self.replicas.insert(id, Replica { model: index, max_batch, running: None, ends: now, leaving: false });
+        self.model_mut(index).replicas.push(id);
+        self.recount(index);
+    }
+
+    /// Takes a replica off its model; returns what waited where it was the last.
+    pub fn retire(&mut self, id: ReplicaId) -> Vec<TicketId> {
+        let Some(replica) = self.replicas.get_mut(&id) else { return Vec::new() };
+        let (index, idle, left) = (replica.model, replica.running.is_none(), replica.leaving);
+        replica.leaving = true;
+        if idle {
+            self.replicas.remove(&id);
+        }
+        if left {
+            return Vec::new();
+        }
+        self.model_mut(index).replicas.retain(|other| *other != id);
+        if !self.model(index).replicas.is_empty() {
+            self.recount(index);
+            return Vec::new();
+        }
+        let gone = self.models[index].take().expect("it was just seen");
+        self.by_name.remove(&gone.name);
+        let waited: Vec<TicketId> =
+            gone.lanes.values().flat_map(|lane| lane.iter().map(|entry| entry.ticket)).collect();
+        for ticket in &waited {
+            self.tickets.remove(ticket);
+        }
+        waited
+    }
+
+    /// Keeps what a model knows of its replicas in step with them.
+    fn recount(&mut self, index: ModelIndex) {
+        let Some(model) = self.models[index].as_mut() else { return };
+        model.free = 0;
+        model.max_batch = u32::MAX;
+        for id in &model.replicas {
+            let replica = &self.replicas[id];
+            model.free += u32::from(replica.running.is_none());
+            model.max_batch = model.max_batch.min(replica.max_batch);
+        }
+    }
+
+    pub fn key(&self, now: Instant, query: &Query) -> Instant {
+        match self.order {
+            Order::Deadline => query.deadline.0,
+            Order::Arrival => now,
+        }
+    }
+
+    pub fn insert(&mut self, now: Instant, index: ModelIndex, query: &Query) {
+        let lane = LaneKey::of(query);
+        let key = self.key(now, query);
+        self.tickets.insert(query.ticket, Place { model: index, lane, key });
+        self.model_mut(index).lanes.entry(lane).or_default().insert(Entry {
+            key,
+            ticket: query.ticket,
+            deadline: query.deadline,
+            since: now,
+            rows: query.rows,
+        });
+    }
+
+    /// Takes a waiting ticket out.
+    pub fn remove(&mut self, ticket: TicketId) -> bool {
+        let Some(place) = self.tickets.remove(&ticket) else { return false };
+        let lanes = &mut self.model_mut(place.model).lanes;
+        let lane = lanes.get_mut(&place.lane).expect("a ticket says where it stands");
+        lane.remove(place.key, ticket).expect("a ticket says where it stands");
+        if lane.is_empty() {
+            lanes.remove(&place.lane);
+        }
+        true
+    }
+
+    /// Takes the head of a lane out.
+    pub fn pop(&mut self, index: ModelIndex, key: LaneKey) -> Option<Entry> {
+        let lanes = &mut self.model_mut(index).lanes;
+        let lane = lanes.get_mut(&key)?;
+        let entry = lane.pop_front()?;
+        if lane.is_empty() {
+            lanes.remove(&key);
+        }
+        self.tickets.remove(&entry.ticket);
+        Some(entry)
+    }
+
+    /// What gives way to `query` where the queue is full: the least important, and of those the one that is due last.
+    pub fn victim(&self, query: &Query) -> Option<TicketId> {
+        let waiting = self.models().flat_map(|(_, model)| &model.lanes).filter_map(|(key, lane)| {
+            // Where service is by arrival the last to come is not the last due, but goes first all the same.
+            lane.back().map(|last| (key.class, last.deadline, last.ticket))
+        });
+        let (class, deadline, ticket) = waiting.max()?;
+        ((class, deadline) > (query.class, query.deadline)).then_some(ticket)
+    }
+
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.tickets.len()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.tickets.len() >= WAITING_MAX
+    }
+
+    /// A free replica of a model.
+    pub fn free_replica(&self, index: ModelIndex) -> Option<ReplicaId> {
+        self.model(index).replicas.iter().copied().filter(|id| self.replicas[id].running.is_none()).min()
+    }
+
+    pub fn start(&mut self, id: ReplicaId, rows: u32, ends: Instant) {
+        let replica = self.replicas.get_mut(&id).expect("a replica that stands here");
+        assert!(replica.running.is_none(), "one batch at a time");
+        replica.running = Some(rows);
+        replica.ends = ends;
+        let index = replica.model;
+        self.model_mut(index).free -= 1;
+        self.busy += 1;
+    }
+
+    /// The batch of a replica is over: its model and rows. `None` where it ran nothing.
+    pub fn end(&mut self, id: ReplicaId) -> Option<(ModelIndex, u32, bool)> {
+        let replica = self.replicas.get_mut(&id)?;
+        let rows = replica.running.take()?;
+        let (index, leaving) = (replica.model, replica.leaving);
+        self.busy -= 1;
+        if leaving {
+            self.replicas.remove(&id);
+        } else {
+            self.model_mut(index).free += 1;
+        }
+        Some((index, rows, leaving))
+    }
+
+    pub fn running(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.values().filter(|replica| replica.running.is_some())
+    }
+
+    /// When the first slot is free.
+    pub fn slot_free_at(&self, now: Instant) -> Instant {
+        if self.busy < self.slots {
+            return now;
+        }
+        self.running().map(|replica| replica.free_at(now)).min().unwrap_or(now)
+    }
+
+    /// Rows of a model that are served before a query of `class` that is due at `deadline`: those due earlier and not less
+    /// important; before what is sheddable, everything else.
+    fn rows_ahead(model: &Model, class: Class, deadline: Deadline) -> usize {
+        let mut rows = 0;
+        for (key, lane) in &model.lanes {
+            if key.class > class {
+                break;
+            }
+            rows +=
+                if class == Class::Sheddable && key.class < class { lane.rows() } else { lane.rows_before(deadline.0) };
+        }
+        rows
+    }
+
+    /// When a slot and a replica take up work of a model that is due at `deadline`: after the batches in progress and after
+    /// what other models have waiting that goes first, shared by the slots.
+    pub fn start_estimate(&self, now: Instant, index: ModelIndex, class: Class, deadline: Deadline) -> Instant {
+        let own = self.model(index).replicas.iter().map(|id| self.replicas[id].free_at(now)).min();
+        let mut others = ServiceTime::ZERO;
+        for (other, model) in self.models() {
+            if other != index && !model.lanes.is_empty() {
+                let rows = Pool::rows_ahead(model, class, deadline);
+                if rows > 0 {
+                    others += model.work(rows, model.steady_batch(self.slots));
+                }
+            }
+        }
+        let start = self.slot_free_at(now) + others.scaled(1.0 / f64::from(self.slots));
+        own.unwrap_or(Instant::FAR).max(start)
+    }
+
+    /// When `rows` more rows of a model would be done, were its own work taken up at `start`; `alone`: in a batch of their own.
+    pub fn finish_estimate(
+        &self,
+        start: Instant,
+        index: ModelIndex,
+        class: Class,
+        deadline: Deadline,
+        rows: usize,
+        alone: bool,
+    ) -> Instant {
+        let model = self.model(index);
+        let ahead = Pool::rows_ahead(model, class, deadline);
+        let parallel = f64::from(self.slots.min(model.replicas.len() as u32).max(1));
+        let batch = model.steady_batch(self.slots);
+        // The last batch runs as one; those before it are shared by the replicas.
+        let last = if alone { rows } else { (ahead + rows - 1) % batch + 1 };
+        let before = ahead + rows - last;
+        start + model.work(before, batch).scaled(1.0 / parallel) + model.takes(last)
+    }
+
+    pub fn check(&self) {
+        assert!(self.busy <= self.slots, "more batches than slots");
+        assert!(self.tickets.len() <= WAITING_MAX, "more rows wait than may");
+        debug_assert_eq!(self.busy as usize, self.running().count());
+        debug_assert_eq!(
+            self.tickets.len(),
+            self.models().flat_map(|(_, model)| model.lanes.values()).map(Lane::len).sum::<usize>()
+        );
+        debug_assert!(self.models().all(|(_, model)| {
+            !model.replicas.is_empty()
+                && model.lanes.values().all(|lane| !lane.is_empty())
+                && model.free as usize == model.replicas.iter().filter(|id| self.replicas[id].running.is_none()).count()
+        }));
+    }
+}
+
+impl LaneKey {
+    pub fn of(query: &Query) -> LaneKey {
+        let alone = !query.mergeable;
+        LaneKey { class: query.class, alone, shape: if alone { super::ShapeKey(0) } else { query.shape } }
+    }
+}

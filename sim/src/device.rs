@@ -1,0 +1,163 @@
+//! One device in virtual time: the cluster's scheduler, and batches that take what a model of service says.
+
+use std::collections::BTreeMap;
+
+use weir_core::ids::{ModelRef, ReplicaId, TicketId};
+use weir_core::outcome::Rejection;
+use weir_core::prng::Prng;
+use weir_core::profile::Profile;
+use weir_core::scheduler::{self, Action, Closed, Policy, Query};
+use weir_core::units::{Instant, ServiceTime};
+
+/// How long batches of a model really take, whatever the scheduler believes.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Time by batch size without noise.
+    pub profile: Profile,
+    /// Each batch takes a factor from 1 − noise to 1 + noise of that, all equally likely.
+    pub noise: f64,
+}
+
+impl Service {
+    /// Exactly what `profile` says.
+    pub fn exact(profile: Profile) -> Service {
+        Service { profile, noise: 0.0 }
+    }
+
+    fn draw(&self, rows: u32, prng: &mut Prng) -> ServiceTime {
+        let time = self.profile.estimate(rows);
+        if self.noise == 0.0 { time } else { time.scaled(1.0 + self.noise * (2.0 * prng.uniform() - 1.0)) }
+    }
+}
+
+/// What the device wants of whoever simulates it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Effect {
+    /// Call [`Device::finish`] at this instant.
+    FinishAt { at: Instant, replica: ReplicaId },
+    /// Call [`Device::wake`] at this instant.
+    WakeAt(Instant),
+    /// The row did not run.
+    Rejected { ticket: TicketId, why: Rejection },
+    /// The row's deadline could not be met any more.
+    Expired { ticket: TicketId },
+}
+
+/// A row that a batch answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Ran {
+    pub ticket: TicketId,
+    /// When its batch started.
+    pub started: Instant,
+}
+
+/// A device whose batches end in virtual time.
+#[derive(Debug)]
+pub struct Device {
+    scheduler: scheduler::Device,
+    services: BTreeMap<ReplicaId, Service>,
+    running: BTreeMap<ReplicaId, (Instant, Vec<TicketId>)>,
+    prng: Prng,
+    wake: Option<Instant>,
+    busy: ServiceTime,
+    closed: BTreeMap<Closed, u64>,
+    rows: u64,
+    actions: Vec<Action>,
+}
+
+impl Device {
+    /// A device with `slots` slots; noise is drawn from `prng`.
+    pub fn new(slots: u32, policy: Policy, prng: Prng) -> Device {
+        Device {
+            scheduler: scheduler::Device::new(slots, policy),
+            services: BTreeMap::new(),
+            running: BTreeMap::new(),
+            prng,
+            wake: None,
+            busy: ServiceTime::ZERO,
+            closed: BTreeMap::new(),
+            rows: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    /// A replica of `model`: the scheduler believes `profile`, batches take what `service` says.
+    pub fn add_replica(
+        &mut self,
+        now: Instant,
+        id: ReplicaId,
+        model: ModelRef,
+        profile: Profile,
+        max_batch: u32,
+        service: Service,
+        out: &mut Vec<Effect>,
+    ) {
+        self.services.insert(id, service);
+        self.scheduler.add_replica(now, id, model, profile, max_batch, &mut self.actions);
+        self.perform(now, out);
+    }
+
+    /// The rows of one call.
+    pub fn arrive(&mut self, now: Instant, model: &ModelRef, rows: &[Query], out: &mut Vec<Effect>) {
+        self.scheduler.on_arrival(now, model, rows, &mut self.actions);
+        self.perform(now, out);
+    }
+
+    /// The batch of a replica ends: its rows.
+    pub fn finish(&mut self, now: Instant, id: ReplicaId, out: &mut Vec<Effect>) -> impl Iterator<Item = Ran> + use<> {
+        let (started, tickets) = self.running.remove(&id).expect("a batch ends once");
+        let took = ServiceTime::from(now.since(started));
+        self.busy += took;
+        self.scheduler.on_batch_done(now, id, took, &mut self.actions);
+        self.perform(now, out);
+        tickets.into_iter().map(move |ticket| Ran { ticket, started })
+    }
+
+    /// A timer that was asked for; does nothing where it was replaced by an earlier one.
+    pub fn wake(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        if self.wake == Some(now) {
+            self.wake = None;
+            self.scheduler.on_wake(now, &mut self.actions);
+            self.perform(now, out);
+        }
+    }
+
+    /// When a query that came now would be done; `None` without a replica of its model.
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Instant> {
+        self.scheduler.estimate_finish(now, model, rows)
+    }
+
+    /// Slot time spent on batches that ended.
+    pub fn busy(&self) -> ServiceTime {
+        self.busy
+    }
+
+    /// Batches by why they closed, and the rows of all of them.
+    pub fn batches(&self) -> (&BTreeMap<Closed, u64>, u64) {
+        (&self.closed, self.rows)
+    }
+
+    fn perform(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        for action in self.actions.drain(..) {
+            match action {
+                Action::Run { replica, tickets, closed } => {
+                    *self.closed.entry(closed).or_default() += 1;
+                    self.rows += tickets.len() as u64;
+                    let took = self.services[&replica].draw(tickets.len() as u32, &mut self.prng);
+                    out.push(Effect::FinishAt { at: now + took, replica });
+                    self.running.insert(replica, (now, tickets));
+                }
+                Action::Reject { ticket, why } => out.push(Effect::Rejected { ticket, why }),
+                Action::Expire { ticket } => out.push(Effect::Expired { ticket }),
+                Action::WakeAt(at) => {
+                    if self.wake.is_none_or(|wake| at < wake) {
+                        self.wake = Some(at);
+                        out.push(Effect::WakeAt(at));
+                    }
+                }
+            }
+        }
+    }
+}
