@@ -14,6 +14,6 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod schedule;
-mod tally;
+pub mod tally;
 pub mod target;
 pub mod trace;

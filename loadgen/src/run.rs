@@ -558,25 +558,36 @@ async fn count(
     }
     let interrupted = stop.level() > 0 && stopped_at.is_some_and(|at| at < config.duration);
     let duration = stopped_at.filter(|_| interrupted).unwrap_or(config.duration);
-    result(config, shared, tally, duration, interrupted, started)
+    let (offered, behind) = (shared.sent.load(Ordering::Relaxed), shared.behind.load(Ordering::Relaxed));
+    result(config, offered, behind, tally, duration, interrupted, started)
+}
+
+/// The result of a run that took place elsewhere: `queries` tells each query that ended to its argument, once.
+pub fn counted(config: &RunConfig, queries: impl FnOnce(&mut dyn FnMut(Ended))) -> RunResult {
+    let started = std::time::SystemTime::now();
+    let longest = config.streams.iter().map(|stream| stream.deadline).max().unwrap_or_default() + PATIENCE;
+    let mut tally = Tally::new(config.streams.len(), longest);
+    queries(&mut |ended| tally.add(&ended, &config.streams[ended.stream]));
+    let offered = tally.all.offered();
+    result(config, offered, false, tally, config.duration, false, started)
 }
 
 fn result(
     config: &RunConfig,
-    shared: &Shared,
+    offered: u64,
+    behind: bool,
     tally: Tally,
     duration: Duration,
     interrupted: bool,
     started: std::time::SystemTime,
 ) -> RunResult {
     let [answered, rejected, expired, failed, unknown] = tally.all.outcomes;
-    let offered = shared.sent.load(Ordering::Relaxed);
     assert_eq!(offered, answered + rejected + expired + failed + unknown, "every query has one outcome");
     let deadline = config.streams.iter().map(|stream| stream.deadline).min().unwrap_or_default();
     let send_lag = tally.send_lag();
     let invalid_because = if offered == 0 {
         Some("no query fell due, so nothing was measured; make the run longer or the rate higher".to_owned())
-    } else if shared.behind.load(Ordering::Relaxed) {
+    } else if behind {
         Some(format!(
             "the generator fell {} s behind and stopped: it measured itself; lower the rate, give it more cores or --threads",
             BEHIND_MAX.as_secs()

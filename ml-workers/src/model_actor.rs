@@ -34,7 +34,7 @@ pub enum Pauses {
 /// A batch to run: rows that merge, or a single row that need not.
 pub struct RunBatch {
     rows: Vec<Row>,
-    pause: Duration,
+    at_least: Duration,
     done: Done,
 }
 
@@ -76,11 +76,11 @@ impl Drop for Done {
 }
 
 impl RunBatch {
-    /// A batch of `rows`, after which the replica pauses. `done` is called with what became of it, on the actor's thread, or
+    /// A batch of `rows` that takes `at_least` so long: the replica sleeps for what is left of it. `done` is called with what became of it, on the actor's thread, or
     /// where the message is dropped.
-    pub fn new(rows: Vec<Row>, pause: Duration, done: impl FnOnce(BatchDone) + Send + 'static) -> RunBatch {
+    pub fn new(rows: Vec<Row>, at_least: Duration, done: impl FnOnce(BatchDone) + Send + 'static) -> RunBatch {
         let done = Done { rows: rows.len(), callback: Some(Box::new(done)) };
-        RunBatch { rows, pause, done }
+        RunBatch { rows, at_least, done }
     }
 }
 
@@ -180,14 +180,14 @@ impl Handler<RunBatch> for ModelActor {
 
     fn handle(&mut self, batch: RunBatch, context: &mut Self::Context) {
         let started = Instant::now();
-        let RunBatch { rows, pause, done } = batch;
+        let RunBatch { rows, at_least, done } = batch;
         match catch_unwind(AssertUnwindSafe(|| self.run(&rows))) {
             Ok(results) if let Some(why) = broken(&results) => {
                 context.stop();
                 done.call(BatchDone { results, execute: started.elapsed(), died: Some(why) });
             }
             Ok(results) => {
-                let pause = pause.saturating_add(self.session.pause(rows.len() as u64));
+                let pause = at_least.saturating_sub(started.elapsed()).max(self.session.pause(rows.len() as u64));
                 let end = move || done.call(BatchDone { results, execute: started.elapsed(), died: None });
                 match self.pauses {
                     _ if pause.is_zero() => end(),

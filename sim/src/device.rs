@@ -16,17 +16,20 @@ pub struct Service {
     pub profile: Profile,
     /// Each batch takes a factor from 1 − noise to 1 + noise of that, all equally likely.
     pub noise: f64,
+    /// Waking up and being heard: every batch takes so much longer than computing.
+    pub overhead: ServiceTime,
 }
 
 impl Service {
     /// Exactly what `profile` says.
     pub fn exact(profile: Profile) -> Service {
-        Service { profile, noise: 0.0 }
+        Service { profile, noise: 0.0, overhead: ServiceTime::ZERO }
     }
 
     fn draw(&self, rows: u32, prng: &mut Prng) -> ServiceTime {
         let time = self.profile.estimate(rows);
-        if self.noise == 0.0 { time } else { time.scaled(1.0 + self.noise * (2.0 * prng.uniform() - 1.0)) }
+        let noise = if self.noise == 0.0 { 0.0 } else { self.noise * (2.0 * prng.uniform() - 1.0) };
+        time.scaled(1.0 + noise) + self.overhead
     }
 }
 
@@ -122,6 +125,12 @@ impl Device {
             self.scheduler.on_wake(now, &mut self.actions);
             self.perform(now, out);
         }
+    }
+
+    /// The caller of a row that waits is gone; what runs or has ended is not touched.
+    pub fn cancel(&mut self, now: Instant, ticket: TicketId, out: &mut Vec<Effect>) {
+        self.scheduler.on_cancel(now, ticket, &mut self.actions);
+        self.perform(now, out);
     }
 
     /// When a query that came now would be done; `None` without a replica of its model.

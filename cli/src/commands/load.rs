@@ -1,10 +1,10 @@
 //! `weir load`: puts a load on a server and measures.
 
 mod arrivals;
-mod asked;
+pub mod asked;
 mod capacity;
 mod compare;
-mod run;
+pub mod run;
 
 use clap::{Args, Subcommand};
 

@@ -9,6 +9,7 @@ mod node;
 mod predict;
 mod profile;
 mod server;
+mod simulate;
 mod snapshot;
 mod status;
 mod up;
@@ -73,6 +74,11 @@ pub enum Command {
         after_help = "Example: weir load run --endpoint fashion --data demo/images.npy --labels demo/labels.npy --rate 200 --arrivals gamma:cv=4 --duration 10s --deadline 50ms"
     )]
     Load(With<load::Load>),
+    /// Put a load on a cluster in virtual time
+    #[command(
+        after_help = "Example: weir simulate -f demo/fashion.toml --endpoint fashion --data demo/images.npy --labels demo/labels.npy --rate 400 --arrivals gamma:cv=4 --nodes 4 --duration 60s"
+    )]
+    Simulate(With<simulate::Simulate>),
     /// Shell completions
     #[command(after_help = "Example: weir completions bash > /etc/bash_completion.d/weir")]
     Completions {
@@ -108,6 +114,7 @@ impl Command {
             Command::Watch(with) => with.common.json(),
             Command::Profile(with) => with.common.json(),
             Command::Load(with) => with.common.json(),
+            Command::Simulate(with) => with.common.json(),
         }
     }
 
@@ -128,6 +135,7 @@ impl Command {
             Command::Watch(with) => with.command.run(with.common).await,
             Command::Profile(with) => with.command.run(with.common).await,
             Command::Load(with) => with.command.run(with.common).await,
+            Command::Simulate(with) => with.command.run(with.common),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut crate::Arguments::command(), "weir", &mut std::io::stdout());
                 Ok(())

@@ -71,6 +71,11 @@ impl Journey {
         self.call(0)
     }
 
+    /// The stage that was asked for last.
+    pub fn stage(&self) -> usize {
+        self.stage
+    }
+
     /// How often a gate was asked about something that is not a number.
     pub fn not_numbers(&self) -> u32 {
         self.not_numbers

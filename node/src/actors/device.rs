@@ -125,6 +125,9 @@ struct Hosted {
     actor: Addr<ModelActor>,
     terminator: Terminator,
     batches_rows: bool,
+    /// On a device that is slowed: how long its batches take. As measured at load, not as corrected since, or every delay
+    /// would come back many times over.
+    paced: Option<Profile>,
     running: Option<Running>,
     /// Gone as soon as its batch ends.
     leaving: bool,
@@ -245,6 +248,7 @@ impl Device {
                     actor: loaded.actor,
                     terminator: loaded.terminator,
                     batches_rows: loaded.batches_rows,
+                    paced: (self.pace < 1.0).then_some(profile),
                     running: None,
                     leaving: false,
                 },
@@ -399,8 +403,8 @@ impl Device {
         let inputs = rows.iter_mut().map(|row| row.inputs.take().expect("a row runs once")).collect();
         hosted.running = Some(Running { batch, since: now, expected, rows, terminated: false });
         let device = Arc::clone(self);
-        let pause = if self.pace < 1.0 { expected.as_duration().mul_f64(1.0 - self.pace) } else { Duration::ZERO };
-        let run = RunBatch::new(inputs, pause, move |done: BatchDone| device.finished(replica, batch, done));
+        let at_least = hosted.paced.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(cost).as_duration());
+        let run = RunBatch::new(inputs, at_least, move |done: BatchDone| device.finished(replica, batch, done));
         Effect::Run(hosted.actor.clone(), run)
     }
 

@@ -150,7 +150,13 @@ impl Asked {
         Ok(Prepared { scenario, connect, config })
     }
 
-    fn scenario(&self, model: Option<String>, goal: Option<&str>, added: &Added) -> Result<Scenario, Failure> {
+    /// Whether a server to ask was named.
+    pub fn has_target(&self) -> bool {
+        self.target.is_some()
+    }
+
+    /// The scenario of the file, or of the flags, which beat it.
+    pub fn scenario(&self, model: Option<String>, goal: Option<&str>, added: &Added) -> Result<Scenario, Failure> {
         let mut scenario = match &self.scenario {
             Some(path) => Scenario::read(path).map_err(usage)?,
             None => Scenario::default(),
@@ -231,7 +237,7 @@ impl Asked {
     }
 }
 
-fn labels(path: &Path, data: &Data) -> Result<Vec<i64>, Failure> {
+pub fn labels(path: &Path, data: &Data) -> Result<Vec<i64>, Failure> {
     let labels = read_labels(path).map_err(usage)?;
     if labels.len() != data.rows() {
         return Err(usage(LoadError::Labels { labels: labels.len(), rows: data.rows() }));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use weir_loadgen::goal::Goal;
 use weir_loadgen::result::RunResult;
 use weir_loadgen::{hdr, report, run};
 
@@ -30,6 +31,13 @@ pub struct Run {
     /// Exit code 1 where the result misses it, as attainment>=0.99 or p99<=50ms
     #[arg(long, env = "WEIR_GOAL")]
     goal: Option<String>,
+    #[command(flatten)]
+    written: Written,
+}
+
+/// Where a result goes, besides the screen.
+#[derive(Args)]
+pub struct Written {
     /// Also write the result as a web page
     #[arg(long, env = "WEIR_REPORT", value_name = "FILE")]
     report: Option<PathBuf>,
@@ -39,6 +47,26 @@ pub struct Run {
     /// Also write the latencies as an HdrHistogram log, an interval a second
     #[arg(long, env = "WEIR_HDR", value_name = "FILE")]
     hdr: Option<PathBuf>,
+}
+
+impl Written {
+    /// Prints the result and writes the files.
+    pub fn write(&self, result: &RunResult, common: &Common) -> Result<(), Failure> {
+        let json = serde_json::to_string(result).expect("a result is plain data");
+        if common.json() {
+            println!("{json}");
+        } else {
+            print!("{}", result.table());
+        }
+        let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| match path {
+            None => Ok(()),
+            Some(path) => std::fs::write(path, text())
+                .map_err(|cause| tell(1, &format!("cannot write {} ({cause}); name another file", path.display()))),
+        };
+        write(&self.report, &|| report::html(result))?;
+        write(&self.save, &|| json.clone())?;
+        write(&self.hdr, &|| hdr::log(result))
+    }
 }
 
 impl Run {
@@ -57,29 +85,13 @@ impl Run {
         let result = run::run(&prepared.config, prepared.connect, stop, |progress| line.show(progress)).await;
         line.clear();
         let result = result.map_err(load_failure)?;
-        let json = serde_json::to_string(&result).expect("a result is plain data");
-        if common.json() {
-            println!("{json}");
-        } else {
-            print!("{}", result.table());
-        }
-        let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| match path {
-            None => Ok(()),
-            Some(path) => std::fs::write(path, text())
-                .map_err(|cause| tell(1, &format!("cannot write {} ({cause}); name another file", path.display()))),
-        };
-        write(&self.report, &|| report::html(&result))?;
-        write(&self.save, &|| json.clone())?;
-        write(&self.hdr, &|| hdr::log(&result))?;
-        verdict(
-            &result,
-            prepared.scenario.goals.iter().find(|goal| !goal.is_met(&result)).map(|goal| goal.missed(&result)),
-        )
+        self.written.write(&result, &common)?;
+        verdict(&result, prepared.scenario.goals.iter().find(|goal| !goal.is_met(&result)))
     }
 }
 
 /// What the run amounts to: its JSON stands on stdout already and stays the only thing there.
-fn verdict(result: &RunResult, missed: Option<String>) -> Result<(), Failure> {
+pub fn verdict(result: &RunResult, missed: Option<&Goal>) -> Result<(), Failure> {
     if result.interrupted {
         return Err(tell(130, "interrupted; the result is what happened until then"));
     }
@@ -90,7 +102,7 @@ fn verdict(result: &RunResult, missed: Option<String>) -> Result<(), Failure> {
         let why = result.errors.first().map(|(why, _)| format!(" ({why})")).unwrap_or_default();
         return Err(tell(1, &format!("no query was answered{why}; look at the server")));
     }
-    missed.map_or(Ok(()), |missed| Err(tell(1, &missed)))
+    missed.map_or(Ok(()), |missed| Err(tell(1, &missed.missed(result))))
 }
 
 fn tell(code: u8, sentence: &str) -> Failure {

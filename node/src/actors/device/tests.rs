@@ -70,10 +70,14 @@ fn loaded(name: &str, actor: Addr<ModelActor>) -> LoadedReplica {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::at_pace(1.0)
+    }
+
+    fn at_pace(pace: f64) -> Bench {
         let clock = Arc::new(HandClock::default());
         let (told, deaths) = mpsc::unbounded_channel();
         let name = DeviceName::parse("cpu0").unwrap();
-        let device = Device::new(name, 1, Policy::default(), 1.0, Arc::clone(&clock) as Arc<dyn Clock>, told);
+        let device = Device::new(name, 1, Policy::default(), pace, Arc::clone(&clock) as Arc<dyn Clock>, told);
         let (reply, came) = sync::channel();
         let replies: Replies = Arc::new(move |slot, what| reply.send((slot, what)).unwrap());
         Bench { device, clock, replies, came, deaths }
@@ -105,6 +109,25 @@ impl Bench {
 
 fn in_a_system(test: impl FnOnce()) {
     actix::System::new().block_on(async { test() });
+}
+
+#[test]
+fn a_slowed_device_takes_as_long_as_was_measured_whatever_one_batch_took() {
+    in_a_system(|| {
+        let bench = Bench::at_pace(0.5);
+        let (place, tell) = bench.add(1, "a");
+        // By the clock of the device it took as long as nobody would wait here.
+        bench.submit(0, "a");
+        bench.clock.0.store(1_000_000, Ordering::SeqCst);
+        tell.send(1.0).unwrap();
+        assert!(matches!(bench.reply(), (0, StageReply::Answered { .. })));
+        bench.submit(1, "a");
+        tell.send(2.0).unwrap();
+        assert!(
+            matches!(bench.reply(), (1, StageReply::Answered { execute, .. }) if execute >= Duration::from_millis(2))
+        );
+        place.stop();
+    });
 }
 
 #[test]

@@ -1,0 +1,367 @@
+//! `weir simulate`: a load on a cluster in virtual time, by the code that decides in the real one.
+//!
+//! The models of the file are loaded once on this machine: measured as a node would, and asked about every row of the data,
+//! so that gates let through in the simulation what they would let through, and answers are as right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use weir_core::endpoint::gate::label;
+use weir_core::endpoint::{Endpoint, Source, Wiring};
+use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
+use weir_core::outcome::Outcome;
+use weir_core::placement::{Problem, solve};
+use weir_core::profile::Profile;
+use weir_core::replicated::{self, Plan};
+use weir_core::tensor::{Signature, Tensor};
+use weir_core::units::{Bytes, Instant};
+use weir_loadgen::data::Data;
+use weir_loadgen::result::RunResult;
+use weir_loadgen::run::{Loop, RunConfig, counted};
+use weir_loadgen::schedule::Schedule;
+use weir_loadgen::tally::Ended;
+use weir_loadgen::target::{Reply, RowReply, Stream};
+use weir_ml_workers::engine::{Session, engine};
+use weir_ml_workers::probe::{Batching, probe};
+use weir_sim::cluster::{self, Cluster, Due, Model, Path, Served};
+use weir_sim::device::Service;
+
+use super::apply::{self, Declared};
+use super::load::asked::{Added, Asked, labels, usage};
+use super::load::run::Written;
+use super::node::Devices;
+use crate::connect::Common;
+use crate::failure::Failure;
+
+/// A load on a simulated cluster.
+#[derive(Args)]
+pub struct Simulate {
+    /// What is served, as for `weir apply`
+    #[arg(short, long, env = "WEIR_FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    asked: Asked,
+    /// Queries per second; what has a rate of its own is scaled to it
+    #[arg(long, env = "WEIR_RATE", allow_negative_numbers = true)]
+    rate: Option<f64>,
+    /// constant, poisson, gamma:cv=4, mmpp:…, pareto:…, spike:…, diurnal:… or trace:FILE [default: poisson]
+    #[arg(long, env = "WEIR_ARRIVALS")]
+    arrivals: Option<String>,
+    /// How long, in virtual time [default: the trace's length, or 10s]
+    #[arg(long, env = "WEIR_DURATION")]
+    duration: Option<String>,
+    /// Exit code 1 where the result misses it, as attainment>=0.99 or p99<=50ms
+    #[arg(long, env = "WEIR_GOAL")]
+    goal: Option<String>,
+    /// Nodes of the cluster, each with one device
+    #[arg(long, env = "WEIR_NODES", default_value_t = 1)]
+    nodes: u16,
+    #[command(flatten)]
+    devices: Devices,
+    /// Microseconds that a call takes apart from queues and batches, as `weir profile --path` measures it
+    #[arg(long, env = "WEIR_PATH_US", default_value_t = PATH_US)]
+    path_us: u64,
+    #[command(flatten)]
+    written: Written,
+}
+
+/// A call over loopback with 1 in flight on the machine of `benches/RESULTS.md`.
+const PATH_US: u64 = 250;
+/// Longest that one model is measured.
+const BUDGET: Duration = Duration::from_secs(2);
+
+impl Simulate {
+    pub fn run(self, common: Common) -> Result<(), Failure> {
+        let added = Added {
+            arrivals: self.arrivals.clone(),
+            rate: self.rate,
+            closed: None,
+            duration: self.duration.clone(),
+            goal: self.goal.clone(),
+            default_duration: Duration::from_secs(10),
+        };
+        if self.asked.has_target() {
+            return Err(usage("--target: a simulation asks no server; leave it out"));
+        }
+        let scenario = self.asked.scenario(None, self.goal.as_deref(), &added)?;
+        if scenario.closed.is_some() {
+            return Err(usage("the scenario is a closed loop, which is not simulated; give --rate and --arrivals"));
+        }
+        if self.nodes == 0 {
+            return Err(usage("--nodes: at least one"));
+        }
+        let declared = apply::read(&self.file)?;
+        let (flows, length) = scenario.flows().map_err(usage)?;
+        let mut streams = Vec::new();
+        let mut asked = Vec::new();
+        for part in &scenario.parts {
+            let endpoint = declared.endpoints.iter().find(|known| known.name.as_str() == part.endpoint);
+            let endpoint = endpoint.ok_or_else(|| {
+                let known: Vec<&str> = declared.endpoints.iter().map(|known| known.name.as_str()).collect();
+                Failure::NotFound(format!(
+                    "{} describes no endpoint {}; it has {}",
+                    self.file.display(),
+                    part.endpoint,
+                    known.join(", ")
+                ))
+            })?;
+            let wiring = endpoint.wire(&signatures(&declared)).map_err(usage)?;
+            let data = Data::read(&part.data).map_err(usage)?;
+            let labels = match &part.labels {
+                Some(path) => Some(labels(path, &data)?),
+                None => data.labels().map(<[i64]>::to_vec),
+            };
+            streams.push(Stream {
+                name: part.name.clone(),
+                endpoint: part.endpoint.clone(),
+                data: data.fit(&wiring.signature.inputs).map_err(usage)?.into(),
+                labels: labels.map(Into::into),
+                label_output: part.label_output.clone().or(endpoint.label_output.clone()),
+                deadline: part.deadline.unwrap_or(endpoint.deadline),
+            });
+            asked.push((endpoint, wiring));
+        }
+        let seed = scenario.seed.unwrap_or_else(|| weir_host::random::Random::u64(&weir_host::random::OsRandom) >> 32);
+        let duration = scenario.duration.or(length.map(|length| length + Duration::from_millis(1)));
+        let config = RunConfig {
+            target: format!("simulated {} of {} nodes", self.file.display(), self.nodes),
+            arrivals: scenario.arrivals_text(),
+            rate: scenario.rate,
+            question: scenario.question.clone(),
+            sending: Loop::Open(flows.clone()),
+            streams: streams.into(),
+            duration: duration.unwrap_or(added.default_duration),
+            seed,
+            rows_per_query: scenario.rows.unwrap_or(1),
+            connections: 0,
+            threads: 1,
+        };
+        let (cluster, learnt) = self.cluster(&declared, &asked, &config)?;
+        let result = simulate(&cluster, &learnt, &config);
+        self.written.write(&result, &common)?;
+        super::load::run::verdict(&result, scenario.goals.iter().find(|goal| !goal.is_met(&result)))
+    }
+
+    /// Loads, measures and asks the models.
+    fn cluster(
+        &self,
+        declared: &Declared,
+        asked: &[(&Endpoint, Wiring)],
+        config: &RunConfig,
+    ) -> Result<(Cluster, Vec<Learnt>), Failure> {
+        let (slots, memory) = self.devices.resolve()?;
+        let pace = self.devices.pace;
+        if !(pace > 0.0 && pace <= 1.0) {
+            return Err(usage("--pace is above 0 and at most 1"));
+        }
+        let wanted: BTreeSet<&ModelRef> =
+            asked.iter().flat_map(|(endpoint, _)| endpoint.stages.iter().map(|stage| &stage.model)).collect();
+        let mut sessions: BTreeMap<&ModelRef, Box<dyn Session>> = BTreeMap::new();
+        let mut models = BTreeMap::new();
+        for reference in wanted {
+            let model = declared.models.iter().find(|model| model.reference == *reference);
+            let model = model.ok_or_else(|| {
+                usage(format!("{} names model {reference} and does not declare it", self.file.display()))
+            })?;
+            let loaded = engine(model.engine).and_then(|engine| engine.load(&declared.artifacts[&model.digest]));
+            let mut session = loaded.map_err(usage)?;
+            let probed = probe(&mut *session, model.max_batch, BUDGET);
+            let profile = Profile::new(&probed.points);
+            let batched = !matches!(probed.batching, Batching::Unbatched { .. });
+            models.insert(
+                reference.clone(),
+                Model {
+                    believed: profile.slowed(pace),
+                    service: Service::exact(profile.slowed(pace)),
+                    max_batch: if batched { probed.max_batch } else { 1 },
+                    replicas: Vec::new(),
+                },
+            );
+            sessions.insert(reference, session);
+        }
+        let mut learnt = Vec::new();
+        let mut endpoints = Vec::new();
+        for ((endpoint, wiring), stream) in asked.iter().zip(config.streams.iter()) {
+            let of_rows = Learnt::ask(endpoint, wiring, stream, &mut sessions)?;
+            endpoints.push(Served { endpoint: (*endpoint).clone(), confidences: of_rows.confidences.clone() });
+            for (stage, noise) in endpoint.stages.iter().zip(&of_rows.noise) {
+                let service = &mut models.get_mut(&stage.model).expect("it was loaded").service;
+                // Sleeping hides it.
+                service.noise = if pace < 1.0 { 0.0 } else { *noise };
+            }
+            learnt.push(of_rows);
+        }
+        self.place(declared, &sessions, &mut models, slots, memory)?;
+        let cluster = Cluster {
+            nodes: usize::from(self.nodes),
+            slots,
+            policy: self.devices.policy,
+            models,
+            endpoints,
+            path: Path::of(Duration::from_micros(self.path_us)),
+        };
+        Ok((cluster, learnt))
+    }
+
+    /// Replicas as the leader would place them.
+    fn place(
+        &self,
+        declared: &Declared,
+        sessions: &BTreeMap<&ModelRef, Box<dyn Session>>,
+        models: &mut BTreeMap<ModelRef, Model>,
+        slots: u32,
+        memory: Bytes,
+    ) -> Result<(), Failure> {
+        let cpu = DeviceName::parse("cpu0").expect("a valid name");
+        let nodes: Vec<replicated::Node> = (1..=self.nodes)
+            .map(|i| replicated::Node {
+                name: NodeName::parse(&format!("n{i}")).expect("a valid name"),
+                address: String::new(),
+                devices: vec![replicated::Device { name: cpu.clone(), kind: "cpu".into(), slots }],
+                memory,
+                draining: false,
+            })
+            .collect();
+        let placed = solve(&Problem {
+            models: declared
+                .models
+                .iter()
+                .filter_map(|model| {
+                    Some((&model.reference, (model.replicas, sessions.get(&model.reference)?.memory())))
+                })
+                .collect(),
+            nodes: nodes.iter().collect(),
+            plan: &Plan::default(),
+            ready: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            next_replica: ReplicaId(1),
+        });
+        if let Some((model, why)) = placed.unplaceable.first() {
+            return Err(Failure::No(format!("model {model} cannot be placed: {why}")));
+        }
+        for (reference, model) in models {
+            let on = |node: &replicated::Node| {
+                let here = placed.assignments.values().filter(|a| a.model == *reference && a.node == node.name);
+                here.count() as u32
+            };
+            model.replicas = nodes.iter().map(on).collect();
+        }
+        Ok(())
+    }
+}
+
+fn signatures(declared: &Declared) -> BTreeMap<ModelRef, &Signature> {
+    declared.models.iter().map(|model| (model.reference.clone(), &model.signature)).collect()
+}
+
+/// What the stages of an endpoint say about each row of the data.
+struct Learnt {
+    /// By stage and row.
+    confidences: Vec<Vec<Option<f32>>>,
+    /// By stage and row: the class.
+    classes: Vec<Vec<Option<i64>>>,
+    /// By stage: how far runs of one row scatter.
+    noise: Vec<f64>,
+}
+
+impl Learnt {
+    fn ask(
+        endpoint: &Endpoint,
+        wiring: &Wiring,
+        stream: &Stream,
+        sessions: &mut BTreeMap<&ModelRef, Box<dyn Session>>,
+    ) -> Result<Learnt, Failure> {
+        let stages = endpoint.stages.len();
+        let mut learnt =
+            Learnt { confidences: vec![Vec::new(); stages], classes: vec![Vec::new(); stages], noise: Vec::new() };
+        let mut times = vec![Vec::new(); stages];
+        for row in 0..stream.data.rows() as u32 {
+            let request: Vec<Tensor> = stream.data.take(&[row]).into_iter().map(|(_, tensor)| tensor).collect();
+            let mut previous: Vec<Tensor> = Vec::new();
+            for (i, stage) in endpoint.stages.iter().enumerate() {
+                let session = sessions.get_mut(&stage.model).expect("it was loaded");
+                let inputs: Vec<Tensor> = wiring.sources[i]
+                    .iter()
+                    .map(|source| match source {
+                        Source::Request(input) => request[*input].clone(),
+                        Source::Previous(output) => previous[*output].clone(),
+                    })
+                    .collect();
+                let started = std::time::Instant::now();
+                let outputs = session.run(&inputs).map_err(|error| {
+                    Failure::No(format!("model {} fails on row {row} of the data: {error}", stage.model))
+                })?;
+                times[i].push(started.elapsed().as_secs_f64());
+                let numbers = wiring.confidence[i].and_then(|output| outputs.get(output)).map(floats);
+                let named = numbers.as_deref().and_then(label);
+                learnt.confidences[i].push(match endpoint.label_output {
+                    Some(_) => named.map(|(_, confidence)| confidence),
+                    None => numbers.as_ref().and_then(|numbers| numbers.first().copied()),
+                });
+                learnt.classes[i].push(named.map(|(class, _)| class as i64));
+                previous = outputs;
+            }
+        }
+        learnt.noise = times.into_iter().map(scatter).collect();
+        Ok(learnt)
+    }
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// Half the width of an even spread that scatters as these times do, relative to their mean; the longest and shortest
+/// hundredth are accidents of this machine.
+fn scatter(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let cut = times.len() / 100 + usize::from(times.len() > 10);
+    let kept = &times[cut.min(times.len())..times.len().saturating_sub(cut)];
+    if kept.len() < 2 {
+        return 0.0;
+    }
+    let mean = kept.iter().sum::<f64>() / kept.len() as f64;
+    let variance = kept.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / kept.len() as f64;
+    (3.0 * variance).sqrt().min(mean) / mean
+}
+
+fn simulate(cluster: &Cluster, learnt: &[Learnt], config: &RunConfig) -> RunResult {
+    let Loop::Open(flows) = &config.sending else { unreachable!("closed loops are refused") };
+    let rows: Vec<usize> = config.streams.iter().map(|stream| stream.data.rows()).collect();
+    let schedule = Schedule::new(flows, &rows, config.rows_per_query, config.seed, config.duration);
+    let dues = schedule.map(|due| Due {
+        at: Instant::ZERO + due.at,
+        endpoint: due.stream,
+        rows: due.rows,
+        deadline: config.streams[due.stream].deadline,
+    });
+    counted(config, |count| {
+        cluster::run(cluster, dues, config.seed, |ended| {
+            let (due, of) = (&ended.due, &learnt[ended.due.endpoint]);
+            let stages = &cluster.endpoints[due.endpoint].endpoint.stages;
+            let mut reply = Reply::none(ended.outcome, cluster::reason(ended.outcome));
+            if ended.outcome == Outcome::Answered {
+                reply.rows = due
+                    .rows
+                    .iter()
+                    .zip(&ended.stages)
+                    .map(|(row, stage)| {
+                        let stage = stage.expect("an answered row has a stage");
+                        RowReply { label: of.classes[stage][*row as usize], stage: stages[stage].name.to_string() }
+                    })
+                    .collect();
+                reply.degraded = ended.degraded;
+            }
+            count(Ended {
+                intended: due.at.since(Instant::ZERO),
+                lag: Some(Duration::ZERO),
+                latency: ended.latency,
+                stream: due.endpoint,
+                rows: due.rows.clone(),
+                reply,
+            });
+        });
+    })
+}

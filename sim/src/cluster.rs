@@ -1,0 +1,551 @@
+//! A cluster in virtual time: clients, homes, devices, gates. Everything that decides is the cluster's own code of `core`
+//! (the client's balancer, the router, the gates, the scheduler); what is modelled is how long things take.
+//!
+//! One query: its client picks a node; after [`Path::request`] its home starts a journey for each row; rows that want the same
+//! stage go together to the device that should be done first, here or, after [`Path::hop`], on another node. When a batch ends,
+//! [`Path::hand_off`] later its rows are home again and go deeper or end. When all have ended, or at the deadline, the
+//! answer is on its way for [`Path::reply`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use weir_core::call::Balancer;
+use weir_core::endpoint::Endpoint;
+use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
+use weir_core::outcome::{Outcome, Rejection};
+use weir_core::prng::Prng;
+use weir_core::profile::Profile;
+use weir_core::router::{Candidate, Choice, Journey, StageEnd, Step, Target, choose};
+use weir_core::scheduler::{Policy, Query, ShapeKey};
+use weir_core::units::{Deadline, Instant};
+
+use crate::device::{Device, Effect, Service};
+use crate::engine::Agenda;
+
+/// What a call costs on its way, apart from queues and batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// From the caller to the home, decoding included.
+    pub request: Duration,
+    /// From the home back to the caller.
+    pub reply: Duration,
+    /// From the end of a batch until its home has taken the row up.
+    pub hand_off: Duration,
+    /// From one node to another.
+    pub hop: Duration,
+}
+
+/// A model of the cluster.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// What schedulers start from.
+    pub believed: Profile,
+    /// What batches take.
+    pub service: Service,
+    /// Most rows a batch.
+    pub max_batch: u32,
+    /// Replicas on each node, by node number.
+    pub replicas: Vec<u32>,
+}
+
+/// An endpoint with what its stages say about each row of the data.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Stages and gates.
+    pub endpoint: Endpoint,
+    /// By stage and row: the confidence, where the endpoint has one.
+    pub confidences: Vec<Vec<Option<f32>>>,
+}
+
+/// What is simulated.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// How many nodes, each with one device.
+    pub nodes: usize,
+    /// Slots of each.
+    pub slots: u32,
+    /// Of each device.
+    pub policy: Policy,
+    /// Every model that a stage names.
+    pub models: BTreeMap<ModelRef, Model>,
+    /// What queries name by number.
+    pub endpoints: Vec<Served>,
+    /// What is not computing.
+    pub path: Path,
+}
+
+/// A query to come.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// When its caller sends it.
+    pub at: Instant,
+    /// Number of the endpoint.
+    pub endpoint: usize,
+    /// Numbers of rows of the data.
+    pub rows: Vec<u32>,
+    /// Time that it has.
+    pub deadline: Duration,
+}
+
+/// A query that ended.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Ended {
+    pub due: Due,
+    pub latency: Duration,
+    /// The worst of its rows'.
+    pub outcome: Outcome,
+    /// By row: the stage that answered.
+    pub stages: Vec<Option<usize>>,
+    pub degraded: bool,
+}
+
+struct Row {
+    journey: Journey,
+    tried: Vec<Target>,
+    end: Option<Step>,
+}
+
+struct Call {
+    due: Due,
+    node: usize,
+    deadline: Deadline,
+    rows: Vec<Row>,
+    open: usize,
+    /// The answer is on its way.
+    ended: bool,
+    /// Where its rows wait or run: (node, ticket).
+    tickets: Vec<(usize, TicketId)>,
+}
+
+/// A reply to a row: (call, row, stage), and how it went there.
+type Reply = (u64, usize, StageEnd);
+
+enum Event {
+    Send,
+    Home(u64),
+    /// Rows of one call get to a device of another node.
+    Remote {
+        node: usize,
+        call: u64,
+        stage: usize,
+        rows: Vec<usize>,
+    },
+    Finish {
+        node: usize,
+        replica: ReplicaId,
+    },
+    Wake(usize),
+    /// Replies to rows of one call get home.
+    Replies {
+        call: u64,
+        replies: Vec<(usize, StageEnd)>,
+    },
+    /// The word of a node on the wait of a model gets to another.
+    Told {
+        home: usize,
+        node: usize,
+        model: ModelRef,
+        wait: Duration,
+    },
+    Deadline(u64),
+    Answer {
+        call: u64,
+    },
+}
+
+/// What answers of other nodes told lately counts for so long.
+const TOLD_LATELY: Duration = Duration::from_millis(50);
+
+struct Running<'a, F> {
+    cluster: &'a Cluster,
+    agenda: Agenda<Event>,
+    devices: Vec<Device>,
+    names: Vec<NodeName>,
+    device_name: DeviceName,
+    balancer: Balancer,
+    prng: Prng,
+    calls: BTreeMap<u64, Call>,
+    next_call: u64,
+    /// By ticket: call and row.
+    tickets: Vec<(u64, usize)>,
+    waits: BTreeMap<(usize, usize, ModelRef), (Duration, Instant)>,
+    on_end: F,
+    effects: Vec<Effect>,
+}
+
+/// What the devices did.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Devices {
+    /// Share of slot time spent computing, by node.
+    pub busy: Vec<f64>,
+    /// Mean rows of a batch, over all nodes.
+    pub batch: f64,
+}
+
+/// Runs all queries of `dues`, which come in order of time; each is told to `on_end` once. The same seed gives the same run.
+pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on_end: impl FnMut(Ended)) -> Devices {
+    let mut prng = Prng::part(seed, 3 << 32);
+    let names: Vec<NodeName> =
+        (1..=cluster.nodes).map(|i| NodeName::parse(&format!("n{i}")).expect("a valid name")).collect();
+    let mut balancer = Balancer::new();
+    balancer.set_nodes(names.iter().cloned());
+    let devices = (0..cluster.nodes).map(|_| Device::new(cluster.slots, cluster.policy, prng.fork())).collect();
+    let mut running = Running {
+        cluster,
+        agenda: Agenda::new(),
+        devices,
+        names,
+        device_name: DeviceName::parse("cpu0").expect("a valid name"),
+        balancer,
+        prng,
+        calls: BTreeMap::new(),
+        next_call: 0,
+        tickets: Vec::new(),
+        waits: BTreeMap::new(),
+        on_end,
+        effects: Vec::new(),
+    };
+    running.place();
+    running.go(dues.into_iter())
+}
+
+impl<F: FnMut(Ended)> Running<'_, F> {
+    fn place(&mut self) {
+        let mut id = 0;
+        for (reference, model) in &self.cluster.models {
+            for (node, replicas) in model.replicas.iter().enumerate() {
+                for _ in 0..*replicas {
+                    id += 1;
+                    self.devices[node].add_replica(
+                        Instant::ZERO,
+                        ReplicaId(id),
+                        reference.clone(),
+                        model.believed.clone(),
+                        model.max_batch,
+                        model.service.clone(),
+                        &mut self.effects,
+                    );
+                }
+            }
+        }
+        self.effects.clear();
+    }
+
+    fn go(mut self, mut dues: impl Iterator<Item = Due>) -> Devices {
+        let mut next = dues.next();
+        if let Some(due) = &next {
+            self.agenda.at(due.at, Event::Send);
+        }
+        while let Some(event) = self.agenda.next() {
+            let now = self.agenda.now();
+            match event {
+                Event::Send => {
+                    let due = next.take().expect("it was announced");
+                    next = dues.next();
+                    if let Some(due) = &next {
+                        self.agenda.at(due.at, Event::Send);
+                    }
+                    self.send(now, due);
+                }
+                Event::Home(call) => self.start(now, call),
+                Event::Remote { node, call, stage, rows } => self.enqueue(now, node, call, stage, &rows),
+                Event::Finish { node, replica } => self.finish(now, node, replica),
+                Event::Wake(node) => {
+                    self.devices[node].wake(now, &mut self.effects);
+                    self.perform_effects(now, node);
+                }
+                Event::Replies { call, replies } => self.replies(now, call, &replies),
+                Event::Told { home, node, model, wait } => {
+                    self.waits.insert((home, node, model), (wait, now));
+                }
+                Event::Deadline(call) => self.deadline(now, call),
+                Event::Answer { call } => self.answer(now, call),
+            }
+        }
+        let span = self.agenda.now().since(Instant::ZERO).as_secs_f64() * f64::from(self.cluster.slots);
+        let (mut batches, mut rows) = (0, 0);
+        for device in &self.devices {
+            let (closed, of_device) = device.batches();
+            batches += closed.values().sum::<u64>();
+            rows += of_device;
+        }
+        Devices {
+            busy: self
+                .devices
+                .iter()
+                .map(|device| device.busy().as_duration().as_secs_f64() / span.max(1e-9))
+                .collect(),
+            batch: rows as f64 / batches.max(1) as f64,
+        }
+    }
+
+    fn send(&mut self, now: Instant, due: Due) {
+        let name = self.balancer.pick(now, &mut self.prng, &[]).expect("a cluster has nodes");
+        self.balancer.on_sent(&name, 1);
+        let node = self.names.iter().position(|known| *known == name).expect("a node of this cluster");
+        let home = now + self.cluster.path.request;
+        let rows: Vec<Row> =
+            due.rows.iter().map(|_| Row { journey: Journey::new(), tried: Vec::new(), end: None }).collect();
+        let call = Call {
+            // What is left travels, not the instant: the way to the home is not charged.
+            deadline: Deadline(home + due.deadline),
+            open: rows.len(),
+            ended: false,
+            due,
+            node,
+            rows,
+            tickets: Vec::new(),
+        };
+        self.next_call += 1;
+        self.agenda.at(home, Event::Home(self.next_call));
+        self.calls.insert(self.next_call, call);
+    }
+
+    fn start(&mut self, now: Instant, id: u64) {
+        let call = self.calls.get_mut(&id).expect("it is on its way");
+        let steps = call.rows.iter_mut().enumerate().map(|(i, row)| (i, row.journey.start())).collect();
+        self.agenda.at(call.deadline.0, Event::Deadline(id));
+        self.perform(now, id, steps);
+    }
+
+    fn replies(&mut self, now: Instant, id: u64, replies: &[(usize, StageEnd)]) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let endpoint = &self.cluster.endpoints[call.due.endpoint].endpoint;
+        let mut steps = Vec::new();
+        for (slot, end) in replies {
+            let row = &mut call.rows[*slot];
+            if row.end.is_some() {
+                continue;
+            }
+            let step = row.journey.on_stage_end(endpoint, *end);
+            if !matches!(step, Step::Call { again: true, .. }) {
+                row.tried.clear();
+            }
+            steps.push((*slot, step));
+        }
+        self.perform(now, id, steps);
+    }
+
+    fn deadline(&mut self, now: Instant, id: u64) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let open = call.rows.iter_mut().enumerate().filter(|(_, row)| row.end.is_none());
+        let steps = open.map(|(slot, row)| (slot, row.journey.on_deadline())).collect();
+        self.perform(now, id, steps);
+    }
+
+    /// What a home does for rows of one call, those for the same stage together.
+    fn perform(&mut self, now: Instant, id: u64, steps: Vec<(usize, Step)>) {
+        let mut wanted: BTreeMap<(usize, Vec<Target>), Vec<usize>> = BTreeMap::new();
+        let call = self.calls.get_mut(&id).expect("an open call");
+        for (slot, step) in steps {
+            match step {
+                Step::Call { stage, .. } => {
+                    wanted.entry((stage, call.rows[slot].tried.clone())).or_default().push(slot);
+                }
+                end => call.end(slot, end),
+            }
+        }
+        let (home, deadline, endpoint) = (call.node, call.deadline, call.due.endpoint);
+        for ((stage, tried), rows) in wanted {
+            let model = &self.cluster.endpoints[endpoint].endpoint.stages[stage].model;
+            let known = self.candidates(now, home, model, rows.len(), &tried);
+            let choice = choose(&known, deadline, &mut self.prng);
+            let call = self.calls.get_mut(&id).expect("an open call");
+            match choice {
+                Choice::None(why) => {
+                    for slot in rows {
+                        let end = call.rows[slot].journey.on_no_choice(why);
+                        call.end(slot, end);
+                    }
+                }
+                Choice::To(target) => {
+                    for slot in &rows {
+                        call.rows[*slot].tried.push(target.clone());
+                    }
+                    match target {
+                        Target::Local(_) => self.enqueue(now, home, id, stage, &rows),
+                        Target::Remote(name) => {
+                            let node = self.names.iter().position(|known| *known == name).expect("a known node");
+                            let at = now + self.cluster.path.hop;
+                            self.agenda.at(at, Event::Remote { node, call: id, stage, rows });
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(call) = self.calls.get_mut(&id)
+            && call.open == 0
+            && !call.ended
+        {
+            call.ended = true;
+            let tickets = std::mem::take(&mut call.tickets);
+            for (node, ticket) in tickets {
+                self.devices[node].cancel(now, ticket, &mut self.effects);
+                self.perform_effects(now, node);
+            }
+            self.agenda.at(now + self.cluster.path.reply, Event::Answer { call: id });
+        }
+    }
+
+    fn candidates(
+        &self,
+        now: Instant,
+        home: usize,
+        reference: &ModelRef,
+        rows: usize,
+        tried: &[Target],
+    ) -> Vec<Candidate> {
+        let model = &self.cluster.models[reference];
+        let mut known = Vec::new();
+        for (node, _) in model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0) {
+            if node == home {
+                if let Some(finish) = self.devices[node].estimate_finish(now, reference, rows) {
+                    known.push(Candidate { target: Target::Local(self.device_name.clone()), finish });
+                }
+            } else {
+                let told = self.waits.get(&(home, node, reference.clone()));
+                let wait = told.filter(|told| now.since(told.1) < TOLD_LATELY).map_or(Duration::ZERO, |told| told.0);
+                let finish = now + wait + model.believed.estimate(rows as u32).as_duration();
+                known.push(Candidate { target: Target::Remote(self.names[node].clone()), finish });
+            }
+        }
+        known.retain(|candidate| !tried.contains(&candidate.target));
+        known
+    }
+
+    /// Rows of one call enter the queue of a device together.
+    fn enqueue(&mut self, now: Instant, node: usize, id: u64, stage: usize, rows: &[usize]) {
+        let Some(call) = self.calls.get_mut(&id).filter(|call| !call.ended) else { return };
+        let endpoint = &self.cluster.endpoints[call.due.endpoint].endpoint;
+        let mut queries = Vec::with_capacity(rows.len());
+        for slot in rows {
+            let ticket = TicketId(self.tickets.len() as u64);
+            self.tickets.push((id, *slot));
+            call.tickets.push((node, ticket));
+            queries.push(Query {
+                ticket,
+                deadline: call.deadline,
+                class: endpoint.class,
+                shape: ShapeKey(0),
+                mergeable: self.cluster.models[&endpoint.stages[stage].model].max_batch > 1,
+                rows: 1,
+            });
+        }
+        self.devices[node].arrive(now, &endpoint.stages[stage].model, &queries, &mut self.effects);
+        self.perform_effects(now, node);
+    }
+
+    fn finish(&mut self, now: Instant, node: usize, replica: ReplicaId) {
+        let ran: Vec<TicketId> =
+            self.devices[node].finish(now, replica, &mut self.effects).map(|ran| ran.ticket).collect();
+        let mut replies = Vec::with_capacity(ran.len());
+        for ticket in ran {
+            let (id, slot) = self.tickets[ticket.0 as usize];
+            let Some(call) = self.calls.get_mut(&id) else { continue };
+            call.tickets.retain(|(_, known)| *known != ticket);
+            let row = call.due.rows[slot] as usize;
+            let stage = call.rows[slot].journey.stage();
+            let confidence = self.cluster.endpoints[call.due.endpoint].confidences[stage].get(row).copied().flatten();
+            replies.push((id, slot, StageEnd::Answered(confidence)));
+        }
+        self.perform_effects(now, node);
+        self.bring_home(now + self.cluster.path.hand_off, node, replies);
+    }
+
+    fn perform_effects(&mut self, now: Instant, node: usize) {
+        let mut refused = Vec::new();
+        for effect in std::mem::take(&mut self.effects) {
+            let (ticket, end) = match effect {
+                Effect::FinishAt { at, replica } => {
+                    self.agenda.at(at, Event::Finish { node, replica });
+                    continue;
+                }
+                Effect::WakeAt(at) => {
+                    self.agenda.at(at, Event::Wake(node));
+                    continue;
+                }
+                Effect::Rejected { ticket, why } => (ticket, StageEnd::Rejected(why)),
+                Effect::Expired { ticket } => (ticket, StageEnd::Expired),
+            };
+            let (id, slot) = self.tickets[ticket.0 as usize];
+            if let Some(call) = self.calls.get_mut(&id) {
+                call.tickets.retain(|(_, known)| *known != ticket);
+            }
+            refused.push((id, slot, end));
+        }
+        self.bring_home(now, node, refused);
+    }
+
+    /// Replies go home from a node, those of one call together.
+    fn bring_home(&mut self, at: Instant, node: usize, replies: Vec<Reply>) {
+        let mut by_call: BTreeMap<u64, Vec<(usize, StageEnd)>> = BTreeMap::new();
+        for (id, slot, end) in replies {
+            by_call.entry(id).or_default().push((slot, end));
+        }
+        for (id, replies) in by_call {
+            let Some(call) = self.calls.get(&id) else { continue };
+            let mut at = at;
+            if call.node != node {
+                at = at + self.cluster.path.hop;
+                let stage = call.rows[replies[0].0].journey.stage();
+                let model = &self.cluster.endpoints[call.due.endpoint].endpoint.stages[stage].model;
+                let now = self.agenda.now();
+                let finish = self.devices[node].estimate_finish(now, model, 1).unwrap_or(now);
+                let wait = finish.since(now + self.cluster.models[model].believed.estimate(1));
+                self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), wait });
+            }
+            self.agenda.at(at, Event::Replies { call: id, replies });
+        }
+    }
+
+    fn answer(&mut self, now: Instant, id: u64) {
+        let call = self.calls.remove(&id).expect("it is answered once");
+        let mut outcome = Outcome::Answered;
+        let (mut stages, mut degraded) = (Vec::with_capacity(call.rows.len()), false);
+        for row in &call.rows {
+            let (end, stage) = match row.end.expect("every row has ended") {
+                Step::Answer { stage, degraded: less } => {
+                    degraded |= less;
+                    (Outcome::Answered, Some(stage))
+                }
+                Step::Refuse(why) => (Outcome::Rejected(why), None),
+                Step::Expire => (Outcome::Expired, None),
+                Step::Fail | Step::Call { .. } => (Outcome::Failed, None),
+            };
+            stages.push(stage);
+            outcome = outcome.max(end);
+        }
+        let latency = now.since(call.due.at);
+        self.balancer.on_outcome(now, &self.names[call.node], outcome, latency);
+        (self.on_end)(Ended { latency, outcome, stages, degraded, due: call.due });
+    }
+}
+
+impl Call {
+    fn end(&mut self, slot: usize, end: Step) {
+        self.rows[slot].end = Some(end);
+        self.open -= 1;
+    }
+}
+
+/// Why a query was refused, as the cluster says it.
+pub fn reason(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Rejected(Rejection::TooLate) => "it would not be done before its deadline",
+        Outcome::Rejected(Rejection::QueueFull) => "too much waits already",
+        Outcome::Rejected(Rejection::NoReplica) => "no replica of a stage is ready",
+        Outcome::Rejected(_) => "refused",
+        Outcome::Expired => "its deadline passed before it could run",
+        Outcome::Failed => "the nodes that ran it were lost",
+        Outcome::Unknown | Outcome::Answered => "",
+    }
+}
+
+impl Path {
+    /// The path of a call that takes `total` apart from queues and batches, as `weir profile --path` measures it.
+    pub fn of(total: Duration) -> Path {
+        Path { request: total * 2 / 5, hand_off: total / 5, reply: total * 2 / 5, hop: total / 2 }
+    }
+}
