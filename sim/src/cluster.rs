@@ -6,6 +6,9 @@
 //! [`Path::hand_off`] later its rows are home again and go deeper or end. When all have ended, or at the deadline, the
 //! answer is on its way for [`Path::reply`].
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -51,8 +51,8 @@ pub struct Devices {
     pub memory: Option<String>,
     /// Which batch a device runs when: weir, or for comparison fifo, fixed:size=8,timeout_us=2000, aimd, quantile, greedy,
     /// clockwork, nexus or symphony
-    #[arg(long, env = "WEIR_POLICY", default_value_t = Policy::default(), value_parser = Policy::parse)]
-    pub policy: Policy,
+    #[arg(long, env = "WEIR_POLICY", default_value = "weir")]
+    pub policy: String,
     /// Make devices slower: 0.1 is ten times
     #[arg(long, env = "WEIR_PACE", default_value_t = 1.0)]
     pub pace: f64,
@@ -67,6 +67,11 @@ enum Verb {
 }
 
 impl Devices {
+    /// The policy that was named.
+    pub fn policy(&self) -> Result<Policy, Failure> {
+        Policy::parse(&self.policy).map_err(|bad| Failure::Usage(format!("--policy: {bad}")))
+    }
+
     /// Slots and memory, with their defaults.
     pub fn resolve(&self) -> Result<(u32, Bytes), Failure> {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
@@ -118,7 +123,7 @@ impl Node {
             })?,
             cpu_slots,
             memory,
-            policy: self.devices.policy,
+            policy: self.devices.policy()?,
             pace: self.devices.pace,
             rpc_threads: rpc_threads(),
             insecure_network: self.insecure_network,

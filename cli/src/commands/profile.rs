@@ -1,14 +1,18 @@
-//! `weir profile`: latency by batch size on this machine, of a file or of a model that the cluster serves.
+//! `weir profile`: latency by batch size on this machine, of a file or of a model that the cluster serves; or what a call
+//! costs on its way.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use weir_core::ids::ModelRef;
+use weir_client::Request;
+use weir_core::ids::{EndpointName, ModelRef};
+use weir_core::outcome::Outcome;
 use weir_core::placement::ReplicaState;
 use weir_core::replicated::EngineKind;
 use weir_core::units::ServiceTime;
+use weir_loadgen::data::Data;
 use weir_ml_workers::engine::engine;
 use weir_ml_workers::probe::{Batching, probe};
 
@@ -20,22 +24,35 @@ use crate::show::table;
 #[derive(Args)]
 pub struct Profile {
     /// A model file, measured here; or name@version, as the cluster's nodes measured it
-    model: String,
+    #[arg(required_unless_present = "path")]
+    model: Option<String>,
+    /// Measure instead what a call of this endpoint takes apart from queues and batches: `weir simulate --path-us` takes it
+    #[arg(long, env = "WEIR_PATH", value_name = "ENDPOINT", conflicts_with = "model", requires = "data")]
+    path: Option<String>,
+    /// What is asked then, one row at a time
+    #[arg(long, env = "WEIR_DATA", value_name = "FILE")]
+    data: Option<PathBuf>,
 }
+
+/// Calls that measure the path: enough for a median, over in a moment.
+const PATH_CALLS: usize = 500;
 
 /// For a measurement that somebody waits for on purpose.
 const BUDGET: Duration = Duration::from_secs(5);
 
 impl Profile {
     pub async fn run(self, common: Common) -> Result<(), Failure> {
-        let (batching, points) =
-            if Path::new(&self.model).is_file() { self.measure()? } else { self.ask(&common).await? };
+        if let (Some(endpoint), Some(data)) = (&self.path, &self.data) {
+            return path(endpoint, data, &common).await;
+        }
+        let model = self.model.as_deref().unwrap_or_default();
+        let (batching, points) = if Path::new(model).is_file() { measure(model)? } else { ask(model, &common).await? };
         let one = points.first().map_or(0.0, |(batch, time)| time.as_nanos() as f64 / f64::from(*batch));
         if common.json() {
             let points = points.iter().map(|(batch, time)| json!({"batch": batch, "us": time.as_nanos() as f64 / 1e3}));
-            println!("{}", json!({"model": self.model, "batching": batching, "points": points.collect::<Vec<_>>()}));
+            println!("{}", json!({"model": model, "batching": batching, "points": points.collect::<Vec<_>>()}));
         } else {
-            println!("{} is run {batching}", self.model);
+            println!("{model} is run {batching}");
             let rows = points.iter().map(|(batch, time)| {
                 let per_row = time.as_nanos() as f64 / f64::from(*batch);
                 vec![
@@ -49,52 +66,88 @@ impl Profile {
         }
         Ok(())
     }
+}
 
-    fn measure(&self) -> Result<(String, Vec<(u32, ServiceTime)>), Failure> {
-        let path = PathBuf::from(&self.model);
-        let kind = match path.extension().and_then(|e| e.to_str()) {
-            Some("synthetic") => EngineKind::Synthetic,
-            Some("kernel") => EngineKind::Kernel,
-            _ => EngineKind::Onnx,
-        };
-        let bytes =
-            std::fs::read(&path).map_err(|cause| Failure::Usage(format!("cannot read {}: {cause}", path.display())))?;
-        let loaded = engine(kind).and_then(|engine| engine.load(&bytes));
-        let mut session = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
-        let probed = probe(&mut *session, None, BUDGET);
-        let batching = match probed.batching {
-            Batching::Rows => format!("in batches of up to {} rows", probed.max_batch),
-            Batching::Fixed { size } => format!("in batches of exactly {size} rows"),
-            Batching::Unbatched { because } => format!("one query at a time: {because}"),
-        };
-        Ok((batching, probed.points))
-    }
+fn measure(model: &str) -> Result<(String, Vec<(u32, ServiceTime)>), Failure> {
+    let path = PathBuf::from(model);
+    let kind = match path.extension().and_then(|e| e.to_str()) {
+        Some("synthetic") => EngineKind::Synthetic,
+        Some("kernel") => EngineKind::Kernel,
+        _ => EngineKind::Onnx,
+    };
+    let bytes =
+        std::fs::read(&path).map_err(|cause| Failure::Usage(format!("cannot read {}: {cause}", path.display())))?;
+    let loaded = engine(kind).and_then(|engine| engine.load(&bytes));
+    let mut session = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
+    let probed = probe(&mut *session, None, BUDGET);
+    let batching = match probed.batching {
+        Batching::Rows => format!("in batches of up to {} rows", probed.max_batch),
+        Batching::Fixed { size } => format!("in batches of exactly {size} rows"),
+        Batching::Unbatched { because } => format!("one query at a time: {because}"),
+    };
+    Ok((batching, probed.points))
+}
 
-    async fn ask(&self, common: &Common) -> Result<(String, Vec<(u32, ServiceTime)>), Failure> {
-        let reference = ModelRef::parse(&self.model).map_err(|_| {
-            Failure::Usage(format!(
-                "{}: there is no such file, and a model of the cluster is written name@version",
-                self.model
-            ))
-        })?;
-        let status = common.admin()?.status().await?;
-        let ready =
-            status.state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == reference).find_map(
-                |(id, assignment)| {
-                    let report =
-                        status.nodes.iter().find(|node| node.name == assignment.node.as_str())?.report.as_ref()?;
-                    match &report.replicas.get(id)?.state {
-                        ReplicaState::Ready(profile) => Some(profile.clone()),
-                        _ => None,
-                    }
-                },
-            );
-        let profile =
-            ready.ok_or_else(|| Failure::NotFound(format!("no replica of {reference} is ready; see `weir status`")))?;
-        let batching = match profile.unbatched.as_str() {
-            "" => format!("in batches of up to {} rows", profile.max_batch),
-            because => format!("one query at a time: {because}"),
+async fn ask(model: &str, common: &Common) -> Result<(String, Vec<(u32, ServiceTime)>), Failure> {
+    let reference = ModelRef::parse(model).map_err(|_| {
+        Failure::Usage(format!("{}: there is no such file, and a model of the cluster is written name@version", model))
+    })?;
+    let status = common.admin()?.status().await?;
+    let ready = status.state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == reference).find_map(
+        |(id, assignment)| {
+            let report = status.nodes.iter().find(|node| node.name == assignment.node.as_str())?.report.as_ref()?;
+            match &report.replicas.get(id)?.state {
+                ReplicaState::Ready(profile) => Some(profile.clone()),
+                _ => None,
+            }
+        },
+    );
+    let profile =
+        ready.ok_or_else(|| Failure::NotFound(format!("no replica of {reference} is ready; see `weir status`")))?;
+    let batching = match profile.unbatched.as_str() {
+        "" => format!("in batches of up to {} rows", profile.max_batch),
+        because => format!("one query at a time: {because}"),
+    };
+    Ok((batching, profile.points))
+}
+
+/// The time of a call of one row with nothing else under way, less its queues and batches.
+async fn path(endpoint: &str, data: &Path, common: &Common) -> Result<(), Failure> {
+    let usage = |text: String| Failure::Usage(text);
+    let name = EndpointName::parse(endpoint).map_err(|bad| usage(bad.to_string()))?;
+    let client = common.client().await?;
+    let info = client.describe(&name).await.map_err(|error| Failure::NotFound(error.to_string()))?;
+    let data = Data::read(data).and_then(|data| data.fit(&info.inputs)).map_err(|bad| usage(bad.to_string()))?;
+    let mut spans = Vec::with_capacity(PATH_CALLS);
+    for i in 0..PATH_CALLS {
+        let inputs = data.take(&[(i % data.rows()) as u32]);
+        let request = Request {
+            endpoint: name.clone(),
+            inputs,
+            whole: data.whole(),
+            deadline: Some(Duration::from_secs(5)),
+            class: None,
+            outputs: Vec::new(),
         };
-        Ok((batching, profile.points))
+        let started = std::time::Instant::now();
+        let answers = client.predict(&request).await;
+        let took = started.elapsed();
+        let answer = answers.first().filter(|answer| answer.outcome == Outcome::Answered);
+        let answer = answer
+            .ok_or_else(|| Failure::No(answers.first().map_or_else(String::new, |answer| answer.message.clone())))?;
+        spans.push(took.saturating_sub(answer.timings.queue + answer.timings.execute));
     }
+    spans.sort_unstable();
+    let at = |q: f64| spans[((spans.len() - 1) as f64 * q).round() as usize].as_nanos() as f64 / 1e3;
+    if common.json() {
+        println!("{}", json!({"endpoint": endpoint, "path_us": {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99)}}));
+    } else {
+        println!(
+            "a call of {endpoint} takes {:.0} us apart from queues and batches (p90 {:.0}, p99 {:.0})",
+            at(0.5),
+            at(0.9),
+            at(0.99)
+        );
+    }
+    Ok(())
 }

@@ -16,7 +16,7 @@ use weir_core::placement::{Problem, solve};
 use weir_core::profile::Profile;
 use weir_core::replicated::{self, Plan};
 use weir_core::tensor::{Signature, Tensor};
-use weir_core::units::{Bytes, Instant};
+use weir_core::units::{Bytes, Instant, ServiceTime};
 use weir_loadgen::data::Data;
 use weir_loadgen::result::RunResult;
 use weir_loadgen::run::{Loop, RunConfig, counted};
@@ -63,6 +63,10 @@ pub struct Simulate {
     /// Microseconds that a call takes apart from queues and batches, as `weir profile --path` measures it
     #[arg(long, env = "WEIR_PATH_US", default_value_t = PATH_US)]
     path_us: u64,
+    /// Latency by batch size of a model as `weir profile NAME@VERSION -o json` printed it, instead of measuring it here; --pace
+    /// leaves it as it is
+    #[arg(long, env = "WEIR_PROFILE", value_name = "FILE", value_delimiter = ',')]
+    profile: Vec<PathBuf>,
     #[command(flatten)]
     written: Written,
 }
@@ -160,6 +164,7 @@ impl Simulate {
             asked.iter().flat_map(|(endpoint, _)| endpoint.stages.iter().map(|stage| &stage.model)).collect();
         let mut sessions: BTreeMap<&ModelRef, Box<dyn Session>> = BTreeMap::new();
         let mut models = BTreeMap::new();
+        let mut given = self.profile.iter().map(|file| read_profile(file)).collect::<Result<BTreeMap<_, _>, _>>()?;
         for reference in wanted {
             let model = declared.models.iter().find(|model| model.reference == *reference);
             let model = model.ok_or_else(|| {
@@ -167,19 +172,20 @@ impl Simulate {
             })?;
             let loaded = engine(model.engine).and_then(|engine| engine.load(&declared.artifacts[&model.digest]));
             let mut session = loaded.map_err(usage)?;
-            let probed = probe(&mut *session, model.max_batch, BUDGET);
-            let profile = Profile::new(&probed.points);
-            let batched = !matches!(probed.batching, Batching::Unbatched { .. });
-            models.insert(
-                reference.clone(),
-                Model {
-                    believed: profile.slowed(pace),
-                    service: Service::exact(profile.slowed(pace)),
-                    max_batch: if batched { probed.max_batch } else { 1 },
-                    replicas: Vec::new(),
-                },
-            );
+            let (profile, max_batch) = match given.remove(&reference.to_string()) {
+                Some(given) => given,
+                None => {
+                    let probed = probe(&mut *session, model.max_batch, BUDGET);
+                    let batched = !matches!(probed.batching, Batching::Unbatched { .. });
+                    (Profile::new(&probed.points).slowed(pace), if batched { probed.max_batch } else { 1 })
+                }
+            };
+            let service = Service::exact(profile.clone());
+            models.insert(reference.clone(), Model { believed: profile, service, max_batch, replicas: Vec::new() });
             sessions.insert(reference, session);
+        }
+        if let Some(unknown) = given.keys().next() {
+            return Err(usage(format!("--profile: no stage that is asked runs model {unknown}")));
         }
         let mut learnt = Vec::new();
         let mut endpoints = Vec::new();
@@ -197,7 +203,7 @@ impl Simulate {
         let cluster = Cluster {
             nodes: usize::from(self.nodes),
             slots,
-            policy: self.devices.policy,
+            policy: self.devices.policy()?,
             models,
             endpoints,
             path: Path::of(Duration::from_micros(self.path_us)),
@@ -249,6 +255,26 @@ impl Simulate {
             model.replicas = nodes.iter().map(on).collect();
         }
         Ok(())
+    }
+}
+
+/// A model's name with its profile and largest batch, as `weir profile -o json` printed them.
+fn read_profile(file: &std::path::Path) -> Result<(String, (Profile, u32)), Failure> {
+    let bad = |why: String| usage(format!("--profile {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|cause| bad(cause.to_string()))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|cause| bad(cause.to_string()))?;
+    let point = |point: &serde_json::Value| {
+        let batch = u32::try_from(point["batch"].as_u64()?).ok().filter(|batch| *batch > 0)?;
+        let us = point["us"].as_f64().filter(|us| us.is_finite() && *us > 0.0)?;
+        Some((batch, ServiceTime::from_nanos((us * 1e3) as u64)))
+    };
+    let points: Option<Vec<_>> = json["points"].as_array().and_then(|points| points.iter().map(point).collect());
+    match (json["model"].as_str(), points) {
+        (Some(model), Some(points)) if !points.is_empty() => {
+            let most = points.iter().map(|(batch, _)| *batch).max().expect("there are points");
+            Ok((model.to_owned(), (Profile::new(&points), most)))
+        }
+        _ => Err(bad("write into it what `weir profile NAME@VERSION -o json` prints".into())),
     }
 }
 

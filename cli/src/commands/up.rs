@@ -209,7 +209,7 @@ impl Up {
             token_file: member_token.to_owned(),
             cpu_slots,
             memory,
-            policy: self.devices.policy,
+            policy: self.devices.policy()?,
             pace: self.devices.pace,
             rpc_threads: rpc_threads(),
             insecure_network: false,
@@ -265,7 +265,7 @@ impl Up {
             "--pace",
             &self.devices.pace.to_string(),
             "--policy",
-            &self.devices.policy.to_string(),
+            &self.devices.policy,
             "--data-dir",
         ]);
         command.arg(self.data_dir.join(name)).arg("--token-file").arg(member_token);

@@ -1,0 +1,113 @@
+use weir_core::endpoint::{Gate, Stage};
+use weir_core::ids::{EndpointName, StageName};
+use weir_core::outcome::Class;
+
+use weir_core::units::ServiceTime;
+
+use super::*;
+
+const fn us(n: u64) -> Duration {
+    Duration::from_micros(n)
+}
+
+fn reference(name: &str) -> ModelRef {
+    ModelRef::parse(&format!("{name}@1")).unwrap()
+}
+
+/// alpha + beta·b microseconds.
+fn model(alpha: u64, beta: u64, replicas: &[u32]) -> Model {
+    let at = |b: u64| ServiceTime::from_micros(alpha + beta * b);
+    let profile = Profile::new(&[(1, at(1)), (64, at(64))]);
+    Model { believed: profile.clone(), service: Service::exact(profile), max_batch: 64, replicas: replicas.to_vec() }
+}
+
+const PATH: Path = Path { request: us(40), reply: us(40), hand_off: us(20), hop: us(50) };
+
+/// A shallow stage that is sure of even rows, and a deep one.
+fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
+    let stage = |name: &str, gate| Stage { name: StageName::parse(name).unwrap(), model: reference(name), gate };
+    let endpoint = Endpoint {
+        name: EndpointName::parse("e").unwrap(),
+        deadline: us(50_000),
+        weight: 1.0,
+        class: Class::Default,
+        label_output: Some("probs".into()),
+        confidence_output: None,
+        stages: vec![stage("shallow", None), stage("deep", Some(Gate::ConfidenceBelow(0.5)))],
+    };
+    Cluster {
+        nodes,
+        slots: 1,
+        policy: Policy::default(),
+        models: BTreeMap::from([(reference("shallow"), shallow), (reference("deep"), deep)]),
+        endpoints: vec![Served { endpoint, confidences: vec![vec![Some(0.9), Some(0.1)], vec![Some(0.9); 2]] }],
+        path: PATH,
+    }
+}
+
+fn due(at_us: u64, rows: &[u32], deadline: u64) -> Due {
+    Due { at: Instant::from_micros(at_us), endpoint: 0, rows: rows.to_vec(), deadline: us(deadline) }
+}
+
+fn ends(cluster: &Cluster, dues: Vec<Due>, seed: u64) -> Vec<Ended> {
+    let mut ended = Vec::new();
+    run(cluster, dues, seed, |end| ended.push(end));
+    ended
+}
+
+#[test]
+fn a_query_alone_takes_its_path_and_its_batches() {
+    let cluster = cascade(1, model(100, 10, &[1]), model(1000, 100, &[1]));
+    let ended =
+        ends(&cluster, vec![due(0, &[0], 50_000), due(10_000, &[1], 50_000), due(20_000, &[1, 1, 0], 50_000)], 1);
+    let stages: Vec<_> = ended.iter().map(|end| end.stages.clone()).collect();
+    assert_eq!(stages, [vec![Some(0)], vec![Some(1)], vec![Some(1), Some(1), Some(0)]]);
+    let latencies: Vec<_> = ended.iter().map(|end| end.latency).collect();
+    // Rows of one query run as one batch, in each stage.
+    assert_eq!(latencies, [us(100 + 110), us(100 + 110 + 20 + 1100), us(100 + 130 + 20 + 1200)]);
+    assert!(ended.iter().all(|end| end.outcome == Outcome::Answered && !end.degraded));
+}
+
+#[test]
+fn what_cannot_go_deeper_in_time_is_answered_as_it_is() {
+    let cluster = cascade(1, model(100, 10, &[1]), model(60_000, 100, &[1]));
+    let ended = ends(&cluster, vec![due(0, &[1], 50_000), due(200_000, &[0], 50_000), due(300_000, &[0], 90)], 2);
+    assert_eq!((ended[0].outcome, &ended[0].stages[0], ended[0].degraded), (Outcome::Answered, &Some(0), true));
+    assert_eq!((ended[1].outcome, ended[1].degraded), (Outcome::Answered, false));
+    assert!(matches!(ended[2].outcome, Outcome::Rejected(Rejection::TooLate) | Outcome::Expired));
+}
+
+#[test]
+fn every_query_ends_once_and_a_seed_repeats() {
+    let cluster = cascade(3, model(100, 50, &[1, 1, 1]), model(2000, 300, &[0, 1, 1]));
+    let mut prng = Prng::new(5);
+    let mut at = 0.0;
+    let dues: Vec<Due> = (0..4000)
+        .map(|_| {
+            at += prng.exponential() * 300.0;
+            let rows: Vec<u32> = (0..1 + prng.below(3)).map(|_| prng.below(2) as u32).collect();
+            due(at as u64, &rows, 1000 + prng.below(30_000))
+        })
+        .collect();
+    let of = |seed| {
+        let mut ended = ends(&cluster, dues.clone(), seed);
+        ended.sort_by_key(|end| (end.due.at, end.latency));
+        ended
+    };
+    let first = of(7);
+    assert_eq!(first.len(), dues.len());
+    assert!(first.iter().all(|end| end.stages.len() == end.due.rows.len()));
+    assert!(first.iter().any(|end| end.degraded), "deep work is more than there is room for");
+    let told = |ended: &[Ended]| format!("{ended:?}");
+    assert_eq!(told(&first), told(&of(7)));
+    assert_ne!(told(&first), told(&of(8)), "chance decides between nodes");
+}
+
+#[test]
+fn a_node_without_a_model_asks_one_that_has_it() {
+    let cluster = cascade(2, model(100, 10, &[1, 0]), model(1000, 100, &[0, 1]));
+    let ended = ends(&cluster, (0..100).map(|i| due(i * 10_000, &[1], 50_000)).collect(), 3);
+    assert!(ended.iter().all(|end| end.outcome == Outcome::Answered && end.stages == [Some(1)]));
+    let alone = 100 + 110 + 20 + 1100;
+    assert!(ended.iter().all(|end| end.latency == us(alone + 100)), "one stage of two is on the other node");
+}

@@ -1,0 +1,114 @@
+//! Does the machine do what the simulator says? Each scenario of `benches/simulated` on one node of real processes, and in virtual
+//! time with the profiles that the node measured; then one model at multiples of what it can do, under each policy named.
+//!
+//! `cargo run --release -p weir-tests --example does_the_machine_do_what_the_simulator_says [-- POLICY…]` (after
+//! `cargo build --release -p weir-cli`). The node's device runs at a tenth of its speed, so that node and generator have room on
+//! two cores.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use weir_tests::processes::{Cluster, alone, root};
+
+const PACE: &str = "0.1";
+const SCENARIOS: [&str; 7] = ["steady", "gamma", "spike", "two-models", "mixed-deadlines", "cascade", "overload"];
+const SERVING: &str = "benches/simulated/serving.toml";
+
+/// One node under a policy, with the models of the scenarios, and what the simulator has to know of it.
+struct Machine {
+    cluster: Cluster,
+    _node: weir_tests::processes::Process,
+    /// Flags that give the simulator what was measured.
+    measured: Vec<String>,
+}
+
+impl Machine {
+    fn start(policy: &str) -> Machine {
+        let cluster = Cluster::start(1, 0);
+        let node = cluster.node("n1", &["--pace", PACE, "--cpu-slots", "1", "--policy", policy]);
+        cluster.ok(&["apply", "-f", SERVING]);
+        // Batches of every size, so that the profile is that of work and not that of loading.
+        cluster.ok(&["predict", "big", "--input", "demo/images.npy", "--rows", "0:8", "--deadline", "2s"]);
+        let profiles: Vec<String> = ["tiny", "mid", "big"]
+            .iter()
+            .map(|model| {
+                let printed = cluster.ok(&["profile", &format!("fashion-{model}@1"), "-o", "json"]);
+                cluster.write(&format!("{model}.json"), printed)
+            })
+            .collect();
+        let path = cluster.ok(&["profile", "--path", "mid", "--data", "demo/images.npy", "-o", "json"]);
+        let path: Value = serde_json::from_str(&path).expect("JSON");
+        let path = path["path_us"]["p50"].as_f64().expect("a time").round() as u64;
+        println!("policy {policy}: a call takes {path} us apart from queues and batches");
+        let measured = ["--path-us", &path.to_string(), "--pace", PACE, "--cpu-slots", "1", "--policy", policy];
+        let measured = measured.iter().map(|word| (*word).to_owned());
+        Machine {
+            cluster,
+            _node: node,
+            measured: measured.chain(["--profile".to_owned(), profiles.join(",")]).collect(),
+        }
+    }
+
+    fn run(&self, flags: &[&str]) -> Value {
+        let output = self.cluster.run(&[&["load", "run", "-o", "json"], flags].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn simulate(&self, flags: &[&str]) -> Value {
+        let measured: Vec<&str> = self.measured.iter().map(String::as_str).collect();
+        // What was measured there, and what stands in the models' files: a paced model is one of which the profile is given.
+        let all = [&["simulate", "-f", SERVING, "-o", "json"], measured.as_slice(), flags].concat();
+        let output = alone(&all).current_dir(root()).output().expect("weir runs");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+fn line(name: &str, result: &Value) {
+    let of = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
+    let ms = |key: &str| result["latency_us"][key].as_f64().unwrap_or(f64::NAN) / 1e3;
+    let count = |key: &str| result[key].as_u64().unwrap_or_default();
+    println!(
+        "{name:32} {:7} offered {:6.2} % in time  goodput {:7.1}/s  p50 {:6.2}  p99 {:6.2} ms  rejected {:5}  expired {:4}  degraded {:4}{}",
+        count("offered"),
+        100.0 * of("attainment"),
+        of("goodput_per_s"),
+        ms("p50"),
+        ms("p99"),
+        count("rejected"),
+        count("expired"),
+        count("degraded"),
+        if result["valid"] == true { "" } else { "  (invalid: the generator was late)" }
+    );
+}
+
+fn main() {
+    let policies: Vec<String> = std::env::args().skip(1).collect();
+    let machine = Machine::start("weir");
+    for scenario in SCENARIOS {
+        let file = format!("benches/simulated/{scenario}.toml");
+        line(scenario, &machine.run(&["--scenario", &file]));
+        line("  simulated", &machine.simulate(&["--scenario", &file]));
+    }
+    drop(machine);
+    if policies.is_empty() {
+        return;
+    }
+    let mut capacity: Option<f64> = None;
+    for policy in &policies {
+        let machine = Machine::start(policy);
+        let asked = ["--endpoint", "big", "--data", "demo/images.npy", "--deadline", "50ms", "--seed", "7"];
+        let capacity = *capacity.get_or_insert_with(|| {
+            let goal = ["load", "capacity", "--goal", "attainment>=0.99", "--rate", "100", "--rate-max", "2000"];
+            let found = machine.cluster.ok(&[&goal[..], &["--duration", "5s", "-o", "json"], &asked[..]].concat());
+            let found: Value = serde_json::from_str(&found).expect("JSON");
+            found["met_at"].as_f64().expect("a rate that meets the goal")
+        });
+        for times in [1.0, 1.5, 2.0, 3.0] {
+            let rate = format!("{:.1}", capacity * times);
+            let flags = [&asked[..], &["--rate", &rate, "--duration", "10s"]].concat();
+            line(&format!("{policy} at {times} x {capacity:.0}/s"), &machine.run(&flags));
+            line("  simulated", &machine.simulate(&flags));
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
