@@ -184,6 +184,8 @@ struct ReplicaReport {
   }
   deaths @4 :UInt32;          # of its actor, since the node started
   lastDeath @5 :Text;
+  batchesClosed @6 :List(UInt64);  # since it is ready: full, target, deadline, idle, timer
+  batchRows @7 :UInt64;
 }
 
 struct Profile {

@@ -270,9 +270,8 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let span = self.agenda.now().since(Instant::ZERO).as_secs_f64() * f64::from(self.cluster.slots);
         let (mut batches, mut rows) = (0, 0);
         for device in &self.devices {
-            let (closed, of_device) = device.batches();
-            batches += closed.values().sum::<u64>();
-            rows += of_device;
+            batches += device.batches().count();
+            rows += device.batches().rows();
         }
         Devices {
             busy: self

@@ -6,7 +6,7 @@ use weir_core::ids::{ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::Rejection;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::scheduler::{self, Action, Closed, Policy, Query};
+use weir_core::scheduler::{self, Action, Batches, Policy, Query};
 use weir_core::units::{Instant, ServiceTime};
 
 /// How long batches of a model really take, whatever the scheduler believes.
@@ -65,8 +65,7 @@ pub struct Device {
     prng: Prng,
     wake: Option<Instant>,
     busy: ServiceTime,
-    closed: BTreeMap<Closed, u64>,
-    rows: u64,
+    batches: Batches,
     actions: Vec<Action>,
 }
 
@@ -80,8 +79,7 @@ impl Device {
             prng,
             wake: None,
             busy: ServiceTime::ZERO,
-            closed: BTreeMap::new(),
-            rows: 0,
+            batches: Batches::default(),
             actions: Vec::new(),
         }
     }
@@ -143,17 +141,16 @@ impl Device {
         self.busy
     }
 
-    /// Batches by why they closed, and the rows of all of them.
-    pub fn batches(&self) -> (&BTreeMap<Closed, u64>, u64) {
-        (&self.closed, self.rows)
+    /// All batches that started.
+    pub fn batches(&self) -> Batches {
+        self.batches
     }
 
     fn perform(&mut self, now: Instant, out: &mut Vec<Effect>) {
         for action in self.actions.drain(..) {
             match action {
                 Action::Run { replica, tickets, closed } => {
-                    *self.closed.entry(closed).or_default() += 1;
-                    self.rows += tickets.len() as u64;
+                    self.batches.add(closed, tickets.len());
                     let took = self.services[&replica].draw(tickets.len() as u32, &mut self.prng);
                     out.push(Effect::FinishAt { at: now + took, replica });
                     self.running.insert(replica, (now, tickets));

@@ -162,13 +162,12 @@ pub fn run(case: &Case, policy: Policy, rate: f64, length: Duration, seed: u64) 
         }
     }
     latencies.sort_unstable();
-    let (closed, rows) = device.batches();
-    let batches: u64 = closed.values().sum();
+    let batches = device.batches();
     Outcome {
         served,
         busy: device.busy().as_duration().as_secs_f64()
             / (agenda.now().since(Instant::ZERO).as_secs_f64() * f64::from(case.slots)),
-        batch: rows as f64 / batches.max(1) as f64,
+        batch: batches.rows() as f64 / batches.count().max(1) as f64,
         latencies,
     }
 }

@@ -113,6 +113,12 @@ fn model(status: &Status, reference: &ModelRef) -> Value {
                 told["profile"] = json!(points.collect::<Vec<_>>());
             }
         }
+        if let Some(batches) = replica.map(|replica| replica.batches).filter(|batches| batches.count() > 0) {
+            let closed = batches.by_reason().filter(|(_, count)| *count > 0);
+            let closed: serde_json::Map<_, _> =
+                closed.map(|(why, count)| (why.word().to_owned(), json!(count))).collect();
+            told["batches"] = json!({"count": batches.count(), "rows": batches.rows(), "closed": closed});
+        }
         if let Some(replica) = replica.filter(|replica| replica.deaths > 0) {
             told["deaths"] = json!(replica.deaths);
             told["last_death"] = json!(replica.last_death);

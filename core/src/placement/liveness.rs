@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::endpoint::Endpoint;
 use crate::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use crate::replicated::{Node, State};
+use crate::scheduler::Batches;
 use crate::units::{Bytes, Instant, ServiceTime};
 
 /// How often a node reports.
@@ -44,6 +45,8 @@ pub struct ReplicaReport {
     /// Of its actor, since the node started.
     pub deaths: u32,
     pub last_death: String,
+    /// Since it is ready.
+    pub batches: Batches,
 }
 
 /// How far a replica is.

@@ -185,7 +185,15 @@ fn report(name: &str, replicas: &[(u64, ReplicaState, u32)]) -> NodeReport {
         replicas: replicas
             .iter()
             .map(|(id, state, deaths)| {
-                (ReplicaId(*id), ReplicaReport { state: state.clone(), deaths: *deaths, last_death: "panicked".into() })
+                (
+                    ReplicaId(*id),
+                    ReplicaReport {
+                        state: state.clone(),
+                        deaths: *deaths,
+                        last_death: "panicked".into(),
+                        batches: Default::default(),
+                    },
+                )
             })
             .collect(),
         devices: vec![],

@@ -9,6 +9,7 @@
 //! free the policy is asked for the next batch; it drops what cannot be served in time any more, names a batch, or says
 //! until when to wait. The end of a batch corrects the profile and asks again.
 
+mod batches;
 mod lane;
 mod policy;
 mod pool;
@@ -25,6 +26,7 @@ use lane::LaneKey;
 use policy::{Decide, Next};
 use pool::Pool;
 
+pub use batches::Batches;
 pub use policy::{BadPolicy, Policy};
 
 /// Queries with equal keys may share a batch.

@@ -232,12 +232,14 @@ impl Replicas {
         let inner = self.inner.borrow();
         let report = |(id, replica): (&ReplicaId, &Replica)| {
             let mut state = replica.state.clone();
+            let device = &self.shared.devices[&replica.assignment.device];
             if let ReplicaState::Ready(profile) = &mut state
-                && let Some(corrected) = self.shared.devices[&replica.assignment.device].profile(*id)
+                && let Some(corrected) = device.profile(*id)
             {
                 profile.points = corrected.points().to_vec();
             }
-            (*id, ReplicaReport { state, deaths: replica.deaths, last_death: replica.last_death.clone() })
+            let (deaths, last_death) = (replica.deaths, replica.last_death.clone());
+            (*id, ReplicaReport { state, deaths, last_death, batches: device.batches(*id) })
         };
         inner.replicas.iter().map(report).collect()
     }

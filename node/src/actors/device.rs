@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Rejection};
 use weir_core::profile::Profile;
-use weir_core::scheduler::{self, Action, Policy, Query, ShapeKey};
+use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
 use weir_core::tensor::Row;
 use weir_core::units::{Deadline, Instant, ServiceTime};
 use weir_host::clock::Clock;
@@ -129,6 +129,7 @@ struct Hosted {
     /// would come back many times over.
     paced: Option<Profile>,
     running: Option<Running>,
+    batches: Batches,
     /// Gone as soon as its batch ends.
     leaving: bool,
 }
@@ -250,6 +251,7 @@ impl Device {
                     batches_rows: loaded.batches_rows,
                     paced: (self.pace < 1.0).then_some(profile),
                     running: None,
+                    batches: Batches::default(),
                     leaving: false,
                 },
             );
@@ -329,6 +331,11 @@ impl Device {
         self.lock().scheduler.profile(id).cloned()
     }
 
+    /// Batches of a replica since it stands here.
+    pub fn batches(&self, id: ReplicaId) -> Batches {
+        self.lock().replicas.get(&id).map(|hosted| hosted.batches).unwrap_or_default()
+    }
+
     /// Looks for batches that hang: asks them to stop, and gives up on those that were asked and did not.
     pub fn check_hangs(self: &Arc<Self>) {
         self.step(|inner, now, actions, effects| {
@@ -376,7 +383,9 @@ impl Device {
 
     fn take_in(self: &Arc<Self>, inner: &mut Inner, now: Instant, action: Action, effects: &mut Vec<Effect>) {
         match action {
-            Action::Run { replica, tickets, .. } => effects.push(self.run(inner, now, replica, &tickets)),
+            Action::Run { replica, tickets, closed } => {
+                effects.push(self.run(inner, now, replica, &tickets, closed));
+            }
             Action::Reject { ticket, why } => {
                 effects.extend(inner.waiting.remove(&ticket).map(|row| Effect::Reply(row, StageReply::Rejected(why))));
             }
@@ -392,7 +401,14 @@ impl Device {
         }
     }
 
-    fn run(self: &Arc<Self>, inner: &mut Inner, now: Instant, replica: ReplicaId, tickets: &[TicketId]) -> Effect {
+    fn run(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        now: Instant,
+        replica: ReplicaId,
+        tickets: &[TicketId],
+        closed: Closed,
+    ) -> Effect {
         let mut rows: Vec<Waiting> =
             tickets.iter().map(|ticket| inner.waiting.remove(ticket).expect("the scheduler runs what waits")).collect();
         let hosted = inner.replicas.get_mut(&replica).expect("the scheduler runs replicas that stand here");
@@ -401,6 +417,7 @@ impl Device {
         let cost = rows.iter().map(|row| row.cost).fold(0, u32::saturating_add);
         let expected = inner.scheduler.profile(replica).map_or(ServiceTime::ZERO, |profile| profile.estimate(cost));
         let inputs = rows.iter_mut().map(|row| row.inputs.take().expect("a row runs once")).collect();
+        hosted.batches.add(closed, rows.len());
         hosted.running = Some(Running { batch, since: now, expected, rows, terminated: false });
         let device = Arc::clone(self);
         let at_least = hosted.paced.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(cost).as_duration());

@@ -2,6 +2,7 @@
 
 use weir_core::ids::{DeviceName, EndpointName, Epoch, NodeName, ReplicaId};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
+use weir_core::scheduler::{Batches, Closed};
 use weir_core::units::{Bytes, ServiceTime};
 
 use super::control::{read_u128, write_u128};
@@ -22,6 +23,11 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
         b.set_replica(id.0);
         b.set_deaths(replica.deaths);
         b.set_last_death(&replica.last_death);
+        b.set_batch_rows(replica.batches.rows());
+        let mut closed = b.reborrow().init_batches_closed(Closed::ALL.len() as u32);
+        for (i, (_, batches)) in replica.batches.by_reason().enumerate() {
+            closed.set(i as u32, batches);
+        }
         let mut state = b.init_state();
         match &replica.state {
             ReplicaState::Loading => state.set_loading(()),
@@ -64,8 +70,12 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
             Which::Ready(profile) => ReplicaState::Ready(read_profile(profile?)?),
             Which::Failed(why) => ReplicaState::Failed(why?.to_str()?.to_owned()),
         };
-        let report =
-            ReplicaReport { state, deaths: r.get_deaths(), last_death: r.get_last_death()?.to_str()?.to_owned() };
+        let report = ReplicaReport {
+            state,
+            deaths: r.get_deaths(),
+            last_death: r.get_last_death()?.to_str()?.to_owned(),
+            batches: Batches::of(r.get_batches_closed()?.iter(), r.get_batch_rows()),
+        };
         Ok((ReplicaId(r.get_replica()), report))
     };
     let device = |r: wire::device_load::Reader<'_>| -> Result<_, BadMessage> {

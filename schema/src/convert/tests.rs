@@ -10,6 +10,7 @@ use weir_core::ids::*;
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::replicated::*;
+use weir_core::scheduler::Batches;
 use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
 use weir_core::units::{Bytes, ServiceTime};
 
@@ -206,7 +207,12 @@ fn consensus_messages_recorded_from_the_first_version_are_read() {
 
 #[test]
 fn reports_come_back_as_they_were_sent() {
-    let replica = |state| ReplicaReport { state, deaths: 2, last_death: "panicked".into() };
+    let replica = |state| ReplicaReport {
+        state,
+        deaths: 2,
+        last_death: "panicked".into(),
+        batches: Batches::of([1, 2, 3, 4, 5], 99),
+    };
     let profile = ReplicaProfile {
         points: vec![(1, ServiceTime::from_micros(10)), (8, ServiceTime::from_micros(50))],
         max_batch: 8,

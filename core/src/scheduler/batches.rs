@@ -1,0 +1,58 @@
+//! A count of batches, by why they closed.
+
+use super::Closed;
+
+/// Batches of one replica or device, by why they closed, and their rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Batches {
+    closed: [u64; Closed::ALL.len()],
+    rows: u64,
+}
+
+impl Batches {
+    /// Counts as they travel: by reason in the order of [`Closed::ALL`], and the rows. Reasons that are missing have none.
+    pub fn of(closed: impl IntoIterator<Item = u64>, rows: u64) -> Batches {
+        let mut batches = Batches { rows, ..Batches::default() };
+        batches.closed.iter_mut().zip(closed).for_each(|(count, told)| *count = told);
+        batches
+    }
+
+    /// A batch of `rows` rows closed.
+    pub fn add(&mut self, closed: Closed, rows: usize) {
+        let reason = Closed::ALL.iter().position(|known| *known == closed).expect("all reasons are listed");
+        self.closed[reason] += 1;
+        self.rows += rows as u64;
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
+    /// Rows of all of them.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// By reason.
+    pub fn by_reason(&self) -> impl Iterator<Item = (Closed, u64)> + '_ {
+        Closed::ALL.into_iter().zip(self.closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_counted_by_itself_and_travels() {
+        let mut batches = Batches::default();
+        for (i, reason) in Closed::ALL.into_iter().enumerate() {
+            (0..=i).for_each(|_| batches.add(reason, 3));
+        }
+        assert_eq!(batches.by_reason().map(|(_, count)| count).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!((batches.count(), batches.rows()), (15, 45));
+        assert_eq!(Batches::of(batches.by_reason().map(|(_, count)| count), 45), batches);
+        assert_eq!(Batches::of([7], 9).by_reason().next(), Some((Closed::Full, 7)));
+    }
+}
