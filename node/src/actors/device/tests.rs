@@ -126,6 +126,8 @@ fn a_slowed_device_takes_as_long_as_was_measured_whatever_one_batch_took() {
         assert!(
             matches!(bench.reply(), (1, StageReply::Answered { execute, .. }) if execute >= Duration::from_millis(2))
         );
+        let batches = bench.device.batches(ReplicaId(1));
+        assert_eq!((batches.count(), batches.rows()), (2, 2));
         place.stop();
     });
 }
