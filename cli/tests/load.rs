@@ -296,7 +296,64 @@ fn a_goal_that_is_missed_is_exit_code_1_and_a_capacity_is_searched() {
     let output = run(&capacity);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let result = result(&output);
-    assert_eq!(result["met_at"], 100.0, "{result}");
+    assert_eq!((&result["met_at"], &result["complete"]), (&100.0.into(), &true.into()), "{result}");
+}
+
+#[test]
+fn a_target_that_dies_in_a_search_leaves_the_rates_until_then() {
+    let files = Files::new();
+    for json in [true, false] {
+        // Two runs of 50 queries at the first rate; it dies in one of the next.
+        let server = Server::start(180);
+        let (target, data) = (server.target(), files.path("x.jsonl"));
+        let mut arguments = vec!["load", "capacity", "--target", &target, "--data", &data, "--deadline", "5s"];
+        arguments.extend(["--goal", "attainment>=0.99", "--duration", "1s", "--arrivals", "constant"]);
+        arguments.extend(if json { ["-o", "json"] } else { ["-o", "table"] });
+        let output = run(&arguments);
+        let (told, shown) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(output.status.code(), Some(3), "{told}");
+        assert!(told.contains("nothing answers at") && told.contains("found until then"), "{told}");
+        if !json {
+            assert!(shown.contains("2 of 2") && shown.contains("at least 50.0"), "{shown}");
+            continue;
+        }
+        let found = result(&output);
+        assert_eq!((&found["complete"], &found["interrupted"]), (&false.into(), &false.into()), "{found}");
+        assert_eq!((&found["met_at"], &found["missed_at"]), (&50.0.into(), &Value::Null), "{found}");
+        assert_eq!(found["trials"][0]["met"], 2, "{found}");
+        assert_eq!(found["error"]["code"], "unreachable", "{found}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_search_ends_with_the_rates_until_then() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let mut command = weir(&["load", "capacity", "--target", &server.target(), "--data", &files.path("x.jsonl")]);
+    command.args(["--goal", "attainment>=0.99", "--deadline", "5s", "--duration", "1s", "-o", "json"]);
+    let child = command.spawn().unwrap();
+    // Both runs at 50 a second, and some of the next.
+    while server.asked.load(Ordering::SeqCst) < 150 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let found = result(&output);
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((&found["interrupted"], &found["complete"]), (&true.into(), &false.into()), "{found}");
+    assert_eq!((&found["trials"][0]["rate"], &found["trials"][0]["met"]), (&50.0.into(), &2.into()), "{found}");
+}
+
+#[test]
+fn a_search_takes_the_length_of_its_runs_from_the_scenario() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let text = "question = 'q'\nduration = '1s'\ngoal = 'attainment>=0.5'\narrivals = 'constant'\n\
+        [[endpoint]]\nname = 'm'\ndata = 'x.jsonl'\ndeadline = '5s'\n";
+    let (scenario, target) = (files.write("s.toml", text), server.target());
+    let arguments = ["load", "capacity", "--scenario", &scenario, "--target", &target, "--repeats", "1"];
+    let output = run(&[&arguments[..], &["--rate", "20", "--rate-max", "20", "-o", "json"]].concat());
+    assert_eq!(result(&output)["met_at"], 20.0, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(server.asked.load(Ordering::SeqCst), 19, "one second, not five");
 }
 
 #[test]

@@ -239,7 +239,7 @@ fn labels(path: &Path, data: &Data) -> Result<Vec<i64>, Failure> {
     Ok(labels)
 }
 
-fn target_failure(error: TargetError) -> Failure {
+pub fn target_failure(error: TargetError) -> Failure {
     match error {
         TargetError::Unreachable(text) => Failure::Unreachable(text),
         TargetError::NotFound(text) => Failure::NotFound(text),
