@@ -300,6 +300,42 @@ fn a_goal_that_is_missed_is_exit_code_1_and_a_capacity_is_searched() {
 }
 
 #[test]
+fn a_scenario_keeps_what_each_part_was_asked_and_a_comparison_tells_other_loads() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let ran = |name: &str, rate: u32| {
+        let text = format!(
+            "question = 'q'\nduration = '1s'\nseed = 3\ngoal = 'attainment>=0.5'\n[[endpoint]]\nname = 'm'\nas = 'steady'\n\
+            data = 'x.jsonl'\ndeadline = '5s'\narrivals = 'constant'\nrate = 20\n[[endpoint]]\nname = 'm'\nas = 'other'\n\
+            data = 'x.jsonl'\nlabels = 'y.txt'\ndeadline = '4s'\nrate = {rate}\n"
+        );
+        let (scenario, saved) = (files.write(&format!("{name}.toml"), &text), files.path(name));
+        let arguments =
+            ["load", "run", "--target", &server.target(), "--scenario", &scenario, "--save", &saved, "-o", "json"];
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        (saved, result(&output))
+    };
+    let ((a, told), (b, _)) = (ran("a", 30), ran("b", 40));
+    assert_eq!((&told["goal"], &told["duration_asked_s"]), (&"attainment>=0.5".into(), &1.0.into()));
+    let [steady, other] = &told["parts"].as_array().unwrap()[..] else { panic!("{told}") };
+    assert_eq!(
+        (&steady["name"], &steady["arrivals"], &steady["rate"]),
+        (&"steady".into(), &"constant".into(), &20.0.into())
+    );
+    assert_eq!(
+        (&steady["deadline_us"], &steady["labels"], &steady["weight"]),
+        (&5_000_000.into(), &Value::Null, &Value::Null)
+    );
+    assert_eq!((&other["arrivals"], &other["rate"], &other["rows"]), (&"poisson".into(), &30.0.into(), &10.into()));
+    assert_eq!((&other["data"], &other["labels"]), (&files.path("x.jsonl").into(), &files.path("y.txt").into()));
+    let shown = |a: &str, b: &str| String::from_utf8(run(&["load", "compare", a, b]).stdout).unwrap();
+    let different = shown(&a, &b);
+    assert!(different.contains("load of other: poisson at 30 a second and poisson at 40 a second"), "{different}");
+    assert!(different.contains("not offered the same load"), "{different}");
+    assert!(!shown(&a, &a).contains("not offered the same load"));
+}
+
+#[test]
 fn a_target_that_dies_in_a_search_leaves_the_rates_until_then() {
     let files = Files::new();
     for json in [true, false] {

@@ -60,6 +60,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         arrivals: "poisson".into(),
         rate: Some(rate),
         question: None,
+        goal: None,
+        parts: Vec::new(),
         sending: Loop::Open(vec![Flow { process, choices: vec![(0, 1.0)] }]),
         streams: Arc::new([Stream {
             name: "echo".into(),

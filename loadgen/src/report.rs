@@ -7,6 +7,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::hdr;
 use crate::result::RunResult;
+use crate::scenario;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#6e7781;--rule:#d0d7de;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}
@@ -104,6 +105,13 @@ pub fn html(result: &RunResult) -> String {
         false => "<h2>Price of computing time</h2><p>It was 0 all the time, or the target has none.</p>".into(),
     };
     body += &format!("<h2>Settings</h2><table>{}</table>", settings(result));
+    if let Some(scenario) = scenario::repeating(result) {
+        body += &format!(
+            "<h2>Once more</h2><p>Kept as a file in the folder in which this run was started, with <code>weir load run --target {} --scenario FILE</code>:</p><pre>{}</pre>",
+            escape(&result.target),
+            escape(&scenario)
+        );
+    }
     // Histograms are for programs; the page has what they show.
     let mut plain = serde_json::to_value(result).expect("a result is plain data");
     plain["histogram"].take();
@@ -119,12 +127,15 @@ pub fn html(result: &RunResult) -> String {
 fn settings(result: &RunResult) -> String {
     let machine = &result.machine;
     let rate = result.rate.map_or("-".into(), |rate| format!("{rate} a second"));
-    let rows = [
+    let asked = result.duration_asked_s.filter(|asked| *asked != result.duration_s);
+    let asked = asked.map_or(String::new(), |asked| format!(" of {asked} s that were asked for"));
+    let mut rows = vec![
         ("target", result.target.clone()),
         ("arrivals", result.arrivals.clone()),
         ("rate", rate),
+        ("goal", result.goal.clone().unwrap_or("-".into())),
         ("seed", result.seed.to_string()),
-        ("duration", format!("{} s", result.duration_s)),
+        ("duration", format!("{} s{asked}", result.duration_s)),
         ("deadline", format!("{} ms", result.deadline_us as f64 / 1e3)),
         ("rows a query", result.rows_per_query.to_string()),
         ("connections", format!("{}, from {} threads", result.connections, result.threads)),
@@ -139,6 +150,19 @@ fn settings(result: &RunResult) -> String {
         ("generator on", format!("{}, {} cores, {} {}", machine.cpu, machine.cores, machine.os, machine.arch)),
         ("weir", machine.weir.clone()),
     ];
+    for part in &result.parts {
+        let labels = part.labels.as_ref().map_or(String::new(), |labels| format!(", labels {labels}"));
+        let output = part.label_output.as_ref().map_or(String::new(), |output| format!(" compared with {output}"));
+        let asked = format!(
+            "{}: {}, within {} ms; {} ({} rows){labels}{output}",
+            part.name,
+            part.load(),
+            part.deadline_us as f64 / 1e3,
+            part.data,
+            part.rows
+        );
+        rows.push(("asked", asked));
+    }
     rows.iter().map(|(name, value)| format!("<tr><th>{name}<td>{}", escape(value))).collect()
 }
 
@@ -289,8 +313,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::result::PerSecond;
     use crate::result::tests::sample;
+    use crate::result::{Part, PerSecond};
 
     #[test]
     fn a_report_stands_alone_and_trusts_no_name() {
@@ -310,7 +334,17 @@ mod tests {
             arrivals: evil.clone(),
             invalid_because: Some(evil.clone()),
             errors: vec![(evil.clone(), 1)],
-            stages: [(evil, 9)].into(),
+            stages: [(evil.clone(), 9)].into(),
+            goal: Some(evil.clone()),
+            parts: vec![Part {
+                name: evil.clone(),
+                endpoint: evil.clone(),
+                data: evil.clone(),
+                labels: Some(evil.clone()),
+                label_output: Some(evil.clone()),
+                arrivals: Some(evil),
+                ..Part::default()
+            }],
             per_second: vec![second; 3],
             histogram: hdr::encode(&histogram),
             ..sample()
@@ -322,6 +356,23 @@ mod tests {
         // Every colour of a plot is one of the style sheet's.
         let colours: Vec<&str> = page.split("=\"#").skip(1).map(|rest| &rest[..6]).collect();
         assert!(colours.iter().all(|colour| colour.ends_with("0203")), "{colours:?}");
+    }
+
+    #[test]
+    fn the_settings_are_enough_to_run_it_again() {
+        let page = html(&sample());
+        for says in [
+            "demo/images.npy (500 rows), labels demo/labels.npy compared with probs",
+            "attainment&gt;=0.99",
+            "a share by weight 1 of gamma:cv=4 at 400 a second",
+        ] {
+            assert!(page.contains(says), "{says}");
+        }
+        assert!(page.contains(&escape(&scenario::repeating(&sample()).unwrap())));
+        // A result of an older version has a report too.
+        assert!(!html(&RunResult { parts: Vec::new(), duration_asked_s: None, ..sample() }).contains("Once more"));
+        let stopped = html(&RunResult { duration_s: 4.5, ..sample() });
+        assert!(stopped.contains("4.5 s of 30 s that were asked for"));
     }
 
     #[test]

@@ -33,6 +33,8 @@ fn config(sending: Loop, duration: Duration) -> RunConfig {
         arrivals: "constant".into(),
         rate: Some(400.0),
         question: None,
+        goal: None,
+        parts: Vec::new(),
         sending,
         streams: Arc::new([stream("e", true)]),
         duration,

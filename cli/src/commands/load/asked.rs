@@ -139,6 +139,8 @@ impl Asked {
             arrivals: scenario.arrivals_text(),
             rate: scenario.rate.filter(|_| scenario.closed.is_none()),
             question: scenario.question.clone(),
+            goal: scenario.goal_text(),
+            parts: scenario.parts.iter().zip(&streams).map(|(part, stream)| scenario.record(part, stream)).collect(),
             sending,
             streams: streams.into(),
             duration: scenario.duration.or(ends).unwrap_or(added.default_duration),
