@@ -75,7 +75,7 @@ pub async fn search<E: ToString>(
     goals: &[Goal],
     mut measure: impl AsyncFnMut(f64, u64) -> Result<RunResult, E>,
     mut tell: impl FnMut(&Trial),
-) -> Result<Capacity, Broken<E>> {
+) -> Result<Capacity, Box<Broken<E>>> {
     let text: Vec<&str> = goals.iter().map(Goal::to_text).collect();
     let mut found = Capacity {
         goal: text.join(","),
@@ -95,7 +95,7 @@ pub async fn search<E: ToString>(
         while trial.met <= half && trial.runs - trial.met <= half {
             let result = match measure(rate, seed).await {
                 Ok(result) => result,
-                Err(cause) => return Err(Broken { found: found.undecided(trial, cause.to_string()), cause }),
+                Err(cause) => return Err(Box::new(Broken { found: found.undecided(trial, cause.to_string()), cause })),
             };
             seed = seed.wrapping_add(1);
             if result.interrupted {
@@ -197,7 +197,10 @@ mod tests {
     }
 
     /// Searches; the run with this number, from 1 on, ends otherwise.
-    fn searched_until(last: u64, ends: impl Fn() -> Result<RunResult, String>) -> Result<Capacity, Broken<String>> {
+    fn searched_until(
+        last: u64,
+        ends: impl Fn() -> Result<RunResult, String>,
+    ) -> Result<Capacity, Box<Broken<String>>> {
         let goals = Goal::parse_all("attainment>=0.99").unwrap();
         let measure = async |rate, seed| {
             let attainment = if rate <= 120.0 { 1.0 } else { 0.9 };

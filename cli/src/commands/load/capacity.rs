@@ -107,7 +107,8 @@ impl Capacity {
         };
         let found = match search(settings, &goals, measure, tell).await {
             Ok(found) => found,
-            Err(Broken { found, cause }) => {
+            Err(broken) => {
+                let Broken { found, cause } = *broken;
                 print(&found, Some(&cause), common.json());
                 eprintln!("error: {cause}; the result is what was found until then");
                 return Err(Failure::Told(cause.code()));
