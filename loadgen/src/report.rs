@@ -12,11 +12,11 @@ use crate::scenario;
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#6e7781;--rule:#d0d7de;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--faint:#8b949e;--rule:#30363d;--a:#58a6ff;--b:#f0883e;--c:#3fb950;--d:#bc8cff;--e:#d29922;--f:#f778ba}}
-@media print{:root{--ink:#000;--paper:#fff;--faint:#444;--rule:#bbb;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}body{max-width:none}figure,table{break-inside:avoid}details{display:none}}
+@media print{:root{--ink:#000;--paper:#fff;--faint:#444;--rule:#bbb;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}body{max-width:none}section,table{break-inside:avoid}pre{white-space:pre-wrap;overflow-wrap:anywhere}details{display:none}}
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:54rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin:2rem 0 .3rem}p{margin:.3rem 0}.bad{border-left:4px solid var(--b);padding-left:.8rem}
+h1,p,td{overflow-wrap:anywhere}h1{font-size:1.6rem}h2{font-size:1.15rem;margin:1.4rem 0 .3rem}p{margin:.3rem 0}.bad{border-left:4px solid var(--b);padding-left:.8rem}
 table{border-collapse:collapse}td,th{padding:.15rem 1rem .15rem 0;text-align:left;vertical-align:top;font-variant-numeric:tabular-nums}th{font-weight:600;white-space:nowrap}
-pre{overflow-x:auto;font-size:13px}figure{margin:0}svg{width:100%;height:auto;font-family:system-ui,sans-serif}svg rect{shape-rendering:crispEdges}
+pre{overflow-x:auto;font-size:13px}figure{margin:0}svg{display:block;width:100%;height:auto;font-family:system-ui,sans-serif}svg rect{shape-rendering:crispEdges}
 .key span{margin-right:1.2rem;white-space:nowrap}.key i{display:inline-block;width:.9rem;height:.3rem;margin-right:.35rem;vertical-align:middle}";
 
 /// Stands for a colour of the style sheet in a plot: its red is the index.
@@ -57,7 +57,7 @@ pub fn html(result: &RunResult) -> String {
     }
     body += &format!("<pre>{}</pre>", escape(&result.table()));
     let figure = |title: &str, text: &str, plot: Option<String>| match plot {
-        Some(svg) => format!("<h2>{title}</h2><p>{text}</p><figure>{svg}</figure>"),
+        Some(svg) => format!("<section><h2>{title}</h2><p>{text}</p><figure>{svg}</figure></section>"),
         None => format!("<h2>{title}</h2><p>Nothing was measured for this.</p>"),
     };
     let key = |names: &[String]| {
@@ -217,7 +217,7 @@ fn by_percentile(result: &RunResult) -> Option<String> {
             .axis_style(RULE)
             .label_style(label())
             .x_label_formatter(&percentile)
-            .y_label_formatter(&|ms| if *ms < 1.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") })
+            .y_label_formatter(&round_ms)
             .draw()?;
         chart.draw_series(LineSeries::new(points, LINES[0].1.stroke_width(2)))?;
         let deadline = result.deadline_us as f64 / 1e3;
@@ -231,6 +231,15 @@ fn by_percentile(result: &RunResult) -> Option<String> {
         }
         Ok(())
     })
+}
+
+/// A label of a logarithmic axis: its lines at 1, 2 and 5 have one, the others stand too near to each other.
+fn round_ms(ms: &f64) -> String {
+    let mantissa = ms / 10f64.powf((ms.log10() + 1e-9).floor());
+    match [1.0, 2.0, 5.0].iter().any(|round| (mantissa / round - 1.0).abs() < 1e-6) {
+        true => format!("{} ms", (ms * 1e6).round() / 1e6),
+        false => String::new(),
+    }
 }
 
 /// Lines over the run's seconds, from zero.
@@ -373,6 +382,13 @@ mod tests {
         assert!(!html(&RunResult { parts: Vec::new(), duration_asked_s: None, ..sample() }).contains("Once more"));
         let stopped = html(&RunResult { duration_s: 4.5, ..sample() });
         assert!(stopped.contains("4.5 s of 30 s that were asked for"));
+    }
+
+    #[test]
+    fn labels_of_the_logarithmic_axis_do_not_lie_on_each_other() {
+        let labels: Vec<String> =
+            [0.02, 0.03, 0.1, 1.0, 2.0, 4.0, 5.0, 70.0, 90.0, 100.0, 200_000.0].iter().map(round_ms).collect();
+        assert_eq!(labels, ["0.02 ms", "", "0.1 ms", "1 ms", "2 ms", "", "5 ms", "", "", "100 ms", "200000 ms"]);
     }
 
     #[test]
