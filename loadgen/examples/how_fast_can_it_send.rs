@@ -108,10 +108,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// What was sent against what was meant: in number, in each tenth of a second, and in dispersion.
 fn hold_against(meant: &[Instant], sent: &[std::time::Instant]) {
     assert_eq!(meant.len(), sent.len(), "as many were sent as the trace has");
-    let (Some(first), Some(sent_first)) = (meant.first(), sent.first()) else { return };
-    // One thread sends in order, so the first one's lag places the clock: no query may leave before its instant.
-    let place = |at: &std::time::Instant| *first + at.duration_since(*sent_first);
-    let sent: Vec<Instant> = sent.iter().map(place).collect();
+    let Some(origin) = sent.first() else { return };
+    // Where the run's clock began is not told: the query that was sent with the least lag says when at the latest. So no query
+    // counts before its instant, and lags are told from that one's.
+    let nanos = |at: &std::time::Instant| at.duration_since(*origin).as_nanos() as i64;
+    let late = |(meant, sent): (&Instant, &std::time::Instant)| nanos(sent) - meant.as_nanos() as i64;
+    let begin = meant.iter().zip(sent).map(late).min().unwrap_or_default();
+    let sent: Vec<Instant> = sent.iter().map(|at| Instant::from_nanos((nanos(at) - begin) as u64)).collect();
     let counts = |instants: &[Instant]| {
         let mut counts: BTreeMap<u64, i64> = BTreeMap::new();
         instants.iter().for_each(|at| *counts.entry(at.as_nanos() / 100_000_000).or_default() += 1);
@@ -124,7 +127,9 @@ fn hold_against(meant: &[Instant], sent: &[std::time::Instant]) {
         "windows         {windows} of 100 ms, {} with just the trace's count as sent, lag included",
         windows - other as u64
     );
-    for (of_trace, as_sent) in Statistics::of(meant).windows.iter().zip(Statistics::of(&sent).windows) {
+    // Windows begin with the first instant: with one at zero they are the same for both.
+    let figures = |instants: &[Instant]| Statistics::of(&[&[Instant::ZERO], instants].concat()).windows;
+    for (of_trace, as_sent) in figures(meant).iter().zip(figures(&sent)) {
         if let (Some(of_trace), Some(got)) = (of_trace.dispersion, as_sent.dispersion) {
             let change = 100.0 * (got / of_trace - 1.0);
             println!("dispersion      {of_trace:8.3} in {:?}: {got:8.3} as sent ({change:+.3} %)", as_sent.width);
