@@ -138,7 +138,7 @@ fn settings(result: &RunResult) -> String {
         ("duration", format!("{} s{asked}", result.duration_s)),
         ("deadline", format!("{} ms", result.deadline_us as f64 / 1e3)),
         ("rows a query", result.rows_per_query.to_string()),
-        ("connections", format!("{}, from {} threads", result.connections, result.threads)),
+        ("connections", format!("{} (threads: {})", result.connections, result.threads)),
         (
             "send lag",
             format!(
@@ -153,10 +153,11 @@ fn settings(result: &RunResult) -> String {
     for part in &result.parts {
         let labels = part.labels.as_ref().map_or(String::new(), |labels| format!(", labels {labels}"));
         let output = part.label_output.as_ref().map_or(String::new(), |output| format!(" compared with {output}"));
+        // One part has the load that stands above.
+        let load = if result.parts.len() > 1 { format!("{}, ", part.load()) } else { String::new() };
         let asked = format!(
-            "{}: {}, within {} ms; {} ({} rows){labels}{output}",
+            "{}: {load}within {} ms; {} ({} rows){labels}{output}",
             part.name,
-            part.load(),
             part.deadline_us as f64 / 1e3,
             part.data,
             part.rows
@@ -373,11 +374,13 @@ mod tests {
         for says in [
             "demo/images.npy (500 rows), labels demo/labels.npy compared with probs",
             "attainment&gt;=0.99",
-            "a share by weight 1 of gamma:cv=4 at 400 a second",
+            "<td>fashion: within 50 ms",
         ] {
             assert!(page.contains(says), "{says}");
         }
         assert!(page.contains(&escape(&scenario::repeating(&sample()).unwrap())));
+        let twice = RunResult { parts: vec![sample().parts.remove(0); 2], ..sample() };
+        assert!(html(&twice).contains("a share by weight 1 of gamma:cv=4 at 400 a second, within 50 ms"));
         // A result of an older version has a report too.
         assert!(!html(&RunResult { parts: Vec::new(), duration_asked_s: None, ..sample() }).contains("Once more"));
         let stopped = html(&RunResult { duration_s: 4.5, ..sample() });
