@@ -18,6 +18,11 @@ struct Server {
 
 impl Server {
     fn start(dies_after: u64) -> Server {
+        Server::start_with(dies_after, u64::MAX)
+    }
+
+    /// Still tells what it takes after it has answered `refuses_after`, and answers nothing any more.
+    fn start_with(dies_after: u64, refuses_after: u64) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (connections, asked, dead) =
@@ -30,7 +35,7 @@ impl Server {
                 }
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (asked, dead) = (Arc::clone(&asked), Arc::clone(&dead));
-                std::thread::spawn(move || serve(socket, dies_after, &asked, &dead));
+                std::thread::spawn(move || serve(socket, (dies_after, refuses_after), &asked, &dead));
             }
         });
         server
@@ -41,7 +46,7 @@ impl Server {
     }
 }
 
-fn serve(mut socket: TcpStream, dies_after: u64, asked: &AtomicU64, dead: &AtomicBool) {
+fn serve(mut socket: TcpStream, (dies_after, refuses_after): (u64, u64), asked: &AtomicU64, dead: &AtomicBool) {
     let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
     let address = socket.local_addr().unwrap();
     loop {
@@ -59,7 +64,12 @@ fn serve(mut socket: TcpStream, dies_after: u64, asked: &AtomicU64, dead: &Atomi
                     r#"{"name":"m","inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],"outputs":[{"name":"probs"}]}"#
                 }
                 "/v2/models/m/infer" => {
-                    if asked.fetch_add(1, Ordering::SeqCst) >= dies_after || dead.load(Ordering::SeqCst) {
+                    let before = asked.fetch_add(1, Ordering::SeqCst);
+                    if before >= refuses_after {
+                        write!(socket, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").unwrap();
+                        continue;
+                    }
+                    if before >= dies_after || dead.load(Ordering::SeqCst) {
                         dead.store(true, Ordering::SeqCst);
                         // The listener ends with the next connection.
                         let _ = TcpStream::connect(address);
@@ -359,6 +369,20 @@ fn a_target_that_dies_in_a_search_leaves_the_rates_until_then() {
         assert_eq!(found["trials"][0]["met"], 2, "{found}");
         assert_eq!(found["error"]["code"], "unreachable", "{found}");
     }
+}
+
+/// Its front still stands: what it takes is told, and every query is refused.
+#[test]
+fn a_target_that_answers_nothing_any_more_has_no_capacity_near_zero() {
+    let (server, files) = (Server::start_with(u64::MAX, 110), Files::new());
+    let (target, data) = (server.target(), files.path("x.jsonl"));
+    let arguments = ["load", "capacity", "--target", &target, "--data", &data, "--deadline", "5s", "-o", "json"];
+    let output =
+        run(&[&arguments[..], &["--goal", "attainment>=0.99", "--duration", "1s", "--arrivals", "constant"]].concat());
+    let found = result(&output);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((&found["complete"], &found["met_at"]), (&false.into(), &50.0.into()), "{found}");
+    assert!(found["error"]["message"].as_str().unwrap().contains("503"), "{found}");
 }
 
 #[cfg(unix)]

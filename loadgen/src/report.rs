@@ -40,7 +40,8 @@ const WIDTH: u32 = 860;
 
 /// The report of a run.
 pub fn html(result: &RunResult) -> String {
-    let title = format!("{} under {}", escape(&result.endpoint), escape(&result.arrivals));
+    let title = result.question.clone().unwrap_or_else(|| format!("{} under {}", result.endpoint, result.arrivals));
+    let title = escape(&title);
     let inks: String = INKS
         .iter()
         .map(|(name, RGBColor(r, g, b))| {

@@ -54,7 +54,7 @@ fn sample() -> RunResult {
         "correct_within_deadline": 11_020, "latency_us": {"p50": 9_000, "p90": 72_000, "p99": 85_000, "p999": 88_000, "max": 88_000},
         "stages": {"tiny": 7011, "mid": 3977, "big": 1000}, "send_lag_us": {"p50": 60, "p99": 180, "max": 300},
         "invalid_because": "queries were sent late (p99 9000 us, over 5 % of the deadline): the generator measured itself", "valid": false,
-        "question": "do steady callers of an endpoint suffer from others that come in bursts?", "connections": 8, "threads": 2,
+        "connections": 8, "threads": 2,
         "errors": [["rejected: no connection to 127.0.0.1:7400: connection refused", 20]],
         "parts": [part("steady", Some(0.5)), part("bursty", None)],
         "endpoints": {"steady": {"deadline_us": 50_000, "offered": 10, "answered": 10, "rejected": 0, "expired": 0, "failed": 0,

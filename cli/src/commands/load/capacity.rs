@@ -1,5 +1,6 @@
 //! `weir load capacity`: the highest rate that meets a goal.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use crate::failure::Failure;
 
 /// How long a run is where nobody says.
 const RUN: Duration = Duration::from_secs(5);
+
+/// Runs in a row without any answer, late ones included, that are no overload any more: its front still stands, and what works
+/// behind it is gone.
+const SILENT_MAX: usize = 2;
 
 #[derive(Args)]
 pub struct Capacity {
@@ -87,6 +92,7 @@ impl Capacity {
         };
         let stop = on_interrupt();
         let (config, connect) = (&prepared.config, &prepared.connect);
+        let silent = Cell::new(0);
         let measure = async |rate: f64, seed: u64| {
             let scenario = Scenario { rate: Some(rate), ..prepared.scenario.clone() };
             let sending = Loop::Open(scenario.flows().map_err(usage)?.0);
@@ -95,10 +101,17 @@ impl Capacity {
             let result = run(&config, Arc::clone(connect), stop.clone(), |progress| line.show(progress)).await;
             line.clear();
             let result = result.map_err(load_failure)?;
-            // A target that has gone answers nothing at any rate: that is no capacity of it.
+            // A target that has gone misses its goal at any rate: that is no capacity of it.
             let missed = !goals.iter().all(|goal| goal.is_met(&result));
             if missed && !result.interrupted {
                 still_there(connect.as_ref(), &prepared.scenario).await?;
+            }
+            silent.set(if result.answered == 0 && result.offered > 0 { silent.get() + 1 } else { 0 });
+            if silent.get() >= SILENT_MAX {
+                let why = result.errors.first().map(|(why, _)| format!(" ({why})")).unwrap_or_default();
+                return Err(Failure::No(format!(
+                    "nothing was answered at {rate:.1} a second{why}; look at the server"
+                )));
             }
             Ok(result)
         };
