@@ -207,7 +207,7 @@ impl Asked {
         let own = |part: &weir_loadgen::scenario::Part| part.arrivals.is_some() || part.rate.is_some();
         if (added.rate.is_some() || added.arrivals.is_some()) && scenario.parts.iter().all(own) {
             return Err(usage(
-                "every endpoint of the scenario has arrivals of its own: change them there, or leave --rate and --arrivals out",
+                "every endpoint of the scenario has arrivals of its own, which no other rate changes: change them there, or give endpoints weights instead",
             ));
         }
         if let Some(text) = &added.arrivals {
