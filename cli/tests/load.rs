@@ -18,6 +18,11 @@ struct Server {
 
 impl Server {
     fn start(dies_after: u64) -> Server {
+        Server::start_with(dies_after, u64::MAX)
+    }
+
+    /// Still tells what it takes after it has answered `refuses_after`, and answers nothing any more.
+    fn start_with(dies_after: u64, refuses_after: u64) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (connections, asked, dead) =
@@ -30,7 +35,7 @@ impl Server {
                 }
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (asked, dead) = (Arc::clone(&asked), Arc::clone(&dead));
-                std::thread::spawn(move || serve(socket, dies_after, &asked, &dead));
+                std::thread::spawn(move || serve(socket, (dies_after, refuses_after), &asked, &dead));
             }
         });
         server
@@ -41,7 +46,7 @@ impl Server {
     }
 }
 
-fn serve(mut socket: TcpStream, dies_after: u64, asked: &AtomicU64, dead: &AtomicBool) {
+fn serve(mut socket: TcpStream, (dies_after, refuses_after): (u64, u64), asked: &AtomicU64, dead: &AtomicBool) {
     let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
     let address = socket.local_addr().unwrap();
     loop {
@@ -59,7 +64,12 @@ fn serve(mut socket: TcpStream, dies_after: u64, asked: &AtomicU64, dead: &Atomi
                     r#"{"name":"m","inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],"outputs":[{"name":"probs"}]}"#
                 }
                 "/v2/models/m/infer" => {
-                    if asked.fetch_add(1, Ordering::SeqCst) >= dies_after || dead.load(Ordering::SeqCst) {
+                    let before = asked.fetch_add(1, Ordering::SeqCst);
+                    if before >= refuses_after {
+                        write!(socket, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").unwrap();
+                        continue;
+                    }
+                    if before >= dies_after || dead.load(Ordering::SeqCst) {
                         dead.store(true, Ordering::SeqCst);
                         // The listener ends with the next connection.
                         let _ = TcpStream::connect(address);
@@ -296,7 +306,119 @@ fn a_goal_that_is_missed_is_exit_code_1_and_a_capacity_is_searched() {
     let output = run(&capacity);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let result = result(&output);
-    assert_eq!(result["met_at"], 100.0, "{result}");
+    assert_eq!((&result["met_at"], &result["complete"]), (&100.0.into(), &true.into()), "{result}");
+}
+
+#[test]
+fn a_scenario_keeps_what_each_part_was_asked_and_a_comparison_tells_other_loads() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let ran = |name: &str, rate: u32| {
+        let text = format!(
+            "question = 'q'\nduration = '1s'\nseed = 3\ngoal = 'attainment>=0.5'\n[[endpoint]]\nname = 'm'\nas = 'steady'\n\
+            data = 'x.jsonl'\ndeadline = '5s'\narrivals = 'constant'\nrate = 20\n[[endpoint]]\nname = 'm'\nas = 'other'\n\
+            data = 'x.jsonl'\nlabels = 'y.txt'\ndeadline = '4s'\nrate = {rate}\n"
+        );
+        let (scenario, saved) = (files.write(&format!("{name}.toml"), &text), files.path(name));
+        let arguments =
+            ["load", "run", "--target", &server.target(), "--scenario", &scenario, "--save", &saved, "-o", "json"];
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        (saved, result(&output))
+    };
+    let ((a, told), (b, _)) = (ran("a", 30), ran("b", 40));
+    assert_eq!((&told["goal"], &told["duration_asked_s"]), (&"attainment>=0.5".into(), &1.0.into()));
+    let [steady, other] = &told["parts"].as_array().unwrap()[..] else { panic!("{told}") };
+    assert_eq!(
+        (&steady["name"], &steady["arrivals"], &steady["rate"]),
+        (&"steady".into(), &"constant".into(), &20.0.into())
+    );
+    assert_eq!(
+        (&steady["deadline_us"], &steady["labels"], &steady["weight"]),
+        (&5_000_000.into(), &Value::Null, &Value::Null)
+    );
+    assert_eq!((&other["arrivals"], &other["rate"], &other["rows"]), (&"poisson".into(), &30.0.into(), &10.into()));
+    assert_eq!((&other["data"], &other["labels"]), (&files.path("x.jsonl").into(), &files.path("y.txt").into()));
+    let shown = |a: &str, b: &str| String::from_utf8(run(&["load", "compare", a, b]).stdout).unwrap();
+    let different = shown(&a, &b);
+    assert!(different.contains("load of other: poisson at 30 a second and poisson at 40 a second"), "{different}");
+    assert!(different.contains("not offered the same load"), "{different}");
+    assert!(!shown(&a, &a).contains("not offered the same load"));
+}
+
+#[test]
+fn a_target_that_dies_in_a_search_leaves_the_rates_until_then() {
+    // With a long deadline no run is invalid on a busy machine, and made again.
+    let files = Files::new();
+    for json in [true, false] {
+        // Two runs of 50 queries at the first rate; it dies in one of the next.
+        let server = Server::start(180);
+        let (target, data) = (server.target(), files.path("x.jsonl"));
+        let mut arguments = vec!["load", "capacity", "--target", &target, "--data", &data, "--deadline", "60s"];
+        arguments.extend(["--goal", "attainment>=0.99", "--duration", "1s", "--arrivals", "constant"]);
+        arguments.extend(if json { ["-o", "json"] } else { ["-o", "table"] });
+        let output = run(&arguments);
+        let (told, shown) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(output.status.code(), Some(3), "{told}");
+        assert!(told.contains("nothing answers at") && told.contains("found until then"), "{told}");
+        if !json {
+            assert!(shown.contains("2 of 2") && shown.contains("at least 50.0"), "{shown}");
+            continue;
+        }
+        let found = result(&output);
+        assert_eq!((&found["complete"], &found["interrupted"]), (&false.into(), &false.into()), "{found}");
+        assert_eq!((&found["met_at"], &found["missed_at"]), (&50.0.into(), &Value::Null), "{found}");
+        assert_eq!(found["trials"][0]["met"], 2, "{found}");
+        assert_eq!(found["error"]["code"], "unreachable", "{found}");
+    }
+}
+
+/// Its front still stands: what it takes is told, and every query is refused.
+#[test]
+fn a_target_that_answers_nothing_any_more_has_no_capacity_near_zero() {
+    let (server, files) = (Server::start_with(u64::MAX, 110), Files::new());
+    let (target, data) = (server.target(), files.path("x.jsonl"));
+    let arguments = ["load", "capacity", "--target", &target, "--data", &data, "--deadline", "60s", "-o", "json"];
+    let output =
+        run(&[&arguments[..], &["--goal", "attainment>=0.99", "--duration", "1s", "--arrivals", "constant"]].concat());
+    let found = result(&output);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((&found["complete"], &found["met_at"]), (&false.into(), &50.0.into()), "{found}");
+    assert!(found["error"]["message"].as_str().unwrap().contains("503"), "{found}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_search_ends_with_the_rates_until_then() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let mut command = weir(&["load", "capacity", "--target", &server.target(), "--data", &files.path("x.jsonl")]);
+    command.args(["--goal", "attainment>=0.99", "--deadline", "60s", "--duration", "1s", "-o", "json"]);
+    let child = command.spawn().unwrap();
+    // Both runs at 50 a second, and some of the next.
+    while server.asked.load(Ordering::SeqCst) < 150 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let found = result(&output);
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((&found["interrupted"], &found["complete"]), (&true.into(), &false.into()), "{found}");
+    assert_eq!((&found["trials"][0]["rate"], &found["trials"][0]["met"]), (&50.0.into(), &2.into()), "{found}");
+}
+
+#[test]
+fn a_search_takes_the_length_of_its_runs_from_the_scenario() {
+    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let text = "question = 'q'\nduration = '1s'\ngoal = 'attainment>=0.5'\narrivals = 'constant'\n\
+        [[endpoint]]\nname = 'm'\ndata = 'x.jsonl'\ndeadline = '60s'\n";
+    let (scenario, target) = (files.write("s.toml", text), server.target());
+    let arguments = ["load", "capacity", "--scenario", &scenario, "--target", &target, "--repeats", "1"];
+    let own = files.write("own.toml", &text.replace("deadline", "rate = 5\ndeadline"));
+    let refused = run(&["load", "capacity", "--scenario", &own, "--target", &target]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("give endpoints weights instead"));
+    let output = run(&[&arguments[..], &["--rate", "20", "--rate-max", "20", "-o", "json"]].concat());
+    assert_eq!(result(&output)["met_at"], 20.0, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(server.asked.load(Ordering::SeqCst), 19, "one second, not five");
 }
 
 #[test]

@@ -3,12 +3,13 @@
 //! The intuition: seconds of one run differ among themselves; a difference between two runs that is no larger is noise. The
 //! method: a circular block bootstrap over seconds, in blocks of the cube root of their number, since a burst spans several.
 //! Where both runs had the same arrivals and seed, the same seconds are drawn from both: what the arrivals did then cancels.
+//! Where they were not offered the same load, that is said: no interval can tell the load's share from the server's.
 
 use serde::Serialize;
 use weir_core::prng::Prng;
 
 use crate::hdr;
-use crate::result::{PerSecond, RunResult};
+use crate::result::{Part, PerSecond, RunResult};
 
 /// Times that seconds are drawn anew.
 const RESAMPLES: usize = 2000;
@@ -50,6 +51,8 @@ pub struct Comparison {
     pub figures: Vec<Difference>,
     /// Settings in which the runs differ.
     pub settings: Vec<String>,
+    /// The same process of arrivals, in every part, with the same data and deadlines; drawn anew where the seeds differ.
+    pub same_load: bool,
     /// The same seconds were drawn from both.
     pub paired: bool,
 }
@@ -175,31 +178,93 @@ fn draw(seconds: usize, prng: &mut Prng) -> Vec<usize> {
     drawn
 }
 
-/// Compares b with a.
-pub fn compare(a: &RunResult, b: &RunResult) -> Comparison {
-    let mut settings = Vec::new();
-    let mut differ = |what: &str, a: String, b: String| {
-        if a != b {
-            settings.push(format!("{what}: {a} and {b}"));
+/// In what two runs differ by intention.
+struct Settings {
+    found: Vec<String>,
+    /// The same processes with the same rates, hence the same instants from the same seed.
+    same_arrivals: bool,
+    same_load: bool,
+}
+
+/// What a setting decides.
+#[derive(Clone, Copy, PartialEq)]
+enum Decides {
+    /// When queries fall due.
+    Arrivals,
+    /// What they ask.
+    Load,
+    /// Who answers.
+    Else,
+}
+
+impl Settings {
+    fn new(a: &RunResult, b: &RunResult) -> Settings {
+        let mut settings = Settings { found: Vec::new(), same_arrivals: true, same_load: true };
+        let rate = |result: &RunResult| result.rate.map_or("its own".into(), |rate| rate.to_string());
+        let seconds = |result: &RunResult| format!("{} s", result.duration_s);
+        let us = |us: u64| format!("{us} us");
+        settings.look(Decides::Else, "target", &a.target, &b.target);
+        settings.look(Decides::Else, "endpoint", &a.endpoint, &b.endpoint);
+        settings.look(Decides::Arrivals, "arrivals", &a.arrivals, &b.arrivals);
+        settings.look(Decides::Arrivals, "rate", &rate(a), &rate(b));
+        settings.look(Decides::Arrivals, "duration", &seconds(a), &seconds(b));
+        settings.look(Decides::Else, "seed", &a.seed.to_string(), &b.seed.to_string());
+        settings.look(Decides::Load, "deadline", &us(a.deadline_us), &us(b.deadline_us));
+        settings.look(Decides::Load, "rows a query", &a.rows_per_query.to_string(), &b.rows_per_query.to_string());
+        settings.parts(a, b);
+        settings.look(Decides::Else, "processor", &a.machine.cpu, &b.machine.cpu);
+        for (name, result) in [("a", a), ("b", b)] {
+            if !result.valid {
+                let because = result.invalid_because.as_deref().unwrap_or("it says so");
+                settings.found.push(format!("{name} is invalid: {because}"));
+            }
         }
-    };
-    let rate = |result: &RunResult| result.rate.map_or("its own".into(), |rate| rate.to_string());
-    differ("target", a.target.clone(), b.target.clone());
-    differ("endpoint", a.endpoint.clone(), b.endpoint.clone());
-    differ("arrivals", a.arrivals.clone(), b.arrivals.clone());
-    differ("rate", rate(a), rate(b));
-    differ("duration", format!("{} s", a.duration_s), format!("{} s", b.duration_s));
-    differ("deadline", format!("{} us", a.deadline_us), format!("{} us", b.deadline_us));
-    differ("rows a query", a.rows_per_query.to_string(), b.rows_per_query.to_string());
-    differ("processor", a.machine.cpu.clone(), b.machine.cpu.clone());
-    for (name, result) in [("a", a), ("b", b)] {
-        if !result.valid {
-            settings.push(format!("{name} is invalid: {}", result.invalid_because.as_deref().unwrap_or("it says so")));
+        settings
+    }
+
+    fn look(&mut self, decides: Decides, what: &str, a: &str, b: &str) {
+        if a != b {
+            self.found.push(format!("{what}: {a} and {b}"));
+            self.same_arrivals &= decides != Decides::Arrivals;
+            self.same_load &= decides == Decides::Else;
         }
     }
-    let same = |a: &RunResult| (a.seed, a.arrivals.clone(), a.rate.map(f64::to_bits), a.duration_s.to_bits());
+
+    /// Older results do not tell their parts.
+    fn parts(&mut self, a: &RunResult, b: &RunResult) {
+        let (many_a, many_b) = (a.parts.len(), b.parts.len());
+        if many_a == 0 || many_b == 0 {
+            return;
+        }
+        self.look(Decides::Arrivals, "the number of parts", &many_a.to_string(), &many_b.to_string());
+        let words = |text: &Option<String>| text.clone().unwrap_or("none".into());
+        for (a, b) in a.parts.iter().zip(&b.parts) {
+            let of = |what: &str| format!("{what} of {}", a.name);
+            if many_a.max(many_b) > 1 {
+                self.look(Decides::Arrivals, &of("load"), &a.load(), &b.load());
+                let us = |us: u64| format!("{us} us");
+                self.look(Decides::Load, &of("deadline"), &us(a.deadline_us), &us(b.deadline_us));
+            }
+            let rows = |part: &Part| format!("{} ({} rows)", part.data, part.rows);
+            self.look(Decides::Load, &of("data"), &rows(a), &rows(b));
+            self.look(Decides::Else, &of("labels"), &words(&a.labels), &words(&b.labels));
+        }
+    }
+}
+
+/// Compares b with a.
+pub fn compare(a: &RunResult, b: &RunResult) -> Comparison {
     let (runs, closed) = ([Run::new(a), Run::new(b)], a.arrivals.starts_with("closed:"));
-    let paired = same(a) == same(b) && !closed && runs[0].seconds.len() == runs[1].seconds.len();
+    let settings = Settings::new(a, b);
+    let counts = runs.each_ref().map(|run| run.seconds.iter().map(|second| second.counts.offered).collect::<Vec<_>>());
+    let drawn_alike = a.seed == b.seed && settings.same_arrivals && !closed;
+    let paired = drawn_alike && counts[0] == counts[1];
+    let mut same_load = settings.same_load;
+    let mut settings = settings.found;
+    if drawn_alike && !paired {
+        same_load = false;
+        settings.push("what fell due: the seed is the same and the counts of seconds are not (another trace under the same name, or a generator that stopped)".into());
+    }
     let lengths = [runs[0].seconds.len(), runs[1].seconds.len()];
     let enough = lengths.iter().all(|seconds| *seconds >= SECONDS_MIN);
     let mut prng = Prng::new(1);
@@ -231,7 +296,7 @@ pub fn compare(a: &RunResult, b: &RunResult) -> Comparison {
         };
         Difference { figure: figure.name, a, b, change, interval, verdict }
     });
-    Comparison { figures: figures.collect(), settings, paired }
+    Comparison { figures: figures.collect(), settings, same_load, paired }
 }
 
 impl Comparison {
@@ -265,6 +330,9 @@ impl Comparison {
         }
         for setting in &self.settings {
             text += &format!("the runs differ in {setting}\n");
+        }
+        if !self.same_load {
+            text += "the runs were not offered the same load: what changed may be the load's doing, not the server's\n";
         }
         if self.paired {
             text += "the runs had the same arrivals, so the same seconds are compared\n";
@@ -346,9 +414,60 @@ mod tests {
     fn a_run_compared_with_itself_differs_in_nothing_and_settings_that_differ_are_named() {
         let a = run(1, 60, 10.0);
         let same = compare(&a, &a);
-        assert!(same.paired && !same.differs() && same.settings.is_empty());
+        assert!(same.paired && same.same_load && !same.differs() && same.settings.is_empty());
         let other = RunResult { deadline_us: 20_000, valid: false, ..run(1, 60, 10.0) };
         let table = compare(&a, &other).table();
         assert!(table.contains("deadline: 50000 us and 20000 us") && table.contains("b is invalid"), "{table}");
+    }
+    /// Two parts of which nothing at the top tells how much each was asked.
+    #[test]
+    fn runs_that_were_not_offered_the_same_load_are_told_apart() {
+        let part = |name: &str, rate: f64| Part { name: name.into(), rate: Some(rate), ..sample().parts[0].clone() };
+        let with = |change: &dyn Fn(&mut RunResult)| {
+            let mut result =
+                RunResult { parts: vec![part("steady", 50.0), part("bursty", 100.0)], rate: None, ..run(1, 60, 10.0) };
+            change(&mut result);
+            result
+        };
+        let a = with(&|_| ());
+        let told = |change: &dyn Fn(&mut RunResult)| {
+            let compared = compare(&a, &with(change));
+            (compared.same_load, compared.paired, compared.table())
+        };
+        let (same, paired, table) = told(&|_| ());
+        assert!(same && paired && !table.contains("not offered"), "{table}");
+        // Whose server it is, or by what draw, does not change what it was asked.
+        let (same, paired, table) = told(&|b| b.seed = 9);
+        assert!(same && !paired && table.contains("seed: 1 and 9") && !table.contains("not offered"), "{table}");
+        let (same, paired, _) = told(&|b| b.target = "oip-http://x:1".into());
+        assert!(same && paired);
+        for (change, says) in [
+            (&(|b: &mut RunResult| b.parts[1].rate = Some(200.0)) as &dyn Fn(&mut RunResult), "load of bursty"),
+            (&|b| b.parts[0].weight = Some(3.0), "load of steady"),
+            (&|b| b.parts[0].arrivals = Some("poisson".into()), "load of steady"),
+            (&|b| drop(b.parts.pop()), "the number of parts: 2 and 1"),
+            (&|b| b.rate = Some(500.0), "rate: its own and 500"),
+            // The same trace by name, with other queries in it.
+            (&|b| b.per_second[3].offered += 1, "counts of seconds"),
+        ] {
+            let (same, paired, table) = told(change);
+            assert!(!same && !paired, "{table}");
+            assert!(table.contains(says) && table.contains("not offered the same load"), "{says}: {table}");
+        }
+        // The same instants with another question.
+        for (change, says) in [
+            (
+                &(|b: &mut RunResult| b.parts[1].deadline_us = 9) as &dyn Fn(&mut RunResult),
+                "deadline of bursty: 50000 us and 9 us",
+            ),
+            (&|b| b.parts[0].data = "other.npy".into(), "data of steady: demo/images.npy (500 rows) and other.npy"),
+            (&|b| b.rows_per_query = 8, "rows a query"),
+        ] {
+            let (same, paired, table) = told(change);
+            assert!(!same && paired, "{table}");
+            assert!(table.contains(says) && table.contains("not offered the same load"), "{says}: {table}");
+        }
+        let older = compare(&a, &with(&|b| b.parts.clear()));
+        assert!(older.same_load && older.paired, "{:?}", older.settings);
     }
 }

@@ -7,15 +7,16 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::hdr;
 use crate::result::RunResult;
+use crate::scenario;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#6e7781;--rule:#d0d7de;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--faint:#8b949e;--rule:#30363d;--a:#58a6ff;--b:#f0883e;--c:#3fb950;--d:#bc8cff;--e:#d29922;--f:#f778ba}}
-@media print{:root{--ink:#000;--paper:#fff;--faint:#444;--rule:#bbb;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}body{max-width:none}figure,table{break-inside:avoid}details{display:none}}
+@media print{:root{--ink:#000;--paper:#fff;--faint:#444;--rule:#bbb;--a:#0b69c7;--b:#c2571a;--c:#1a7f37;--d:#8250df;--e:#9a6700;--f:#bf3989}body{max-width:none}section,table{break-inside:avoid}pre{white-space:pre-wrap;overflow-wrap:anywhere}details{display:none}}
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:54rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin:2rem 0 .3rem}p{margin:.3rem 0}.bad{border-left:4px solid var(--b);padding-left:.8rem}
+h1,p,td{overflow-wrap:anywhere}h1{font-size:1.6rem}h2{font-size:1.15rem;margin:1.4rem 0 .3rem}p{margin:.3rem 0}.bad{border-left:4px solid var(--b);padding-left:.8rem}
 table{border-collapse:collapse}td,th{padding:.15rem 1rem .15rem 0;text-align:left;vertical-align:top;font-variant-numeric:tabular-nums}th{font-weight:600;white-space:nowrap}
-pre{overflow-x:auto;font-size:13px}figure{margin:0}svg{width:100%;height:auto;font-family:system-ui,sans-serif}svg rect{shape-rendering:crispEdges}
+pre{overflow-x:auto;font-size:13px}figure{margin:0}svg{display:block;width:100%;height:auto;font-family:system-ui,sans-serif}svg rect{shape-rendering:crispEdges}
 .key span{margin-right:1.2rem;white-space:nowrap}.key i{display:inline-block;width:.9rem;height:.3rem;margin-right:.35rem;vertical-align:middle}";
 
 /// Stands for a colour of the style sheet in a plot: its red is the index.
@@ -39,7 +40,8 @@ const WIDTH: u32 = 860;
 
 /// The report of a run.
 pub fn html(result: &RunResult) -> String {
-    let title = format!("{} under {}", escape(&result.endpoint), escape(&result.arrivals));
+    let title = result.question.clone().unwrap_or_else(|| format!("{} under {}", result.endpoint, result.arrivals));
+    let title = escape(&title);
     let inks: String = INKS
         .iter()
         .map(|(name, RGBColor(r, g, b))| {
@@ -56,7 +58,7 @@ pub fn html(result: &RunResult) -> String {
     }
     body += &format!("<pre>{}</pre>", escape(&result.table()));
     let figure = |title: &str, text: &str, plot: Option<String>| match plot {
-        Some(svg) => format!("<h2>{title}</h2><p>{text}</p><figure>{svg}</figure>"),
+        Some(svg) => format!("<section><h2>{title}</h2><p>{text}</p><figure>{svg}</figure></section>"),
         None => format!("<h2>{title}</h2><p>Nothing was measured for this.</p>"),
     };
     let key = |names: &[String]| {
@@ -104,6 +106,13 @@ pub fn html(result: &RunResult) -> String {
         false => "<h2>Price of computing time</h2><p>It was 0 all the time, or the target has none.</p>".into(),
     };
     body += &format!("<h2>Settings</h2><table>{}</table>", settings(result));
+    if let Some(scenario) = scenario::repeating(result) {
+        body += &format!(
+            "<h2>Once more</h2><p>Kept as a file in the folder in which this run was started, with <code>weir load run --target {} --scenario FILE</code>:</p><pre>{}</pre>",
+            escape(&result.target),
+            escape(&scenario)
+        );
+    }
     // Histograms are for programs; the page has what they show.
     let mut plain = serde_json::to_value(result).expect("a result is plain data");
     plain["histogram"].take();
@@ -119,15 +128,18 @@ pub fn html(result: &RunResult) -> String {
 fn settings(result: &RunResult) -> String {
     let machine = &result.machine;
     let rate = result.rate.map_or("-".into(), |rate| format!("{rate} a second"));
-    let rows = [
+    let asked = result.duration_asked_s.filter(|asked| *asked != result.duration_s);
+    let asked = asked.map_or(String::new(), |asked| format!(" of {asked} s that were asked for"));
+    let mut rows = vec![
         ("target", result.target.clone()),
         ("arrivals", result.arrivals.clone()),
         ("rate", rate),
+        ("goal", result.goal.clone().unwrap_or("-".into())),
         ("seed", result.seed.to_string()),
-        ("duration", format!("{} s", result.duration_s)),
+        ("duration", format!("{} s{asked}", result.duration_s)),
         ("deadline", format!("{} ms", result.deadline_us as f64 / 1e3)),
         ("rows a query", result.rows_per_query.to_string()),
-        ("connections", format!("{}, from {} threads", result.connections, result.threads)),
+        ("connections", format!("{} (threads: {})", result.connections, result.threads)),
         (
             "send lag",
             format!(
@@ -139,6 +151,20 @@ fn settings(result: &RunResult) -> String {
         ("generator on", format!("{}, {} cores, {} {}", machine.cpu, machine.cores, machine.os, machine.arch)),
         ("weir", machine.weir.clone()),
     ];
+    for part in &result.parts {
+        let labels = part.labels.as_ref().map_or(String::new(), |labels| format!(", labels {labels}"));
+        let output = part.label_output.as_ref().map_or(String::new(), |output| format!(" compared with {output}"));
+        // One part has the load that stands above.
+        let load = if result.parts.len() > 1 { format!("{}, ", part.load()) } else { String::new() };
+        let asked = format!(
+            "{}: {load}within {} ms; {} ({} rows){labels}{output}",
+            part.name,
+            part.deadline_us as f64 / 1e3,
+            part.data,
+            part.rows
+        );
+        rows.push(("asked", asked));
+    }
     rows.iter().map(|(name, value)| format!("<tr><th>{name}<td>{}", escape(value))).collect()
 }
 
@@ -193,7 +219,7 @@ fn by_percentile(result: &RunResult) -> Option<String> {
             .axis_style(RULE)
             .label_style(label())
             .x_label_formatter(&percentile)
-            .y_label_formatter(&|ms| if *ms < 1.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") })
+            .y_label_formatter(&round_ms)
             .draw()?;
         chart.draw_series(LineSeries::new(points, LINES[0].1.stroke_width(2)))?;
         let deadline = result.deadline_us as f64 / 1e3;
@@ -207,6 +233,15 @@ fn by_percentile(result: &RunResult) -> Option<String> {
         }
         Ok(())
     })
+}
+
+/// A label of a logarithmic axis: its lines at 1, 2 and 5 have one, the others stand too near to each other.
+fn round_ms(ms: &f64) -> String {
+    let mantissa = ms / 10f64.powf((ms.log10() + 1e-9).floor());
+    match [1.0, 2.0, 5.0].iter().any(|round| (mantissa / round - 1.0).abs() < 1e-6) {
+        true => format!("{} ms", (ms * 1e6).round() / 1e6),
+        false => String::new(),
+    }
 }
 
 /// Lines over the run's seconds, from zero.
@@ -289,8 +324,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::result::PerSecond;
     use crate::result::tests::sample;
+    use crate::result::{Part, PerSecond};
 
     #[test]
     fn a_report_stands_alone_and_trusts_no_name() {
@@ -310,7 +345,17 @@ mod tests {
             arrivals: evil.clone(),
             invalid_because: Some(evil.clone()),
             errors: vec![(evil.clone(), 1)],
-            stages: [(evil, 9)].into(),
+            stages: [(evil.clone(), 9)].into(),
+            goal: Some(evil.clone()),
+            parts: vec![Part {
+                name: evil.clone(),
+                endpoint: evil.clone(),
+                data: evil.clone(),
+                labels: Some(evil.clone()),
+                label_output: Some(evil.clone()),
+                arrivals: Some(evil),
+                ..Part::default()
+            }],
             per_second: vec![second; 3],
             histogram: hdr::encode(&histogram),
             ..sample()
@@ -322,6 +367,32 @@ mod tests {
         // Every colour of a plot is one of the style sheet's.
         let colours: Vec<&str> = page.split("=\"#").skip(1).map(|rest| &rest[..6]).collect();
         assert!(colours.iter().all(|colour| colour.ends_with("0203")), "{colours:?}");
+    }
+
+    #[test]
+    fn the_settings_are_enough_to_run_it_again() {
+        let page = html(&sample());
+        for says in [
+            "demo/images.npy (500 rows), labels demo/labels.npy compared with probs",
+            "attainment&gt;=0.99",
+            "<td>fashion: within 50 ms",
+        ] {
+            assert!(page.contains(says), "{says}");
+        }
+        assert!(page.contains(&escape(&scenario::repeating(&sample()).unwrap())));
+        let twice = RunResult { parts: vec![sample().parts.remove(0); 2], ..sample() };
+        assert!(html(&twice).contains("a share by weight 1 of gamma:cv=4 at 400 a second, within 50 ms"));
+        // A result of an older version has a report too.
+        assert!(!html(&RunResult { parts: Vec::new(), duration_asked_s: None, ..sample() }).contains("Once more"));
+        let stopped = html(&RunResult { duration_s: 4.5, ..sample() });
+        assert!(stopped.contains("4.5 s of 30 s that were asked for"));
+    }
+
+    #[test]
+    fn labels_of_the_logarithmic_axis_do_not_lie_on_each_other() {
+        let labels: Vec<String> =
+            [0.02, 0.03, 0.1, 1.0, 2.0, 4.0, 5.0, 70.0, 90.0, 100.0, 200_000.0].iter().map(round_ms).collect();
+        assert_eq!(labels, ["0.02 ms", "", "0.1 ms", "1 ms", "2 ms", "", "5 ms", "", "", "100 ms", "200000 ms"]);
     }
 
     #[test]

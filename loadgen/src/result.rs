@@ -54,6 +54,15 @@ pub struct RunResult {
     pub interrupted: bool,
     #[serde(default = "one")]
     pub rows_per_query: u64,
+    /// As asked for, also where the run was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_asked_s: Option<f64>,
+    /// What it had to reach, as on the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+    /// What was asked of whom: at least one, but for results of older versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
     /// Connections in all, and threads that send.
     #[serde(default)]
     pub connections: u64,
@@ -86,6 +95,42 @@ fn yes() -> bool {
 
 fn one() -> u64 {
     1
+}
+
+/// One part of what was asked: enough to ask it again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Part {
+    /// In [`RunResult::endpoints`].
+    pub name: String,
+    /// As the target calls it.
+    pub endpoint: String,
+    /// As on the command line, or joined to the folder of the scenario.
+    pub data: String,
+    /// Rows in it.
+    pub rows: u64,
+    pub labels: Option<String>,
+    pub label_output: Option<String>,
+    /// That was in force, whoever said so.
+    pub deadline_us: u64,
+    /// Its own, or what it shares with the others that have a weight; null in a closed loop.
+    pub arrivals: Option<String>,
+    /// Per second, of its own or of all that share the arrivals; null where these have one.
+    pub rate: Option<f64>,
+    /// Its share of common arrivals; null where they are its own, and in a closed loop.
+    pub weight: Option<f64>,
+}
+
+impl Part {
+    /// Its load in a few words.
+    pub fn load(&self) -> String {
+        let Some(arrivals) = &self.arrivals else { return "in turn".into() };
+        let rate = self.rate.map_or(String::new(), |rate| format!(" at {rate} a second"));
+        match self.weight {
+            Some(weight) => format!("a share by weight {weight} of {arrivals}{rate}"),
+            None => format!("{arrivals}{rate}"),
+        }
+    }
 }
 
 /// Latency percentiles in microseconds; zero where nothing was answered.
@@ -262,6 +307,20 @@ pub(crate) mod tests {
             invalid_because: None,
             interrupted: false,
             rows_per_query: 1,
+            duration_asked_s: Some(30.0),
+            goal: Some("attainment>=0.99".into()),
+            parts: vec![Part {
+                name: "fashion".into(),
+                endpoint: "fashion".into(),
+                data: "demo/images.npy".into(),
+                rows: 500,
+                labels: Some("demo/labels.npy".into()),
+                label_output: Some("probs".into()),
+                deadline_us: 50_000,
+                arrivals: Some("gamma:cv=4".into()),
+                rate: Some(400.0),
+                weight: Some(1.0),
+            }],
             connections: 8,
             threads: 1,
             question: None,
@@ -287,6 +346,6 @@ pub(crate) mod tests {
             "stages":{"tiny":7011,"mid":3977,"big":1000},"send_lag_us":{"p99":180},
             "per_second":[{"t":0,"offered":391,"answered":391,"within_deadline":390,"degraded":0,"p99_us":9000,"price":0.0}]}"#;
         let read: RunResult = serde_json::from_str(documented).unwrap();
-        assert!(read.valid && read.rows_per_query == 1);
+        assert!(read.valid && read.rows_per_query == 1 && read.parts.is_empty());
     }
 }

@@ -17,7 +17,7 @@ use weir_core::prng::Prng;
 
 use crate::hdr::encode;
 use crate::machine::Machine;
-use crate::result::RunResult;
+use crate::result::{Part, RunResult};
 use crate::schedule::{Due, Flow, Rows, Schedule, row_draws};
 use crate::tally::{Ended, Tally};
 use crate::target::{Ask, Connect, Reply, Stream, Target, TargetError};
@@ -42,6 +42,10 @@ pub struct RunConfig {
     pub rate: Option<f64>,
     /// Likewise.
     pub question: Option<String>,
+    /// Likewise, as on the command line.
+    pub goal: Option<String>,
+    /// Likewise, one for each stream.
+    pub parts: Vec<Part>,
     /// How queries are sent.
     pub sending: Loop,
     /// What is asked.
@@ -635,6 +639,9 @@ fn result(
         rows_per_query: config.rows_per_query as u64,
         connections: config.connections as u64,
         threads: config.threads.max(1) as u64,
+        duration_asked_s: Some(config.duration.as_secs_f64()),
+        goal: config.goal.clone(),
+        parts: config.parts.clone(),
         question: config.question.clone(),
         errors: tally.errors(),
         endpoints,

@@ -12,7 +12,9 @@ use weir_client::weirfile::{Position, parse_duration};
 use weir_core::workload::{Arrivals, Rate};
 
 use crate::goal::Goal;
+use crate::result::{self, RunResult};
 use crate::schedule::Flow;
+use crate::target::Stream;
 use crate::trace::{self, TraceError};
 
 /// A load.
@@ -202,6 +204,31 @@ impl Scenario {
         Ok((flows, lengths.and_then(|lengths| lengths.into_iter().max())))
     }
 
+    /// Its goals as text, as on the command line; nothing without.
+    pub fn goal_text(&self) -> Option<String> {
+        let texts: Vec<&str> = self.goals.iter().map(Goal::to_text).collect();
+        (!texts.is_empty()).then(|| texts.join(","))
+    }
+
+    /// What a result keeps of a part: `stream` is what became of it.
+    pub fn record(&self, part: &Part, stream: &Stream) -> result::Part {
+        let shares = part.arrivals.is_none() && part.rate.is_none();
+        let (arrivals, rate) = if shares { (&self.arrivals, self.rate) } else { (&part.arrivals, part.rate) };
+        let open = self.closed.is_none();
+        result::Part {
+            name: part.name.clone(),
+            endpoint: part.endpoint.clone(),
+            data: part.data.display().to_string(),
+            rows: stream.data.rows() as u64,
+            labels: part.labels.as_ref().map(|labels| labels.display().to_string()),
+            label_output: stream.label_output.clone(),
+            deadline_us: stream.deadline.as_micros() as u64,
+            arrivals: open.then(|| arrivals.as_ref().unwrap_or(&Arrivals::Poisson).to_text()),
+            rate: rate.filter(|_| open),
+            weight: (shares && open).then_some(part.weight),
+        }
+    }
+
     /// The arrivals as text, for the record.
     pub fn arrivals_text(&self) -> String {
         if let Some(callers) = self.closed {
@@ -215,6 +242,49 @@ impl Scenario {
         }
         texts.join(" + ")
     }
+}
+
+/// The scenario file that asks what a result was asked, from the folder in which the run was started. Nothing for a result
+/// that lacks its parts.
+pub fn repeating(result: &RunResult) -> Option<String> {
+    let seconds = |seconds: f64| quoted(&format!("{seconds}s"));
+    let first_share = result.parts.iter().find(|part| part.weight.is_some());
+    let mut text = String::new();
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            text += &format!("{name} = {value}\n");
+        }
+    };
+    line("question", Some(quoted(result.question.as_deref().unwrap_or("does it come out as before?"))));
+    line("duration", Some(seconds(result.duration_asked_s.unwrap_or(result.duration_s))));
+    line("seed", Some(result.seed.to_string()));
+    line("rows", Some(result.rows_per_query.to_string()));
+    line("connections", Some(result.connections.to_string()));
+    line("threads", Some(result.threads.to_string()));
+    line("goal", result.goal.as_deref().map(quoted));
+    line("closed", result.arrivals.strip_prefix("closed:").map(str::to_owned));
+    line("arrivals", first_share.and_then(|part| part.arrivals.as_deref()).map(quoted));
+    line("rate", first_share.and_then(|part| part.rate).map(|rate| rate.to_string()));
+    for part in &result.parts {
+        line("\n[[endpoint]]\nname", Some(quoted(&part.endpoint)));
+        line("as", Some(&part.name).filter(|name| **name != part.endpoint).map(|name| quoted(name)));
+        line("data", Some(quoted(&part.data)));
+        line("labels", part.labels.as_deref().map(quoted));
+        line("label-output", part.label_output.as_deref().map(quoted));
+        line("deadline", Some(quoted(&format!("{}us", part.deadline_us))));
+        match part.weight {
+            Some(weight) => line("weight", Some(weight.to_string())),
+            None => {
+                line("arrivals", part.arrivals.as_deref().map(quoted));
+                line("rate", part.rate.map(|rate| rate.to_string()));
+            }
+        }
+    }
+    (!result.parts.is_empty()).then_some(text)
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
 }
 
 fn flow(arrivals: Option<&Arrivals>, rate: Option<f64>, choices: Vec<(usize, f64)>) -> Result<Flow, BadScenario> {
@@ -281,6 +351,54 @@ mod tests {
         assert!(none.contains("cannot read the scenario nowhere.toml"), "{none}");
         let no_rate = parse(&TEXT.replace("rate = 400\n", "")).unwrap().flows().err().unwrap().to_string();
         assert!(no_rate.contains("need a rate"), "{no_rate}");
+    }
+
+    fn recorded(scenario: &Scenario) -> RunResult {
+        let stream = |part: &Part| Stream {
+            name: part.name.clone(),
+            endpoint: part.endpoint.clone(),
+            data: std::sync::Arc::new(crate::data::Data::of(weir_core::tensor::Tensor::f32(&[3, 1], &[0.0; 3]))),
+            labels: None,
+            label_output: part.label_output.clone(),
+            deadline: part.deadline.unwrap_or(Duration::from_micros(50_500)),
+        };
+        RunResult {
+            arrivals: scenario.arrivals_text(),
+            rate: scenario.rate.filter(|_| scenario.closed.is_none()),
+            duration_asked_s: scenario.duration.map(|duration| duration.as_secs_f64()),
+            seed: scenario.seed.unwrap(),
+            rows_per_query: scenario.rows.unwrap_or(1) as u64,
+            goal: scenario.goal_text(),
+            question: scenario.question.clone(),
+            parts: scenario.parts.iter().map(|part| scenario.record(part, &stream(part))).collect(),
+            ..result::tests::sample()
+        }
+    }
+
+    /// Its own proof: the file that a result makes asks for the same result again.
+    #[test]
+    fn a_result_tells_the_scenario_that_repeats_it() {
+        let awkward =
+            TEXT.replace("'b'", "'b\"\\'").replace("weight = 3.0", "weight = 0.3").replace("'30s'", "'1.25s'");
+        let closed = TEXT.replace("seed = 7", "seed = 7\nclosed = 3\nrows = 4");
+        let trace = TEXT.replace("spike:base=200,peak=1200,at=5s,for=2s", "trace:t.csv,scale=2,from=3s");
+        for text in [TEXT, &awkward, &closed, &trace] {
+            let scenario = parse(text).unwrap();
+            let recorded_once = recorded(&scenario);
+            let written = repeating(&recorded_once).unwrap();
+            let again = Scenario::parse(Path::new("s.toml"), &written).unwrap_or_else(|bad| panic!("{bad}\n{written}"));
+            let recorded_again = recorded(&again);
+            assert_eq!(recorded_again.parts, recorded_once.parts, "{written}");
+            assert_eq!(serde_json::to_value(&recorded_again).unwrap(), serde_json::to_value(&recorded_once).unwrap());
+        }
+        let parts = recorded(&parse(TEXT).unwrap()).parts;
+        assert_eq!((parts[0].weight, parts[0].rate, parts[0].deadline_us), (Some(3.0), Some(400.0), 50_500));
+        assert_eq!((parts[1].arrivals.as_deref(), parts[1].deadline_us), (Some("gamma:cv=4"), 20_000));
+        assert_eq!(
+            (parts[2].arrivals.as_deref(), parts[2].weight),
+            (Some("spike:base=200,peak=1200,at=5s,for=2s"), None)
+        );
+        assert_eq!(repeating(&RunResult { parts: Vec::new(), ..result::tests::sample() }), None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub fn read(path: &Path) -> Result<Trace, TraceError> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::time::Duration;
 
     use weir_core::prng::Prng;
@@ -100,5 +100,58 @@ mod tests {
         let dispersion = |instants: &[Instant]| Statistics::of(instants).windows[0].dispersion.unwrap();
         let (got, want) = (dispersion(&sent), dispersion(&trace.instants()));
         assert!((got / want - 1.0).abs() < 0.01 && want > 5.0, "{got} should be {want}");
+    }
+
+    /// Times of a kept trace in tenths of a millisecond, read by hand.
+    fn by_hand(path: &Path, digits: usize) -> Vec<u64> {
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+        let number = |line: &str| {
+            let (whole, fraction) = line.split(',').next().unwrap().split_once('.').unwrap();
+            assert_eq!(fraction.len(), digits);
+            format!("{whole}{fraction}").parse().unwrap()
+        };
+        text.lines().skip(1).map(number).collect()
+    }
+
+    /// Real ones (`benches/traces/README.md`): counts in each window, and dispersion, against what is taken from the text without
+    /// any of the code that replays. The dispersions were computed by another program.
+    #[test]
+    fn a_replay_of_real_traces_has_their_counts_and_their_dispersion() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/traces");
+        for (name, requests, digits, dispersions) in [
+            (
+                "azure_conversation_15min.csv.gz",
+                6541,
+                4,
+                [(100, 1.0447314489866926), (1_000, 1.1295357665435977), (10_000, 1.5110911484120697)],
+            ),
+            (
+                "servegen_clients_5min.csv.gz",
+                6873,
+                3,
+                [(100, 3.891190079129624), (1_000, 5.252693459359835), (10_000, 8.901183425793896)],
+            ),
+        ] {
+            let path = folder.join(name);
+            let process = Arrivals::parse("trace:t.csv").unwrap().process(None, Some(&read(&path).unwrap())).unwrap();
+            let flows = [Flow { process, choices: vec![(0, 1.0)] }];
+            let sent: Vec<Instant> = Schedule::new(&flows, &[10], 1, 7, Duration::from_secs(1000))
+                .map(|due| Instant::ZERO + due.at)
+                .collect();
+            let times = by_hand(&path, digits);
+            assert_eq!((sent.len(), times.len()), (requests, requests));
+            let tenth = 10u64.pow(digits as u32 - 1);
+            let windows = |of: &dyn Fn(u64) -> usize| (0..=times[requests - 1] / tenth).map(of).collect::<Vec<_>>();
+            let wanted = windows(&|window| times.iter().filter(|t| **t / tenth == window).count());
+            let got = windows(&|window| sent.iter().filter(|at| at.as_nanos() / 100_000_000 == window).count());
+            assert!(wanted == got, "{name}");
+            let statistics = Statistics::of(&sent);
+            for (width, dispersion) in dispersions {
+                let window = statistics.windows.iter().find(|window| window.width.as_millis() == width).unwrap();
+                let change = window.dispersion.unwrap() / dispersion - 1.0;
+                assert!(change.abs() < 0.01, "{name}: dispersion in {width} ms is {change} off");
+            }
+        }
     }
 }

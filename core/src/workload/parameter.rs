@@ -21,6 +21,8 @@ pub(super) enum Allowed {
     Whole(u32, u32),
     /// A time of at least the first and at most the second.
     Time(Duration, Duration),
+    /// Any text that is not empty.
+    Name,
 }
 
 impl fmt::Display for Allowed {
@@ -33,6 +35,7 @@ impl fmt::Display for Allowed {
             Allowed::Time(low, high) => {
                 write!(f, "a time from {} to {}, such as 300ms or 2s", time_text(low), time_text(high))
             }
+            Allowed::Name => f.write_str("a name without a comma"),
         }
     }
 }
@@ -57,7 +60,7 @@ impl Parameter {
             Allowed::Between(low, high) => value >= low && value <= high,
             Allowed::Below(low, high) => value >= low && value < high,
             Allowed::Whole(low, high) => value >= f64::from(low) && value <= f64::from(high) && value.fract() == 0.0,
-            Allowed::Time(..) => false,
+            Allowed::Time(..) | Allowed::Name => false,
         };
         if good { Ok(()) } else { Err(self.bad(&value.to_string())) }
     }
@@ -67,6 +70,10 @@ impl Parameter {
             Allowed::Time(low, high) if value >= low && value <= high => Ok(()),
             _ => Err(self.bad(&time_text(value))),
         }
+    }
+
+    pub(super) fn check_name(&self, value: &str) -> Result<(), BadArrivals> {
+        if value.is_empty() || value.contains(',') { Err(self.bad(value)) } else { Ok(()) }
     }
 
     fn bad(&self, text: &str) -> BadArrivals {
@@ -114,6 +121,11 @@ impl<'a> Values<'a> {
     /// Likewise, of a time.
     pub(super) fn time(&self, parameter: &Parameter) -> Result<Option<Duration>, BadArrivals> {
         self.find(parameter, parse_time)
+    }
+
+    /// Likewise, of a text.
+    pub(super) fn name(&self, parameter: &Parameter) -> Result<Option<String>, BadArrivals> {
+        self.find(parameter, |text| Some(text.to_owned()))
     }
 
     /// A number that has to be there.

@@ -28,6 +28,8 @@ pub enum BadProcess {
     NeedsTrace { file: String },
     #[error("the trace has no request from {from:?} on for {length:?}; its last one comes at {end:?}")]
     NothingInCut { from: Duration, length: Duration, end: Duration },
+    #[error("the trace has no model {model:?}; it has {models}")]
+    NoSuchModel { model: String, models: String },
     #[error("the cut of the trace has all its requests at one instant, hence no rate; give it a scale instead")]
     NoRateOfItsOwn,
     #[error("scaled to that rate, {parameter} of {process} would be too high")]

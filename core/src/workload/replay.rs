@@ -5,10 +5,12 @@
 //!
 //! The contract, in this order:
 //!
-//! 1. `from` and `length` cut: requests with from ≤ t < from + length stay and are counted from `from`. Both are times of
+//! 1. `model` takes the requests of one model of the trace, at their times in the whole of it: several replays, one for each model,
+//!    are the trace again.
+//! 2. `from` and `length` cut: requests with from ≤ t < from + length stay and are counted from `from`. Both are times of
 //!    the trace. Without a length the cut goes on to the last request, inclusively.
-//! 2. `speed` divides times.
-//! 3. `scale` below 1 keeps each request with that probability. Above 1 each comes `scale` times, where the fraction is the
+//! 3. `speed` divides times.
+//! 4. `scale` below 1 keeps each request with that probability. Above 1 each comes `scale` times, where the fraction is the
 //!    probability of one more: first itself, at its own instant, then its copies at random between it and the next request
 //!    (or the end of the cut). So the course of the rate is kept at every width of window down to the gaps of the trace;
 //!    index of dispersion in long windows grows in proportion, as it does when every caller asks `scale` times.
@@ -42,9 +44,13 @@ pub struct Replay {
     pub from: Duration,
     /// How much of the trace it takes; to the end without.
     pub length: Option<Duration>,
+    /// The only model of the trace that is replayed; all without.
+    pub model: Option<String>,
 }
 
 const SCALE_MAX: f64 = 1000.0;
+/// Models that are named to somebody who asked for another.
+const MODELS_TOLD: usize = 20;
 const fn parameter(name: &'static str, allowed: Allowed) -> Parameter {
     Parameter { process: "trace", name, allowed }
 }
@@ -52,22 +58,24 @@ const SCALE: Parameter = parameter("scale", Allowed::Above(0.0, SCALE_MAX));
 const SPEED: Parameter = parameter("speed", Allowed::Between(0.001, 1e6));
 const FROM: Parameter = parameter("from", Allowed::Time(Duration::ZERO, TIME_MAX));
 const LENGTH: Parameter = parameter("length", Allowed::Time(Duration::from_nanos(1), TIME_MAX));
+const MODEL: Parameter = parameter("model", Allowed::Name);
 
 impl Replay {
     /// All of the trace in this file, as it is.
     pub fn new(file: impl Into<String>) -> Replay {
-        Replay { file: file.into(), scale: 1.0, speed: 1.0, from: Duration::ZERO, length: None }
+        Replay { file: file.into(), scale: 1.0, speed: 1.0, from: Duration::ZERO, length: None, model: None }
     }
 
     pub(super) fn read(text: &str) -> Result<Replay, BadArrivals> {
         let (file, rest) = text.split_once(',').unwrap_or((text, ""));
-        let values = Values::read("trace", rest, &[SCALE, SPEED, FROM, LENGTH])?;
+        let values = Values::read("trace", rest, &[SCALE, SPEED, FROM, LENGTH, MODEL])?;
         Ok(Replay {
             file: file.to_owned(),
             scale: values.number(&SCALE)?.unwrap_or(1.0),
             speed: values.number(&SPEED)?.unwrap_or(1.0),
             from: values.time(&FROM)?.unwrap_or_default(),
             length: values.time(&LENGTH)?,
+            model: values.name(&MODEL)?,
         })
     }
 
@@ -78,7 +86,8 @@ impl Replay {
         SCALE.check(self.scale)?;
         SPEED.check(self.speed)?;
         FROM.check_time(self.from)?;
-        self.length.map_or(Ok(()), |length| LENGTH.check_time(length))
+        self.length.map_or(Ok(()), |length| LENGTH.check_time(length))?;
+        self.model.as_ref().map_or(Ok(()), |model| MODEL.check_name(model))
     }
 }
 
@@ -94,7 +103,8 @@ impl fmt::Display for Replay {
         if self.from != Duration::ZERO {
             write!(f, ",from={}", time_text(self.from))?;
         }
-        self.length.map_or(Ok(()), |length| write!(f, ",length={}", time_text(length)))
+        self.length.map_or(Ok(()), |length| write!(f, ",length={}", time_text(length)))?;
+        self.model.as_ref().map_or(Ok(()), |model| write!(f, ",model={model}"))
     }
 }
 
@@ -114,14 +124,22 @@ impl Cut {
             let length = replay.length.unwrap_or_else(|| last.since(from));
             BadProcess::NothingInCut { from: replay.from, length, end: trace.length() }
         };
+        let known = |model: &String| trace.models().iter().position(|known| known == model);
+        let wanted = match &replay.model {
+            None => None,
+            Some(model) => Some(known(model).ok_or_else(|| BadProcess::NoSuchModel {
+                model: model.clone(),
+                models: trace.models().iter().take(MODELS_TOLD).cloned().collect::<Vec<_>>().join(", "),
+            })?),
+        };
         let inside = |at: Instant| at >= from && replay.length.is_none_or(|length| at < from + length);
         let faster = |at: Instant| match replay.speed {
             1.0 => at,
             speed => Instant::from_nanos((at.as_nanos() as f64 / speed) as u64),
         };
         let moved = |at: Instant| faster(Instant::ZERO + at.since(from));
-        let instants: Arc<[Instant]> =
-            trace.requests().iter().map(|request| request.at).filter(|at| inside(*at)).map(moved).collect();
+        let requests = trace.requests().iter().filter(|request| wanted.is_none_or(|wanted| request.model == wanted));
+        let instants: Arc<[Instant]> = requests.map(|request| request.at).filter(|at| inside(*at)).map(moved).collect();
         if instants.is_empty() {
             return Err(nothing());
         }

@@ -33,6 +33,8 @@ fn config(sending: Loop, duration: Duration) -> RunConfig {
         arrivals: "constant".into(),
         rate: Some(400.0),
         question: None,
+        goal: None,
+        parts: Vec::new(),
         sending,
         streams: Arc::new([stream("e", true)]),
         duration,
@@ -109,6 +111,40 @@ fn an_open_loop_charges_a_stall_to_everybody_who_waited_and_a_closed_one_hides_i
     near(closed.latency_us.max, 1002e3);
     assert!(closed.latency_us.p99 < 10_000, "it sees nothing: {:?}", closed.latency_us);
     assert!(closed.attainment > 0.999, "{}", closed.attainment);
+}
+
+/// Notes when it was asked.
+#[derive(Default)]
+struct Noting(std::cell::OnceCell<Instant>, RefCell<Vec<Duration>>);
+
+impl Target for Noting {
+    fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Reply> {
+        self.1.borrow_mut().push(self.0.get_or_init(Instant::now).elapsed());
+        at_once(ask, Duration::ZERO)
+    }
+}
+
+/// Through pacing and sending: each request of a real trace in its order, at its instant, or at the next millisecond that virtual time
+/// knows.
+#[test]
+fn a_real_trace_is_sent_as_it_came() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/traces");
+    let trace = crate::trace::read(&folder.join("azure_conversation_15min.csv.gz")).unwrap();
+    let process = Arrivals::parse("trace:t.csv").unwrap().process(None, Some(&trace)).unwrap();
+    let sending = Loop::Open(vec![Flow { process, choices: vec![(0, 1.0)] }]);
+    let target = Rc::new(Noting::default());
+    let result =
+        virtually(&config(sending, trace.length() + Duration::from_millis(1)), Rc::clone(&target) as Rc<dyn Target>);
+    let meant: Vec<Duration> = trace.instants().iter().map(|at| at.since(weir_core::units::Instant::ZERO)).collect();
+    let sent = target.1.borrow();
+    assert_eq!((sent.len(), result.offered), (meant.len(), meant.len() as u64));
+    for (sent, meant) in sent.iter().zip(&meant) {
+        assert!(sent >= meant && *sent <= *meant + Duration::from_millis(1), "{sent:?} should be {meant:?}");
+    }
+    let in_second = |t: u64| meant.iter().filter(|at| at.as_secs() == t).count() as u64;
+    assert!(
+        result.per_second.len() == 900 && result.per_second.iter().all(|second| second.offered == in_second(second.t))
+    );
 }
 
 #[test]

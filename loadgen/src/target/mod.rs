@@ -95,6 +95,13 @@ pub struct Stream {
     pub deadline: Duration,
 }
 
+impl Stream {
+    /// The output that an answer must have; none where there is nothing to compare.
+    pub fn compared(&self) -> Option<&str> {
+        self.label_output.as_deref().filter(|_| self.labels.is_some())
+    }
+}
+
 /// What an endpoint takes and gives.
 #[derive(Clone, Debug)]
 pub struct Described {

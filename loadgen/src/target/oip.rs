@@ -69,7 +69,7 @@ pub fn answered(
     outputs: &[(String, Tensor)],
     stage: &str,
 ) -> Result<Reply, String> {
-    let wanted = streams[stream].label_output.as_deref().filter(|_| streams[stream].labels.is_some());
+    let wanted = streams[stream].compared();
     let mut labels = vec![None; rows];
     if let Some(wanted) = wanted {
         let (_, output) =

@@ -126,7 +126,7 @@ impl Target for Server {
             });
             request.raw_input_contents.push(data);
         }
-        if let Some(name) = stream.label_output.clone().filter(|_| stream.labels.is_some()) {
+        if let Some(name) = stream.compared().map(str::to_owned) {
             request.outputs.push(InferRequestedOutputTensor { name, ..InferRequestedOutputTensor::default() });
         }
         let timeout = ParameterChoice::Int64Param(ask.deadline.as_micros() as i64);
@@ -137,7 +137,7 @@ impl Target for Server {
                 Err(_) => Reply::none(Outcome::Unknown, "no answer in time; it may have run"),
                 Ok(Err(status)) => refused(&authority, &status),
                 Ok(Ok(response)) => {
-                    let read = read_response(response.into_inner());
+                    let read = read_response(response.into_inner(), streams[ask.stream].compared());
                     let reply = read.and_then(|(outputs, stage)| {
                         oip::answered(&streams, ask.stream, ask.rows.len(), &outputs, &stage)
                     });
@@ -176,8 +176,11 @@ fn refused(authority: &str, status: &Status) -> Reply {
     Reply::none(outcome, message(status))
 }
 
-/// Outputs, and the stage that answered, where it is told.
-fn read_response(response: ModelInferResponse) -> Result<(Vec<(String, Tensor)>, String), String> {
+/// Outputs, and the stage that answered, where it is told. Where an output is `wanted`, the others need not be understood.
+fn read_response(
+    response: ModelInferResponse,
+    wanted: Option<&str>,
+) -> Result<(Vec<(String, Tensor)>, String), String> {
     let raw = !response.raw_output_contents.is_empty();
     if raw && response.raw_output_contents.len() != response.outputs.len() {
         return Err(format!(
@@ -190,10 +193,14 @@ fn read_response(response: ModelInferResponse) -> Result<(Vec<(String, Tensor)>,
     let mut outputs = Vec::new();
     for output in response.outputs {
         let name = output.name;
+        let content = contents.next();
+        if wanted.is_some_and(|wanted| wanted != name) {
+            continue;
+        }
         let dtype = oip::dtype(&output.datatype).ok_or_else(|| format!("its output {name} has no known datatype"))?;
         let shape: Result<Vec<u64>, _> = output.shape.iter().map(|dim| u64::try_from(*dim)).collect();
         let shape = shape.map_err(|_| format!("its output {name} has a dimension below 0"))?;
-        let data = match (contents.next(), output.contents) {
+        let data = match (content, output.contents) {
             (Some(data), _) => data,
             (None, Some(typed)) => bytes_of(&typed, dtype),
             (None, None) => Vec::new(),

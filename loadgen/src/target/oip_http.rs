@@ -104,8 +104,12 @@ fn error_text(status: StatusCode, body: &[u8]) -> String {
     let told: Value = serde_json::from_slice(body).unwrap_or_default();
     let told = told["error"].as_str().or(told["detail"].as_str()).map(str::to_owned);
     let told = told.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-    let short: String = told.chars().take(200).collect();
-    format!("{} {short}", status.as_u16()).trim_end().to_owned()
+    // Of a page or a traceback the ends: one says what it is, the other what went wrong.
+    let mut lines = told.lines().map(str::trim).filter(|line| !line.is_empty());
+    let short = |line: &str| line.chars().take(200).collect::<String>();
+    let (first, last) = (lines.next().map_or(String::new(), short), lines.next_back().map(short));
+    let last = last.map_or(String::new(), |last| format!(" … {last}"));
+    format!("{} {first}{last}", status.as_u16()).trim_end().to_owned()
 }
 
 type Link = SendRequest<Full<Bytes>>;
@@ -221,7 +225,7 @@ impl Target for Server {
     fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Reply> {
         let stream = &self.streams[ask.stream];
         let inputs = stream.data.take(&ask.rows);
-        let wanted = stream.label_output.as_deref().filter(|_| stream.labels.is_some());
+        let wanted = stream.compared();
         let body = write_request(&inputs, wanted, ask.deadline, self.binary);
         let path = format!("{}/infer", model_path(&stream.endpoint));
         let (pool, streams) = (Rc::clone(&self.pool), Arc::clone(&self.streams));
@@ -244,7 +248,7 @@ impl Target for Server {
                 Ok(Err(Broken::Unknown(why))) => Reply::none(Outcome::Unknown, format!("{why}; it may have run")),
                 Ok(Err(long @ Broken::TooLong)) => oip::not_understood(&long.to_string()),
                 Ok(Ok((StatusCode::OK, headers, body))) => {
-                    let read = read_response(&headers, &body);
+                    let read = read_response(&headers, &body, streams[ask.stream].compared());
                     let reply = read.and_then(|(outputs, stage)| {
                         oip::answered(&streams, ask.stream, ask.rows.len(), &outputs, &stage)
                     });
@@ -340,7 +344,9 @@ fn elements(tensor: &Tensor) -> Result<Vec<Value>, String> {
 /// Outputs that labels could be compared with, and the stage that answered, where it is told.
 type Read = (Vec<(String, Tensor)>, String);
 
-fn read_response(headers: &HeaderMap, body: &[u8]) -> Result<Read, String> {
+/// Where an output is `wanted`, the others need not be understood: some servers send them all, and half floats have no form in JSON
+/// that all agree on.
+fn read_response(headers: &HeaderMap, body: &[u8], wanted: Option<&str>) -> Result<Read, String> {
     let (json, mut tail) = match headers.get(HEADER_LENGTH) {
         None => (body, &[][..]),
         Some(length) => {
@@ -353,19 +359,29 @@ fn read_response(headers: &HeaderMap, body: &[u8]) -> Result<Read, String> {
     let mut outputs = Vec::new();
     for output in told["outputs"].as_array().ok_or("it has no outputs")? {
         let name = output["name"].as_str().ok_or("an output has no name")?;
-        let datatype = output["datatype"].as_str().and_then(oip::dtype);
-        let dtype = datatype.ok_or_else(|| format!("its output {name} has no known datatype"))?;
-        let shape: Option<Vec<u64>> =
-            output["shape"].as_array().and_then(|dims| dims.iter().map(Value::as_u64).collect());
-        let shape = shape.ok_or_else(|| format!("its output {name} has no shape"))?;
-        let data = match output["parameters"]["binary_data_size"].as_u64() {
+        let raw = match output["parameters"]["binary_data_size"].as_u64() {
             Some(size) => {
                 let short = || format!("its output {name} is longer than its body");
                 let (data, rest) =
                     usize::try_from(size).ok().and_then(|n| tail.split_at_checked(n)).ok_or_else(short)?;
                 tail = rest;
-                data.to_vec()
+                Some(data)
             }
+            None => None,
+        };
+        if wanted.is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        let datatype = output["datatype"].as_str().and_then(oip::dtype);
+        let dtype = datatype.ok_or_else(|| format!("its output {name} has no known datatype"))?;
+        if wanted.is_none() && raw.is_none() && matches!(dtype, DType::F16 | DType::Bf16) {
+            continue;
+        }
+        let shape: Option<Vec<u64>> =
+            output["shape"].as_array().and_then(|dims| dims.iter().map(Value::as_u64).collect());
+        let shape = shape.ok_or_else(|| format!("its output {name} has no shape"))?;
+        let data = match raw {
+            Some(data) => data.to_vec(),
             None => {
                 let mut data = Vec::new();
                 flatten(&output["data"], dtype, &mut data)

@@ -139,6 +139,8 @@ impl Asked {
             arrivals: scenario.arrivals_text(),
             rate: scenario.rate.filter(|_| scenario.closed.is_none()),
             question: scenario.question.clone(),
+            goal: scenario.goal_text(),
+            parts: scenario.parts.iter().zip(&streams).map(|(part, stream)| scenario.record(part, stream)).collect(),
             sending,
             streams: streams.into(),
             duration: scenario.duration.or(ends).unwrap_or(added.default_duration),
@@ -211,7 +213,7 @@ impl Asked {
         let own = |part: &weir_loadgen::scenario::Part| part.arrivals.is_some() || part.rate.is_some();
         if (added.rate.is_some() || added.arrivals.is_some()) && scenario.parts.iter().all(own) {
             return Err(usage(
-                "every endpoint of the scenario has arrivals of its own: change them there, or leave --rate and --arrivals out",
+                "every endpoint of the scenario has arrivals of its own, which no other rate changes: change them there, or give endpoints weights instead",
             ));
         }
         if let Some(text) = &added.arrivals {
@@ -245,7 +247,7 @@ pub fn labels(path: &Path, data: &Data) -> Result<Vec<i64>, Failure> {
     Ok(labels)
 }
 
-fn target_failure(error: TargetError) -> Failure {
+pub fn target_failure(error: TargetError) -> Failure {
     match error {
         TargetError::Unreachable(text) => Failure::Unreachable(text),
         TargetError::NotFound(text) => Failure::NotFound(text),

@@ -1,4 +1,5 @@
 mod processes;
 mod statistics;
 mod text;
+mod theory;
 mod trace;

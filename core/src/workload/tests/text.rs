@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::workload::*;
 
-const SPELLINGS: [&str; 14] = [
+const SPELLINGS: [&str; 15] = [
     "constant",
     "poisson",
     "gamma:cv=4",
@@ -19,6 +19,7 @@ const SPELLINGS: [&str; 14] = [
     "trace:azure.csv",
     "trace:../a folder/x=y:z.csv.gz,scale=0.5",
     "trace:t.csv,scale=2,speed=10,from=60s,length=30.5s",
+    "trace:t.csv,model=a b=c",
 ];
 
 #[test]
@@ -135,8 +136,9 @@ fn mistakes_name_the_parameter_and_what_is_allowed() {
         ("trace:f,speed=0", &["speed of trace", "from 0.001 to 1000000"]),
         ("trace:f,speed=-1", &["speed of trace"]),
         ("trace:f,from=-1s", &["from of trace cannot be \"-1s\""]),
+        ("trace:f,model=", &["model of trace cannot be \"\"; give a name"]),
         ("trace:f,length=0s", &["length of trace", "from 1ns"]),
-        ("trace:f,loop=yes", &["trace has no parameter \"loop\"", "scale, speed, from, length"]),
+        ("trace:f,loop=yes", &["trace has no parameter \"loop\"", "scale, speed, from, length, model"]),
     ] {
         let said = Arrivals::parse(text).err().map(|bad| bad.to_string()).unwrap_or_default();
         assert_eq!(said.is_empty(), parts.is_empty(), "{text}: {said}");

@@ -131,6 +131,27 @@ fn a_cut_begins_at_zero_and_ends_before_its_end() {
     assert!(replay(",from=3.1s", None, &trace).is_err());
 }
 
+/// One part of a mix for each model: together they are the trace, each at its own times.
+#[test]
+fn a_replay_of_each_model_is_the_trace_again() {
+    let trace = bursty();
+    let parts = ["a", "b"].map(|model| instants(&format!(",model={model}"), &trace, 1));
+    for (index, part) in parts.iter().enumerate() {
+        let of_model = trace.requests().iter().filter(|request| request.model == index).map(|request| request.at);
+        assert!(part.len() > 10_000 && of_model.eq(part.iter().copied()));
+    }
+    let mut all = parts.concat();
+    all.sort_unstable();
+    assert_eq!(all, trace.instants());
+    // A part is as long as the whole, wherever its own last request is, and cuts are times of the whole.
+    let small = Trace::parse("t_seconds,model\n0,a\n1,b\n4,a").unwrap();
+    let one = replay(",model=b", None, &small).unwrap();
+    assert_eq!((one.length(), one.rate().unwrap().as_per_second()), (Some(Duration::from_secs(4)), 0.25));
+    assert_eq!(instants(",model=a,from=500ms", &small, 1), [seconds(3.5)]);
+    let other = replay(",model=c", None, &small).unwrap_err().to_string();
+    assert_eq!(other, "the trace has no model \"c\"; it has a, b");
+}
+
 /// Kept with probability s, counts have dispersion 1 + s (IDC − 1): thinning keeps a share of what is above Poisson.
 #[test]
 fn a_smaller_scale_thins() {

@@ -85,6 +85,15 @@ fn answer(binary: bool, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             outputs(one)
         }
         "nested/infer" => outputs(&one.replace("[0.1,0.2,0.7]", "[[0.1,0.2,0.7]]")),
+        // As MLServer sends half floats, and a traceback.
+        "half/infer" => outputs(&format!(
+            r#"{{"name":"h","datatype":"FP16","shape":[1,1],"data":[0.5]}},{one},{{"name":"z","datatype":"?"}}"#
+        )),
+        "only-half/infer" => outputs(r#"{"name":"h","datatype":"FP16","shape":[1,1],"data":[0.5]}"#),
+        "traceback/infer" => status(
+            "500 Internal Server Error",
+            "Traceback (most recent call last):\n  File \"a.py\"\n\nValueError: it broke\n",
+        ),
         "full/infer" => status("429 Too Many Requests", "{}"),
         "drain/infer" => status("503 Service Unavailable", ""),
         "late/infer" => status("504 Gateway Timeout", ""),
@@ -221,6 +230,38 @@ fn hostile_answers_are_outcomes_not_crashes() {
             assert_eq!(reply.outcome.word(), word, "{model}: {}", reply.message);
             assert!(!reply.message.is_empty());
         }
+    });
+}
+
+/// Servers send outputs that nobody asked for.
+#[test]
+fn only_the_output_that_is_compared_has_to_be_understood() {
+    block_on(async {
+        let target = serve(false).await;
+        let half = ask_once(&target, stream("half"), Asked::default()).await;
+        assert_eq!(
+            (half.outcome, half.rows.first().and_then(|row| row.label)),
+            (Outcome::Answered, Some(2)),
+            "{}",
+            half.message
+        );
+        let unlabelled = Stream { labels: None, ..stream("only-half") };
+        assert_eq!(ask_once(&target, unlabelled, Asked::default()).await.outcome, Outcome::Answered);
+        let compared = Stream { label_output: Some("h".into()), ..stream("only-half") };
+        let reply = ask_once(&target, compared, Asked::default()).await;
+        assert!(
+            reply.outcome == Outcome::Failed && reply.message.contains("its output h holds no f16"),
+            "{}",
+            reply.message
+        );
+    });
+}
+
+#[test]
+fn an_error_is_one_line() {
+    block_on(async {
+        let reply = ask_once(&serve(false).await, stream("traceback"), Asked::default()).await;
+        assert_eq!(reply.message, "500 Traceback (most recent call last): … ValueError: it broke");
     });
 }
 
