@@ -41,6 +41,9 @@ pub struct RunResult {
     pub correct_within_deadline: Option<u64>,
     /// Over answered queries, late ones included, from the intended instant.
     pub latency_us: Latency,
+    /// How long rejected queries waited for the word, in microseconds; absent where none was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_after_us: Option<Latency>,
     /// Answered rows by the stage that answered.
     pub stages: BTreeMap<String, u64>,
     pub send_lag_us: SendLag,
@@ -227,6 +230,9 @@ impl RunResult {
                 self.rejected, self.expired, self.failed, self.unknown
             ),
         );
+        if let Some(after) = &self.rejected_after_us {
+            line("rejected after", format!("p50 {}, p99 {}, max {}", ms(after.p50), ms(after.p99), ms(after.max)));
+        }
         line(
             "latency",
             format!(
@@ -301,6 +307,7 @@ pub(crate) mod tests {
             accuracy: Some(0.921),
             correct_within_deadline: Some(11_020),
             latency_us: Latency { p50: 1800, p90: 6100, p99: 21_000, p999: 52_000, max: 61_200 },
+            rejected_after_us: Some(Latency { p50: 300, p90: 400, p99: 900, p999: 1000, max: 1100 }),
             stages: [("tiny".into(), 7011), ("mid".into(), 3977), ("big".into(), 1000)].into(),
             send_lag_us: SendLag { p50: 60, p99: 180, max: 300 },
             valid: true,

@@ -631,6 +631,7 @@ fn result(
         accuracy: tally.accuracy().filter(|_| labelled),
         correct_within_deadline: labelled.then(|| tally.correct_within()),
         latency_us: tally.all.percentiles(),
+        rejected_after_us: tally.rejected_after(),
         stages: tally.stages(),
         send_lag_us: send_lag,
         valid: invalid_because.is_none(),

@@ -114,6 +114,8 @@ pub struct Tally {
     errors: BTreeMap<String, u64>,
     /// Latencies since the last look.
     recent: Histogram<u64>,
+    /// Nanoseconds until a query heard that it was rejected, and the longest.
+    rejected: (Histogram<u64>, Duration),
 }
 
 fn bump(words: &mut BTreeMap<String, u64>, word: &str) {
@@ -144,6 +146,7 @@ impl Tally {
             stages: BTreeMap::new(),
             errors: BTreeMap::new(),
             recent: histogram(),
+            rejected: (histogram(), Duration::ZERO),
         }
     }
 
@@ -171,6 +174,10 @@ impl Tally {
         second.counts.offered += 1;
         second.counts.price = second.counts.price.max(ended.reply.price);
         if !answered {
+            if matches!(ended.reply.outcome, Outcome::Rejected(_)) {
+                record(&mut self.rejected.0, ended.latency);
+                self.rejected.1 = self.rejected.1.max(ended.latency);
+            }
             bump(&mut self.errors, &format!("{}: {}", ended.reply.outcome.word(), ended.reply.message));
             return;
         }
@@ -205,6 +212,19 @@ impl Tally {
         let p99 = micros_at(&self.recent, 0.99, Duration::from_secs(3600));
         self.recent.reset();
         p99
+    }
+
+    /// How long rejected queries waited for the word; nothing where none was rejected.
+    pub fn rejected_after(&self) -> Option<Latency> {
+        let (waits, longest) = &self.rejected;
+        let at = |q| micros_at(waits, q, *longest);
+        (!waits.is_empty()).then(|| Latency {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: at(1.0),
+        })
     }
 
     /// How late queries were sent.
@@ -328,6 +348,18 @@ mod tests {
         };
         tally.add(&late, &stream);
         assert_eq!(tally.all.offered(), 30_001);
+        assert!(tally.rejected_after().is_none());
+        let refused = |latency| Ended {
+            intended: Duration::from_secs(1),
+            lag: None,
+            latency,
+            stream: 0,
+            rows: vec![0],
+            reply: Reply::none(Outcome::Rejected(weir_core::outcome::Rejection::TooLate), ""),
+        };
+        (1..=100).for_each(|ms| tally.add(&refused(Duration::from_millis(ms)), &stream));
+        let after = tally.rejected_after().unwrap();
+        assert!((after.p50.abs_diff(50_000) < 500, after.max == 100_000) == (true, true), "{after:?}");
         assert_eq!(tally.send_lag().p99, 0);
         let seconds = tally.per_second(Duration::from_secs(3000));
         assert_eq!((seconds.len(), seconds[0].offered, seconds[0].p99_us), (3000, 11, 9_000));

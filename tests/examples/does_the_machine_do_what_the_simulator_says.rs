@@ -68,13 +68,14 @@ fn line(name: &str, result: &Value) {
     let ms = |key: &str| result["latency_us"][key].as_f64().unwrap_or(f64::NAN) / 1e3;
     let count = |key: &str| result[key].as_u64().unwrap_or_default();
     println!(
-        "{name:32} {:7} offered {:6.2} % in time  goodput {:7.1}/s  p50 {:6.2}  p99 {:6.2} ms  rejected {:5}  expired {:4}  degraded {:4}{}",
+        "{name:32} {:7} offered {:6.2} % in time  goodput {:7.1}/s  p50 {:6.2}  p99 {:6.2} ms  rejected {:5} (after p99 {:.1} ms)  expired {:4}  degraded {:4}{}",
         count("offered"),
         100.0 * of("attainment"),
         of("goodput_per_s"),
         ms("p50"),
         ms("p99"),
         count("rejected"),
+        result["rejected_after_us"]["p99"].as_f64().unwrap_or_default() / 1e3,
         count("expired"),
         count("degraded"),
         if result["valid"] == true { "" } else { "  (invalid: the generator was late)" }

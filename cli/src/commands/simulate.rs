@@ -134,6 +134,8 @@ impl Simulate {
             arrivals: scenario.arrivals_text(),
             rate: scenario.rate,
             question: scenario.question.clone(),
+            goal: scenario.goal_text(),
+            parts: scenario.parts.iter().zip(&streams).map(|(part, stream)| scenario.record(part, stream)).collect(),
             sending: Loop::Open(flows.clone()),
             streams: streams.into(),
             duration: duration.unwrap_or(added.default_duration),
