@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p weir-tests --example what_does_a_call_cost` (after `cargo build --release -p weir-cli`).
 //! Each server is a process of its own; the client is this one. Processor time is that of the server's process.
-//! With `steady SECONDS` one caller asks a node in a closed loop for so long, to count its system calls (`strace -c -f -p`) or to
-//! take its profile (`perf record -p`); with `calls ROUNDS` there are so many rounds, and no flood.
+//! With `steady SECONDS` one caller asks a node and the bare echo by turns in a closed loop for so long, to count their system
+//! calls (`strace -c -f -p`) or to take a profile (`perf record -p`); with `calls ROUNDS` there are so many rounds, and no flood.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -258,17 +258,19 @@ async fn measure(steady: bool, calls_only: bool, number: Option<u64>) {
     let Role::Predictor(weir) = entered.role() else { panic!("a predictor") };
     let echo = bare(&capnp_server.address).await;
     if steady {
-        println!("the node is process {node}");
+        println!("the node is process {node}, the echo {}", capnp_server.child.id());
         let started = Instant::now();
         while started.elapsed().as_secs() < number.unwrap_or(10) {
+            rpc("capnp-rpc", &echo, capnp_server.child.id(), 1, 5_000).await;
             rpc("weir", weir, node, 1, 5_000).await;
         }
         return;
     }
     let mut ratios: [Vec<f64>; 2] = Default::default();
-    for round in 1..=number.unwrap_or(3) {
+    // Short ones, so that what else runs on the machine falls on neighbours alike.
+    for round in 1..=number.unwrap_or(15) {
         println!("round {round}");
-        for (ratios, (depth, calls)) in ratios.iter_mut().zip([(1, 5_000), (64, 32_000)]) {
+        for (ratios, (depth, calls)) in ratios.iter_mut().zip([(1, 1_000), (64, 6_400)]) {
             tcp(&tcp_server, depth, calls);
             let (bare, _) = rpc("capnp-rpc", &echo, capnp_server.child.id(), depth, calls).await;
             let (whole, _) = rpc("weir", weir, node, depth, calls).await;
@@ -288,6 +290,18 @@ async fn measure(steady: bool, calls_only: bool, number: Option<u64>) {
     println!("one client sends 400,000 calls and never waits; another, a process of its own, asks as before");
     let token_file = cluster.path("c1/admin.token");
     let alone = ask_beside("weir alone", &cluster.nodes[0].address, &token_file, node).await;
+    // The same work on the same processors, for another server: what is slower beside this is slower for want of processors.
+    let mut elsewhere = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let echo = echo.clone();
+        elsewhere.spawn_local(async move {
+            loop {
+                ask(&echo).send().promise.await.expect("it answers");
+            }
+        });
+    }
+    let control = ask_beside("control", &cluster.nodes[0].address, &token_file, node).await;
+    elsewhere.shutdown().await;
     let before = resident(node);
     let flooding =
         enter(&host, &cluster.nodes[0].address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
@@ -304,7 +318,7 @@ async fn measure(steady: bool, calls_only: bool, number: Option<u64>) {
     let beside = ask_beside("weir beside", &cluster.nodes[0].address, &token_file, node).await;
     highest = highest.max(resident(node));
     println!(
-        "the node grew by {} KiB; p99 of the other went from {alone} to {beside} us",
+        "the node grew by {} KiB; p99 of the other went from {alone} to {beside} us, and to {control} us beside calls to the echo",
         highest.saturating_sub(before),
     );
     drop(unanswered);
