@@ -202,7 +202,8 @@ impl Home {
         let mut passed = self.deadlines.passed(call.deadline);
         let (replies, mut ended) = mpsc::unbounded_channel();
         let mut waiting: Vec<Waiting<'_>> = Vec::new();
-        let mut remote = tokio::task::JoinSet::new();
+        // Most calls go nowhere else.
+        let mut remote: Option<tokio::task::JoinSet<()>> = None;
         let steps: Vec<(usize, Step)> = rows.iter_mut().enumerate().map(|(i, row)| (i, row.journey.start())).collect();
         self.perform(call, &mut rows, steps, &replies, &mut waiting, &mut remote, started);
         while rows.iter().any(|row| row.end.is_none()) {
@@ -266,7 +267,7 @@ impl Home {
         steps: Vec<(usize, Step)>,
         replies: &mpsc::UnboundedSender<(usize, HomeReply)>,
         waiting: &mut Vec<Waiting<'a>>,
-        remote: &mut tokio::task::JoinSet<()>,
+        remote: &mut Option<tokio::task::JoinSet<()>>,
         started: Instant,
     ) {
         let now = self.shared.host.clock.now();
@@ -316,7 +317,8 @@ impl Home {
                             waiting.push(self.submit(device, model, inputs, call, sink));
                         }
                         Target::Remote(node) => {
-                            drop(remote.spawn_local(self.forward(&table, node, model.clone(), inputs, call, sink)))
+                            let forwarded = self.forward(&table, node, model.clone(), inputs, call, sink);
+                            drop(remote.get_or_insert_default().spawn_local(forwarded));
                         }
                     }
                 }
