@@ -34,6 +34,9 @@ use tokio::sync::Notify;
 use crate::limits::Limits;
 use crate::net::Stream;
 
+/// Calls given up on one connection before it is worn out: at some 100 bytes each, a megabyte.
+const GIVEN_UP_MAX: usize = 10_000;
+
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
@@ -81,8 +84,10 @@ struct Inner {
     /// Of the outbox and of what is being written.
     outbox_bytes: Cell<usize>,
     outbox_wake: Notify,
-    /// Calls made from this side whose finish was not sent yet.
-    asked: Cell<usize>,
+    /// Questions of this side that have no return yet and were not given up.
+    asked: RefCell<BTreeSet<u32>>,
+    /// Questions that this side gave up before they had a return.
+    given_up: Cell<usize>,
     /// Calls of the peer taken up since others had their turn.
     taken: Cell<usize>,
     shut: Cell<bool>,
@@ -149,6 +154,12 @@ impl Connection {
         (gate.in_flight(), gate.bytes)
     }
 
+    /// Whether so many calls were given up on it that another connection should take its place, and none is waited for.
+    /// capnp-rpc answers no call that was cancelled, and the caller's side keeps a place for each until the connection ends.
+    pub fn is_worn_out(&self) -> bool {
+        self.0.given_up.get() >= GIVEN_UP_MAX && self.0.asked.borrow().is_empty()
+    }
+
     /// The limits that it works under.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
@@ -185,7 +196,7 @@ impl Inner {
     fn writes_alone(&self) -> bool {
         let outbox = self.outbox.borrow();
         let (calls, returns) = (outbox.iter().filter(|o| o.calls).count(), outbox.iter().any(|o| o.returns.is_some()));
-        (calls > 0 || returns) && self.asked.get() + self.gate.borrow().calls.len() <= calls
+        (calls > 0 || returns) && self.asked.borrow().len() + self.gate.borrow().calls.len() <= calls
     }
 
     /// Whether others should have their turn before the call that was just taken up is served. One that is alone on its
@@ -286,7 +297,8 @@ pub fn connect(stream: Stream, side: Side, limits: Limits) -> (Box<dyn capnp_rpc
         outbox: RefCell::default(),
         outbox_bytes: Cell::new(0),
         outbox_wake: Notify::new(),
-        asked: Cell::new(0),
+        asked: RefCell::default(),
+        given_up: Cell::new(0),
         taken: Cell::new(0),
         shut: Cell::new(false),
         written_all: Notify::new(),
@@ -399,11 +411,17 @@ impl capnp_rpc::OutgoingMessage for OutgoingMessage {
         let (mut returns, mut calls) = (None, false);
         match message.get_root_as_reader::<message::Reader<'_>>().and_then(|m| m.which().map_err(Into::into)) {
             Ok(message::Return(Ok(r))) => returns = inner.returned(r.get_answer_id(), r.get_no_finish_needed()),
-            Ok(message::Call(_) | message::Bootstrap(_)) => {
-                inner.asked.set(inner.asked.get() + 1);
+            Ok(message::Call(Ok(call))) => {
                 calls = true;
+                inner.asked.borrow_mut().insert(call.get_question_id());
             }
-            Ok(message::Finish(_)) => inner.asked.set(inner.asked.get().saturating_sub(1)),
+            Ok(message::Bootstrap(Ok(bootstrap))) => {
+                calls = true;
+                inner.asked.borrow_mut().insert(bootstrap.get_question_id());
+            }
+            Ok(message::Finish(Ok(finish))) if inner.asked.borrow_mut().remove(&finish.get_question_id()) => {
+                inner.given_up.set(inner.given_up.get() + 1);
+            }
             _ => {}
         }
         let message = Rc::new(message);
@@ -528,7 +546,8 @@ async fn receive(
             }
         }
         Ok(message::Finish(finish)) => inner.finished(finish?.get_question_id()),
-        Ok(message::Return(_) | message::Release(_) | message::Abort(_) | message::Unimplemented(_)) => {}
+        Ok(message::Return(returned)) => drop(inner.asked.borrow_mut().remove(&returned?.get_answer_id())),
+        Ok(message::Release(_) | message::Abort(_) | message::Unimplemented(_)) => {}
         // No peer of weir hands over an object before it is there, so none has to be resolved.
         Ok(message::Resolve(_) | message::Disembargo(_)) => return not_spoken("an object that is to come"),
         Ok(_) | Err(_) => return not_spoken("a message of a kind that is not of two parties"),

@@ -260,25 +260,53 @@ fn calls_that_ended_any_way_are_not_taken_for_going_on() {
         let mut system = RpcSystem::new(network, None);
         let client: login::Client = system.bootstrap(Side::Server);
         tokio::task::spawn_local(system);
-        let going_on = |asked: usize| assert_eq!((here.0.asked.get(), server.0.asked.get()), (asked, 0));
+        let going_on = |asked: usize| {
+            assert_eq!((here.0.asked.borrow().len(), server.0.asked.borrow().len()), (asked, 0));
+        };
         // Answered, failed, and dropped by the caller before it was answered: a call after each has nothing to wait for.
         calls.instantly.set(true);
         client.login_request().send().promise.await.unwrap();
         settle().await;
-        let bootstrap = here.0.asked.get();
-        going_on(bootstrap);
+        going_on(0);
         calls.fail.set(true);
         assert!(client.login_request().send().promise.await.is_err());
         settle().await;
-        going_on(bootstrap);
+        going_on(0);
         (calls.fail.set(false), calls.instantly.set(false));
         let dropped = client.login_request().send().promise;
         let running = client.login_request().send().promise;
         settle().await;
-        going_on(bootstrap + 2);
+        going_on(2);
         drop((dropped, running));
         settle().await;
-        going_on(bootstrap);
+        going_on(0);
+        assert_eq!(here.0.given_up.get(), 2, "those that ended before were not given up");
+    });
+}
+
+#[test]
+fn a_connection_on_which_many_calls_were_given_up_is_worn_out_once_none_is_waited_for() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        let (here, there) = duplex(1 << 20);
+        serve(there, &calls, Limits::default());
+        let (reader, writer) = split(here);
+        let (network, here) = connect(stream(reader, writer), Side::Client, Limits::default());
+        let mut system = RpcSystem::new(network, None);
+        let client: login::Client = system.bootstrap(Side::Server);
+        tokio::task::spawn_local(system);
+        let running = client.login_request().send().promise;
+        settle().await;
+        here.0.given_up.set(GIVEN_UP_MAX - 1);
+        let one_more = client.login_request().send().promise;
+        settle().await;
+        drop(one_more);
+        settle().await;
+        assert!(!here.is_worn_out(), "a call is waited for");
+        calls.release.notify_waiters();
+        running.await.unwrap();
+        settle().await;
+        assert!(here.is_worn_out());
     });
 }
 
