@@ -272,7 +272,8 @@ fn calls_that_ended_any_way_are_not_taken_for_going_on() {
         assert!(client.login_request().send().promise.await.is_err());
         settle().await;
         going_on(0);
-        (calls.fail.set(false), calls.instantly.set(false));
+        calls.fail.set(false);
+        calls.instantly.set(false);
         let dropped = client.login_request().send().promise;
         let running = client.login_request().send().promise;
         settle().await;
