@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use weir_core::ids::NodeName;
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
+use weir_host::lines::{Line, Lines};
 use weir_host::login::Token;
 use weir_schema::control_capnp::directory;
 use weir_schema::predict_capnp::{Purpose, predictor};
@@ -180,52 +181,29 @@ impl Link {
     }
 }
 
-/// How a dial ended; `None` while it goes on.
-type Dialled = Option<Result<Link, DialError>>;
+impl Line for Link {
+    fn is_spent(&self) -> bool {
+        self.entered.is_spent()
+    }
+}
 
 /// This thread's connections.
 #[derive(Default)]
-pub struct Links(RefCell<BTreeMap<NodeName, watch::Receiver<Dialled>>>);
+pub struct Links(Lines<Link>);
 
 impl Links {
-    /// The connection to a node; dials where there is none. All who wait share one dial, and it goes on without them: a
-    /// caller with less time than a dial takes would never find one done.
+    /// The connection to a node; dials where there is none.
     pub async fn get(&self, host: &Host, token: &Token, node: &NodeName, address: &str) -> Result<Link, DialError> {
-        let mut dialled = self.dialled(host, token, node, address);
-        let ended = dialled.wait_for(Option::is_some).await;
-        ended.ok().and_then(|ended| ended.clone()).unwrap_or_else(|| {
-            Err(DialError::Connect { address: address.to_owned(), cause: "nobody dials any more".into() })
-        })
+        let dial = || {
+            let (host, token, address) = (host.clone(), token.clone(), address.to_owned());
+            async move { dial(&host, &token, &address).await }
+        };
+        self.0.get(node, address, dial).await
     }
 
-    fn dialled(&self, host: &Host, token: &Token, node: &NodeName, address: &str) -> watch::Receiver<Dialled> {
-        let mut links = self.0.borrow_mut();
-        if let Some(known) = links.get(node)
-            && match &*known.borrow() {
-                Some(Ok(link)) => !link.is_closed(),
-                Some(Err(_)) => false,
-                None => known.has_changed().is_ok(),
-            }
-        {
-            return known.clone();
-        }
-        let (tell, dialled) = watch::channel(None);
-        let (host, token, address) = (host.clone(), token.clone(), address.to_owned());
-        tokio::task::spawn_local(async move {
-            let ended = dial(&host, &token, &address).await;
-            // Nobody may be left to use it; then it is closed.
-            let _ = tell.send(Some(ended));
-        });
-        links.insert(node.clone(), dialled.clone());
-        dialled
-    }
-
-    /// Lets go of the connection to a node that does not answer: it may be dead without a word. A dial that goes on does.
+    /// Lets go of the connection to a node that does not answer.
     pub fn forget(&self, node: &NodeName) {
-        let mut links = self.0.borrow_mut();
-        if links.get(node).is_some_and(|known| known.borrow().is_some()) {
-            links.remove(node);
-        }
+        self.0.forget(node);
     }
 }
 

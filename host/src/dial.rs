@@ -118,6 +118,11 @@ impl Entered {
         *self.0.closed.borrow() || self.0.connection.0.ended().is_some()
     }
 
+    /// Whether another connection should take its place: it has ended, or too many calls were given up on it.
+    pub fn is_spent(&self) -> bool {
+        self.is_closed() || self.0.connection.0.is_worn_out()
+    }
+
     /// Resolves when the connection has ended.
     pub async fn closed(&self) {
         // An error means that the driver is gone, and the connection with it.

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod dial;
 pub mod disk;
 pub mod limits;
+pub mod lines;
 pub mod listen;
 pub mod login;
 pub mod net;

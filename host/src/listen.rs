@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use capnp_rpc::RpcSystem;
@@ -90,8 +91,25 @@ impl Drop for Counted {
     }
 }
 
-/// Accepts connections for ever and hands them round robin to `places`. `authority` is called once on each place, and what
-/// it makes once for each connection there. A connection over a limit is closed without a word.
+/// A connection at a place; leaves its count when dropped.
+struct Here(Arc<AtomicUsize>);
+
+impl Here {
+    fn count(at: &Arc<AtomicUsize>) -> Here {
+        at.fetch_add(1, Ordering::Relaxed);
+        Here(Arc::clone(at))
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts connections for ever and hands each to the place that has the fewest: what one of them floods is the thread of few
+/// others. `authority` is called once on each place, and what it makes once for each connection there. A connection over a limit
+/// is closed without a word.
 pub async fn accept<A>(
     listener: Box<dyn Listener>,
     limits: Limits,
@@ -106,17 +124,22 @@ pub async fn accept<A>(
         let (limits, authority) = (limits.clone(), authority.clone());
         place.run(move || async move {
             let authority = authority();
-            while let Some((incoming, counted)) = handed.recv().await {
-                tokio::task::spawn_local(one(incoming, limits.clone(), authority.clone(), counted));
+            while let Some((incoming, counted, here)) = handed.recv().await {
+                let serving = one(incoming, limits.clone(), authority.clone(), counted);
+                tokio::task::spawn_local(async move {
+                    let _here: Here = here;
+                    serving.await;
+                });
             }
         });
-        hand
+        (hand, Arc::new(AtomicUsize::new(0)))
     };
     let serving: Vec<_> = places.iter().map(serve_at).collect();
-    let mut turns = serving.iter().cycle();
     accept_each(listener, limits, |incoming, counted| {
+        let fewest = serving.iter().min_by_key(|(_, connections)| connections.load(Ordering::Relaxed));
+        let (hand, connections) = fewest.expect("a place to serve at");
         // It fails only where the place was stopped, and the process ends.
-        let _ = turns.next().expect("a place to serve at").send((incoming, counted));
+        let _ = hand.send((incoming, counted, Here::count(connections)));
     })
     .await;
 }

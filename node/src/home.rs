@@ -26,6 +26,7 @@ use weir_schema::predict_capnp::{answer, predict_request, predict_response};
 use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
 use crate::counters::Counters;
+use crate::deadlines::Deadlines;
 use crate::stages::Peers;
 use crate::table::{Table, candidates};
 
@@ -36,6 +37,7 @@ const ROWS_MAX: usize = 65_536;
 pub struct Home {
     pub shared: Arc<Shared>,
     pub peers: Peers,
+    deadlines: Deadlines,
     prng: RefCell<Prng>,
 }
 
@@ -90,7 +92,8 @@ impl Home {
     /// The part of a new RPC thread.
     pub fn new(shared: Arc<Shared>) -> Rc<Home> {
         let prng = RefCell::new(Prng::new(shared.host.random.u64()));
-        Rc::new(Home { peers: Peers::new(shared.host.clone(), shared.token.clone()), shared, prng })
+        let deadlines = Deadlines::new(Arc::clone(&shared.host.clock));
+        Rc::new(Home { peers: Peers::new(shared.host.clone(), shared.token.clone()), deadlines, shared, prng })
     }
 
     /// Serves one call: `allowed` says which endpoints the caller may query.
@@ -196,18 +199,21 @@ impl Home {
                 total: Duration::ZERO,
             })
             .collect();
+        let mut passed = self.deadlines.passed(call.deadline);
         let (replies, mut ended) = mpsc::unbounded_channel();
         let mut waiting: Vec<Waiting<'_>> = Vec::new();
-        let mut remote = tokio::task::JoinSet::new();
+        // Most calls go nowhere else.
+        let mut remote: Option<tokio::task::JoinSet<()>> = None;
         let steps: Vec<(usize, Step)> = rows.iter_mut().enumerate().map(|(i, row)| (i, row.journey.start())).collect();
         self.perform(call, &mut rows, steps, &replies, &mut waiting, &mut remote, started);
         while rows.iter().any(|row| row.end.is_none()) {
-            let left = call.deadline.left(self.shared.host.clock.now());
             let mut batch = Vec::new();
-            let steps: Vec<(usize, Step)> = if tokio::time::timeout(left, ended.recv_many(&mut batch, rows.len()))
-                .await
-                .is_ok()
-            {
+            let in_time = tokio::select! {
+                biased;
+                _ = ended.recv_many(&mut batch, rows.len()) => true,
+                () = &mut passed => false,
+            };
+            let steps: Vec<(usize, Step)> = if in_time {
                 batch
                     .into_iter()
                     .filter_map(|(slot, reply)| self.on_reply(call, &mut rows, slot, reply).map(|step| (slot, step)))
@@ -261,7 +267,7 @@ impl Home {
         steps: Vec<(usize, Step)>,
         replies: &mpsc::UnboundedSender<(usize, HomeReply)>,
         waiting: &mut Vec<Waiting<'a>>,
-        remote: &mut tokio::task::JoinSet<()>,
+        remote: &mut Option<tokio::task::JoinSet<()>>,
         started: Instant,
     ) {
         let now = self.shared.host.clock.now();
@@ -311,7 +317,8 @@ impl Home {
                             waiting.push(self.submit(device, model, inputs, call, sink));
                         }
                         Target::Remote(node) => {
-                            drop(remote.spawn_local(self.forward(&table, node, model.clone(), inputs, call, sink)))
+                            let forwarded = self.forward(&table, node, model.clone(), inputs, call, sink);
+                            drop(remote.get_or_insert_default().spawn_local(forwarded));
                         }
                     }
                 }

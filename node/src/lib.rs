@@ -5,6 +5,7 @@
 mod actors;
 mod artifacts;
 mod counters;
+mod deadlines;
 mod door;
 mod home;
 mod link;

@@ -1,19 +1,19 @@
 //! Stage calls between nodes: both sides.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use weir_core::ids::{Epoch, ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::tensor::{Row, Tensor};
 use weir_core::units::Deadline;
 use weir_host::Host;
-use weir_host::dial::{Entered, Role, enter};
+use weir_host::dial::{DialError, Entered, Role, enter};
 use weir_host::limits::Limits;
+use weir_host::lines::{Line, Lines};
 use weir_host::login::Token;
 use weir_schema::convert::predict::{
     class_from_wire, class_to_wire, outcome_from_wire, outcome_to_wire, span_from_us, span_to_us,
@@ -31,23 +31,26 @@ pub struct Peers(Rc<Inner>);
 struct Inner {
     host: Host,
     token: Token,
-    links: RefCell<BTreeMap<NodeName, Rc<Link>>>,
+    lines: Lines<ToNode>,
 }
 
 /// The way to one node.
-#[derive(Default)]
-struct Link {
-    entered: RefCell<Option<Entered>>,
-    dialling: Cell<bool>,
-    /// A dial ended; why it failed, if it did.
-    dialled: Notify,
-    failed: RefCell<String>,
+#[derive(Clone)]
+struct ToNode {
+    entered: Entered,
+    stages: stages::Client,
+}
+
+impl Line for ToNode {
+    fn is_spent(&self) -> bool {
+        self.entered.is_spent()
+    }
 }
 
 impl Peers {
     /// No connections yet.
     pub fn new(host: Host, token: Token) -> Peers {
-        Peers(Rc::new(Inner { host, token, links: RefCell::default() }))
+        Peers(Rc::new(Inner { host, token, lines: Lines::default() }))
     }
 
     /// Runs rows on another node: one reply for each, or an error where the connection broke.
@@ -63,12 +66,12 @@ impl Peers {
         deadline: Deadline,
         class: Class,
     ) -> Result<Vec<StageReply>, ()> {
-        let client =
-            self.connect(node, address).await.map_err(|error| tracing::debug!(%node, error, "cannot reach a node"))?;
+        let line =
+            self.connect(node, address).await.map_err(|error| tracing::debug!(%node, %error, "cannot reach a node"))?;
         let mut replies = Vec::with_capacity(rows.len());
         // Rows that do not stack go by themselves.
         for group in groups(rows) {
-            let mut call = client.run_request();
+            let mut call = line.stages.run_request();
             let now = shared.host.clock.now();
             let mut b = call.get().init_request();
             b.set_model(model.to_string());
@@ -95,43 +98,19 @@ impl Peers {
         Ok(replies)
     }
 
-    async fn connect(&self, node: &NodeName, address: &str) -> Result<stages::Client, String> {
-        let link = Rc::clone(self.0.links.borrow_mut().entry(node.clone()).or_default());
-        if let Some(stages) = link.stages()? {
-            return Ok(stages);
-        }
-        let dialled = link.dialled.notified();
-        if !link.dialling.replace(true) {
-            self.dial(Rc::clone(&link), address.to_owned());
-        }
-        dialled.await;
-        link.stages()?.ok_or_else(|| link.failed.borrow().clone())
-    }
-
-    /// Dials in a task of its own: a call whose deadline is shorter than that must not take the connection along.
-    fn dial(&self, link: Rc<Link>, address: String) {
-        let peers = self.clone();
-        tokio::task::spawn_local(async move {
-            let Inner { host, token, .. } = &*peers.0;
-            match enter(host, &address, token, Purpose::Member, &Limits::members()).await {
-                Ok(entered) => *link.entered.borrow_mut() = Some(entered),
-                Err(error) => *link.failed.borrow_mut() = error.to_string(),
+    async fn connect(&self, node: &NodeName, address: &str) -> Result<ToNode, DialError> {
+        let dial = || {
+            let (peers, address) = (self.clone(), address.to_owned());
+            async move {
+                let Inner { host, token, .. } = &*peers.0;
+                let entered = enter(host, &address, token, Purpose::Member, &Limits::members()).await?;
+                match entered.role() {
+                    Role::Stages(stages) => Ok(ToNode { stages: stages.clone(), entered }),
+                    _ => Err(DialError::Refused { address, message: "the token does not make a member".into() }),
+                }
             }
-            link.dialling.set(false);
-            link.dialled.notify_waiters();
-        });
-    }
-}
-
-impl Link {
-    /// The other node's stages, where there is a connection.
-    fn stages(&self) -> Result<Option<stages::Client>, String> {
-        let entered = self.entered.borrow().clone().filter(|entered| !entered.is_closed());
-        match entered.as_ref().map(Entered::role) {
-            None => Ok(None),
-            Some(Role::Stages(stages)) => Ok(Some(stages.clone())),
-            Some(_) => Err("the token does not make a member".into()),
-        }
+        };
+        self.0.lines.get(node, address, dial).await
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p weir-tests --example what_does_a_call_cost` (after `cargo build --release -p weir-cli`).
 //! Each server is a process of its own; the client is this one. Processor time is that of the server's process.
+//! With `steady SECONDS` one caller asks a node and the bare echo by turns in a closed loop for so long, to count their system
+//! calls (`strace -c -f -p`) or to take a profile (`perf record -p`); with `calls ROUNDS` there are so many rounds, and no flood.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -54,7 +56,11 @@ fn main() {
         Some("tcp") => serve_tcp(),
         Some("capnp") => serve_capnp(),
         Some("neighbour") => actix::System::new().block_on(tokio::task::LocalSet::new().run_until(neighbour())),
-        _ => actix::System::new().block_on(tokio::task::LocalSet::new().run_until(measure())),
+        word => {
+            let number = std::env::args().nth(2).and_then(|word| word.parse().ok());
+            let measured = measure(word == Some("steady"), word == Some("calls"), number);
+            actix::System::new().block_on(tokio::task::LocalSet::new().run_until(measured));
+        }
     }
 }
 
@@ -167,7 +173,8 @@ fn tcp(server: &Server, depth: usize, calls: usize) {
     report("tcp", depth, calls, started.elapsed(), cpu(server.child.id()) - before, &latency);
 }
 
-async fn rpc(name: &str, client: &predictor::Client, pid: u32, depth: usize, calls: usize) -> Histogram<u64> {
+/// Processor time of a call in microseconds, and the latencies.
+async fn rpc(name: &str, client: &predictor::Client, pid: u32, depth: usize, calls: usize) -> (f64, Histogram<u64>) {
     let before = cpu(pid);
     let started = Instant::now();
     let mut callers = tokio::task::JoinSet::new();
@@ -193,8 +200,9 @@ async fn rpc(name: &str, client: &predictor::Client, pid: u32, depth: usize, cal
     while let Some(spans) = callers.join_next().await {
         spans.expect("no caller fails").into_iter().for_each(|span| latency.saturating_record(span.as_micros() as u64));
     }
-    report(name, depth, calls / depth * depth, started.elapsed(), cpu(pid) - before, &latency);
-    latency
+    let used = cpu(pid) - before;
+    report(name, depth, calls / depth * depth, started.elapsed(), used, &latency);
+    (used.as_secs_f64() * 1e6 / calls as f64, latency)
 }
 
 fn ask(
@@ -228,7 +236,7 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
 }
 
-async fn measure() {
+async fn measure(steady: bool, calls_only: bool, number: Option<u64>) {
     let (tcp_server, capnp_server) = (Server::start("tcp"), Server::start("capnp"));
     let cluster = Cluster::start(1, 1);
     let model = root().join("tests/models/identity_4k.onnx");
@@ -249,17 +257,51 @@ async fn measure() {
         enter(&host, &cluster.nodes[0].address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
     let Role::Predictor(weir) = entered.role() else { panic!("a predictor") };
     let echo = bare(&capnp_server.address).await;
-    for round in 1..=3 {
-        println!("round {round}");
-        for (depth, calls) in [(1, 5_000), (64, 32_000)] {
-            tcp(&tcp_server, depth, calls);
-            rpc("capnp-rpc", &echo, capnp_server.child.id(), depth, calls).await;
-            rpc("weir", weir, node, depth, calls).await;
+    if steady {
+        println!("the node is process {node}, the echo {}", capnp_server.child.id());
+        let started = Instant::now();
+        while started.elapsed().as_secs() < number.unwrap_or(10) {
+            rpc("capnp-rpc", &echo, capnp_server.child.id(), 1, 5_000).await;
+            rpc("weir", weir, node, 1, 5_000).await;
         }
+        return;
+    }
+    let mut ratios: [Vec<f64>; 2] = Default::default();
+    // Short ones, so that what else runs on the machine falls on neighbours alike.
+    for round in 1..=number.unwrap_or(15) {
+        println!("round {round}");
+        for (ratios, (depth, calls)) in ratios.iter_mut().zip([(1, 1_000), (64, 6_400)]) {
+            tcp(&tcp_server, depth, calls);
+            let (bare, _) = rpc("capnp-rpc", &echo, capnp_server.child.id(), depth, calls).await;
+            let (whole, _) = rpc("weir", weir, node, depth, calls).await;
+            ratios.push(whole / bare);
+        }
+    }
+    for (ratios, depth) in ratios.iter_mut().zip([1, 64]) {
+        ratios.sort_by(f64::total_cmp);
+        let (least, middle, most) = (ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
+        println!(
+            "{depth:>3} in flight: weir takes {middle:.2} times the processor of capnp-rpc ({least:.2} to {most:.2})"
+        );
+    }
+    if calls_only {
+        return;
     }
     println!("one client sends 400,000 calls and never waits; another, a process of its own, asks as before");
     let token_file = cluster.path("c1/admin.token");
     let alone = ask_beside("weir alone", &cluster.nodes[0].address, &token_file, node).await;
+    // The same work on the same processors, for another server: what is slower beside this is slower for want of processors.
+    let mut elsewhere = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let echo = echo.clone();
+        elsewhere.spawn_local(async move {
+            loop {
+                ask(&echo).send().promise.await.expect("it answers");
+            }
+        });
+    }
+    let control = ask_beside("control", &cluster.nodes[0].address, &token_file, node).await;
+    elsewhere.shutdown().await;
     let before = resident(node);
     let flooding =
         enter(&host, &cluster.nodes[0].address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
@@ -276,7 +318,7 @@ async fn measure() {
     let beside = ask_beside("weir beside", &cluster.nodes[0].address, &token_file, node).await;
     highest = highest.max(resident(node));
     println!(
-        "the node grew by {} KiB; p99 of the other went from {alone} to {beside} us",
+        "the node grew by {} KiB; p99 of the other went from {alone} to {beside} us, and to {control} us beside calls to the echo",
         highest.saturating_sub(before),
     );
     drop(unanswered);
@@ -305,6 +347,6 @@ async fn neighbour() {
     let token = Token::read_file(&weir_host::disk::SystemDisk, std::path::Path::new(&token_file)).expect("the token");
     let entered = enter(&Host::system(), &address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
     let Role::Predictor(weir) = entered.role() else { panic!("a predictor") };
-    let latency = rpc(&name, weir, node.parse().expect("a number"), 1, 2_000).await;
+    let (_, latency) = rpc(&name, weir, node.parse().expect("a number"), 1, 2_000).await;
     println!("{}", latency.value_at_quantile(0.99));
 }

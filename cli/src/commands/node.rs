@@ -147,7 +147,8 @@ impl Node {
     }
 }
 
-/// Threads for connections: models take the other cores.
+/// Threads for connections: models take the other cores. At least two, on however few: a thread that one connection keeps
+/// busy is put off by the kernel, and with it whoever shares it, where a second one that mostly sleeps is run at once.
 pub fn rpc_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+    std::thread::available_parallelism().map_or(2, |cores| (cores.get() / 2).max(2))
 }

@@ -1,10 +1,13 @@
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use futures::future::LocalBoxFuture;
-use tokio::io::{duplex, split};
+use tokio::io::{AsyncWrite, WriteHalf, duplex, split};
 use weir_core::tensor::DType;
 use weir_host::clock::Clock;
 use weir_host::limits::Limits;
@@ -92,10 +95,12 @@ impl Net for Cluster {
             };
             let (cluster, address) = (self.clone(), address.to_owned());
             tokio::task::spawn_local(async move {
-                let broken = Rc::new(tokio::sync::Notify::new());
-                let at = Rc::new(At { cluster, address, broken: Rc::clone(&broken) });
+                let (broken, cut) = (Rc::new(tokio::sync::Notify::new()), Rc::new(Cell::new(false)));
+                let at = Rc::new(At { cluster, address, broken: Rc::clone(&broken), cut: Rc::clone(&cut) });
+                let (reader, writer) = split(there);
+                let there = Stream { reader: Box::new(reader), writer: Box::new(Cut { writer, cut }) };
                 tokio::select! {
-                    _ = weir_host::listen::serve(stream(there), limits, at) => {}
+                    _ = weir_host::listen::serve(there, limits, at) => {}
                     () = broken.notified() => {}
                 }
             });
@@ -109,11 +114,36 @@ pub(crate) fn stream(end: tokio::io::DuplexStream) -> Stream {
     Stream { reader: Box::new(reader), writer: Box::new(writer) }
 }
 
+/// A way to a peer that may be cut, with what waits to be written.
+struct Cut {
+    writer: WriteHalf<tokio::io::DuplexStream>,
+    cut: Rc<Cell<bool>>,
+}
+
+impl AsyncWrite for Cut {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.cut.get() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.writer).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_shutdown(context)
+    }
+}
+
 /// The other end of a connection.
 struct At {
     cluster: Cluster,
     address: String,
     broken: Rc<tokio::sync::Notify>,
+    /// Nothing more is written.
+    cut: Rc<Cell<bool>>,
 }
 
 impl At {
@@ -124,9 +154,14 @@ impl At {
 
 impl Authority for At {
     fn admit(&self, _: &Caller<'_>, granted: granted::Builder<'_>) -> Result<(), String> {
-        let at = At { cluster: self.cluster.clone(), address: self.address.clone(), broken: Rc::clone(&self.broken) };
+        let at = At {
+            cluster: self.cluster.clone(),
+            address: self.address.clone(),
+            broken: Rc::clone(&self.broken),
+            cut: Rc::clone(&self.cut),
+        };
         match self.node().map(Node::does) {
-            Some(Does::BreakLogin) => self.broken.notify_one(),
+            Some(Does::BreakLogin) => self.cut.set(true),
             Some(_) => granted.init_role().set_predictor(capnp_rpc::new_client(at)),
             None => granted.init_role().set_directory(capnp_rpc::new_client(at)),
         }

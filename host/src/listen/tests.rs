@@ -105,3 +105,57 @@ fn nothing_is_kept_of_a_connection_that_is_dropped() {
         assert_eq!(Rc::strong_count(&authority), 1);
     });
 }
+
+/// Connections that a test makes.
+struct Made(tokio::sync::mpsc::UnboundedReceiver<tokio::io::DuplexStream>);
+
+impl Listener for Made {
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        Ok(([127, 0, 0, 1], 1).into())
+    }
+
+    fn accept(&mut self) -> futures::future::LocalBoxFuture<'_, std::io::Result<Incoming>> {
+        Box::pin(async {
+            let Some(made) = self.0.recv().await else { return std::future::pending().await };
+            Ok(Incoming::new(([127, 0, 0, 1], 1).into(), || {
+                let (reader, writer) = split(made);
+                Ok(Stream { reader: Box::new(reader), writer: Box::new(writer) })
+            }))
+        })
+    }
+}
+
+#[test]
+fn a_new_connection_goes_where_the_fewest_are_now() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (make, made) = tokio::sync::mpsc::unbounded_channel();
+        let (numbers, went) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let places = [(); 2].map(|()| crate::spawn::Spawn::Inline.place());
+        let log = Arc::clone(&went);
+        let authority = move || {
+            let place = numbers.fetch_add(1, Ordering::Relaxed);
+            move |_| -> Rc<dyn Authority> {
+                log.lock().unwrap().push(place);
+                Rc::new(Open)
+            }
+        };
+        tokio::task::spawn_local(
+            async move { accept(Box::new(Made(made)), Limits::default(), &places, authority).await },
+        );
+        let connect = async || {
+            let (here, there) = duplex(64);
+            make.send(there).unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            here
+        };
+        let _first = connect().await;
+        let second = connect().await;
+        let _third = connect().await;
+        // The second place is left with none, and has the next two.
+        drop(second);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let _next = [connect().await, connect().await];
+        assert_eq!(*went.lock().unwrap(), [0, 1, 0, 1, 1]);
+    });
+}

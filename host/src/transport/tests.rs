@@ -249,6 +249,105 @@ fn messages_of_one_turn_are_written_together() {
 }
 
 /// What the server says about a connection on which these bytes came.
+#[test]
+fn calls_that_ended_any_way_are_not_taken_for_going_on() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        let (here, there) = duplex(1 << 20);
+        let server = serve(there, &calls, Limits::default());
+        let (reader, writer) = split(here);
+        let (network, here) = connect(stream(reader, writer), Side::Client, Limits::default());
+        let mut system = RpcSystem::new(network, None);
+        let client: login::Client = system.bootstrap(Side::Server);
+        tokio::task::spawn_local(system);
+        let going_on = |asked: usize| {
+            assert_eq!((here.0.asked.borrow().len(), server.0.asked.borrow().len()), (asked, 0));
+        };
+        // Answered, failed, and dropped by the caller before it was answered: a call after each has nothing to wait for.
+        calls.instantly.set(true);
+        client.login_request().send().promise.await.unwrap();
+        settle().await;
+        going_on(0);
+        calls.fail.set(true);
+        assert!(client.login_request().send().promise.await.is_err());
+        settle().await;
+        going_on(0);
+        calls.fail.set(false);
+        calls.instantly.set(false);
+        let dropped = client.login_request().send().promise;
+        let running = client.login_request().send().promise;
+        settle().await;
+        going_on(2);
+        drop((dropped, running));
+        settle().await;
+        going_on(0);
+        assert_eq!(here.0.given_up.get(), 2, "those that ended before were not given up");
+    });
+}
+
+#[test]
+fn a_connection_on_which_many_calls_were_given_up_is_worn_out_once_none_is_waited_for() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        let (here, there) = duplex(1 << 20);
+        serve(there, &calls, Limits::default());
+        let (reader, writer) = split(here);
+        let (network, here) = connect(stream(reader, writer), Side::Client, Limits::default());
+        let mut system = RpcSystem::new(network, None);
+        let client: login::Client = system.bootstrap(Side::Server);
+        tokio::task::spawn_local(system);
+        let running = client.login_request().send().promise;
+        settle().await;
+        here.0.given_up.set(GIVEN_UP_MAX - 1);
+        let one_more = client.login_request().send().promise;
+        settle().await;
+        drop(one_more);
+        settle().await;
+        assert!(!here.is_worn_out(), "a call is waited for");
+        calls.release.notify_waiters();
+        running.await.unwrap();
+        settle().await;
+        assert!(here.is_worn_out());
+    });
+}
+
+#[test]
+fn an_answer_that_others_may_follow_waits_for_them_and_one_alone_does_not() {
+    run(async {
+        let calls = Rc::new(Calls::default());
+        let (mut here, there) = duplex(1 << 20);
+        let server = serve(there, &calls, Limits::default());
+        let mut bytes = Vec::new();
+        let mut say = |what: &dyn Fn(Said<'_>)| {
+            let mut message = capnp::message::Builder::new_default();
+            what(message.init_root());
+            bytes.extend(capnp::serialize::write_message_to_words(&message));
+        };
+        say(&|said| said.init_bootstrap().set_question_id(0));
+        (1..=2).for_each(|question| say(&|said| call(said, question, 0)));
+        here.write_all(&bytes).await.unwrap();
+        settle().await;
+        assert_eq!(calls.begun.get(), 2);
+        let answer = |returns: usize| Outgoing {
+            header: Vec::new(),
+            message: Rc::new(capnp::message::Builder::new_default()),
+            bytes: 0,
+            returns: Some(returns),
+            calls: false,
+        };
+        // Both run, so none is about to be written.
+        assert!(!server.0.writes_alone());
+        let first = server.0.returned(1, false).unwrap();
+        server.0.outbox.borrow_mut().push_back(answer(first));
+        assert!(!server.0.writes_alone(), "the second may end in this turn");
+        let second = server.0.returned(2, false).unwrap();
+        server.0.outbox.borrow_mut().push_back(answer(second));
+        assert!(server.0.writes_alone(), "nothing else runs");
+        server.0.drop_outbox();
+        assert!(!server.0.writes_alone(), "what is neither call nor return can wait");
+    });
+}
+
 fn ended_by(bytes: &[u8], limits: Limits) -> Option<Ended> {
     let ended = Rc::new(RefCell::new(None));
     let told = Rc::clone(&ended);

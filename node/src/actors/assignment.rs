@@ -156,7 +156,7 @@ impl Replicas {
                 }
             }
         };
-        let place = Stopping(Some(self.shared.host.spawn.place()));
+        let place = Stopping(Some(self.shared.host.spawn.place_without_sockets()));
         let (send, loaded) = oneshot::channel();
         let wanted = Arc::clone(model);
         let pauses = match self.shared.host.spawn {
