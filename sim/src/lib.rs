@@ -2,7 +2,9 @@
 //! "what if it breaks?".
 //!
 //! [`engine`] keeps events in order; [`device`] is one device whose scheduler is the cluster's; [`pool`] asks which policy
-//! serves most on one device.
+//! serves most on one device, and [`clairvoyant`] how much anybody could who knew what comes.
+pub mod clairvoyant;
 pub mod device;
 pub mod engine;
 pub mod pool;
+pub mod small;
