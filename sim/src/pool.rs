@@ -213,7 +213,11 @@ pub const FLOOR: f64 = 10.0;
 
 /// The highest rate at which a share `goal` of queries is in time, by bisection to within half a percent.
 pub fn peak(case: &Case, policy: Policy, goal: f64, length: Duration, seed: u64) -> f64 {
-    let meets = |rate: f64| run(case, policy, rate, length, seed).attainment() >= goal;
+    highest(|rate| run(case, policy, rate, length, seed).attainment() >= goal)
+}
+
+/// The highest rate that `meets` a goal, by bisection to within half a percent.
+pub fn highest(meets: impl Fn(f64) -> bool) -> f64 {
     let (mut low, mut high) = (FLOOR, FLOOR * 2.0);
     while meets(high) {
         low = high;
