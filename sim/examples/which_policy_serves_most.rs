@@ -63,7 +63,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         ("same, gamma CV²=16", even(1, 8, line(4.0, 0.5), &[100], "gamma:cv=4")),
         ("1 dev, SLOs 30/50/100/200 mixed", even(1, 4, line(4.0, 0.5), &[30, 50, 100, 200], "poisson")),
         ("1 dev, 8 models, SLOs 30/50/100/200", even(1, 8, line(4.0, 0.5), &[30, 50, 100, 200], "poisson")),
-        ("same, gamma CV²=4", even(1, 8, line(2.0, 0.5), &[30, 50, 100, 200], "gamma:cv=2")),
+        ("same, l=2+.5b, gamma CV²=4", even(1, 8, line(2.0, 0.5), &[30, 50, 100, 200], "gamma:cv=2")),
         ("2 dev, 6 models, SLOs 20/200", even(2, 6, line(4.0, 0.5), &[20, 200], "poisson")),
         ("4 dev, 8 models, SLO 50", even(4, 8, line(5.0, 1.0), &[50], "poisson")),
         ("16 dev, 16 models", even(16, 16, line(5.0, 1.0), &[50], "poisson")),
