@@ -13,6 +13,9 @@ use weir_core::workload::{Arrivals, Rate};
 use crate::device::{Device, Effect, Service};
 use crate::engine::Agenda;
 
+#[cfg(test)]
+mod tests;
+
 /// A model of a case.
 #[derive(Clone, Debug)]
 pub struct Load {

@@ -19,7 +19,7 @@ use super::{check, of_model, times};
 use crate::pool::{Asked, Case};
 
 /// Steps of the search for the best price. Each price gives a bound, so this is only how tight it is.
-const STEPS: usize = 40;
+const STEPS: usize = 24;
 
 /// What no schedule of `queries` on the slots of `case` exceeds.
 pub fn bound(case: &Case, queries: &[Asked]) -> f64 {

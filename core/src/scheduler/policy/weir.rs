@@ -24,6 +24,10 @@ use super::{Decide, Next, closed, drop_heads, most};
 /// Share of a device that the plan fills: the rest is for what the rates do not tell.
 const UTILISATION: f64 = 0.85;
 
+/// How much more slot time the load may take for the sake of those with the least time. Without this limit a few queries that
+/// have hardly more than their own batch takes would have everybody served one by one.
+const CAP_COSTS: f64 = 1.1;
+
 #[derive(Debug, Default)]
 pub(super) struct Weir {
     /// By model number: the plan of this decision.
@@ -42,7 +46,7 @@ pub(super) struct Weir {
 struct Plan {
     /// Rows that a batch should have to keep up.
     target: usize,
-    /// Rows that no batch may exceed, for the sake of queries with less time.
+    /// Rows that no batch may exceed, for the sake of queries with less time, where the load allows that.
     cap: usize,
 }
 
@@ -85,18 +89,33 @@ impl Weir {
         let cycle = if spare > 0.0 { alphas / 1e9 / spare } else { f64::INFINITY };
         // Of N slots one is free N times as soon.
         let allowance = ServiceTime::from_nanos((allowance.max(0.0) * slots) as u64);
-        let mut blocking = ServiceTime::ZERO;
         self.plans.clear();
+        // What the load takes in batches as it asks for them, and in batches that leave others their time.
+        let (mut asked, mut kept) = (0.0, 0.0);
         for (index, model) in pool.models() {
             let cap = model.fits(allowance, model.max_batch as usize).max(1);
             let mut target = 1;
             if let Some(rate) = self.rates[index] {
                 // Infinite where nothing is stable: then as many as can be.
-                target = ((rate * cycle).round().min(f64::from(u32::MAX)) as usize).clamp(1, cap);
-                target = target.min(model.steady);
-                blocking = blocking.max(model.takes(target));
+                target = ((rate * cycle).round().min(f64::from(u32::MAX)) as usize).clamp(1, model.steady);
+                let each = |rows: usize| rate * model.takes(rows).as_nanos() as f64 / 1e9 / rows as f64;
+                asked += each(target);
+                kept += each(target.min(cap));
             }
             self.plans.resize(index + 1, Plan { target, cap });
+        }
+        let affordable = kept <= (slots * UTILISATION).max(asked * CAP_COSTS);
+        let mut blocking = ServiceTime::ZERO;
+        for (index, model) in pool.models() {
+            let Plan { target, cap } = &mut self.plans[index];
+            if affordable {
+                *target = (*target).min(*cap);
+            } else {
+                *cap = (*cap).max(*target);
+            }
+            if self.rates[index].is_some() {
+                blocking = blocking.max(model.takes(*target));
+            }
         }
         blocking.as_nanos() as f64
     }
