@@ -23,10 +23,24 @@ const LEAST_SHARE: f64 = 0.1;
 pub struct Profile {
     measured: BTreeMap<u32, ServiceTime>,
     /// By size, each with the number of the batch that it was.
-    runs: BTreeMap<u32, VecDeque<(u64, ServiceTime)>>,
+    runs: BTreeMap<u32, Runs>,
     batches: u64,
     /// Monotone estimates by measured size, kept in step with `runs`.
     points: Vec<(u32, ServiceTime)>,
+}
+
+/// The last runs of one size.
+#[derive(Clone, Debug, PartialEq)]
+struct Runs {
+    kept: VecDeque<(u64, ServiceTime)>,
+    /// Kept in step: a profile has many sizes, and a batch is of one of them.
+    high: ServiceTime,
+}
+
+impl Runs {
+    fn of(kept: VecDeque<(u64, ServiceTime)>) -> Runs {
+        Runs { high: high(&kept), kept }
+    }
 }
 
 impl Profile {
@@ -34,7 +48,7 @@ impl Profile {
     pub fn new(measured: &[(u32, ServiceTime)]) -> Profile {
         assert!(!measured.is_empty(), "a profile needs a measurement");
         assert!(measured.iter().all(|(batch, _)| *batch > 0), "a batch has rows");
-        let runs = measured.iter().map(|(batch, time)| (*batch, VecDeque::from([(0, *time)]))).collect();
+        let runs = measured.iter().map(|(batch, time)| (*batch, Runs::of(VecDeque::from([(0, *time)])))).collect();
         let measured = measured.iter().copied().collect();
         let mut profile = Profile { measured, runs, batches: 0, points: Vec::new() };
         profile.rebuild();
@@ -88,16 +102,17 @@ impl Profile {
         (one.saturating_sub(row), row)
     }
 
-    /// Takes in that a batch of `batch` rows took `took`.
-    pub fn observe(&mut self, batch: u32, took: ServiceTime) {
+    /// Takes in that a batch of `batch` rows took `took`. Whether any estimate is another now.
+    pub fn observe(&mut self, batch: u32, took: ServiceTime) -> bool {
         self.batches += 1;
-        let runs = self.runs.entry(batch).or_default();
-        if runs.len() == RUNS_KEPT {
-            runs.pop_front();
+        let runs = self.runs.entry(batch).or_insert_with(|| Runs { kept: VecDeque::new(), high: ServiceTime::ZERO });
+        if runs.kept.len() == RUNS_KEPT {
+            runs.kept.pop_front();
         }
-        runs.push_back((self.batches, took));
+        runs.kept.push_back((self.batches, took));
+        runs.high = high(&runs.kept);
         self.forget_stale();
-        self.rebuild();
+        self.rebuild()
     }
 
     /// Monotone estimates at the measured sizes, ascending.
@@ -116,13 +131,15 @@ impl Profile {
     /// Without it a few slow runs could refuse every query, and no batch would ever run to show that they are over.
     pub fn forgive(&mut self) {
         for (batch, runs) in &mut self.runs {
-            if runs.len() > 1 {
-                let slowest = (0..runs.len()).max_by_key(|i| runs[*i].1).expect("there are runs");
-                runs.remove(slowest);
+            let kept = &mut runs.kept;
+            if kept.len() > 1 {
+                let slowest = (0..kept.len()).max_by_key(|i| kept[*i].1).expect("there are runs");
+                kept.remove(slowest);
             } else {
                 let least = self.measured.get(batch).map_or(ServiceTime::ZERO, |measured| measured.scaled(LEAST_SHARE));
-                runs[0].1 = runs[0].1.scaled(0.9).max(least);
+                kept[0].1 = kept[0].1.scaled(0.9).max(least);
             }
+            runs.high = high(kept);
         }
         self.rebuild();
     }
@@ -131,31 +148,42 @@ impl Profile {
         let Some(oldest) = self.batches.checked_sub(STALE_AFTER) else { return };
         let (measured, batches) = (&self.measured, self.batches);
         self.runs.retain(|batch, runs| {
-            while runs.front().is_some_and(|(number, _)| *number < oldest) {
-                runs.pop_front();
+            if runs.kept.front().is_none_or(|(number, _)| *number >= oldest) {
+                return true;
             }
-            if runs.is_empty() {
-                runs.extend(measured.get(batch).map(|time| (batches, *time)));
+            while runs.kept.front().is_some_and(|(number, _)| *number < oldest) {
+                runs.kept.pop_front();
             }
-            !runs.is_empty()
+            if runs.kept.is_empty() {
+                runs.kept.extend(measured.get(batch).map(|time| (batches, *time)));
+            }
+            runs.high = if runs.kept.is_empty() { ServiceTime::ZERO } else { high(&runs.kept) };
+            !runs.kept.is_empty()
         });
     }
 
-    fn rebuild(&mut self) {
+    /// Brings the estimates in step with the runs; whether any is another now.
+    fn rebuild(&mut self) -> bool {
+        let mut changed = self.points.len() != self.runs.len();
+        self.points.resize(self.runs.len(), (0, ServiceTime::ZERO));
         let mut floor = ServiceTime::ZERO;
-        self.points.clear();
-        for (batch, runs) in &self.runs {
-            floor = floor.max(high(runs));
-            self.points.push((*batch, floor));
+        for (point, (batch, runs)) in self.points.iter_mut().zip(&self.runs) {
+            floor = floor.max(runs.high);
+            changed |= *point != (*batch, floor);
+            *point = (*batch, floor);
         }
+        changed
     }
 }
 
 /// The largest of up to three runs, the second largest of more.
 fn high(runs: &VecDeque<(u64, ServiceTime)>) -> ServiceTime {
-    let mut sorted: Vec<ServiceTime> = runs.iter().map(|(_, took)| *took).collect();
-    sorted.sort_unstable();
-    sorted[if sorted.len() > 3 { sorted.len() - 2 } else { sorted.len() - 1 }]
+    let (mut first, mut second) = (ServiceTime::ZERO, ServiceTime::ZERO);
+    for (_, took) in runs {
+        second = second.max((*took).min(first));
+        first = first.max(*took);
+    }
+    if runs.len() > 3 { second } else { first }
 }
 
 /// The line through `a` and `b` at `batch`.

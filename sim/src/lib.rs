@@ -1,9 +1,12 @@
 //! Discrete events in virtual time that drive the decisions of `core`: "how many?", where the tests' simulated clusters ask
 //! "what if it breaks?".
 //!
-//! [`engine`] keeps events in order; [`device`] is one device whose scheduler is the cluster's; [`pool`] asks which policy
-//! serves most on one device; [`cluster`] is nodes, clients and gates.
+//! [`engine`] keeps events in order; [`device`] is one device whose scheduler is the cluster's; [`cluster`] is nodes, clients
+//! and gates. [`pool`] asks which policy serves most on one device, and [`clairvoyant`] how much anybody could who knew what comes;
+//! [`small`] compares with the optimum of small cases.
+pub mod clairvoyant;
 pub mod cluster;
 pub mod device;
 pub mod engine;
 pub mod pool;
+pub mod small;

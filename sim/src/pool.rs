@@ -13,6 +13,9 @@ use weir_core::workload::{Arrivals, Rate};
 use crate::device::{Device, Effect, Service};
 use crate::engine::Agenda;
 
+#[cfg(test)]
+mod tests;
+
 /// A model of a case.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -88,65 +91,94 @@ impl Outcome {
     }
 }
 
+/// A query of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Asked {
+    pub at: Instant,
+    /// Number of its model in the case.
+    pub model: usize,
+    pub deadline: Deadline,
+    pub class: Class,
+    /// Whether it may share a batch.
+    pub mergeable: bool,
+}
+
 enum Event {
-    Arrival(usize),
+    Arrival,
     Finish(ReplicaId),
     Wake,
 }
 
 /// Queries at `rate` a second over all models for `length`; the same seed gives every policy the same queries.
 pub fn run(case: &Case, policy: Policy, rate: f64, length: Duration, seed: u64) -> Outcome {
+    replay(case, policy, &queries(case, rate, length, seed), seed)
+}
+
+/// The queries of [`run`], in order of arrival.
+pub fn queries(case: &Case, rate: f64, length: Duration, seed: u64) -> Vec<Asked> {
+    let mut all = Vec::new();
+    for (i, model) in case.models.iter().enumerate() {
+        let rate = Rate::per_second(rate * model.share).expect("a rate above 0");
+        let process = case.arrivals.process(Some(rate), None).expect("processes that need no trace");
+        let instants = process.instants(Prng::part(seed, i as u64));
+        all.extend(instants.take_while(|at| at.since(Instant::ZERO) < length).map(|at| Asked {
+            at,
+            model: i,
+            deadline: Deadline(at + model.slo),
+            class: Class::Default,
+            mergeable: true,
+        }));
+    }
+    all.sort_by_key(|query| (query.at, query.model));
+    all
+}
+
+/// What becomes of `queries`, sorted by arrival; noise is drawn from `seed`.
+pub fn replay(case: &Case, policy: Policy, queries: &[Asked], seed: u64) -> Outcome {
     let names: Vec<ModelRef> =
         (0..case.models.len()).map(|i| ModelRef::parse(&format!("m{i}@1")).expect("a name")).collect();
     let mut device = Device::new(case.slots, policy, Prng::part(seed, u64::MAX));
     let mut agenda = Agenda::new();
     let mut effects = Vec::new();
-    let mut arrivals = Vec::new();
     for (i, model) in case.models.iter().enumerate() {
         for slot in 0..case.slots {
             let id = ReplicaId(i as u64 * u64::from(case.slots) + u64::from(slot));
             let (believed, service) = (model.believed.clone(), model.service.clone());
             device.add_replica(Instant::ZERO, id, names[i].clone(), believed, model.max_batch, service, &mut effects);
         }
-        let rate = Rate::per_second(rate * model.share).expect("a rate above 0");
-        let process = case.arrivals.process(Some(rate), None).expect("processes that need no trace");
-        let mut instants = process.instants(Prng::part(seed, i as u64));
-        let first = instants.next();
-        agenda_first(&mut agenda, first, i, length);
-        arrivals.push(instants);
     }
     let mut served = vec![Served::default(); case.models.len()];
     let mut latencies = Vec::new();
-    // By ticket: (model, arrival).
-    let mut queries: Vec<(usize, Instant)> = Vec::new();
+    let mut arrived = 0;
+    agenda_next(&mut agenda, queries, arrived);
     while let Some(event) = agenda.next() {
         let now = agenda.now();
         match event {
-            Event::Arrival(i) => {
-                let next = arrivals[i].next();
-                agenda_first(&mut agenda, next, i, length);
-                served[i].offered += 1;
-                let ticket = TicketId(queries.len() as u64);
-                queries.push((i, now));
+            Event::Arrival => {
+                let asked = queries[arrived];
+                let ticket = TicketId(arrived as u64);
+                arrived += 1;
+                agenda_next(&mut agenda, queries, arrived);
+                served[asked.model].offered += 1;
                 let query = Query {
                     ticket,
-                    deadline: Deadline(now + case.models[i].slo),
-                    class: Class::Default,
+                    deadline: asked.deadline,
+                    class: asked.class,
                     shape: ShapeKey(0),
-                    mergeable: true,
+                    mergeable: asked.mergeable,
                     rows: 1,
                 };
-                device.arrive(now, &names[i], &[query], &mut effects);
+                device.arrive(now, &names[asked.model], &[query], &mut effects);
             }
             Event::Finish(replica) => {
                 for ran in device.finish(now, replica, &mut effects) {
-                    let (i, since) = queries[ran.ticket.0 as usize];
-                    let latency = now.since(since);
-                    latencies.push(latency.as_nanos() as u64);
-                    if latency <= case.models[i].slo {
-                        served[i].in_time += 1;
+                    let asked = queries[ran.ticket.0 as usize];
+                    latencies.push(now.since(asked.at).as_nanos() as u64);
+                    if asked.deadline.missed_by(now) {
+                        served[asked.model].late += 1;
                     } else {
-                        served[i].late += 1;
+                        served[asked.model].in_time += 1;
                     }
                 }
             }
@@ -156,8 +188,8 @@ pub fn run(case: &Case, policy: Policy, rate: f64, length: Duration, seed: u64) 
             match effect {
                 Effect::FinishAt { at, replica } => agenda.at(at, Event::Finish(replica)),
                 Effect::WakeAt(at) => agenda.at(at, Event::Wake),
-                Effect::Rejected { ticket, .. } => served[queries[ticket.0 as usize].0].refused += 1,
-                Effect::Expired { ticket } => served[queries[ticket.0 as usize].0].expired += 1,
+                Effect::Rejected { ticket, .. } => served[queries[ticket.0 as usize].model].refused += 1,
+                Effect::Expired { ticket } => served[queries[ticket.0 as usize].model].expired += 1,
             }
         }
     }
@@ -172,9 +204,9 @@ pub fn run(case: &Case, policy: Policy, rate: f64, length: Duration, seed: u64) 
     }
 }
 
-fn agenda_first(agenda: &mut Agenda<Event>, instant: Option<Instant>, model: usize, length: Duration) {
-    if let Some(at) = instant.filter(|at| at.since(Instant::ZERO) < length) {
-        agenda.at(at, Event::Arrival(model));
+fn agenda_next(agenda: &mut Agenda<Event>, queries: &[Asked], number: usize) {
+    if let Some(asked) = queries.get(number) {
+        agenda.at(asked.at, Event::Arrival);
     }
 }
 
@@ -183,7 +215,11 @@ pub const FLOOR: f64 = 10.0;
 
 /// The highest rate at which a share `goal` of queries is in time, by bisection to within half a percent.
 pub fn peak(case: &Case, policy: Policy, goal: f64, length: Duration, seed: u64) -> f64 {
-    let meets = |rate: f64| run(case, policy, rate, length, seed).attainment() >= goal;
+    highest(|rate| run(case, policy, rate, length, seed).attainment() >= goal)
+}
+
+/// The highest rate that `meets` a goal, by bisection to within half a percent.
+pub fn highest(meets: impl Fn(f64) -> bool) -> f64 {
     let (mut low, mut high) = (FLOOR, FLOOR * 2.0);
     while meets(high) {
         low = high;

@@ -11,6 +11,8 @@
 
 mod batches;
 mod lane;
+mod model;
+mod places;
 mod policy;
 mod pool;
 mod rate;
@@ -154,7 +156,7 @@ impl Device {
         let mut forgiven = false;
         for query in queries {
             let span = query.deadline.0.as_nanos().saturating_sub(now.as_nanos());
-            self.pool.model_mut(index).rate.on_arrival(now, span as f64);
+            self.pool.model_mut(index).asked(now, span as f64);
             let admitted = if self.policy.admits_by_estimate() {
                 let start = match known {
                     Some((class, deadline, start)) if (class, deadline) == (query.class, query.deadline) => start,
@@ -180,7 +182,7 @@ impl Device {
             let model = self.pool.model_mut(index);
             if rows <= model.max_batch {
                 // What came as one query with more rows than any batch says nothing about batches.
-                model.profile.observe(rows, took);
+                model.observe(rows, took);
             }
             self.policy.on_done(self.pool.model(index), index, rows, took);
         }
@@ -209,10 +211,9 @@ impl Device {
 
     /// Estimated work that waits, over all models.
     pub fn backlog(&self) -> ServiceTime {
-        let slots = self.pool.slots;
         self.pool.models().fold(ServiceTime::ZERO, |sum, (_, model)| {
             let rows = model.rows();
-            if rows == 0 { sum } else { sum + model.work(rows, model.steady_batch(slots)) }
+            if rows == 0 { sum } else { sum + model.work(rows, model.steady) }
         })
     }
 
@@ -241,7 +242,7 @@ impl Device {
         let idle = model.lanes.is_empty() && model.free as usize == model.replicas.len();
         let alone = idle && rows == 1 && query.deadline.missed_by(now + model.takes(1));
         if alone && !query.deadline.missed_by(now) && !std::mem::replace(forgiven, true) {
-            model.profile.forgive();
+            model.forgive();
         }
         Err(Rejection::TooLate)
     }
@@ -289,21 +290,13 @@ impl Device {
 
     /// When the first of what waits can no longer be in time, even if it ran at once and alone.
     fn first_hopeless(&self) -> Option<Instant> {
-        let heads = self.pool.models().flat_map(|(_, model)| {
-            model.lanes.values().filter_map(|lane| lane.front()).filter(|head| head.deadline != Deadline::NEVER).map(
-                |head| {
-                    let alone = model.takes(head.rows as usize).as_nanos();
-                    Instant::from_nanos(head.deadline.0.as_nanos().saturating_sub(alone) + 1)
-                },
-            )
-        });
-        heads.min()
+        self.pool.models().map(|(_, model)| model.hopeless).min().filter(|at| *at != Instant::FAR)
     }
 
     /// Drops what cannot be in time even if it ran now and alone.
     fn drop_late(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.dropped.clear();
-        for (_, model) in self.pool.models() {
+        for (_, model) in self.pool.models().filter(|(_, model)| model.hopeless <= now) {
             for lane in model.lanes.values() {
                 // By deadline, so that those that are late stand first, but for the few that bring many rows.
                 for entry in lane.iter() {
@@ -323,30 +316,15 @@ impl Device {
     fn run(&mut self, now: Instant, index: usize, lane: LaneKey, rows: usize, closed: Closed, out: &mut Vec<Action>) {
         let id = self.pool.free_replica(index).expect("a policy runs what has a free replica");
         let mut tickets = Vec::with_capacity(rows);
-        let mut cost = 0;
-        while tickets.len() < rows
-            && let Some(entry) = self.pool.pop(index, lane)
-        {
-            cost += entry.rows;
-            tickets.push(entry.ticket);
-        }
+        let mut cost = self.pool.take(index, lane, rows, |_| true, &mut tickets);
         assert!(!tickets.is_empty() && (!lane.alone || tickets.len() == 1), "a batch has rows that may share it");
         // Rows of other classes that run with these cost little and free room for their own kind.
         if !lane.alone {
+            let latest = now + self.pool.model(index).takes(rows);
             for class in Class::ALL.into_iter().filter(|class| *class != lane.class) {
-                let key = LaneKey { class, ..lane };
-                let model = self.pool.model(index);
-                let latest = now + model.takes(rows);
                 let in_time = |head: &lane::Entry| !head.deadline.missed_by(latest);
-                let room = (rows - tickets.len()).min(model.lanes.get(&key).map_or(0, |lane| lane.len()));
-                for _ in 0..room {
-                    if !self.pool.model(index).lanes.get(&key).and_then(lane::Lane::front).is_some_and(in_time) {
-                        break;
-                    }
-                    let entry = self.pool.pop(index, key).expect("it was just looked at");
-                    cost += entry.rows;
-                    tickets.push(entry.ticket);
-                }
+                let room = rows - tickets.len();
+                cost += self.pool.take(index, LaneKey { class, ..lane }, room, in_time, &mut tickets);
             }
         }
         let ends = now + self.pool.model(index).takes(cost as usize);

@@ -8,8 +8,10 @@ use crate::profile::Profile;
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use super::lane::{Entry, Lane, LaneKey};
-use super::rate::Rate;
+use super::places::{Place, Places};
 use super::{Query, WAITING_MAX};
+
+pub(super) use super::model::Model;
 
 /// Number of a model on this device, for as long as it stands here.
 pub(super) type ModelIndex = usize;
@@ -41,71 +43,6 @@ impl Replica {
     }
 }
 
-/// A model with its queue. Its replicas do the same work on the same hardware: one profile.
-#[derive(Debug)]
-pub(super) struct Model {
-    pub name: ModelRef,
-    pub profile: Profile,
-    /// The least of its replicas'.
-    pub max_batch: u32,
-    /// That take new batches.
-    pub replicas: Vec<ReplicaId>,
-    /// Of them, those that run nothing.
-    pub free: u32,
-    pub lanes: BTreeMap<LaneKey, Lane>,
-    pub rate: Rate,
-}
-
-impl Model {
-    /// Rows that wait.
-    pub fn rows(&self) -> usize {
-        self.lanes.values().map(Lane::rows).sum()
-    }
-
-    /// Time for a batch of `rows` rows.
-    pub fn takes(&self, rows: usize) -> ServiceTime {
-        self.profile.estimate(rows.clamp(1, u32::MAX as usize) as u32)
-    }
-
-    /// The largest batch of at most `most` rows that ends within `span`; 0 where not even one row does.
-    pub fn fits(&self, span: std::time::Duration, most: usize) -> usize {
-        self.profile.largest_within(ServiceTime::from(span), most.min(self.max_batch as usize) as u32) as usize
-    }
-
-    /// Work of `rows` rows in batches of `batch`.
-    pub fn work(&self, rows: usize, batch: usize) -> ServiceTime {
-        let batch = batch.max(1);
-        let mut work = ServiceTime::ZERO;
-        if rows >= batch {
-            work = self.takes(batch).scaled((rows / batch) as f64);
-        }
-        if !rows.is_multiple_of(batch) {
-            work += self.takes(rows % batch);
-        }
-        work
-    }
-
-    /// The batch that a backlog leads to: the largest that fits the time queries have while another one runs on one of
-    /// `slots` slots, (1 + 1/N)·l(b) ≤ SLO.
-    pub fn steady_batch(&self, slots: u32) -> usize {
-        let parallel = f64::from(slots.min(self.replicas.len() as u32).max(1));
-        let span = self.rate.span();
-        if span.is_infinite() {
-            return self.max_batch as usize;
-        }
-        let within = ServiceTime::from_nanos((span / (1.0 + 1.0 / parallel)) as u64);
-        self.profile.largest_within(within, self.max_batch).max(1) as usize
-    }
-}
-
-/// Where a waiting ticket stands.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub model: ModelIndex,
-    pub lane: LaneKey,
-    pub key: Instant,
-}
-
 #[derive(Debug)]
 pub(super) struct Pool {
     pub slots: u32,
@@ -114,7 +51,9 @@ pub(super) struct Pool {
     models: Vec<Option<Model>>,
     by_name: BTreeMap<ModelRef, ModelIndex>,
     pub replicas: BTreeMap<ReplicaId, Replica>,
-    tickets: BTreeMap<TicketId, Place>,
+    /// Those that run a batch: at most as many as slots, where replicas may be hundreds.
+    active: Vec<ReplicaId>,
+    tickets: Places,
 }
 
 impl Pool {
@@ -126,7 +65,8 @@ impl Pool {
             models: Vec::new(),
             by_name: BTreeMap::new(),
             replicas: BTreeMap::new(),
-            tickets: BTreeMap::new(),
+            active: Vec::new(),
+            tickets: Places::new(),
         }
     }
 
@@ -153,15 +93,7 @@ impl Pool {
                 self.models.push(None);
                 self.models.len() - 1
             });
-            self.models[vacant] = Some(Model {
-                name: name.clone(),
-                profile,
-                max_batch,
-                replicas: Vec::new(),
-                free: 0,
-                lanes: BTreeMap::new(),
-                rate: Rate::new(),
-            });
+            self.models[vacant] = Some(Model::new(name.clone(), profile, self.slots));
             self.by_name.insert(name, vacant);
             vacant
         });
@@ -191,7 +123,7 @@ impl Pool {
         let waited: Vec<TicketId> =
             gone.lanes.values().flat_map(|lane| lane.iter().map(|entry| entry.ticket)).collect();
         for ticket in &waited {
-            self.tickets.remove(ticket);
+            self.tickets.remove(*ticket);
         }
         waited
     }
@@ -199,13 +131,13 @@ impl Pool {
     /// Keeps what a model knows of its replicas in step with them.
     fn recount(&mut self, index: ModelIndex) {
         let Some(model) = self.models[index].as_mut() else { return };
-        model.free = 0;
-        model.max_batch = u32::MAX;
+        let (mut free, mut max_batch) = (0, u32::MAX);
         for id in &model.replicas {
             let replica = &self.replicas[id];
-            model.free += u32::from(replica.running.is_none());
-            model.max_batch = model.max_batch.min(replica.max_batch);
+            free += u32::from(replica.running.is_none());
+            max_batch = max_batch.min(replica.max_batch);
         }
+        model.replicas_changed(free, max_batch);
     }
 
     pub fn key(&self, now: Instant, query: &Query) -> Instant {
@@ -219,37 +151,57 @@ impl Pool {
         let lane = LaneKey::of(query);
         let key = self.key(now, query);
         self.tickets.insert(query.ticket, Place { model: index, lane, key });
-        self.model_mut(index).lanes.entry(lane).or_default().insert(Entry {
-            key,
-            ticket: query.ticket,
-            deadline: query.deadline,
-            since: now,
-            rows: query.rows,
-        });
+        let model = self.model_mut(index);
+        let waiting = model.lanes.entry(lane).or_default();
+        waiting.insert(Entry { key, ticket: query.ticket, deadline: query.deadline, since: now, rows: query.rows });
+        if waiting.front().is_some_and(|head| head.ticket == query.ticket) {
+            model.heads_changed();
+        }
     }
 
     /// Takes a waiting ticket out.
     pub fn remove(&mut self, ticket: TicketId) -> bool {
-        let Some(place) = self.tickets.remove(&ticket) else { return false };
-        let lanes = &mut self.model_mut(place.model).lanes;
-        let lane = lanes.get_mut(&place.lane).expect("a ticket says where it stands");
+        let Some(place) = self.tickets.remove(ticket) else { return false };
+        let model = self.model_mut(place.model);
+        let lane = model.lanes.get_mut(&place.lane).expect("a ticket says where it stands");
+        let head = lane.front().is_some_and(|head| head.ticket == ticket);
         lane.remove(place.key, ticket).expect("a ticket says where it stands");
         if lane.is_empty() {
-            lanes.remove(&place.lane);
+            model.lanes.remove(&place.lane);
+        }
+        if head {
+            model.heads_changed();
         }
         true
     }
 
-    /// Takes the head of a lane out.
-    pub fn pop(&mut self, index: ModelIndex, key: LaneKey) -> Option<Entry> {
-        let lanes = &mut self.model_mut(index).lanes;
-        let lane = lanes.get_mut(&key)?;
-        let entry = lane.pop_front()?;
-        if lane.is_empty() {
-            lanes.remove(&key);
+    /// Takes up to `most` rows out, from the head of a lane on, while they are `wanted`; adds them to `tickets`, and returns
+    /// what they cost in rows of the profile.
+    pub fn take(
+        &mut self,
+        index: ModelIndex,
+        key: LaneKey,
+        most: usize,
+        wanted: impl Fn(&Entry) -> bool,
+        tickets: &mut Vec<TicketId>,
+    ) -> u32 {
+        let model = self.models[index].as_mut().expect("a model that stands here");
+        let Some(lane) = model.lanes.get_mut(&key) else { return 0 };
+        let (mut cost, before) = (0, tickets.len());
+        for _ in 0..most {
+            let Some(entry) = lane.front().filter(|head| wanted(head)) else { break };
+            cost += entry.rows;
+            tickets.push(entry.ticket);
+            lane.pop_front();
         }
-        self.tickets.remove(&entry.ticket);
-        Some(entry)
+        for ticket in &tickets[before..] {
+            self.tickets.remove(*ticket);
+        }
+        if lane.is_empty() {
+            model.lanes.remove(&key);
+        }
+        model.heads_changed();
+        cost
     }
 
     /// What gives way to `query` where the queue is full: the least important, and of those the one that is due last.
@@ -284,6 +236,7 @@ impl Pool {
         let index = replica.model;
         self.model_mut(index).free -= 1;
         self.busy += 1;
+        self.active.push(id);
     }
 
     /// The batch of a replica is over: its model and rows. `None` where it ran nothing.
@@ -292,6 +245,7 @@ impl Pool {
         let rows = replica.running.take()?;
         let (index, leaving) = (replica.model, replica.leaving);
         self.busy -= 1;
+        self.active.retain(|other| *other != id);
         if leaving {
             self.replicas.remove(&id);
         } else {
@@ -301,7 +255,7 @@ impl Pool {
     }
 
     pub fn running(&self) -> impl Iterator<Item = &Replica> {
-        self.replicas.values().filter(|replica| replica.running.is_some())
+        self.active.iter().map(|id| &self.replicas[id])
     }
 
     /// When the first slot is free.
@@ -335,7 +289,7 @@ impl Pool {
             if other != index && !model.lanes.is_empty() {
                 let rows = Pool::rows_ahead(model, class, deadline);
                 if rows > 0 {
-                    others += model.work(rows, model.steady_batch(self.slots));
+                    others += model.work(rows, model.steady);
                 }
             }
         }
@@ -356,7 +310,7 @@ impl Pool {
         let model = self.model(index);
         let ahead = Pool::rows_ahead(model, class, deadline);
         let parallel = f64::from(self.slots.min(model.replicas.len() as u32).max(1));
-        let batch = model.steady_batch(self.slots);
+        let batch = model.steady;
         // The last batch runs as one; those before it are shared by the replicas.
         let last = if alone { rows } else { (ahead + rows - 1) % batch + 1 };
         let before = ahead + rows - last;
@@ -366,13 +320,20 @@ impl Pool {
     pub fn check(&self) {
         assert!(self.busy <= self.slots, "more batches than slots");
         assert!(self.tickets.len() <= WAITING_MAX, "more rows wait than may");
-        debug_assert_eq!(self.busy as usize, self.running().count());
+        debug_assert_eq!(self.busy as usize, self.active.len());
+        debug_assert_eq!(self.active.len(), self.replicas.values().filter(|replica| replica.running.is_some()).count());
         debug_assert_eq!(
             self.tickets.len(),
             self.models().flat_map(|(_, model)| model.lanes.values()).map(Lane::len).sum::<usize>()
         );
         debug_assert!(self.models().all(|(_, model)| {
+            let mut fresh = Instant::FAR;
+            for head in model.lanes.values().filter_map(Lane::front).filter(|head| head.deadline != Deadline::NEVER) {
+                let latest = head.deadline.0.as_nanos().checked_sub(model.takes(head.rows as usize).as_nanos());
+                fresh = fresh.min(Instant::from_nanos(latest.map_or(0, |latest| latest + 1)));
+            }
             !model.replicas.is_empty()
+                && model.hopeless == fresh
                 && model.lanes.values().all(|lane| !lane.is_empty())
                 && model.free as usize == model.replicas.iter().filter(|id| self.replicas[id].running.is_none()).count()
         }));

@@ -10,19 +10,51 @@ const SILENT: f64 = 4.0 * TAU;
 /// Share of a new query in the running mean of the time that queries bring.
 const SPAN_SHARE: f64 = 1.0 / 16.0;
 
+/// Time is cut into periods as long as what is silent counts. What decays for one rate decays for all: with each rate brought
+/// to the start of its period, one exponential serves a whole device.
+const PERIOD: u64 = (SILENT * 1e9) as u64;
+
+/// How far rates have decayed at an instant.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decay {
+    now: Instant,
+    /// Since the start of this period.
+    since_start: f64,
+    /// Since the start of the one before.
+    since_previous: f64,
+}
+
+impl Decay {
+    pub fn at(now: Instant) -> Decay {
+        let since_start = exp(-into_period(now) / TAU);
+        Decay { now, since_start, since_previous: since_start * exp(-SILENT / TAU) }
+    }
+}
+
+fn period(at: Instant) -> u64 {
+    at.as_nanos() / PERIOD
+}
+
+/// Seconds from the start of its period.
+fn into_period(at: Instant) -> f64 {
+    (at.as_nanos() % PERIOD) as f64 / 1e9
+}
+
 /// A running estimate of the rate and of the time that queries have: λ decays with e^(−Δt/τ) and every arrival adds 1/τ
 /// (`scheduling.md` section 15).
 #[derive(Clone, Debug)]
 pub(super) struct Rate {
     lambda: f64,
     last: Option<Instant>,
+    /// The rate as it would have had to be at the start of the period of `last`, to be `lambda` then.
+    at_start: f64,
     /// Deadline less arrival, in nanoseconds.
     span: f64,
 }
 
 impl Rate {
     pub fn new() -> Rate {
-        Rate { lambda: 0.0, last: None, span: f64::INFINITY }
+        Rate { lambda: 0.0, last: None, at_start: 0.0, span: f64::INFINITY }
     }
 
     /// A query came at `now` with `span` nanoseconds to its deadline.
@@ -33,14 +65,19 @@ impl Rate {
         }
         self.lambda += 1.0 / TAU;
         self.last = Some(now);
+        self.at_start = self.lambda * exp(into_period(now) / TAU);
         let share = if self.span.is_finite() { SPAN_SHARE } else { 1.0 };
         self.span = if share == 1.0 { span } else { self.span + share * (span - self.span) };
     }
 
-    /// Queries a second at `now`; `None` where none came for long.
-    pub fn per_second(&self, now: Instant) -> Option<f64> {
-        let silence = now.since(self.last?).as_secs_f64();
-        (silence < SILENT).then(|| self.lambda * exp(-silence / TAU))
+    /// Queries a second; `None` where none came for long.
+    pub fn per_second(&self, decay: &Decay) -> Option<f64> {
+        let last = self.last?;
+        // In no period but this one and the one before can anything be that is not silent.
+        (decay.now.since(last).as_nanos() < u128::from(PERIOD)).then(|| {
+            let same = period(last) == period(decay.now);
+            self.at_start * if same { decay.since_start } else { decay.since_previous }
+        })
     }
 
     /// Nanoseconds that a query has, on average; infinite where none came yet.
@@ -65,17 +102,30 @@ mod tests {
     #[test]
     fn the_rate_of_a_known_process_is_found_and_followed() {
         let (even, now) = fed((0..2000).map(|_| 0.001));
-        assert!((even.per_second(now).unwrap() / 1000.0 - 1.0).abs() < 0.02);
+        assert!((even.per_second(&Decay::at(now)).unwrap() / 1000.0 - 1.0).abs() < 0.02);
         let (slower, now) = fed((0..2000).map(|i| if i < 1800 { 0.001 } else { 0.01 }));
-        assert!((slower.per_second(now).unwrap() / 100.0 - 1.0).abs() < 0.05);
+        assert!((slower.per_second(&Decay::at(now)).unwrap() / 100.0 - 1.0).abs() < 0.05);
         assert!((slower.span() - 5e7).abs() < 1.0);
+    }
+
+    #[test]
+    fn a_rate_decays_by_its_law_over_the_end_of_a_period_too() {
+        for start in [0.1, 0.95] {
+            let (mut rate, at) = (Rate::new(), |seconds: f64| Instant::from_nanos((seconds * 1e9) as u64));
+            rate.on_arrival(at(start), 5e7);
+            for later in [0.0, 0.02, 0.3, 0.8] {
+                let found = rate.per_second(&Decay::at(at(start + later))).unwrap();
+                let law = (1.0 / TAU) * exp(-later / TAU);
+                assert!((found / law - 1.0).abs() < 1e-6, "{start} {later}: {found} {law}");
+            }
+        }
     }
 
     #[test]
     fn what_is_silent_counts_for_nothing() {
         let (rate, now) = fed((0..100).map(|_| 0.001));
-        assert!(rate.per_second(now + std::time::Duration::from_millis(999)).is_some());
-        assert_eq!(rate.per_second(now + std::time::Duration::from_millis(1001)), None);
-        assert_eq!(Rate::new().per_second(now), None);
+        assert!(rate.per_second(&Decay::at(now + std::time::Duration::from_millis(999))).is_some());
+        assert_eq!(rate.per_second(&Decay::at(now + std::time::Duration::from_millis(1001))), None);
+        assert_eq!(Rate::new().per_second(&Decay::at(now)), None);
     }
 }

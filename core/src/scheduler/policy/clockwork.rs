@@ -2,7 +2,7 @@
 //! of sizes, the largest that is in time.
 
 use crate::ids::TicketId;
-use crate::units::Instant;
+use crate::units::{Instant, ServiceTime};
 
 use super::super::pool::Pool;
 use super::{Decide, Next, closed, most, runnable};
@@ -19,7 +19,7 @@ impl Decide for Clockwork {
         let pressing = runnable(pool)
             .map(|(index, model, key, lane)| {
                 let head = lane.front().expect("lanes are not empty");
-                let fits = model.fits(head.deadline.left(now), most(model, key, lane.len())).max(1);
+                let fits = model.fits(ServiceTime::from(head.deadline.left(now)), most(model, key, lane.len())).max(1);
                 // Compiled sizes: powers of two, and the largest.
                 let rows = if fits == model.max_batch as usize { fits } else { 1 << fits.ilog2() };
                 let latest = head.deadline.0.as_nanos().saturating_sub(model.takes(rows).as_nanos());

@@ -1,7 +1,7 @@
 //! Earliest deadline first with the largest batch that its head allows, dropping only what is lost already.
 
 use crate::ids::TicketId;
-use crate::units::Instant;
+use crate::units::{Instant, ServiceTime};
 
 use super::super::pool::Pool;
 use super::{Decide, Next, closed, most, runnable};
@@ -14,7 +14,7 @@ impl Decide for Greedy {
         let urgent = runnable(pool).min_by_key(|(_, _, _, lane)| lane.front().map(|head| (head.key, head.ticket)));
         let Some((index, model, lane, waiting)) = urgent else { return Next::Nothing };
         let head = waiting.front().expect("lanes are not empty");
-        let rows = model.fits(head.deadline.left(now), most(model, lane, waiting.len())).max(1);
+        let rows = model.fits(ServiceTime::from(head.deadline.left(now)), most(model, lane, waiting.len())).max(1);
         Next::Run { model: index, lane, rows, closed: closed(model, lane, waiting.len(), rows) }
     }
 }

@@ -3,7 +3,7 @@
 //! (1 + 1/N)·l(b) = SLO, are dropped.
 
 use crate::ids::TicketId;
-use crate::units::Instant;
+use crate::units::{Instant, ServiceTime};
 
 use super::super::Closed;
 use super::super::pool::Pool;
@@ -14,14 +14,13 @@ pub(super) struct Symphony;
 
 impl Decide for Symphony {
     fn next(&mut self, now: Instant, pool: &mut Pool, dropped: &mut Vec<TicketId>) -> Next {
-        let slots = pool.slots;
-        drop_heads(now, pool, dropped, |_, model| model.steady_batch(slots));
+        drop_heads(now, pool, dropped, |_, model| model.steady);
         let mut open = None;
         let mut first: Option<Instant> = None;
         for (index, model, key, lane) in runnable(pool) {
             let head = lane.front().expect("lanes are not empty");
             let allowed = most(model, key, usize::MAX);
-            let rows = model.fits(head.deadline.left(now), allowed.min(lane.len())).max(1);
+            let rows = model.fits(ServiceTime::from(head.deadline.left(now)), allowed.min(lane.len())).max(1);
             let before = |rows: usize| {
                 Instant::from_nanos(head.deadline.0.as_nanos().saturating_sub(model.takes(rows).as_nanos()))
             };

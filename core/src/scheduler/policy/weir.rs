@@ -18,16 +18,25 @@ use crate::units::{Deadline, Instant, ServiceTime};
 
 use super::super::lane::{Lane, LaneKey};
 use super::super::pool::{Model, ModelIndex, Pool};
+use super::super::rate::Decay;
 use super::{Decide, Next, closed, drop_heads, most};
 
 /// Share of a device that the plan fills: the rest is for what the rates do not tell.
 const UTILISATION: f64 = 0.85;
 
+/// How much more slot time the load may take for the sake of those with the least time. Without this limit a few queries that
+/// have hardly more than their own batch takes would have everybody served one by one.
+const CAP_COSTS: f64 = 1.1;
+
 #[derive(Debug, Default)]
 pub(super) struct Weir {
     /// By model number: the plan of this decision.
     plans: Vec<Plan>,
+    /// By model number: queries a second, where any came of late.
+    rates: Vec<Option<f64>>,
     candidates: Vec<Candidate>,
+    /// Numbers of candidates, by deadline.
+    order: Vec<(Deadline, TicketId, usize)>,
     /// When each slot is free, for the list schedule.
     slots: Vec<Instant>,
 }
@@ -37,7 +46,7 @@ pub(super) struct Weir {
 struct Plan {
     /// Rows that a batch should have to keep up.
     target: usize,
-    /// Rows that no batch may exceed, for the sake of queries with less time.
+    /// Rows that no batch may exceed, for the sake of queries with less time, where the load allows that.
     cap: usize,
 }
 
@@ -65,34 +74,53 @@ impl Weir {
         let (mut alphas, mut work) = (0.0, 0.0);
         // The least time that any active model leaves to a batch in its way.
         let mut allowance = f64::INFINITY;
-        for (_, model) in pool.models() {
-            let Some(rate) = model.rate.per_second(now) else { continue };
-            let (alpha, beta) = model.profile.line(model.max_batch);
-            alphas += alpha.as_nanos() as f64;
-            work += rate * beta.as_nanos() as f64 / 1e9;
+        let decay = Decay::at(now);
+        self.rates.clear();
+        for (index, model) in pool.models() {
+            self.rates.resize(index + 1, None);
+            let Some(rate) = model.rate.per_second(&decay) else { continue };
+            let (alpha, beta) = model.line;
+            alphas += alpha;
+            work += rate * beta / 1e9;
+            self.rates[index] = Some(rate);
             allowance = allowance.min(model.rate.span() - model.takes(1).as_nanos() as f64);
         }
         let spare = slots * UTILISATION - work;
         let cycle = if spare > 0.0 { alphas / 1e9 / spare } else { f64::INFINITY };
         // Of N slots one is free N times as soon.
         let allowance = ServiceTime::from_nanos((allowance.max(0.0) * slots) as u64);
-        let mut blocking = ServiceTime::ZERO;
         self.plans.clear();
+        // What the load takes in batches as it asks for them, and in batches that leave others their time.
+        let (mut asked, mut kept) = (0.0, 0.0);
         for (index, model) in pool.models() {
-            let cap = model.profile.largest_within(allowance, model.max_batch).max(1) as usize;
+            let cap = model.fits(allowance, model.max_batch as usize).max(1);
             let mut target = 1;
-            if let Some(rate) = model.rate.per_second(now) {
+            if let Some(rate) = self.rates[index] {
                 // Infinite where nothing is stable: then as many as can be.
-                target = ((rate * cycle).round().min(f64::from(u32::MAX)) as usize).clamp(1, cap);
-                target = target.min(model.steady_batch(pool.slots));
-                blocking = blocking.max(model.takes(target));
+                target = ((rate * cycle).round().min(f64::from(u32::MAX)) as usize).clamp(1, model.steady);
+                let each = |rows: usize| rate * model.takes(rows).as_nanos() as f64 / 1e9 / rows as f64;
+                asked += each(target);
+                kept += each(target.min(cap));
             }
             self.plans.resize(index + 1, Plan { target, cap });
+        }
+        let affordable = kept <= (slots * UTILISATION).max(asked * CAP_COSTS);
+        let mut blocking = ServiceTime::ZERO;
+        for (index, model) in pool.models() {
+            let Plan { target, cap } = &mut self.plans[index];
+            if affordable {
+                *target = (*target).min(*cap);
+            } else {
+                *cap = (*cap).max(*target);
+            }
+            if self.rates[index].is_some() {
+                blocking = blocking.max(model.takes(*target));
+            }
         }
         blocking.as_nanos() as f64
     }
 
-    /// Finds what could run now, by deadline.
+    /// Finds what could run now.
     fn find_candidates(&mut self, now: Instant, pool: &Pool) {
         self.candidates.clear();
         for (index, model) in pool.models().filter(|(_, model)| model.free > 0) {
@@ -100,7 +128,7 @@ impl Weir {
                 let head = lane.front().expect("lanes are not empty");
                 let available = if key.alone { 1 } else { with_siblings(model, *key) };
                 let limit = most(model, *key, available).min(self.plans[index].cap);
-                let rows = model.fits(head.deadline.left(now), limit).max(1);
+                let rows = model.fits(ServiceTime::from(head.deadline.left(now)), limit).max(1);
                 let cost = if key.alone { head.rows as usize } else { rows };
                 self.candidates.push(Candidate {
                     deadline: head.deadline,
@@ -115,12 +143,18 @@ impl Weir {
                 });
             }
         }
-        self.candidates.sort_unstable_by_key(|candidate| (candidate.deadline, candidate.ticket));
+        self.order.clear();
+        self.order.extend(self.candidates.iter().enumerate().map(|(i, c)| (c.deadline, c.ticket, i)));
+        self.order.sort_unstable();
+    }
+
+    fn by_deadline(&self) -> impl Iterator<Item = &Candidate> {
+        self.order.iter().map(|(_, _, i)| &self.candidates[*i])
     }
 
     /// Those that do not only run in the gaps, by deadline.
     fn firm(&self) -> impl Iterator<Item = &Candidate> {
-        self.candidates.iter().filter(|candidate| candidate.lane.class != Class::Sheddable)
+        self.by_deadline().filter(|candidate| candidate.lane.class != Class::Sheddable)
     }
 
     /// The least slack in nanoseconds when all firm candidates run one after the other on the slots, by deadline, each grown
@@ -171,7 +205,7 @@ impl Decide for Weir {
         let chosen = match turn.copied() {
             Some(chosen) => self.before_less_important(now, pool, chosen),
             // What is sheddable runs when nobody else can.
-            None => match self.candidates.first() {
+            None => match self.by_deadline().next() {
                 Some(sheddable) => *sheddable,
                 None => return Next::Nothing,
             },
@@ -188,6 +222,9 @@ impl Decide for Weir {
 
 /// Rows of one model and shape that may share a batch with those of a lane.
 fn with_siblings(model: &Model, lane: LaneKey) -> usize {
+    if model.lanes.len() == 1 {
+        return model.lanes.values().map(Lane::len).sum();
+    }
     let lanes = Class::ALL.into_iter().filter_map(|class| model.lanes.get(&LaneKey { class, ..lane }));
     lanes.map(Lane::len).sum()
 }

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod properties;
+mod virtual_time;
+
 fn ms(n: u64) -> Instant {
     Instant::from_millis(n)
 }

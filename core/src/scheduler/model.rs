@@ -1,0 +1,160 @@
+//! A model on a device: its queue, and what is known of it. What follows from profile, rate and replicas is kept in step with
+//! them, because every decision reads it of every model.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{ModelRef, ReplicaId};
+use crate::profile::Profile;
+use crate::units::{Deadline, Instant, ServiceTime};
+
+use super::lane::{Lane, LaneKey};
+use super::rate::Rate;
+
+/// Rows up to which times are looked up in a table; larger batches are rare, and their times computed.
+const TABLE: u32 = 1024;
+
+/// A model with its queue. Its replicas do the same work on the same hardware: one profile.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub name: ModelRef,
+    pub profile: Profile,
+    /// The least of its replicas'.
+    pub max_batch: u32,
+    /// That take new batches.
+    pub replicas: Vec<ReplicaId>,
+    /// Of them, those that run nothing.
+    pub free: u32,
+    pub lanes: BTreeMap<LaneKey, Lane>,
+    pub rate: Rate,
+    /// Nanoseconds that a batch takes however small it is, and that a row adds.
+    pub line: (f64, f64),
+    /// The batch that a backlog leads to: the largest that fits the time queries have while another one runs on one of N
+    /// slots, (1 + 1/N)·l(b) ≤ SLO.
+    pub steady: usize,
+    /// When the first head can no longer be in time even if it ran at once and alone; far where there is none.
+    pub hopeless: Instant,
+    /// Slots of the device.
+    slots: u32,
+    /// Time by rows.
+    times: Vec<ServiceTime>,
+}
+
+impl Model {
+    pub fn new(name: ModelRef, profile: Profile, slots: u32) -> Model {
+        let mut model = Model {
+            name,
+            profile,
+            max_batch: 1,
+            replicas: Vec::new(),
+            free: 0,
+            lanes: BTreeMap::new(),
+            rate: Rate::new(),
+            line: (0.0, 0.0),
+            steady: 1,
+            hopeless: Instant::FAR,
+            slots,
+            times: Vec::new(),
+        };
+        model.relearn();
+        model
+    }
+
+    /// Rows that wait.
+    pub fn rows(&self) -> usize {
+        self.lanes.values().map(Lane::rows).sum()
+    }
+
+    /// Time for a batch of `rows` rows.
+    pub fn takes(&self, rows: usize) -> ServiceTime {
+        match self.times.get(rows) {
+            Some(time) => *time,
+            None => self.profile.estimate(rows.min(u32::MAX as usize) as u32),
+        }
+    }
+
+    /// The largest batch of at most `most` rows that ends within `span`; 0 where not even one row does.
+    pub fn fits(&self, span: ServiceTime, most: usize) -> usize {
+        let most = most.min(self.max_batch as usize);
+        if self.takes(most) <= span {
+            return most;
+        }
+        match self.times.get(1..=most) {
+            Some(times) => times.partition_point(|time| *time <= span),
+            None => self.profile.largest_within(span, most as u32) as usize,
+        }
+    }
+
+    /// Work of `rows` rows in batches of `batch`.
+    pub fn work(&self, rows: usize, batch: usize) -> ServiceTime {
+        let batch = batch.max(1);
+        let mut work = ServiceTime::ZERO;
+        if rows >= batch {
+            work = self.takes(batch).scaled((rows / batch) as f64);
+        }
+        if !rows.is_multiple_of(batch) {
+            work += self.takes(rows % batch);
+        }
+        work
+    }
+
+    /// A query came with `span` nanoseconds to its deadline.
+    pub fn asked(&mut self, now: Instant, span: f64) {
+        let before = self.rate.span();
+        self.rate.on_arrival(now, span);
+        if self.rate.span() != before {
+            self.plan();
+        }
+    }
+
+    /// A batch of `rows` rows took `took`.
+    pub fn observe(&mut self, rows: u32, took: ServiceTime) {
+        if self.profile.observe(rows, took) {
+            self.relearn();
+        }
+    }
+
+    /// Its profile alone refuses everything: see [`Profile::forgive`].
+    pub fn forgive(&mut self) {
+        self.profile.forgive();
+        self.relearn();
+    }
+
+    /// Its replicas are others now: `free` of them run nothing, and all take `max_batch` rows.
+    pub fn replicas_changed(&mut self, free: u32, max_batch: u32) {
+        (self.free, self.max_batch) = (free, max_batch);
+        self.relearn();
+    }
+
+    /// The head of a queue is another, or takes another time.
+    pub fn heads_changed(&mut self) {
+        let latest = |lane: &Lane| {
+            let head = lane.front().filter(|head| head.deadline != Deadline::NEVER)?;
+            let alone = self.takes(head.rows as usize).as_nanos();
+            let start = head.deadline.0.as_nanos().checked_sub(alone);
+            Some(Instant::from_nanos(start.map_or(0, |start| start + 1)))
+        };
+        self.hopeless = self.lanes.values().filter_map(latest).min().unwrap_or(Instant::FAR);
+    }
+
+    fn relearn(&mut self) {
+        // One more than any batch has: whoever asks whether a batch could grow.
+        let most = self.max_batch.min(TABLE) + 1;
+        self.times.clear();
+        self.times.extend((0..=most).map(|rows| self.profile.estimate(rows.max(1))));
+        let (alpha, beta) = self.profile.line(self.max_batch);
+        self.line = (alpha.as_nanos() as f64, beta.as_nanos() as f64);
+        self.plan();
+        self.heads_changed();
+    }
+
+    fn plan(&mut self) {
+        let parallel = f64::from(self.slots.min(self.replicas.len() as u32).max(1));
+        let span = self.rate.span();
+        self.steady = if span.is_infinite() {
+            self.max_batch as usize
+        } else {
+            let within = ServiceTime::from_nanos((span / (1.0 + 1.0 / parallel)) as u64);
+            self.fits(within, self.max_batch as usize).max(1)
+        };
+    }
+}

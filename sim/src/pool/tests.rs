@@ -1,0 +1,115 @@
+//! What a policy promises whatever the figures: more slots never harm, nor does noise much, nor a model that is not what its
+//! profile says the others.
+
+use weir_core::units::ServiceTime;
+
+use super::*;
+
+fn line(alpha: u64, beta: u64) -> Profile {
+    let at = |rows: u64| ServiceTime::from_micros(alpha + beta * rows);
+    Profile::new(&[(1, at(1)), (64, at(64))])
+}
+
+fn case(slots: u32, models: usize, profile: &Profile, slos: &[u64], arrivals: &str) -> Case {
+    let load = |i: usize| Load {
+        believed: profile.clone(),
+        service: Service::exact(profile.clone()),
+        max_batch: 64,
+        slo: Duration::from_millis(slos[i % slos.len()]),
+        share: 1.0 / models as f64,
+    };
+    Case { slots, models: (0..models).map(load).collect(), arrivals: Arrivals::parse(arrivals).unwrap() }
+}
+
+const LENGTH: Duration = Duration::from_secs(2);
+
+fn weir(case: &Case, rate: f64) -> Outcome {
+    run(case, Policy::Weir, rate, LENGTH, 1)
+}
+
+/// Cases, each with about the rate that one slot serves.
+fn cases() -> Vec<(Case, f64)> {
+    vec![
+        (case(1, 1, &line(5000, 1000), &[50], "poisson"), 720.0),
+        (case(1, 8, &line(4000, 500), &[100], "poisson"), 1240.0),
+        (case(1, 8, &line(4000, 500), &[100], "gamma:cv=2"), 1200.0),
+        (case(1, 4, &line(4000, 500), &[30, 50, 100, 200], "poisson"), 1080.0),
+    ]
+}
+
+#[test]
+fn every_query_of_a_run_has_one_end_and_the_same_seed_the_same_run() {
+    for (case, rate) in cases() {
+        for policy in Policy::ALL {
+            let (outcome, again) = (run(&case, policy, rate, LENGTH, 1), run(&case, policy, rate, LENGTH, 1));
+            assert_eq!(outcome.served, again.served, "{policy}");
+            for of in &outcome.served {
+                assert!(of.offered > 0 && of.offered == of.in_time + of.late + of.refused + of.expired, "{policy}: {of:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_slot_more_never_lowers_goodput_by_more_than_a_hundredth() {
+    for (mut case, rate) in cases() {
+        for factor in [0.7, 1.1, 2.0] {
+            let mut before = 0;
+            for slots in 1..=4 {
+                case.slots = slots;
+                let in_time = weir(&case, factor * rate * 1.5).total().in_time;
+                assert!(in_time * 100 >= before * 99, "{case:?}, {factor}: {in_time} on {slots} slots, {before} before");
+                before = in_time;
+            }
+        }
+    }
+}
+
+#[test]
+fn noise_of_a_tenth_costs_three_hundredths_of_goodput_or_four_above_capacity() {
+    for (mut case, rate) in cases() {
+        for factor in [0.9, 1.0, 1.5] {
+            let exact = weir(&case, factor * rate).total().in_time;
+            case.models.iter_mut().for_each(|model| model.service.noise = 0.1);
+            let noisy = weir(&case, factor * rate).total().in_time;
+            case.models.iter_mut().for_each(|model| model.service.noise = 0.0);
+            // Above capacity every batch counts, and the profile is the second longest of ten.
+            let least = if factor > 1.0 { 96 } else { 97 };
+            assert!(noisy * 100 >= exact * least, "{factor} of {rate}: {noisy} with noise, {exact} without");
+        }
+    }
+}
+
+#[test]
+fn a_model_that_takes_twice_its_profile_harms_itself() {
+    let mut case = case(1, 8, &line(4000, 500), &[100], "poisson");
+    for rate in [600.0, 800.0, 1000.0] {
+        case.models[0].service.profile = line(4000, 500);
+        let before = weir(&case, rate);
+        case.models[0].service.profile = line(8000, 1000);
+        let after = weir(&case, rate);
+        let others = |outcome: &Outcome| outcome.served[1..].iter().map(|of| of.in_time).sum::<u64>();
+        assert!(others(&after) * 100 >= others(&before) * 95, "{rate}: {} of {}", others(&after), others(&before));
+    }
+}
+
+#[test]
+fn at_twice_its_rate_weir_serves_as_much_as_at_its_rate() {
+    for (case, rate) in cases() {
+        let (once, twice) = (weir(&case, rate).total().in_time, weir(&case, 2.0 * rate).total().in_time);
+        assert!(twice >= once, "{rate}: {once}, then {twice}");
+    }
+}
+
+#[test]
+fn a_few_queries_with_hardly_any_time_do_not_have_everybody_served_one_by_one() {
+    let mut case = case(1, 9, &line(4000, 500), &[100], "poisson");
+    for (i, model) in case.models.iter_mut().enumerate() {
+        // A batch of one takes 4.5 ms.
+        (model.slo, model.share) = if i == 8 { (Duration::from_millis(6), 0.004) } else { (model.slo, 0.1245) };
+    }
+    for rate in [1200.0, 2400.0] {
+        let served = weir(&case, rate).total().in_time as f64 / LENGTH.as_secs_f64();
+        assert!(served > 1100.0, "{served} of {rate}");
+    }
+}
