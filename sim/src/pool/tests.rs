@@ -44,7 +44,10 @@ fn every_query_of_a_run_has_one_end_and_the_same_seed_the_same_run() {
             let (outcome, again) = (run(&case, policy, rate, LENGTH, 1), run(&case, policy, rate, LENGTH, 1));
             assert_eq!(outcome.served, again.served, "{policy}");
             for of in &outcome.served {
-                assert!(of.offered > 0 && of.offered == of.in_time + of.late + of.refused + of.expired, "{policy}: {of:?}");
+                assert!(
+                    of.offered > 0 && of.offered == of.in_time + of.late + of.refused + of.expired,
+                    "{policy}: {of:?}"
+                );
             }
         }
     }
@@ -58,7 +61,10 @@ fn one_slot_more_never_lowers_goodput_by_more_than_a_hundredth() {
             for slots in 1..=4 {
                 case.slots = slots;
                 let in_time = weir(&case, factor * rate * 1.5).total().in_time;
-                assert!(in_time * 100 >= before * 99, "{case:?}, {factor}: {in_time} on {slots} slots, {before} before");
+                assert!(
+                    in_time * 100 >= before * 99,
+                    "{case:?}, {factor}: {in_time} on {slots} slots, {before} before"
+                );
                 before = in_time;
             }
         }
