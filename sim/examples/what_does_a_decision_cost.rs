@@ -100,7 +100,8 @@ impl Bench {
                 Action::Run { replica, tickets, .. } => {
                     self.waiting -= tickets.len();
                     self.ran += tickets.len();
-                    self.running.insert(replica, (self.now + self.profile.estimate(tickets.len() as u32), tickets.len()));
+                    self.running
+                        .insert(replica, (self.now + self.profile.estimate(tickets.len() as u32), tickets.len()));
                 }
                 Action::Reject { .. } | Action::Expire { .. } => self.waiting -= 1,
                 Action::WakeAt(_) => {}

@@ -12,8 +12,8 @@ use weir_core::profile::Profile;
 use weir_core::scheduler::Policy;
 use weir_core::units::ServiceTime;
 use weir_core::workload::Arrivals;
-use weir_sim::device::Service;
 use weir_sim::clairvoyant::{bound, one_model};
+use weir_sim::device::Service;
 use weir_sim::pool::{Case, FLOOR, Load, highest, peak, queries, replay, run};
 
 fn line(alpha: f64, beta: f64) -> Profile {
@@ -76,6 +76,8 @@ fn cases() -> Vec<(&'static str, Case)> {
         ("8 models, ±10 % noise", noisy),
         ("8 models, one takes twice its profile", wrong),
         ("8 models, SLO 100, 0.4 % have 6 ms", hasty),
+        ("1 dev, 1 model l=5+b, gamma CV²=4", even(1, 1, line(5.0, 1.0), &[50], "gamma:cv=2")),
+        ("1 dev, 1 model l=5+b, gamma CV²=16", even(1, 1, line(5.0, 1.0), &[50], "gamma:cv=4")),
     ]
 }
 
@@ -93,7 +95,7 @@ fn main() {
     };
     let length = Duration::from_secs(seconds);
     print!("{:40}", "case (queries/s, goodput at twice that)");
-    for policy in policies.iter().copied() {
+    for policy in &policies {
         print!(" {:>13}", policy.to_string().split(':').next().unwrap_or_default());
     }
     println!("{}", if bounds { "  bound; share of it at 1, 1¼, 1½, 2 times (of the optimum)" } else { "" });

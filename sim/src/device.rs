@@ -85,6 +85,7 @@ impl Device {
     }
 
     /// A replica of `model`: the scheduler believes `profile`, batches take what `service` says.
+    #[allow(clippy::too_many_arguments)] // what the scheduler asks for, and what is
     pub fn add_replica(
         &mut self,
         now: Instant,

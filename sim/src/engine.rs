@@ -58,6 +58,7 @@ impl<E> Agenda<E> {
     }
 
     /// The next event; time moves on to it.
+    #[allow(clippy::should_implement_trait)] // who handles an event makes others: no iterator could be borrowed meanwhile
     pub fn next(&mut self) -> Option<E> {
         let Reverse(entry) = self.events.pop()?;
         self.now = entry.at;

@@ -186,8 +186,10 @@ impl Simulate {
             models.insert(reference.clone(), Model { believed: profile, service, max_batch, replicas: Vec::new() });
             sessions.insert(reference, session);
         }
-        if let Some(unknown) = given.keys().next() {
-            return Err(usage(format!("--profile: no stage that is asked runs model {unknown}")));
+        // One of a model that nobody asks in this load is of no harm.
+        let declares = |name: &&String| declared.models.iter().any(|model| model.reference.to_string() == **name);
+        if let Some(unknown) = given.keys().find(|name| !declares(name)) {
+            return Err(usage(format!("--profile: {} declares no model {unknown}", self.file.display())));
         }
         let mut learnt = Vec::new();
         let mut endpoints = Vec::new();

@@ -78,13 +78,13 @@ fn shared(models: &[OfModel], time: f64) -> f64 {
     let mut shares = Vec::new();
     for (of, times) in models {
         let mut share = vec![f64::INFINITY; of.len()];
-        for rows in 1..times.len() {
-            let each = seconds(times[rows]) / rows as f64;
+        for (rows, time) in times.iter().enumerate().skip(1) {
+            let each = seconds(*time) / rows as f64;
             // A window that starts with each query; all in a window with enough of them can be in a batch of that size.
             let (mut end, mut marked) = (0, 0);
             for start in 0..of.len() {
                 end = end.max(start);
-                while end < of.len() && !of[start].1.missed_by(of[end].0 + times[rows]) {
+                while end < of.len() && !of[start].1.missed_by(of[end].0 + *time) {
                     end += 1;
                 }
                 if end - start >= rows {

@@ -44,9 +44,20 @@ fn every_query_of_a_run_has_one_end_and_the_same_seed_the_same_run() {
             let (outcome, again) = (run(&case, policy, rate, LENGTH, 1), run(&case, policy, rate, LENGTH, 1));
             assert_eq!(outcome.served, again.served, "{policy}");
             for of in &outcome.served {
-                assert!(of.offered > 0 && of.offered == of.in_time + of.late + of.refused + of.expired, "{policy}: {of:?}");
+                assert!(
+                    of.offered > 0 && of.offered == of.in_time + of.late + of.refused + of.expired,
+                    "{policy}: {of:?}"
+                );
             }
         }
+    }
+}
+
+#[test]
+fn who_refuses_nobody_is_late_with_nearly_everybody_beyond_capacity() {
+    for (case, rate) in cases().into_iter().take(3) {
+        let total = run(&case, Policy::Fifo, 2.0 * rate, LENGTH, 1).total();
+        assert!(total.late * 10 > total.offered * 8 && total.refused + total.expired == 0, "{total:?}");
     }
 }
 
@@ -58,7 +69,10 @@ fn one_slot_more_never_lowers_goodput_by_more_than_a_hundredth() {
             for slots in 1..=4 {
                 case.slots = slots;
                 let in_time = weir(&case, factor * rate * 1.5).total().in_time;
-                assert!(in_time * 100 >= before * 99, "{case:?}, {factor}: {in_time} on {slots} slots, {before} before");
+                assert!(
+                    in_time * 100 >= before * 99,
+                    "{case:?}, {factor}: {in_time} on {slots} slots, {before} before"
+                );
                 before = in_time;
             }
         }
@@ -91,6 +105,14 @@ fn a_model_that_takes_twice_its_profile_harms_itself() {
         let others = |outcome: &Outcome| outcome.served[1..].iter().map(|of| of.in_time).sum::<u64>();
         assert!(others(&after) * 100 >= others(&before) * 95, "{rate}: {} of {}", others(&after), others(&before));
     }
+}
+
+#[test]
+fn a_model_that_takes_twice_its_profile_is_late_no_longer_than_learning_that_takes() {
+    let mut case = case(1, 1, &line(5000, 1000), &[50], "poisson");
+    case.models[0].service.profile = line(10_000, 2000);
+    let total = weir(&case, 1000.0).total();
+    assert!(total.late * 20 <= total.in_time, "{total:?}");
 }
 
 #[test]

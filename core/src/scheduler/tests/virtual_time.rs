@@ -48,19 +48,21 @@ pub(super) fn scripts(slots: std::ops::RangeInclusive<u32>) -> impl Strategy<Val
         (0..12_000u64, 0..3usize, prop::sample::select(Class::ALL.to_vec()), 0..2u64),
         (prop::bool::weighted(0.9), prop::collection::vec(2000..60_000u64, 1..6), prop::bool::weighted(0.1)),
     );
-    (slots, prop::collection::vec(model, 1..4), prop::collection::vec(call, 1..30)).prop_map(|(slots, models, calls)| {
-        let of = models.len();
-        let calls = calls.into_iter().map(|((pause, model, class, shape), (mergeable, rows, cancelled))| Call {
-            pause,
-            model: model % of,
-            class,
-            shape,
-            mergeable,
-            rows,
-            cancelled,
-        });
-        Script { slots, models, calls: calls.collect() }
-    })
+    (slots, prop::collection::vec(model, 1..4), prop::collection::vec(call, 1..30)).prop_map(
+        |(slots, models, calls)| {
+            let of = models.len();
+            let calls = calls.into_iter().map(|((pause, model, class, shape), (mergeable, rows, cancelled))| Call {
+                pause,
+                model: model % of,
+                class,
+                shape,
+                mergeable,
+                rows,
+                cancelled,
+            });
+            Script { slots, models, calls: calls.collect() }
+        },
+    )
 }
 
 /// One row.
