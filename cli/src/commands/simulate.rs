@@ -63,6 +63,9 @@ pub struct Simulate {
     /// Microseconds that a call takes apart from queues and batches, as `weir profile --path` measures it
     #[arg(long, env = "WEIR_PATH_US", default_value_t = PATH_US)]
     path_us: u64,
+    /// Microseconds that a batch takes longer than its profile says: waking up, and sleeping too long where devices are slowed
+    #[arg(long, env = "WEIR_BATCH_US", default_value_t = 0)]
+    batch_us: u64,
     /// Latency by batch size of a model as `weir profile NAME@VERSION -o json` printed it, instead of measuring it here; --pace
     /// leaves it as it is
     #[arg(long, env = "WEIR_PROFILE", value_name = "FILE", value_delimiter = ',')]
@@ -182,7 +185,8 @@ impl Simulate {
                     (Profile::new(&probed.points).slowed(pace), if batched { probed.max_batch } else { 1 })
                 }
             };
-            let service = Service::exact(profile.clone());
+            let overhead = ServiceTime::from_micros(self.batch_us);
+            let service = Service { overhead, ..Service::exact(profile.clone()) };
             models.insert(reference.clone(), Model { believed: profile, service, max_batch, replicas: Vec::new() });
             sessions.insert(reference, session);
         }
