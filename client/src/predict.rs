@@ -1,10 +1,10 @@
 //! Predictions: picks a node, carries the time left, retries what may be retried, and reports one outcome a row.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use weir_core::call::Balancer;
+use weir_core::call::{Balancer, Way};
 use weir_core::ids::{EndpointName, NodeName, QueryId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
@@ -106,6 +106,8 @@ struct Inner {
     directory: Rc<Directory>,
     links: Links,
     balancer: RefCell<Balancer>,
+    /// To all nodes: they stand in one network.
+    way: Cell<Way>,
     prng: RefCell<Prng>,
 }
 
@@ -162,6 +164,7 @@ impl LocalClient {
             directory: Rc::clone(&directory),
             links: Links::default(),
             balancer: RefCell::new(Balancer::new()),
+            way: Cell::default(),
             prng,
         });
         inner.balancer.borrow_mut().set_nodes(directory.names());
@@ -318,9 +321,13 @@ impl LocalClient {
             return not_sent(format!("the connection to {node} broke before this was sent"));
         }
         let mut call = link.predictor.predict_request();
-        let left = deadline.left(inner.host.clock.now()).max(Duration::from_micros(1));
+        let asked = inner.host.clock.now();
+        // Until then the node has to be done: the answer has to come back, too.
+        let left = inner.way.get().at_node(deadline.left(asked)).max(Duration::from_micros(1));
         write_request(call.get().init_request(), request, id, left);
-        match call.send().promise.await {
+        let answered = call.send().promise.await;
+        let took = inner.host.clock.now().since(asked);
+        match answered {
             Ok(response) => {
                 let read = response
                     .get()
@@ -332,7 +339,16 @@ impl LocalClient {
                         Outcome::Failed,
                         format!("{node} answers {} of {} rows", answers.len(), rows_of(request)),
                     ),
-                    Ok(ended) => ended,
+                    Ok(ended) => {
+                        if let Attempt::Answers(answers) = &ended
+                            && let Some(inside) = answers.iter().map(|answer| answer.timings.total).max()
+                        {
+                            let mut way = inner.way.get();
+                            way.observe(took, inside);
+                            inner.way.set(way);
+                        }
+                        ended
+                    }
                     Err(why) => Attempt::All(
                         Outcome::Failed,
                         format!("{node} answers what this client does not understand ({why})"),

@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weir_core::call::Balancer;
+use weir_core::call::{Balancer, Way};
 use weir_core::endpoint::Endpoint;
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::{Outcome, Rejection};
@@ -113,6 +113,9 @@ struct Call {
     due: Due,
     node: usize,
     deadline: Deadline,
+    /// When it is there, and how long it was.
+    home: Instant,
+    inside: Duration,
     rows: Vec<Row>,
     open: usize,
     /// The answer is on its way.
@@ -167,6 +170,7 @@ struct Running<'a, F> {
     names: Vec<NodeName>,
     device_name: DeviceName,
     balancer: Balancer,
+    way: Way,
     prng: Prng,
     calls: BTreeMap<u64, Call>,
     next_call: u64,
@@ -202,6 +206,7 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         names,
         device_name: DeviceName::parse("cpu0").expect("a valid name"),
         balancer,
+        way: Way::default(),
         prng,
         calls: BTreeMap::new(),
         next_call: 0,
@@ -292,7 +297,9 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             due.rows.iter().map(|_| Row { journey: Journey::new(), tried: Vec::new(), end: None }).collect();
         let call = Call {
             // What is left travels, not the instant: the way to the home is not charged.
-            deadline: Deadline(home + due.deadline),
+            deadline: Deadline(home + self.way.at_node(due.deadline)),
+            home,
+            inside: Duration::ZERO,
             open: rows.len(),
             ended: false,
             due,
@@ -382,6 +389,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             && !call.ended
         {
             call.ended = true;
+            call.inside = now.since(call.home);
             let tickets = std::mem::take(&mut call.tickets);
             for (node, ticket) in tickets {
                 self.devices[node].cancel(now, ticket, &mut self.effects);
@@ -520,6 +528,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             outcome = outcome.max(end);
         }
         let latency = now.since(call.due.at);
+        self.way.observe(latency, call.inside);
         self.balancer.on_outcome(now, &self.names[call.node], outcome, latency);
         (self.on_end)(Ended { latency, outcome, stages, degraded, due: call.due });
     }

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod tests;
+mod way;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::ids::NodeName;
 use crate::outcome::{Outcome, Rejection};
 use crate::prng::Prng;
 use crate::units::Instant;
+
+pub use way::Way;
 
 /// Attempts at one call, the first included.
 pub const ATTEMPTS_MAX: u32 = 3;
