@@ -78,7 +78,7 @@ pub enum Command {
     #[command(
         after_help = "Example: weir simulate -f demo/fashion.toml --endpoint fashion --data demo/images.npy --labels demo/labels.npy --rate 400 --arrivals gamma:cv=4 --nodes 4 --duration 60s"
     )]
-    Simulate(With<simulate::Simulate>),
+    Simulate(Box<With<simulate::Simulate>>),
     /// Shell completions
     #[command(after_help = "Example: weir completions bash > /etc/bash_completion.d/weir")]
     Completions {
