@@ -11,7 +11,8 @@ use serde_json::Value;
 use weir_tests::processes::{Cluster, alone, root};
 
 const PACE: &str = "0.1";
-const SCENARIOS: [&str; 7] = ["steady", "gamma", "spike", "two-models", "mixed-deadlines", "cascade", "overload"];
+const SCENARIOS: [&str; 8] =
+    ["part-load", "steady", "gamma", "spike", "two-models", "mixed-deadlines", "cascade", "overload"];
 const SERVING: &str = "benches/simulated/serving.toml";
 
 /// One node under a policy, with the models of the scenarios, and what the simulator has to know of it.
