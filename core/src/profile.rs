@@ -128,16 +128,21 @@ impl Profile {
     }
 
     /// Makes every estimate a little more hopeful: called when a query was refused although nothing else was in its way.
-    /// Without it a few slow runs could refuse every query, and no batch would ever run to show that they are over.
+    /// Without it a few slow runs could refuse every query, and no batch would ever run to show that they are over. Only the
+    /// smallest size, which such a query would run in, may be hoped to take less than was measured at load: or who asks for the
+    /// impossible would have the batches of others planned too large.
     pub fn forgive(&mut self) {
+        let smallest = self.runs.keys().next().copied();
         for (batch, runs) in &mut self.runs {
             let kept = &mut runs.kept;
             if kept.len() > 1 {
                 let slowest = (0..kept.len()).max_by_key(|i| kept[*i].1).expect("there are runs");
                 kept.remove(slowest);
             } else {
-                let least = self.measured.get(batch).map_or(ServiceTime::ZERO, |measured| measured.scaled(LEAST_SHARE));
-                kept[0].1 = kept[0].1.scaled(0.9).max(least);
+                let measured = self.measured.get(batch).copied().unwrap_or_default();
+                let least = if smallest == Some(*batch) { measured.scaled(LEAST_SHARE) } else { measured };
+                // What has run faster than was measured stays as it is.
+                kept[0].1 = kept[0].1.min(kept[0].1.scaled(0.9).max(least));
             }
             runs.high = high(kept);
         }
@@ -251,6 +256,17 @@ mod tests {
             profile.forgive();
         }
         assert_eq!(profile.estimate(1), us(10), "but not for the impossible");
+    }
+
+    #[test]
+    fn who_asks_for_the_impossible_has_no_batch_of_others_planned_too_large() {
+        let mut profile = Profile::new(&[(1, us(100)), (8, us(500)), (16, us(900))]);
+        profile.observe(16, us(2000));
+        profile.observe(8, us(400));
+        for _ in 0..200 {
+            profile.forgive();
+        }
+        assert_eq!((profile.estimate(8), profile.estimate(16)), (us(400), us(900)));
     }
 
     #[test]
