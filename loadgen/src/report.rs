@@ -309,7 +309,7 @@ fn mesh(chart: &mut Chart<'_, '_>) -> Result<(), Box<dyn std::error::Error>> {
         .axis_style(RULE)
         .label_style(label())
         .y_labels(5)
-        .x_label_formatter(&|t| format!("{t:.0} s"))
+        .x_label_formatter(&|t| format!("{} s", short(t)))
         .y_label_formatter(&short)
         .draw()?;
     Ok(())

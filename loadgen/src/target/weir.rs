@@ -12,6 +12,7 @@ use weir_core::tensor::Tensor;
 use weir_host::Host;
 
 use super::{Ask, Connect, Described, Reply, RowReply, Stream, Target, TargetError, classes};
+use crate::run::PATIENCE;
 
 /// How to reach a cluster.
 pub struct Weir(pub Options);
@@ -40,7 +41,10 @@ impl Connect for Weir {
             let endpoints = endpoints.collect::<Result<_, _>>().map_err(|bad| TargetError::Usage(bad.to_string()))?;
             let mut clients = Vec::new();
             for _ in 0..connections.max(1) {
-                clients.push(LocalClient::connect(Host::system(), self.0.clone()).await?);
+                let client = LocalClient::connect(Host::system(), self.0.clone()).await?;
+                // As long as any other target is waited for: what is cut off would be missing from the tail.
+                client.wait_after_deadline(PATIENCE);
+                clients.push(client);
             }
             Ok(Rc::new(Cluster { clients, turn: Cell::new(0), endpoints, streams }) as Rc<dyn Target>)
         })
