@@ -181,18 +181,8 @@ struct Running<'a, F> {
     effects: Vec<Effect>,
 }
 
-/// What the devices did.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct Devices {
-    /// Share of slot time spent computing, by node.
-    pub busy: Vec<f64>,
-    /// Mean rows of a batch, over all nodes.
-    pub batch: f64,
-}
-
 /// Runs all queries of `dues`, which come in order of time; each is told to `on_end` once. The same seed gives the same run.
-pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on_end: impl FnMut(Ended)) -> Devices {
+pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on_end: impl FnMut(Ended)) {
     let mut prng = Prng::part(seed, 3 << 32);
     let names: Vec<NodeName> =
         (1..=cluster.nodes).map(|i| NodeName::parse(&format!("n{i}")).expect("a valid name")).collect();
@@ -216,7 +206,7 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         effects: Vec::new(),
     };
     running.place();
-    running.go(dues.into_iter())
+    running.go(dues.into_iter());
 }
 
 impl<F: FnMut(Ended)> Running<'_, F> {
@@ -241,7 +231,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         self.effects.clear();
     }
 
-    fn go(mut self, mut dues: impl Iterator<Item = Due>) -> Devices {
+    fn go(mut self, mut dues: impl Iterator<Item = Due>) {
         let mut next = dues.next();
         if let Some(due) = &next {
             self.agenda.at(due.at, Event::Send);
@@ -271,20 +261,6 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                 Event::Deadline(call) => self.deadline(now, call),
                 Event::Answer { call } => self.answer(now, call),
             }
-        }
-        let span = self.agenda.now().since(Instant::ZERO).as_secs_f64() * f64::from(self.cluster.slots);
-        let (mut batches, mut rows) = (0, 0);
-        for device in &self.devices {
-            batches += device.batches().count();
-            rows += device.batches().rows();
-        }
-        Devices {
-            busy: self
-                .devices
-                .iter()
-                .map(|device| device.busy().as_duration().as_secs_f64() / span.max(1e-9))
-                .collect(),
-            batch: rows as f64 / batches.max(1) as f64,
         }
     }
 
@@ -448,8 +424,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
     }
 
     fn finish(&mut self, now: Instant, node: usize, replica: ReplicaId) {
-        let ran: Vec<TicketId> =
-            self.devices[node].finish(now, replica, &mut self.effects).map(|ran| ran.ticket).collect();
+        let ran = self.devices[node].finish(now, replica, &mut self.effects);
         let mut replies = Vec::with_capacity(ran.len());
         for ticket in ran {
             let (id, slot) = self.tickets[ticket.0 as usize];

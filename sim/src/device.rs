@@ -6,7 +6,7 @@ use weir_core::ids::{ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::Rejection;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::scheduler::{self, Action, Batches, Policy, Query};
+use weir_core::scheduler::{self, Action, Policy, Query};
 use weir_core::units::{Instant, ServiceTime};
 
 /// How long batches of a model really take, whatever the scheduler believes.
@@ -47,15 +47,6 @@ pub enum Effect {
     Expired { ticket: TicketId },
 }
 
-/// A row that a batch answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Ran {
-    pub ticket: TicketId,
-    /// When its batch started.
-    pub started: Instant,
-}
-
 /// A device whose batches end in virtual time.
 #[derive(Debug)]
 pub struct Device {
@@ -64,8 +55,6 @@ pub struct Device {
     running: BTreeMap<ReplicaId, (Instant, Vec<TicketId>)>,
     prng: Prng,
     wake: Option<Instant>,
-    busy: ServiceTime,
-    batches: Batches,
     actions: Vec<Action>,
 }
 
@@ -78,8 +67,6 @@ impl Device {
             running: BTreeMap::new(),
             prng,
             wake: None,
-            busy: ServiceTime::ZERO,
-            batches: Batches::default(),
             actions: Vec::new(),
         }
     }
@@ -108,13 +95,12 @@ impl Device {
     }
 
     /// The batch of a replica ends: its rows.
-    pub fn finish(&mut self, now: Instant, id: ReplicaId, out: &mut Vec<Effect>) -> impl Iterator<Item = Ran> + use<> {
+    pub fn finish(&mut self, now: Instant, id: ReplicaId, out: &mut Vec<Effect>) -> Vec<TicketId> {
         let (started, tickets) = self.running.remove(&id).expect("a batch ends once");
         let took = ServiceTime::from(now.since(started));
-        self.busy += took;
         self.scheduler.on_batch_done(now, id, took, &mut self.actions);
         self.perform(now, out);
-        tickets.into_iter().map(move |ticket| Ran { ticket, started })
+        tickets
     }
 
     /// A timer that was asked for; does nothing where it was replaced by an earlier one.
@@ -137,21 +123,10 @@ impl Device {
         self.scheduler.estimate_finish(now, model, rows)
     }
 
-    /// Slot time spent on batches that ended.
-    pub fn busy(&self) -> ServiceTime {
-        self.busy
-    }
-
-    /// All batches that started.
-    pub fn batches(&self) -> Batches {
-        self.batches
-    }
-
     fn perform(&mut self, now: Instant, out: &mut Vec<Effect>) {
         for action in self.actions.drain(..) {
             match action {
-                Action::Run { replica, tickets, closed } => {
-                    self.batches.add(closed, tickets.len());
+                Action::Run { replica, tickets, .. } => {
                     let took = self.services[&replica].draw(tickets.len() as u32, &mut self.prng);
                     out.push(Effect::FinishAt { at: now + took, replica });
                     self.running.insert(replica, (now, tickets));

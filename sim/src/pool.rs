@@ -58,12 +58,6 @@ pub struct Served {
 pub struct Outcome {
     /// By model.
     pub served: Vec<Served>,
-    /// Share of slot time spent on batches.
-    pub busy: f64,
-    /// Mean rows of a batch.
-    pub batch: f64,
-    /// Latencies of answered queries in nanoseconds, sorted.
-    pub latencies: Vec<u64>,
 }
 
 impl Outcome {
@@ -82,12 +76,6 @@ impl Outcome {
     pub fn attainment(&self) -> f64 {
         let total = self.total();
         total.in_time as f64 / total.offered.max(1) as f64
-    }
-
-    /// The latency that a share `q` of answered queries does not exceed, in milliseconds.
-    pub fn quantile_ms(&self, q: f64) -> f64 {
-        let last = self.latencies.len().saturating_sub(1);
-        self.latencies.get((last as f64 * q).round() as usize).map_or(f64::NAN, |nanos| *nanos as f64 / 1e6)
     }
 }
 
@@ -149,7 +137,6 @@ pub fn replay(case: &Case, policy: Policy, queries: &[Asked], seed: u64) -> Outc
         }
     }
     let mut served = vec![Served::default(); case.models.len()];
-    let mut latencies = Vec::new();
     let mut arrived = 0;
     agenda_next(&mut agenda, queries, arrived);
     while let Some(event) = agenda.next() {
@@ -172,9 +159,8 @@ pub fn replay(case: &Case, policy: Policy, queries: &[Asked], seed: u64) -> Outc
                 device.arrive(now, &names[asked.model], &[query], &mut effects);
             }
             Event::Finish(replica) => {
-                for ran in device.finish(now, replica, &mut effects) {
-                    let asked = queries[ran.ticket.0 as usize];
-                    latencies.push(now.since(asked.at).as_nanos() as u64);
+                for ticket in device.finish(now, replica, &mut effects) {
+                    let asked = queries[ticket.0 as usize];
                     if asked.deadline.missed_by(now) {
                         served[asked.model].late += 1;
                     } else {
@@ -193,15 +179,7 @@ pub fn replay(case: &Case, policy: Policy, queries: &[Asked], seed: u64) -> Outc
             }
         }
     }
-    latencies.sort_unstable();
-    let batches = device.batches();
-    Outcome {
-        served,
-        busy: device.busy().as_duration().as_secs_f64()
-            / (agenda.now().since(Instant::ZERO).as_secs_f64() * f64::from(case.slots)),
-        batch: batches.rows() as f64 / batches.count().max(1) as f64,
-        latencies,
-    }
+    Outcome { served }
 }
 
 fn agenda_next(agenda: &mut Agenda<Event>, queries: &[Asked], number: usize) {

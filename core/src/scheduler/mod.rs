@@ -297,15 +297,8 @@ impl Device {
     fn drop_late(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.dropped.clear();
         for (_, model) in self.pool.models().filter(|(_, model)| model.hopeless <= now) {
-            for lane in model.lanes.values() {
-                // By deadline, so that those that are late stand first, but for the few that bring many rows.
-                for entry in lane.iter() {
-                    if !entry.deadline.missed_by(now + model.takes(entry.rows as usize)) {
-                        break;
-                    }
-                    self.dropped.push(entry.ticket);
-                }
-            }
+            // By deadline, so that those that are late stand first, but for the few that bring many rows.
+            model.late_heads(now, 1, &mut self.dropped);
         }
         for ticket in self.dropped.drain(..) {
             self.pool.remove(ticket);

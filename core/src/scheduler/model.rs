@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{ModelRef, ReplicaId};
+use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::profile::Profile;
 use crate::units::{Deadline, Instant, ServiceTime};
 
@@ -127,13 +127,38 @@ impl Model {
 
     /// The head of a queue is another, or takes another time.
     pub fn heads_changed(&mut self) {
+        self.hopeless = self.first_hopeless();
+    }
+
+    /// What `hopeless` should be.
+    pub fn first_hopeless(&self) -> Instant {
         let latest = |lane: &Lane| {
             let head = lane.front().filter(|head| head.deadline != Deadline::NEVER)?;
             let alone = self.takes(head.rows as usize).as_nanos();
             let start = head.deadline.0.as_nanos().checked_sub(alone);
             Some(Instant::from_nanos(start.map_or(0, |start| start + 1)))
         };
-        self.hopeless = self.lanes.values().filter_map(latest).min().unwrap_or(Instant::FAR);
+        self.lanes.values().filter_map(latest).min().unwrap_or(Instant::FAR)
+    }
+
+    /// Adds the rows at the heads of queues that a batch of `target` rows (fewer where fewer wait), run now, would make late.
+    pub fn late_heads(&self, now: Instant, target: usize, late: &mut Vec<TicketId>) {
+        for (key, lane) in &self.lanes {
+            let mut left = lane.len();
+            for head in lane.iter() {
+                let rows = if key.alone { head.rows as usize } else { target.min(left) };
+                if !head.deadline.missed_by(now + self.takes(rows)) {
+                    break;
+                }
+                late.push(head.ticket);
+                left -= 1;
+            }
+        }
+    }
+
+    /// Batches of it that run at once, at most.
+    pub fn parallel(&self) -> f64 {
+        f64::from(self.slots.min(self.replicas.len() as u32).max(1))
     }
 
     fn relearn(&mut self) {
@@ -148,12 +173,11 @@ impl Model {
     }
 
     fn plan(&mut self) {
-        let parallel = f64::from(self.slots.min(self.replicas.len() as u32).max(1));
         let span = self.rate.span();
         self.steady = if span.is_infinite() {
             self.max_batch as usize
         } else {
-            let within = ServiceTime::from_nanos((span / (1.0 + 1.0 / parallel)) as u64);
+            let within = ServiceTime::from_nanos((span / (1.0 + 1.0 / self.parallel())) as u64);
             self.fits(within, self.max_batch as usize).max(1)
         };
     }

@@ -309,12 +309,11 @@ impl Pool {
     ) -> Instant {
         let model = self.model(index);
         let ahead = Pool::rows_ahead(model, class, deadline);
-        let parallel = f64::from(self.slots.min(model.replicas.len() as u32).max(1));
         let batch = model.steady;
         // The last batch runs as one; those before it are shared by the replicas.
         let last = if alone { rows } else { (ahead + rows - 1) % batch + 1 };
         let before = ahead + rows - last;
-        start + model.work(before, batch).scaled(1.0 / parallel) + model.takes(last)
+        start + model.work(before, batch).scaled(1.0 / model.parallel()) + model.takes(last)
     }
 
     pub fn check(&self) {
@@ -327,13 +326,8 @@ impl Pool {
             self.models().flat_map(|(_, model)| model.lanes.values()).map(Lane::len).sum::<usize>()
         );
         debug_assert!(self.models().all(|(_, model)| {
-            let mut fresh = Instant::FAR;
-            for head in model.lanes.values().filter_map(Lane::front).filter(|head| head.deadline != Deadline::NEVER) {
-                let latest = head.deadline.0.as_nanos().checked_sub(model.takes(head.rows as usize).as_nanos());
-                fresh = fresh.min(Instant::from_nanos(latest.map_or(0, |latest| latest + 1)));
-            }
             !model.replicas.is_empty()
-                && model.hopeless == fresh
+                && model.hopeless == model.first_hopeless()
                 && model.lanes.values().all(|lane| !lane.is_empty())
                 && model.free as usize == model.replicas.iter().filter(|id| self.replicas[id].running.is_none()).count()
         }));

@@ -6,7 +6,7 @@ use crate::ids::TicketId;
 use crate::units::{Instant, ServiceTime};
 
 use super::super::pool::{Model, ModelIndex, Order, Pool};
-use super::{Decide, Next, closed, most, runnable};
+use super::{Decide, Next, closed, first, most};
 
 /// What a batch over the objective leaves of the largest size.
 const BACK_OFF: f64 = 0.9;
@@ -31,8 +31,7 @@ impl Clipper {
         match &self.sizes {
             Some(sizes) => sizes.get(&index).copied().unwrap_or(1.0) as usize,
             None if model.rate.span().is_infinite() => model.max_batch as usize,
-            None => model.profile.largest_within(ServiceTime::from_nanos(model.rate.span() as u64), model.max_batch)
-                as usize,
+            None => model.fits(ServiceTime::from_nanos(model.rate.span() as u64), model.max_batch as usize),
         }
         .max(1)
     }
@@ -48,8 +47,7 @@ impl Decide for Clipper {
     }
 
     fn next(&mut self, _now: Instant, pool: &mut Pool, _dropped: &mut Vec<TicketId>) -> Next {
-        let oldest = runnable(pool).min_by_key(|(_, _, _, lane)| lane.front().map(|head| (head.key, head.ticket)));
-        let Some((index, model, lane, waiting)) = oldest else { return Next::Nothing };
+        let Some((index, model, lane, waiting)) = first(pool) else { return Next::Nothing };
         let rows = most(model, lane, waiting.len()).min(self.largest(index, model));
         Next::Run { model: index, lane, rows, closed: closed(model, lane, waiting.len(), rows) }
     }

@@ -7,7 +7,7 @@ use crate::units::Instant;
 
 use super::super::Closed;
 use super::super::pool::{Order, Pool};
-use super::{Decide, Next, closed, most, runnable};
+use super::{Decide, Next, Ripe, closed, most, runnable};
 
 #[derive(Debug)]
 pub(super) struct Fixed {
@@ -25,8 +25,7 @@ impl Decide for Fixed {
     }
 
     fn next(&mut self, now: Instant, pool: &mut Pool, _dropped: &mut Vec<TicketId>) -> Next {
-        let mut ripe = None;
-        let mut first: Option<Instant> = None;
+        let mut ripe = Ripe::default();
         for (index, model, key, lane) in runnable(pool) {
             let head = lane.front().expect("lanes are not empty");
             let rows = most(model, key, lane.len());
@@ -36,7 +35,7 @@ impl Decide for Fixed {
                 head.since + self.timeout
             };
             if ripens > now {
-                first = Some(first.map_or(ripens, |at| at.min(ripens)));
+                ripe.later(ripens);
                 continue;
             }
             let why = if rows < self.size as usize && !self.timeout.is_zero() && !key.alone {
@@ -46,15 +45,8 @@ impl Decide for Fixed {
             } else {
                 closed(model, key, rows, rows)
             };
-            let candidate = (head.key, head.ticket, index, key, rows, why);
-            if ripe.is_none_or(|best: (Instant, TicketId, _, _, _, _)| (candidate.0, candidate.1) < (best.0, best.1)) {
-                ripe = Some(candidate);
-            }
+            ripe.offer((head.key, head.ticket), Next::Run { model: index, lane: key, rows, closed: why });
         }
-        match (ripe, first) {
-            (Some((_, _, model, lane, rows, closed)), _) => Next::Run { model, lane, rows, closed },
-            (None, Some(at)) => Next::Wait(at),
-            (None, None) => Next::Nothing,
-        }
+        ripe.next()
     }
 }

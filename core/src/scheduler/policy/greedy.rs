@@ -4,15 +4,14 @@ use crate::ids::TicketId;
 use crate::units::{Instant, ServiceTime};
 
 use super::super::pool::Pool;
-use super::{Decide, Next, closed, most, runnable};
+use super::{Decide, Next, closed, first, most};
 
 #[derive(Debug)]
 pub(super) struct Greedy;
 
 impl Decide for Greedy {
     fn next(&mut self, now: Instant, pool: &mut Pool, _dropped: &mut Vec<TicketId>) -> Next {
-        let urgent = runnable(pool).min_by_key(|(_, _, _, lane)| lane.front().map(|head| (head.key, head.ticket)));
-        let Some((index, model, lane, waiting)) = urgent else { return Next::Nothing };
+        let Some((index, model, lane, waiting)) = first(pool) else { return Next::Nothing };
         let head = waiting.front().expect("lanes are not empty");
         let rows = model.fits(ServiceTime::from(head.deadline.left(now)), most(model, lane, waiting.len())).max(1);
         Next::Run { model: index, lane, rows, closed: closed(model, lane, waiting.len(), rows) }

@@ -194,6 +194,40 @@ pub(super) fn runnable(pool: &Pool) -> impl Iterator<Item = (ModelIndex, &Model,
         .flat_map(|(index, model)| model.lanes.iter().map(move |(key, lane)| (index, model, *key, lane)))
 }
 
+/// The lane whose head stands first in the order of service.
+pub(super) fn first(pool: &Pool) -> Option<(ModelIndex, &Model, LaneKey, &super::lane::Lane)> {
+    runnable(pool).min_by_key(|(_, _, _, lane)| lane.front().map(|head| (head.key, head.ticket)))
+}
+
+/// The most pressing of the batches that may run now, and when the first of the others may.
+#[derive(Default)]
+pub(super) struct Ripe {
+    best: Option<((Instant, TicketId), Next)>,
+    later: Option<Instant>,
+}
+
+impl Ripe {
+    /// This one may run now; the smallest `priority` does.
+    pub fn offer(&mut self, priority: (Instant, TicketId), run: Next) {
+        if self.best.is_none_or(|(best, _)| priority < best) {
+            self.best = Some((priority, run));
+        }
+    }
+
+    /// One may run at `at`.
+    pub fn later(&mut self, at: Instant) {
+        self.later = Some(self.later.map_or(at, |later| later.min(at)));
+    }
+
+    pub fn next(self) -> Next {
+        match (self.best, self.later) {
+            (Some((_, run)), _) => run,
+            (None, Some(at)) => Next::Wait(at),
+            (None, None) => Next::Nothing,
+        }
+    }
+}
+
 /// Most rows that a batch of this lane may have.
 pub(super) fn most(model: &Model, lane: LaneKey, len: usize) -> usize {
     if lane.alone { 1 } else { len.min(model.max_batch as usize) }
@@ -207,18 +241,7 @@ pub(super) fn drop_heads(
     target: impl Fn(ModelIndex, &Model) -> usize,
 ) {
     for (index, model) in pool.models().filter(|(_, model)| model.free > 0) {
-        let target = target(index, model);
-        for (key, lane) in &model.lanes {
-            let mut left = lane.len();
-            for head in lane.iter() {
-                let rows = if key.alone { head.rows as usize } else { target.min(left) };
-                if !head.deadline.missed_by(now + model.takes(rows)) {
-                    break;
-                }
-                dropped.push(head.ticket);
-                left -= 1;
-            }
-        }
+        model.late_heads(now, target(index, model), dropped);
     }
     for ticket in dropped.iter() {
         pool.remove(*ticket);

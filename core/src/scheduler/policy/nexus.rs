@@ -4,7 +4,7 @@ use crate::ids::TicketId;
 use crate::units::{Instant, ServiceTime};
 
 use super::super::pool::{Model, Pool};
-use super::{Decide, Next, closed, drop_heads, most, runnable};
+use super::{Decide, Next, closed, drop_heads, first, most};
 
 #[derive(Debug)]
 pub(super) struct Nexus;
@@ -14,15 +14,14 @@ impl Nexus {
     fn planned(model: &Model) -> usize {
         let span = model.rate.span();
         let half = if span.is_finite() { ServiceTime::from_nanos((span / 2.0) as u64) } else { ServiceTime::ZERO };
-        model.profile.largest_within(half, model.max_batch).max(1) as usize
+        model.fits(half, model.max_batch as usize).max(1)
     }
 }
 
 impl Decide for Nexus {
     fn next(&mut self, now: Instant, pool: &mut Pool, dropped: &mut Vec<TicketId>) -> Next {
         drop_heads(now, pool, dropped, |_, model| Nexus::planned(model));
-        let urgent = runnable(pool).min_by_key(|(_, _, _, lane)| lane.front().map(|head| (head.key, head.ticket)));
-        let Some((index, model, lane, waiting)) = urgent else { return Next::Nothing };
+        let Some((index, model, lane, waiting)) = first(pool) else { return Next::Nothing };
         let rows = most(model, lane, waiting.len()).min(Nexus::planned(model));
         Next::Run { model: index, lane, rows, closed: closed(model, lane, waiting.len(), rows) }
     }

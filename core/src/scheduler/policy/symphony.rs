@@ -7,7 +7,7 @@ use crate::units::{Instant, ServiceTime};
 
 use super::super::Closed;
 use super::super::pool::Pool;
-use super::{Decide, Next, drop_heads, most, runnable};
+use super::{Decide, Next, Ripe, drop_heads, most, runnable};
 
 #[derive(Debug)]
 pub(super) struct Symphony;
@@ -15,8 +15,7 @@ pub(super) struct Symphony;
 impl Decide for Symphony {
     fn next(&mut self, now: Instant, pool: &mut Pool, dropped: &mut Vec<TicketId>) -> Next {
         drop_heads(now, pool, dropped, |_, model| model.steady);
-        let mut open = None;
-        let mut first: Option<Instant> = None;
+        let mut ripe = Ripe::default();
         for (index, model, key, lane) in runnable(pool) {
             let head = lane.front().expect("lanes are not empty");
             let allowed = most(model, key, usize::MAX);
@@ -26,19 +25,12 @@ impl Decide for Symphony {
             };
             let (full, frontrun, latest) = (rows == allowed, before(rows + 1), before(rows));
             if !full && frontrun > now {
-                first = Some(first.map_or(frontrun, |at| at.min(frontrun)));
+                ripe.later(frontrun);
             } else {
                 let closed = if full { Closed::Full } else { Closed::Deadline };
-                let candidate = ((latest, head.ticket), index, key, rows, closed);
-                if open.is_none_or(|best: ((Instant, TicketId), _, _, _, _)| candidate.0 < best.0) {
-                    open = Some(candidate);
-                }
+                ripe.offer((latest, head.ticket), Next::Run { model: index, lane: key, rows, closed });
             }
         }
-        match (open, first) {
-            (Some((_, model, lane, rows, closed)), _) => Next::Run { model, lane, rows, closed },
-            (None, Some(at)) => Next::Wait(at),
-            (None, None) => Next::Nothing,
-        }
+        ripe.next()
     }
 }
