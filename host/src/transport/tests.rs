@@ -76,10 +76,8 @@ type Said<'a> = message::Builder<'a>;
 
 impl ByHand {
     async fn say(&mut self, what: impl FnOnce(Said<'_>)) {
-        let mut message = capnp::message::Builder::new_default();
-        what(message.init_root());
         // It fails where the server has ended the connection; the tests look at that.
-        let _ = self.0.write_all(&capnp::serialize::write_message_to_words(&message)).await;
+        let _ = self.0.write_all(&said(what)).await;
         settle().await;
     }
 
@@ -95,6 +93,18 @@ impl ByHand {
     async fn finish(&mut self, question: u32) {
         self.say(|said| said.init_finish().set_question_id(question)).await;
     }
+}
+
+fn said(what: impl FnOnce(Said<'_>)) -> Vec<u8> {
+    let mut message = capnp::message::Builder::new_default();
+    what(message.init_root());
+    capnp::serialize::write_message_to_words(&message)
+}
+
+/// A bootstrap and `calls` calls on it, sent without waiting.
+fn calls_ahead(calls: u32) -> Vec<u8> {
+    let bootstrap = said(|said| said.init_bootstrap().set_question_id(0));
+    bootstrap.into_iter().chain((1..=calls).flat_map(|question| said(|said| call(said, question, 0)))).collect()
 }
 
 fn call(said: Said<'_>, question: u32, on: u32) {
@@ -317,15 +327,7 @@ fn an_answer_that_others_may_follow_waits_for_them_and_one_alone_does_not() {
         let calls = Rc::new(Calls::default());
         let (mut here, there) = duplex(1 << 20);
         let server = serve(there, &calls, Limits::default());
-        let mut bytes = Vec::new();
-        let mut say = |what: &dyn Fn(Said<'_>)| {
-            let mut message = capnp::message::Builder::new_default();
-            what(message.init_root());
-            bytes.extend(capnp::serialize::write_message_to_words(&message));
-        };
-        say(&|said| said.init_bootstrap().set_question_id(0));
-        (1..=2).for_each(|question| say(&|said| call(said, question, 0)));
-        here.write_all(&bytes).await.unwrap();
+        here.write_all(&calls_ahead(2)).await.unwrap();
         settle().await;
         assert_eq!(calls.begun.get(), 2);
         let answer = |returns: usize| Outgoing {
@@ -413,9 +415,7 @@ fn a_peer_that_takes_nothing_is_left_after_a_while() {
         let (here, there) = duplex(64);
         let connection = serve(there, &calls, Limits::default());
         let (_reader, mut writer) = split(here);
-        let mut message = capnp::message::Builder::new_default();
-        message.init_root::<capnp_rpc::rpc_capnp::message::Builder<'_>>().init_bootstrap().set_question_id(0);
-        writer.write_all(&capnp::serialize::write_message_to_words(&message)).await.unwrap();
+        writer.write_all(&calls_ahead(0)).await.unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(connection.ended(), Some(Ended::SendStalled));
     });
@@ -643,25 +643,14 @@ async fn what_one_peer_has_sent_ahead_does_not_stand_before_another_s_call() {
     const AHEAD: u32 = 40;
     LocalSet::new()
         .run_until(async {
-            let said = |calls: u32| {
-                let mut bytes = Vec::new();
-                let mut say = |what: &dyn Fn(Said<'_>)| {
-                    let mut message = capnp::message::Builder::new_default();
-                    what(message.init_root());
-                    bytes.extend(capnp::serialize::write_message_to_words(&message));
-                };
-                say(&|said| said.init_bootstrap().set_question_id(0));
-                (1..=calls).for_each(|question| say(&|said| call(said, question, 0)));
-                bytes
-            };
             let [mut many, mut one] = [(); 2].map(|()| {
                 let (ours, theirs) = duplex(1 << 20);
                 let calls = Rc::new(Calls::default());
                 let connection = serve(theirs, &calls, Limits::default());
                 (ours, calls, connection)
             });
-            many.0.write_all(&said(AHEAD)).await.unwrap();
-            one.0.write_all(&said(1)).await.unwrap();
+            many.0.write_all(&calls_ahead(AHEAD)).await.unwrap();
+            one.0.write_all(&calls_ahead(1)).await.unwrap();
             while one.1.begun.get() == 0 {
                 tokio::task::yield_now().await;
             }
