@@ -34,7 +34,34 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Rejection {
+    /// Why, and what to do about it, in a sentence.
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            Rejection::TooLate => {
+                "it would not be done before its deadline; ask for less, allow more time, or add replicas"
+            }
+            Rejection::QueueFull => "too much waits already; ask again later",
+            Rejection::NoReplica => "no replica of a stage is ready; see `weir status`",
+            Rejection::Draining => "this node is draining; ask another",
+            Rejection::UnknownEndpoint => "endpoint not found",
+            Rejection::BadInput => "the inputs do not fit",
+            Rejection::Forbidden => "this token does not cover the endpoint",
+        }
+    }
+}
+
 impl Outcome {
+    /// Why there is no answer, where nobody knows better; empty where there is one, or may be.
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            Outcome::Rejected(why) => why.explanation(),
+            Outcome::Expired => "its deadline passed before it could run",
+            Outcome::Failed => "the nodes that ran it were lost",
+            Outcome::Answered | Outcome::Unknown => "",
+        }
+    }
+
     /// The word in JSON, metrics and documents.
     pub const fn word(self) -> &'static str {
         match self {

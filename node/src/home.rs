@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::endpoint::gate::label;
 use weir_core::endpoint::{Endpoint, Source, Wiring};
 use weir_core::ids::{ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -383,13 +382,12 @@ impl Home {
         b.set_queue_us(span_to_us(row.queue));
         b.set_execute_us(span_to_us(row.execute));
         b.set_total_us(span_to_us(row.total));
+        let unanswered = |outcome: Outcome| (outcome, 0, false, outcome.explanation().to_owned());
         let (outcome, stage, degraded, message) = match row.end.expect("every row has ended") {
             Step::Answer { stage, degraded } => (Outcome::Answered, stage, degraded, String::new()),
-            Step::Refuse(why) => (Outcome::Rejected(why), 0, false, rejection_text(why).to_owned()),
-            Step::Expire => (Outcome::Expired, 0, false, "its deadline passed before it could run".to_owned()),
-            Step::Fail if row.message.is_empty() => {
-                (Outcome::Failed, 0, false, "the nodes that ran it were lost".to_owned())
-            }
+            Step::Refuse(why) => unanswered(Outcome::Rejected(why)),
+            Step::Expire => unanswered(Outcome::Expired),
+            Step::Fail if row.message.is_empty() => unanswered(Outcome::Failed),
             Step::Fail => (Outcome::Failed, 0, false, row.message.clone()),
             Step::Call { .. } => unreachable!("a call is not an end"),
         };
@@ -472,10 +470,7 @@ fn confidence(call: &Call, stage: usize, outputs: &Row) -> Option<f32> {
         return None;
     }
     let numbers: Vec<f32> = outputs.data(output).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    match call.endpoint.label_output {
-        Some(_) => label(&numbers).map(|(_, confidence)| confidence),
-        None => numbers.first().copied(),
-    }
+    call.endpoint.confidence(&numbers)
 }
 
 /// Rows of a call, checked against the signature. The tensors are copied out of the message once, whole.
@@ -529,20 +524,6 @@ fn rows(views: &[TensorView<'_>], specs: &[TensorSpec], whole: bool) -> Result<V
     }
     let tensors = Arc::new(tensors);
     Ok((0..count as usize).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect())
-}
-
-pub(crate) fn rejection_text(why: Rejection) -> &'static str {
-    match why {
-        Rejection::TooLate => {
-            "it would not be done before its deadline; ask for less, allow more time, or add replicas"
-        }
-        Rejection::QueueFull => "too much waits already; ask again later",
-        Rejection::NoReplica => "no replica of a stage is ready; see `weir status`",
-        Rejection::Draining => "this node is draining; ask another",
-        Rejection::UnknownEndpoint => "endpoint not found",
-        Rejection::BadInput => "the inputs do not fit",
-        Rejection::Forbidden => "this token does not cover the endpoint",
-    }
 }
 
 fn write_outcome(mut b: answer::Builder<'_>, outcome: Outcome, message: &str) {

@@ -9,7 +9,7 @@ use weir_core::endpoint::{Endpoint, Wiring};
 use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Grant, Model, State};
-use weir_core::router::{Candidate, Target};
+use weir_core::router::{Candidate, Target, remote_finish};
 use weir_core::units::Instant;
 
 use crate::Devices;
@@ -107,18 +107,14 @@ impl Table {
 #[derive(Default)]
 pub struct RemoteWaits(DashMap<(NodeName, ModelRef), (Duration, Instant)>);
 
-/// What was told longer ago says nothing any more.
-const TOLD_LATELY: Duration = Duration::from_millis(50);
-
 impl RemoteWaits {
     /// A node told how long a query of this model would have waited.
     pub fn tell(&self, node: &NodeName, model: &ModelRef, wait: Duration, now: Instant) {
         self.0.insert((node.clone(), model.clone()), (wait, now));
     }
 
-    fn wait(&self, node: &NodeName, model: &ModelRef, now: Instant) -> Duration {
-        let told = self.0.get(&(node.clone(), model.clone())).filter(|told| now.since(told.1) < TOLD_LATELY);
-        told.map_or(Duration::ZERO, |told| told.0)
+    fn told(&self, node: &NodeName, model: &ModelRef) -> Option<(Duration, Instant)> {
+        self.0.get(&(node.clone(), model.clone())).map(|told| *told)
     }
 }
 
@@ -140,7 +136,7 @@ pub fn candidates(
     let remote = targets.remote.iter().map(|node| {
         let service =
             targets.profile.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(rows as u32).as_duration());
-        Candidate { target: Target::Remote(node.clone()), finish: now + waits.wait(node, model, now) + service }
+        Candidate { target: Target::Remote(node.clone()), finish: remote_finish(now, waits.told(node, model), service) }
     });
     local.chain(remote).filter(|candidate| !tried.contains(&candidate.target)).collect()
 }

@@ -15,10 +15,10 @@ use std::time::Duration;
 use weir_core::call::{Balancer, Way};
 use weir_core::endpoint::Endpoint;
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
-use weir_core::outcome::{Outcome, Rejection};
+use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::{Candidate, Choice, Journey, StageEnd, Step, Target, choose};
+use weir_core::router::{Candidate, Choice, Journey, StageEnd, Step, Target, choose, remote_finish};
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::units::{Deadline, Instant};
 
@@ -159,9 +159,6 @@ enum Event {
         call: u64,
     },
 }
-
-/// What answers of other nodes told lately counts for so long.
-const TOLD_LATELY: Duration = Duration::from_millis(50);
 
 struct Running<'a, F> {
     cluster: &'a Cluster,
@@ -391,9 +388,8 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                     known.push(Candidate { target: Target::Local(self.device_name.clone()), finish });
                 }
             } else {
-                let told = self.waits.get(&(home, node, reference.clone()));
-                let wait = told.filter(|told| now.since(told.1) < TOLD_LATELY).map_or(Duration::ZERO, |told| told.0);
-                let finish = now + wait + model.believed.estimate(rows as u32).as_duration();
+                let told = self.waits.get(&(home, node, reference.clone())).copied();
+                let finish = remote_finish(now, told, model.believed.estimate(rows as u32).as_duration());
                 known.push(Candidate { target: Target::Remote(self.names[node].clone()), finish });
             }
         }
@@ -513,19 +509,6 @@ impl Call {
     fn end(&mut self, slot: usize, end: Step) {
         self.rows[slot].end = Some(end);
         self.open -= 1;
-    }
-}
-
-/// Why a query was refused, as the cluster says it.
-pub fn reason(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Rejected(Rejection::TooLate) => "it would not be done before its deadline",
-        Outcome::Rejected(Rejection::QueueFull) => "too much waits already",
-        Outcome::Rejected(Rejection::NoReplica) => "no replica of a stage is ready",
-        Outcome::Rejected(_) => "refused",
-        Outcome::Expired => "its deadline passed before it could run",
-        Outcome::Failed => "the nodes that ran it were lost",
-        Outcome::Unknown | Outcome::Answered => "",
     }
 }
 

@@ -24,7 +24,7 @@ use weir_loadgen::schedule::Schedule;
 use weir_loadgen::tally::Ended;
 use weir_loadgen::target::{Reply, RowReply, Stream};
 use weir_ml_workers::engine::{Session, engine};
-use weir_ml_workers::probe::{Batching, probe};
+use weir_ml_workers::probe::probe;
 use weir_sim::cluster::{self, Cluster, Due, Model, Path, Served};
 use weir_sim::device::Service;
 
@@ -74,7 +74,7 @@ pub struct Simulate {
     written: Written,
 }
 
-/// A call over loopback with 1 in flight on the machine of `benches/RESULTS.md`.
+/// Of the size that calls over loopback were seen to take; `weir profile --path` measures it.
 const PATH_US: u64 = 250;
 /// Longest that one model is measured.
 const BUDGET: Duration = Duration::from_secs(2);
@@ -181,8 +181,7 @@ impl Simulate {
                 Some(given) => given,
                 None => {
                     let probed = probe(&mut *session, model.max_batch, BUDGET);
-                    let batched = !matches!(probed.batching, Batching::Unbatched { .. });
-                    (Profile::new(&probed.points).slowed(pace), if batched { probed.max_batch } else { 1 })
+                    (Profile::new(&probed.points).slowed(pace), probed.max_batch)
                 }
             };
             let overhead = ServiceTime::from_micros(self.batch_us);
@@ -328,23 +327,15 @@ impl Learnt {
                     Failure::No(format!("model {} fails on row {row} of the data: {error}", stage.model))
                 })?;
                 times[i].push(started.elapsed().as_secs_f64());
-                let numbers = wiring.confidence[i].and_then(|output| outputs.get(output)).map(floats);
-                let named = numbers.as_deref().and_then(label);
-                learnt.confidences[i].push(match endpoint.label_output {
-                    Some(_) => named.map(|(_, confidence)| confidence),
-                    None => numbers.as_ref().and_then(|numbers| numbers.first().copied()),
-                });
-                learnt.classes[i].push(named.map(|(class, _)| class as i64));
+                let numbers = wiring.confidence[i].and_then(|output| outputs.get(output)?.as_f32());
+                learnt.confidences[i].push(numbers.as_deref().and_then(|numbers| endpoint.confidence(numbers)));
+                learnt.classes[i].push(numbers.as_deref().and_then(label).map(|(class, _)| class as i64));
                 previous = outputs;
             }
         }
         learnt.noise = times.into_iter().map(scatter).collect();
         Ok(learnt)
     }
-}
-
-fn floats(tensor: &Tensor) -> Vec<f32> {
-    tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 /// Half the width of an even spread that scatters as these times do, relative to their mean; the longest and shortest
@@ -375,7 +366,7 @@ fn simulate(cluster: &Cluster, learnt: &[Learnt], config: &RunConfig) -> RunResu
         cluster::run(cluster, dues, config.seed, |ended| {
             let (due, of) = (&ended.due, &learnt[ended.due.endpoint]);
             let stages = &cluster.endpoints[due.endpoint].endpoint.stages;
-            let mut reply = Reply::none(ended.outcome, cluster::reason(ended.outcome));
+            let mut reply = Reply::none(ended.outcome, ended.outcome.explanation());
             if ended.outcome == Outcome::Answered {
                 reply.rows = due
                     .rows

@@ -75,6 +75,14 @@ pub struct BadEndpoint {
 }
 
 impl Endpoint {
+    /// The confidence of one row, from the numbers of its label output, or of its confidence output where it has none.
+    pub fn confidence(&self, numbers: &[f32]) -> Option<f32> {
+        match self.label_output {
+            Some(_) => gate::label(numbers).map(|(_, confidence)| confidence),
+            None => numbers.first().copied(),
+        }
+    }
+
     /// Checks the declaration against the signatures of its models and wires the stages to each other.
     pub fn wire(&self, signatures: &BTreeMap<ModelRef, &Signature>) -> Result<Wiring, BadEndpoint> {
         let bad = |what: String| BadEndpoint { endpoint: self.name.clone(), what };

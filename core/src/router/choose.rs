@@ -39,6 +39,15 @@ pub const REMOTE_HOP: Duration = Duration::from_micros(300);
 /// that is so, and notices if its profile says more than is true. Otherwise no batch would ever run to correct it.
 const DOUBTED: u64 = 16;
 
+/// What was told longer ago says nothing any more.
+const TOLD_LATELY: Duration = Duration::from_millis(50);
+
+/// When work that takes `service` would be done at another node, by the wait that its last answer told, and when it told it.
+pub fn remote_finish(now: Instant, told: Option<(Duration, Instant)>, service: Duration) -> Instant {
+    let lately = told.filter(|(_, at)| now.since(*at) < TOLD_LATELY);
+    now + lately.map_or(Duration::ZERO, |(wait, _)| wait) + service
+}
+
 /// Chooses among `candidates` that can still be in time: all local ones and two remote ones drawn at random compete
 /// ("power of two choices", Mitzenmacher 1996: two fresh looks, and no herd on the one that looked best to everybody).
 pub fn choose(candidates: &[Candidate], deadline: Deadline, prng: &mut Prng) -> Choice {

@@ -8,7 +8,7 @@ mod choose;
 #[cfg(test)]
 mod tests;
 
-pub use choose::{Candidate, Choice, Target, choose};
+pub use choose::{Candidate, Choice, Target, choose, remote_finish};
 
 use crate::endpoint::Endpoint;
 use crate::endpoint::gate::Verdict;

@@ -1,6 +1,6 @@
 use weir_core::endpoint::{Gate, Stage};
 use weir_core::ids::{EndpointName, StageName};
-use weir_core::outcome::Class;
+use weir_core::outcome::{Class, Rejection};
 
 use weir_core::units::ServiceTime;
 
