@@ -17,7 +17,6 @@ use weir_core::profile::Profile;
 use weir_core::replicated::{self, Plan};
 use weir_core::tensor::{Signature, Tensor};
 use weir_core::units::{Bytes, Instant, ServiceTime};
-use weir_loadgen::data::Data;
 use weir_loadgen::result::RunResult;
 use weir_loadgen::run::{Loop, RunConfig, counted};
 use weir_loadgen::schedule::Schedule;
@@ -29,7 +28,7 @@ use weir_sim::cluster::{self, Cluster, Due, Model, Path, Served};
 use weir_sim::device::Service;
 
 use super::apply::{self, Declared};
-use super::load::asked::{Added, Asked, labels, usage};
+use super::load::asked::{Asked, Files, Offered, config, open, usage};
 use super::load::run::Written;
 use super::node::Devices;
 use crate::connect::Common;
@@ -43,18 +42,8 @@ pub struct Simulate {
     file: PathBuf,
     #[command(flatten)]
     asked: Asked,
-    /// Queries per second; what has a rate of its own is scaled to it
-    #[arg(long, env = "WEIR_RATE", allow_negative_numbers = true)]
-    rate: Option<f64>,
-    /// constant, poisson, gamma:cv=4, mmpp:…, pareto:…, spike:…, diurnal:… or trace:FILE [default: poisson]
-    #[arg(long, env = "WEIR_ARRIVALS")]
-    arrivals: Option<String>,
-    /// How long, in virtual time [default: the trace's length, or 10s]
-    #[arg(long, env = "WEIR_DURATION")]
-    duration: Option<String>,
-    /// Exit code 1 where the result misses it, as attainment>=0.99 or p99<=50ms
-    #[arg(long, env = "WEIR_GOAL")]
-    goal: Option<String>,
+    #[command(flatten)]
+    offered: Offered,
     /// Nodes of the cluster, each with one device
     #[arg(long, env = "WEIR_NODES", default_value_t = 1)]
     nodes: u16,
@@ -81,18 +70,11 @@ const BUDGET: Duration = Duration::from_secs(2);
 
 impl Simulate {
     pub fn run(self, common: Common) -> Result<(), Failure> {
-        let added = Added {
-            arrivals: self.arrivals.clone(),
-            rate: self.rate,
-            closed: None,
-            duration: self.duration.clone(),
-            goal: self.goal.clone(),
-            default_duration: Duration::from_secs(10),
-        };
+        let added = self.offered.added(None);
         if self.asked.has_target() {
             return Err(usage("--target: a simulation asks no server; leave it out"));
         }
-        let scenario = self.asked.scenario(None, self.goal.as_deref(), &added)?;
+        let scenario = self.asked.scenario(None, &added)?;
         if scenario.closed.is_some() {
             return Err(usage("the scenario is a closed loop, which is not simulated; give --rate and --arrivals"));
         }
@@ -100,7 +82,7 @@ impl Simulate {
             return Err(usage("--nodes: at least one"));
         }
         let declared = apply::read(&self.file)?;
-        let (flows, length) = scenario.flows().map_err(usage)?;
+        let (flows, length) = open(&scenario)?;
         let mut streams = Vec::new();
         let mut asked = Vec::new();
         for part in &scenario.parts {
@@ -115,38 +97,15 @@ impl Simulate {
                 ))
             })?;
             let wiring = endpoint.wire(&signatures(&declared)).map_err(usage)?;
-            let data = Data::read(&part.data).map_err(usage)?;
-            let labels = match &part.labels {
-                Some(path) => Some(labels(path, &data)?),
-                None => data.labels().map(<[i64]>::to_vec),
-            };
-            streams.push(Stream {
-                name: part.name.clone(),
-                endpoint: part.endpoint.clone(),
-                data: data.fit(&wiring.signature.inputs).map_err(usage)?.into(),
-                labels: labels.map(Into::into),
-                label_output: part.label_output.clone().or(endpoint.label_output.clone()),
-                deadline: part.deadline.unwrap_or(endpoint.deadline),
-            });
+            let (inputs, label_output) = (&wiring.signature.inputs, endpoint.label_output.clone());
+            let deadline = part.deadline.unwrap_or(endpoint.deadline);
+            streams.push(Files::read(part)?.stream(part, inputs, label_output, deadline)?);
             asked.push((endpoint, wiring));
         }
-        let seed = scenario.seed.unwrap_or_else(|| weir_host::random::Random::u64(&weir_host::random::OsRandom) >> 32);
-        let duration = scenario.duration.or(length.map(|length| length + Duration::from_millis(1)));
-        let config = RunConfig {
-            target: format!("simulated {} of {} nodes", self.file.display(), self.nodes),
-            arrivals: scenario.arrivals_text(),
-            rate: scenario.rate,
-            question: scenario.question.clone(),
-            goal: scenario.goal_text(),
-            parts: scenario.parts.iter().zip(&streams).map(|(part, stream)| scenario.record(part, stream)).collect(),
-            sending: Loop::Open(flows.clone()),
-            streams: streams.into(),
-            duration: duration.unwrap_or(added.default_duration),
-            seed,
-            rows_per_query: scenario.rows.unwrap_or(1),
-            connections: 0,
-            threads: 1,
-        };
+        let target = format!("simulated {} of {} nodes", self.file.display(), self.nodes);
+        let length = length.unwrap_or(added.default_duration);
+        let config = config(&scenario, target, Loop::Open(flows), streams, length);
+        let config = RunConfig { connections: 0, threads: 1, ..config };
         let (cluster, learnt) = self.cluster(&declared, &asked, &config)?;
         let result = simulate(&cluster, &learnt, &config);
         self.written.write(&result, &common)?;

@@ -1,17 +1,19 @@
 //! What `load run` and `load capacity` share: of whom what is asked.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use weir_client::Options;
 use weir_client::weirfile::parse_duration;
+use weir_core::tensor::TensorSpec;
 use weir_core::workload;
 use weir_loadgen::data::{Data, read_labels};
 use weir_loadgen::goal::Goal;
 use weir_loadgen::run::{LoadError, Loop, Progress, RunConfig, Stop, Stopper, stopper};
 use weir_loadgen::scenario::{Part, Scenario};
+use weir_loadgen::schedule::Flow;
 use weir_loadgen::target::oip_grpc::OipGrpc;
 use weir_loadgen::target::oip_http::OipHttp;
 use weir_loadgen::target::weir::Weir;
@@ -65,6 +67,37 @@ pub struct Prepared {
     pub config: RunConfig,
 }
 
+/// What is offered in one run, on machines or simulated.
+#[derive(Args)]
+pub struct Offered {
+    /// Queries per second; what has a rate of its own is scaled to it
+    #[arg(long, env = "WEIR_RATE", allow_negative_numbers = true)]
+    rate: Option<f64>,
+    /// constant, poisson, gamma:cv=4, mmpp:…, pareto:…, spike:…, diurnal:… or trace:FILE [default: poisson]
+    #[arg(long, env = "WEIR_ARRIVALS")]
+    arrivals: Option<String>,
+    /// How long [default: the trace's length, or 10s]
+    #[arg(long, env = "WEIR_DURATION")]
+    duration: Option<String>,
+    /// Exit code 1 where the result misses it, as attainment>=0.99 or p99<=50ms
+    #[arg(long, env = "WEIR_GOAL")]
+    goal: Option<String>,
+}
+
+impl Offered {
+    /// What it adds to a scenario.
+    pub fn added(&self, closed: Option<usize>) -> Added {
+        Added {
+            arrivals: self.arrivals.clone(),
+            rate: self.rate,
+            closed,
+            duration: self.duration.clone(),
+            goal: self.goal.clone(),
+            default_duration: Duration::from_secs(10),
+        }
+    }
+}
+
 /// What a command adds to a scenario.
 pub struct Added {
     pub arrivals: Option<String>,
@@ -92,21 +125,13 @@ impl Asked {
             Some(Address::OipHttp(server) | Address::OipGrpc(server)) => server.model.clone(),
             _ => None,
         };
-        let scenario = self.scenario(model, added.goal.as_deref(), &added)?;
+        let scenario = self.scenario(model, &added)?;
         // Files first: what is wrong with them is told although no server is there.
-        let mut files = Vec::new();
-        for part in &scenario.parts {
-            let data = Data::read(&part.data).map_err(usage)?;
-            let labels = match &part.labels {
-                Some(path) => Some(labels(path, &data)?),
-                None => data.labels().map(<[i64]>::to_vec),
-            };
-            files.push((data, labels));
-        }
+        let files = scenario.parts.iter().map(Files::read).collect::<Result<Vec<_>, _>>()?;
         let (sending, length) = match scenario.closed {
             Some(callers) => (Loop::Closed(callers), None),
             None => {
-                let (flows, length) = scenario.flows().map_err(usage)?;
+                let (flows, length) = open(&scenario)?;
                 (Loop::Open(flows), length)
             }
         };
@@ -117,38 +142,14 @@ impl Asked {
             Some(Address::OipGrpc(server)) => Arc::new(OipGrpc(server.authority)),
         };
         let mut streams = Vec::new();
-        for (part, (data, labels)) in scenario.parts.iter().zip(files) {
+        for (part, files) in scenario.parts.iter().zip(files) {
             let described = connect.describe(&part.endpoint).await.map_err(target_failure)?;
-            let deadline = part.deadline.or(described.deadline);
-            streams.push(Stream {
-                name: part.name.clone(),
-                endpoint: part.endpoint.clone(),
-                data: Arc::new(data.fit(&described.inputs).map_err(usage)?),
-                labels: labels.map(Into::into),
-                label_output: part.label_output.clone().or(described.label_output),
-                deadline: deadline.ok_or_else(|| {
-                    usage(format!("{} has no deadline of its own; give one with --deadline 100ms", part.endpoint))
-                })?,
-            });
+            let deadline = part.deadline.or(described.deadline).ok_or_else(|| {
+                usage(format!("{} has no deadline of its own; give one with --deadline 100ms", part.endpoint))
+            })?;
+            streams.push(files.stream(part, &described.inputs, described.label_output, deadline)?);
         }
-        let seed = scenario.seed.unwrap_or_else(|| weir_host::random::Random::u64(&weir_host::random::OsRandom) >> 32);
-        // A trace's last query is due at its length: it is not cut off.
-        let ends = length.map(|length| length + Duration::from_millis(1));
-        let config = RunConfig {
-            target: connect.name(),
-            arrivals: scenario.arrivals_text(),
-            rate: scenario.rate.filter(|_| scenario.closed.is_none()),
-            question: scenario.question.clone(),
-            goal: scenario.goal_text(),
-            parts: scenario.parts.iter().zip(&streams).map(|(part, stream)| scenario.record(part, stream)).collect(),
-            sending,
-            streams: streams.into(),
-            duration: scenario.duration.or(ends).unwrap_or(added.default_duration),
-            seed,
-            rows_per_query: scenario.rows.unwrap_or(1),
-            connections: scenario.connections.unwrap_or(2),
-            threads: scenario.threads.unwrap_or(1),
-        };
+        let config = config(&scenario, connect.name(), sending, streams, length.unwrap_or(added.default_duration));
         Ok(Prepared { scenario, connect, config })
     }
 
@@ -158,7 +159,7 @@ impl Asked {
     }
 
     /// The scenario of the file, or of the flags, which beat it.
-    pub fn scenario(&self, model: Option<String>, goal: Option<&str>, added: &Added) -> Result<Scenario, Failure> {
+    pub fn scenario(&self, model: Option<String>, added: &Added) -> Result<Scenario, Failure> {
         let mut scenario = match &self.scenario {
             Some(path) => Scenario::read(path).map_err(usage)?,
             None => Scenario::default(),
@@ -232,19 +233,78 @@ impl Asked {
         if let Some(text) = &added.duration {
             scenario.duration = Some(span("duration", text)?);
         }
-        if let Some(text) = goal {
+        if let Some(text) = &added.goal {
             scenario.goals = Goal::parse_all(text).map_err(usage)?;
         }
         Ok(scenario)
     }
 }
 
-pub fn labels(path: &Path, data: &Data) -> Result<Vec<i64>, Failure> {
-    let labels = read_labels(path).map_err(usage)?;
-    if labels.len() != data.rows() {
-        return Err(usage(LoadError::Labels { labels: labels.len(), rows: data.rows() }));
+/// The data of one part of a load, and the right answers to it.
+pub struct Files {
+    data: Data,
+    labels: Option<Vec<i64>>,
+}
+
+impl Files {
+    /// Reads and compares them.
+    pub fn read(part: &Part) -> Result<Files, Failure> {
+        let data = Data::read(&part.data).map_err(usage)?;
+        let labels = match &part.labels {
+            None => data.labels().map(<[i64]>::to_vec),
+            Some(path) => Some(read_labels(path).map_err(usage)?),
+        };
+        match labels {
+            Some(labels) if labels.len() != data.rows() => {
+                Err(usage(LoadError::Labels { labels: labels.len(), rows: data.rows() }))
+            }
+            labels => Ok(Files { data, labels }),
+        }
     }
-    Ok(labels)
+
+    /// A stream of queries for what takes these inputs.
+    pub fn stream(
+        self,
+        part: &Part,
+        inputs: &[TensorSpec],
+        label_output: Option<String>,
+        deadline: Duration,
+    ) -> Result<Stream, Failure> {
+        Ok(Stream {
+            name: part.name.clone(),
+            endpoint: part.endpoint.clone(),
+            data: Arc::new(self.data.fit(inputs).map_err(usage)?),
+            labels: self.labels.map(Into::into),
+            label_output: part.label_output.clone().or(label_output),
+            deadline,
+        })
+    }
+}
+
+/// The flows of an open loop, and how long a run of them is that nobody gave a length: where the traces end, if they do.
+pub fn open(scenario: &Scenario) -> Result<(Vec<Flow>, Option<Duration>), Failure> {
+    let (flows, length) = scenario.flows().map_err(usage)?;
+    // A trace's last query is due at its length: it is not cut off.
+    Ok((flows, length.map(|length| length + Duration::from_millis(1))))
+}
+
+/// A run of a scenario; `length` is for one that nobody gave a length.
+pub fn config(scenario: &Scenario, target: String, sending: Loop, streams: Vec<Stream>, length: Duration) -> RunConfig {
+    RunConfig {
+        target,
+        arrivals: scenario.arrivals_text(),
+        rate: scenario.rate.filter(|_| scenario.closed.is_none()),
+        question: scenario.question.clone(),
+        goal: scenario.goal_text(),
+        parts: scenario.parts.iter().zip(&streams).map(|(part, stream)| scenario.record(part, stream)).collect(),
+        sending,
+        streams: streams.into(),
+        duration: scenario.duration.unwrap_or(length),
+        seed: scenario.seed.unwrap_or_else(|| weir_host::random::Random::u64(&weir_host::random::OsRandom) >> 32),
+        rows_per_query: scenario.rows.unwrap_or(1),
+        connections: scenario.connections.unwrap_or(2),
+        threads: scenario.threads.unwrap_or(1),
+    }
 }
 
 pub fn target_failure(error: TargetError) -> Failure {

@@ -1,14 +1,13 @@
 //! `weir load run`: one run.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use weir_loadgen::goal::Goal;
 use weir_loadgen::result::RunResult;
 use weir_loadgen::{hdr, report, run};
 
-use super::asked::{Added, Asked, Line, load_failure, on_interrupt};
+use super::asked::{Asked, Line, Offered, load_failure, on_interrupt};
 use crate::connect::Common;
 use crate::failure::Failure;
 
@@ -16,21 +15,11 @@ use crate::failure::Failure;
 pub struct Run {
     #[command(flatten)]
     asked: Asked,
-    /// Queries per second; what has a rate of its own is scaled to it
-    #[arg(long, env = "WEIR_RATE", allow_negative_numbers = true)]
-    rate: Option<f64>,
-    /// constant, poisson, gamma:cv=4, mmpp:…, pareto:…, spike:…, diurnal:… or trace:FILE [default: poisson]
-    #[arg(long, env = "WEIR_ARRIVALS")]
-    arrivals: Option<String>,
+    #[command(flatten)]
+    offered: Offered,
     /// Closed loop instead: so many callers, each waiting for its answer (hides stalls)
     #[arg(long, env = "WEIR_CLOSED", conflicts_with_all = ["rate", "arrivals"])]
     closed: Option<usize>,
-    /// How long [default: the trace's length, or 10s]
-    #[arg(long, env = "WEIR_DURATION")]
-    duration: Option<String>,
-    /// Exit code 1 where the result misses it, as attainment>=0.99 or p99<=50ms
-    #[arg(long, env = "WEIR_GOAL")]
-    goal: Option<String>,
     #[command(flatten)]
     written: Written,
 }
@@ -71,15 +60,7 @@ impl Written {
 
 impl Run {
     pub async fn run(self, common: Common) -> Result<(), Failure> {
-        let added = Added {
-            arrivals: self.arrivals.clone(),
-            rate: self.rate,
-            closed: self.closed,
-            duration: self.duration.clone(),
-            goal: self.goal.clone(),
-            default_duration: Duration::from_secs(10),
-        };
-        let prepared = self.asked.prepare(&common, added).await?;
+        let prepared = self.asked.prepare(&common, self.offered.added(self.closed)).await?;
         let line = Line::new(String::new());
         let stop = on_interrupt();
         let result = run::run(&prepared.config, prepared.connect, stop, |progress| line.show(progress)).await;
