@@ -1,11 +1,9 @@
 //! The home of a query: decodes a call, takes each of its rows through the stages, and answers.
 //!
-//! Lives on an RPC thread. It decides nothing: [`Journey`] says what each row does next, [`choose`] where. Rows of one call
-//! that want the same stage at the same moment go there together. Dropping the call drops this, and with it whatever still
+//! Lives on an RPC thread. It decides nothing: [`Trip`] says what its rows do next, [`choose`] where. Dropping the call drops this, and with it whatever still
 //! waits somewhere.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +13,7 @@ use weir_core::endpoint::{Endpoint, Source, Wiring};
 use weir_core::ids::{ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
-use weir_core::router::{Choice, Journey, StageEnd, Step, Target, choose};
+use weir_core::router::{Choice, Group, StageEnd, Step, Target, Trip, choose};
 use weir_core::tensor::{DType, Row, Tensor, TensorSpec};
 use weir_core::units::{Deadline, Instant};
 use weir_schema::convert::predict::{class_from_wire, outcome_to_wire, span_from_us, span_to_us};
@@ -60,19 +58,26 @@ struct Call {
     outputs: Vec<String>,
 }
 
-/// One row on its way.
-struct Travelling {
-    journey: Journey,
-    /// Where the stage call in progress was sent, and what was tried for it before.
-    tried: Vec<Target>,
+/// What a row has gathered on its way.
+#[derive(Default)]
+struct Gathered {
     /// Node and outputs of each stage that answered, last one last.
     answers: Vec<(usize, NodeName, Row)>,
     queue: Duration,
     execute: Duration,
+    /// Of what failed last.
     message: String,
-    end: Option<Step>,
-    /// When it ended.
-    total: Duration,
+}
+
+/// A call under way.
+struct Travel<'a> {
+    call: &'a Call,
+    trip: Trip,
+    rows: Vec<Gathered>,
+    replies: mpsc::UnboundedSender<(usize, HomeReply)>,
+    waiting: Vec<Waiting<'a>>,
+    /// Most calls go nowhere else.
+    remote: Option<tokio::task::JoinSet<()>>,
 }
 
 /// Row tickets at devices of this node; cancelled when dropped.
@@ -114,10 +119,12 @@ impl Home {
         let _in_flight = self.shared.in_flight();
         let counters = self.shared.ledger.of(&call.endpoint.name);
         counters.arrived(call.rows.len());
-        let travelled = self.travel(&call, started).await;
-        let mut answers = response.reborrow().init_answers(travelled.len() as u32);
-        for (i, row) in travelled.iter().enumerate() {
-            self.answer(&call, row, &counters, answers.reborrow().get(i as u32));
+        let (trip, rows) = self.travel(&call).await;
+        let mut answers = response.reborrow().init_answers(rows.len() as u32);
+        for (slot, row) in rows.iter().enumerate() {
+            let end = trip.end(slot).expect("every row has ended");
+            let b = answers.reborrow().get(slot as u32);
+            answer(&call, row, end.step, end.at.since(started), &counters, b);
         }
         Ok(())
     }
@@ -183,153 +190,66 @@ impl Home {
     }
 
     /// Takes all rows to their ends.
-    async fn travel(&self, call: &Call, started: Instant) -> Vec<Travelling> {
-        let mut rows: Vec<Travelling> = call
-            .rows
-            .iter()
-            .map(|_| Travelling {
-                journey: Journey::new(),
-                tried: Vec::new(),
-                answers: Vec::new(),
-                queue: Duration::ZERO,
-                execute: Duration::ZERO,
-                message: String::new(),
-                end: None,
-                total: Duration::ZERO,
-            })
-            .collect();
+    async fn travel(&self, call: &Call) -> (Trip, Vec<Gathered>) {
         let mut passed = self.deadlines.passed(call.deadline);
         let (replies, mut ended) = mpsc::unbounded_channel();
-        let mut waiting: Vec<Waiting<'_>> = Vec::new();
-        // Most calls go nowhere else.
-        let mut remote: Option<tokio::task::JoinSet<()>> = None;
-        let steps: Vec<(usize, Step)> = rows.iter_mut().enumerate().map(|(i, row)| (i, row.journey.start())).collect();
-        self.perform(call, &mut rows, steps, &replies, &mut waiting, &mut remote, started);
-        while rows.iter().any(|row| row.end.is_none()) {
-            let mut batch = Vec::new();
+        let count = call.rows.len();
+        let rows = std::iter::repeat_with(Gathered::default).take(count).collect();
+        let mut travel = Travel { call, trip: Trip::new(count), rows, replies, waiting: Vec::new(), remote: None };
+        let mut batch = Vec::new();
+        self.send_groups(&mut travel);
+        while !travel.trip.is_over() {
             let in_time = tokio::select! {
                 biased;
-                _ = ended.recv_many(&mut batch, rows.len()) => true,
+                _ = ended.recv_many(&mut batch, count) => true,
                 () = &mut passed => false,
             };
-            let steps: Vec<(usize, Step)> = if in_time {
-                batch
-                    .into_iter()
-                    .filter_map(|(slot, reply)| self.on_reply(call, &mut rows, slot, reply).map(|step| (slot, step)))
-                    .collect()
+            let now = self.shared.host.clock.now();
+            if in_time {
+                batch.drain(..).for_each(|(slot, reply)| travel.on_reply(now, slot, reply));
             } else {
-                // The deadline has passed: each row ends with what it has.
-                let open = rows.iter_mut().enumerate().filter(|(_, row)| row.end.is_none());
-                open.map(|(slot, row)| (slot, row.journey.on_deadline())).collect()
-            };
-            self.perform(call, &mut rows, steps, &replies, &mut waiting, &mut remote, started);
+                travel.trip.on_deadline(now);
+            }
+            self.send_groups(&mut travel);
         }
-        rows
+        (travel.trip, travel.rows)
     }
 
-    /// Takes in what became of a row's stage call.
-    fn on_reply(&self, call: &Call, rows: &mut [Travelling], slot: usize, reply: HomeReply) -> Option<Step> {
-        let row = &mut rows[slot];
-        if row.end.is_some() {
-            // It came after the deadline had closed the row.
-            return None;
-        }
-        let end = match reply.reply {
-            StageReply::Answered { outputs, queue, execute } => {
-                row.queue += queue;
-                row.execute += execute;
-                let confidence = confidence(call, reply.stage, &outputs);
-                row.answers.push((reply.stage, reply.node, outputs));
-                StageEnd::Answered(confidence)
-            }
-            StageReply::Rejected(why) => StageEnd::Rejected(why),
-            StageReply::Expired => StageEnd::Expired,
-            StageReply::Failed(message) => {
-                row.message = message;
-                StageEnd::Failed
-            }
-            StageReply::Lost => StageEnd::Lost,
-        };
-        let step = row.journey.on_stage_end(&call.endpoint, end);
-        if !matches!(step, Step::Call { again: true, .. }) {
-            row.tried.clear();
-        }
-        Some(step)
-    }
-
-    /// Performs what the rows' journeys want, those for the same stage together.
-    #[allow(clippy::too_many_arguments)]
-    fn perform<'a>(
-        &'a self,
-        call: &Call,
-        rows: &mut [Travelling],
-        steps: Vec<(usize, Step)>,
-        replies: &mpsc::UnboundedSender<(usize, HomeReply)>,
-        waiting: &mut Vec<Waiting<'a>>,
-        remote: &mut Option<tokio::task::JoinSet<()>>,
-        started: Instant,
-    ) {
+    /// Sends what wants to be sent.
+    fn send_groups<'a>(&'a self, travel: &mut Travel<'a>) {
         let now = self.shared.host.clock.now();
         // Replicas may have moved since the call came; what the endpoint is stays as it was then.
         let table = self.shared.table.load();
-        let mut wanted: BTreeMap<(usize, Vec<Target>), Vec<usize>> = BTreeMap::new();
-        for (slot, step) in steps {
-            match step {
-                Step::Call { stage, .. } => wanted.entry((stage, rows[slot].tried.clone())).or_default().push(slot),
-                end => {
-                    rows[slot].end = Some(end);
-                    rows[slot].total = now.since(started);
-                }
+        let call = travel.call;
+        while let Some(mut group) = travel.trip.next_group() {
+            let inputs = travel.inputs(now, &mut group);
+            if inputs.is_empty() {
+                continue;
             }
-        }
-        for ((stage, tried), slots) in wanted {
-            let model = &call.endpoint.stages[stage].model;
+            let model = &call.endpoint.stages[group.stage].model;
             let shared = &self.shared;
-            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, slots.len(), &tried);
-            match choose(&known, call.deadline, &mut self.prng.borrow_mut()) {
+            let known =
+                candidates(&table, &shared.devices, &shared.remote_waits, now, model, inputs.len(), &group.tried);
+            let target = match choose(&known, call.deadline, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
-                    for slot in slots {
-                        let end = rows[slot].journey.on_no_choice(why);
-                        rows[slot].end = Some(end);
-                        rows[slot].total = now.since(started);
-                    }
+                    travel.trip.on_no_choice(now, &group, why);
+                    continue;
                 }
-                Choice::To(target) => {
-                    let mut inputs: Vec<(usize, Row)> = Vec::with_capacity(slots.len());
-                    for slot in &slots {
-                        match stage_inputs(call, &rows[*slot], stage, *slot) {
-                            Some(row) => inputs.push((*slot, row)),
-                            None => self.end_ill_shaped(call, &mut rows[*slot], stage, now.since(started)),
-                        }
-                    }
-                    if inputs.is_empty() {
-                        continue;
-                    }
-                    let slots: Vec<usize> = inputs.iter().map(|(slot, _)| *slot).collect();
-                    for slot in &slots {
-                        rows[*slot].tried.push(target.clone());
-                    }
-                    let sink = Sink { replies: replies.clone(), stage };
-                    match target {
-                        Target::Local(device) => {
-                            let device = &shared.devices[&device];
-                            waiting.push(self.submit(device, model, inputs, call, sink));
-                        }
-                        Target::Remote(node) => {
-                            let forwarded = self.forward(&table, node, model.clone(), inputs, call, sink);
-                            drop(remote.get_or_insert_default().spawn_local(forwarded));
-                        }
-                    }
+                Choice::To(target) => target,
+            };
+            travel.trip.on_sent(&group, &target);
+            let sink = Sink { replies: travel.replies.clone(), stage: group.stage };
+            match target {
+                Target::Local(device) => {
+                    let device = &shared.devices[&device];
+                    travel.waiting.push(self.submit(device, model, inputs, call, sink));
+                }
+                Target::Remote(node) => {
+                    let forwarded = self.forward(&table, node, model.clone(), inputs, call, sink);
+                    drop(travel.remote.get_or_insert_default().spawn_local(forwarded));
                 }
             }
         }
-    }
-
-    /// What a stage gave for a row is no row for the next one.
-    fn end_ill_shaped(&self, call: &Call, row: &mut Travelling, stage: usize, total: Duration) {
-        row.message = format!("what the stage before {} gave is not one row", call.endpoint.stages[stage].name);
-        row.end = Some(row.journey.on_stage_end(&call.endpoint, StageEnd::Failed));
-        row.total = total;
     }
 
     fn submit<'a>(
@@ -377,39 +297,84 @@ impl Home {
             }
         }
     }
+}
 
-    fn answer(&self, call: &Call, row: &Travelling, counters: &Counters, mut b: answer::Builder<'_>) {
-        b.set_queue_us(span_to_us(row.queue));
-        b.set_execute_us(span_to_us(row.execute));
-        b.set_total_us(span_to_us(row.total));
-        let unanswered = |outcome: Outcome| (outcome, 0, false, outcome.explanation().to_owned());
-        let (outcome, stage, degraded, message) = match row.end.expect("every row has ended") {
-            Step::Answer { stage, degraded } => (Outcome::Answered, stage, degraded, String::new()),
-            Step::Refuse(why) => unanswered(Outcome::Rejected(why)),
-            Step::Expire => unanswered(Outcome::Expired),
-            Step::Fail if row.message.is_empty() => unanswered(Outcome::Failed),
-            Step::Fail => (Outcome::Failed, 0, false, row.message.clone()),
-            Step::Call { .. } => unreachable!("a call is not an end"),
+impl Travel<'_> {
+    /// Takes in what became of a row's stage call.
+    fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply) {
+        let row = &mut self.rows[slot];
+        let end = match reply.reply {
+            StageReply::Answered { outputs, queue, execute } => {
+                row.queue += queue;
+                row.execute += execute;
+                let confidence = confidence(self.call, reply.stage, &outputs);
+                row.answers.push((reply.stage, reply.node, outputs));
+                StageEnd::Answered(confidence)
+            }
+            StageReply::Rejected(why) => StageEnd::Rejected(why),
+            StageReply::Expired => StageEnd::Expired,
+            StageReply::Failed(message) => {
+                row.message = message;
+                StageEnd::Failed
+            }
+            StageReply::Lost => StageEnd::Lost,
         };
-        counters.ended(outcome, stage, degraded, &message);
-        write_outcome(b.reborrow(), outcome, &message);
-        if outcome != Outcome::Answered {
-            return;
+        self.trip.on_stage_end(now, &self.call.endpoint, slot, end);
+    }
+
+    /// What the rows of a group give to their stage. A row to which the stage before gave something else than one row fails
+    /// here, and leaves the group.
+    fn inputs(&mut self, now: Instant, group: &mut Group) -> Vec<(usize, Row)> {
+        let mut inputs = Vec::with_capacity(group.slots.len());
+        for slot in &group.slots {
+            match stage_inputs(self.call, &self.rows[*slot], group.stage, *slot) {
+                Some(row) => inputs.push((*slot, row)),
+                None => {
+                    let stage = &self.call.endpoint.stages[group.stage].name;
+                    self.rows[*slot].message = format!("what the stage before {stage} gave is not one row");
+                    self.trip.on_stage_end(now, &self.call.endpoint, *slot, StageEnd::Failed);
+                }
+            }
         }
-        let (_, node, outputs) =
-            row.answers.iter().rev().find(|(answered, ..)| *answered == stage).expect("the stage answered");
-        b.set_model(call.endpoint.stages[stage].model.to_string());
-        b.set_stage(call.endpoint.stages[stage].name.as_str());
-        b.set_degraded(degraded);
-        b.set_node(node.as_str());
-        let signature = &call.wiring.signature;
-        let wanted = signature.outputs.iter().zip(&call.wiring.outputs[stage]);
-        let wanted: Vec<_> =
-            wanted.filter(|(spec, _)| call.outputs.is_empty() || call.outputs.contains(&spec.name)).collect();
-        let mut list = b.init_outputs(wanted.len() as u32);
-        for (i, (spec, output)) in wanted.into_iter().enumerate() {
-            write_row_tensor(list.reborrow().get(i as u32), &spec.name, outputs, *output);
+        if inputs.len() < group.slots.len() {
+            group.slots = inputs.iter().map(|(slot, _)| *slot).collect();
         }
+        inputs
+    }
+}
+
+/// Writes how a row ended.
+fn answer(call: &Call, row: &Gathered, end: Step, total: Duration, counters: &Counters, mut b: answer::Builder<'_>) {
+    b.set_queue_us(span_to_us(row.queue));
+    b.set_execute_us(span_to_us(row.execute));
+    b.set_total_us(span_to_us(total));
+    let unanswered = |outcome: Outcome| (outcome, 0, false, outcome.explanation().to_owned());
+    let (outcome, stage, degraded, message) = match end {
+        Step::Answer { stage, degraded } => (Outcome::Answered, stage, degraded, String::new()),
+        Step::Refuse(why) => unanswered(Outcome::Rejected(why)),
+        Step::Expire => unanswered(Outcome::Expired),
+        Step::Fail if row.message.is_empty() => unanswered(Outcome::Failed),
+        Step::Fail => (Outcome::Failed, 0, false, row.message.clone()),
+        Step::Call { .. } => unreachable!("a call is not an end"),
+    };
+    counters.ended(outcome, stage, degraded, &message);
+    write_outcome(b.reborrow(), outcome, &message);
+    if outcome != Outcome::Answered {
+        return;
+    }
+    let (_, node, outputs) =
+        row.answers.iter().rev().find(|(answered, ..)| *answered == stage).expect("the stage answered");
+    b.set_model(call.endpoint.stages[stage].model.to_string());
+    b.set_stage(call.endpoint.stages[stage].name.as_str());
+    b.set_degraded(degraded);
+    b.set_node(node.as_str());
+    let signature = &call.wiring.signature;
+    let wanted = signature.outputs.iter().zip(&call.wiring.outputs[stage]);
+    let wanted: Vec<_> =
+        wanted.filter(|(spec, _)| call.outputs.is_empty() || call.outputs.contains(&spec.name)).collect();
+    let mut list = b.init_outputs(wanted.len() as u32);
+    for (i, (spec, output)) in wanted.into_iter().enumerate() {
+        write_row_tensor(list.reborrow().get(i as u32), &spec.name, outputs, *output);
     }
 }
 
@@ -436,7 +401,7 @@ impl Sink {
 
 /// The inputs of a stage for one row, from the request and from the stage before; `None` where that gave something else than
 /// one row.
-fn stage_inputs(call: &Call, row: &Travelling, stage: usize, slot: usize) -> Option<Row> {
+fn stage_inputs(call: &Call, row: &Gathered, stage: usize, slot: usize) -> Option<Row> {
     let request = &call.rows[slot];
     let sources = &call.wiring.sources[stage];
     let as_asked = sources.iter().enumerate().all(|(i, source)| *source == Source::Request(i))

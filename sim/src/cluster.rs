@@ -18,7 +18,7 @@ use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::{Candidate, Choice, Journey, StageEnd, Step, Target, choose, remote_finish};
+use weir_core::router::{Candidate, Choice, Group, StageEnd, Step, Target, Trip, choose, remote_finish};
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::units::{Deadline, Instant};
 
@@ -103,12 +103,6 @@ pub struct Ended {
     pub degraded: bool,
 }
 
-struct Row {
-    journey: Journey,
-    tried: Vec<Target>,
-    end: Option<Step>,
-}
-
 struct Call {
     due: Due,
     node: usize,
@@ -116,8 +110,7 @@ struct Call {
     /// When it is there, and how long it was.
     home: Instant,
     inside: Duration,
-    rows: Vec<Row>,
-    open: usize,
+    trip: Trip,
     /// The answer is on its way.
     ended: bool,
     /// Where its rows wait or run: (node, ticket).
@@ -266,18 +259,15 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         self.balancer.on_sent(&name, 1);
         let node = self.names.iter().position(|known| *known == name).expect("a node of this cluster");
         let home = now + self.cluster.path.request;
-        let rows: Vec<Row> =
-            due.rows.iter().map(|_| Row { journey: Journey::new(), tried: Vec::new(), end: None }).collect();
         let call = Call {
             // What is left travels, not the instant: the way to the home is not charged.
             deadline: Deadline(home + self.way.at_node(due.deadline)),
             home,
             inside: Duration::ZERO,
-            open: rows.len(),
+            trip: Trip::new(due.rows.len()),
             ended: false,
             due,
             node,
-            rows,
             tickets: Vec::new(),
         };
         self.next_call += 1;
@@ -286,66 +276,40 @@ impl<F: FnMut(Ended)> Running<'_, F> {
     }
 
     fn start(&mut self, now: Instant, id: u64) {
-        let call = self.calls.get_mut(&id).expect("it is on its way");
-        let steps = call.rows.iter_mut().enumerate().map(|(i, row)| (i, row.journey.start())).collect();
+        let call = &self.calls[&id];
         self.agenda.at(call.deadline.0, Event::Deadline(id));
-        self.perform(now, id, steps);
+        self.send_groups(now, id);
     }
 
     fn replies(&mut self, now: Instant, id: u64, replies: &[(usize, StageEnd)]) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let endpoint = &self.cluster.endpoints[call.due.endpoint].endpoint;
-        let mut steps = Vec::new();
         for (slot, end) in replies {
-            let row = &mut call.rows[*slot];
-            if row.end.is_some() {
-                continue;
-            }
-            let step = row.journey.on_stage_end(endpoint, *end);
-            if !matches!(step, Step::Call { again: true, .. }) {
-                row.tried.clear();
-            }
-            steps.push((*slot, step));
+            call.trip.on_stage_end(now, endpoint, *slot, *end);
         }
-        self.perform(now, id, steps);
+        self.send_groups(now, id);
     }
 
     fn deadline(&mut self, now: Instant, id: u64) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let open = call.rows.iter_mut().enumerate().filter(|(_, row)| row.end.is_none());
-        let steps = open.map(|(slot, row)| (slot, row.journey.on_deadline())).collect();
-        self.perform(now, id, steps);
+        call.trip.on_deadline(now);
+        self.send_groups(now, id);
     }
 
-    /// What a home does for rows of one call, those for the same stage together.
-    fn perform(&mut self, now: Instant, id: u64, steps: Vec<(usize, Step)>) {
-        let mut wanted: BTreeMap<(usize, Vec<Target>), Vec<usize>> = BTreeMap::new();
+    /// What a home does when something has happened to a call.
+    fn send_groups(&mut self, now: Instant, id: u64) {
         let call = self.calls.get_mut(&id).expect("an open call");
-        for (slot, step) in steps {
-            match step {
-                Step::Call { stage, .. } => {
-                    wanted.entry((stage, call.rows[slot].tried.clone())).or_default().push(slot);
-                }
-                end => call.end(slot, end),
-            }
-        }
         let (home, deadline, endpoint) = (call.node, call.deadline, call.due.endpoint);
-        for ((stage, tried), rows) in wanted {
-            let model = &self.cluster.endpoints[endpoint].endpoint.stages[stage].model;
-            let known = self.candidates(now, home, model, rows.len(), &tried);
+        while let Some(group) = self.calls.get_mut(&id).and_then(|call| call.trip.next_group()) {
+            let model = &self.cluster.endpoints[endpoint].endpoint.stages[group.stage].model;
+            let known = self.candidates(now, home, model, group.slots.len(), &group.tried);
             let choice = choose(&known, deadline, &mut self.prng);
             let call = self.calls.get_mut(&id).expect("an open call");
             match choice {
-                Choice::None(why) => {
-                    for slot in rows {
-                        let end = call.rows[slot].journey.on_no_choice(why);
-                        call.end(slot, end);
-                    }
-                }
+                Choice::None(why) => call.trip.on_no_choice(now, &group, why),
                 Choice::To(target) => {
-                    for slot in &rows {
-                        call.rows[*slot].tried.push(target.clone());
-                    }
+                    call.trip.on_sent(&group, &target);
+                    let Group { stage, slots: rows, .. } = group;
                     match target {
                         Target::Local(_) => self.enqueue(now, home, id, stage, &rows),
                         Target::Remote(name) => {
@@ -358,7 +322,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             }
         }
         if let Some(call) = self.calls.get_mut(&id)
-            && call.open == 0
+            && call.trip.is_over()
             && !call.ended
         {
             call.ended = true;
@@ -427,7 +391,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             let Some(call) = self.calls.get_mut(&id) else { continue };
             call.tickets.retain(|(_, known)| *known != ticket);
             let row = call.due.rows[slot] as usize;
-            let stage = call.rows[slot].journey.stage();
+            let stage = call.trip.stage(slot);
             let confidence = self.cluster.endpoints[call.due.endpoint].confidences[stage].get(row).copied().flatten();
             replies.push((id, slot, StageEnd::Answered(confidence)));
         }
@@ -470,7 +434,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             let mut at = at;
             if call.node != node {
                 at = at + self.cluster.path.hop;
-                let stage = call.rows[replies[0].0].journey.stage();
+                let stage = call.trip.stage(replies[0].0);
                 let model = &self.cluster.endpoints[call.due.endpoint].endpoint.stages[stage].model;
                 let now = self.agenda.now();
                 let finish = self.devices[node].estimate_finish(now, model, 1).unwrap_or(now);
@@ -484,9 +448,9 @@ impl<F: FnMut(Ended)> Running<'_, F> {
     fn answer(&mut self, now: Instant, id: u64) {
         let call = self.calls.remove(&id).expect("it is answered once");
         let mut outcome = Outcome::Answered;
-        let (mut stages, mut degraded) = (Vec::with_capacity(call.rows.len()), false);
-        for row in &call.rows {
-            let (end, stage) = match row.end.expect("every row has ended") {
+        let (mut stages, mut degraded) = (Vec::with_capacity(call.trip.len()), false);
+        for slot in 0..call.trip.len() {
+            let (end, stage) = match call.trip.end(slot).expect("every row has ended").step {
                 Step::Answer { stage, degraded: less } => {
                     degraded |= less;
                     (Outcome::Answered, Some(stage))
@@ -502,13 +466,6 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         self.way.observe(latency, call.inside);
         self.balancer.on_outcome(now, &self.names[call.node], outcome, latency);
         (self.on_end)(Ended { latency, outcome, stages, degraded, due: call.due });
-    }
-}
-
-impl Call {
-    fn end(&mut self, slot: usize, end: Step) {
-        self.rows[slot].end = Some(end);
-        self.open -= 1;
     }
 }
 

@@ -1,14 +1,17 @@
 //! One query at its home: which replica runs the next stage, and what goes out when it cannot.
 //!
-//! [`Journey`] is one row on its way through the stages of an endpoint. Its home tells it what happened and performs the
-//! [`Step`] that comes back; every journey ends with exactly one of the closing steps. The best answer so far is never
-//! lost: once a stage has answered, whatever goes wrong deeper ends in that answer, marked degraded.
+//! [`Journey`] is one row on its way through the stages of an endpoint: it is told what happened and says the [`Step`] that
+//! follows; every journey ends with exactly one of the closing steps. The best answer so far is never lost: once a stage has
+//! answered, whatever goes wrong deeper ends in that answer, marked degraded. [`Trip`] is a call, all its rows together; homes
+//! drive it, those of the cluster and those of the simulator.
 
 mod choose;
 #[cfg(test)]
 mod tests;
+mod trip;
 
 pub use choose::{Candidate, Choice, Target, choose, remote_finish};
+pub use trip::{End, Group, Trip};
 
 use crate::endpoint::Endpoint;
 use crate::endpoint::gate::Verdict;

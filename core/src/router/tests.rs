@@ -7,7 +7,7 @@ use crate::outcome::Class;
 use crate::prng::Prng;
 use crate::units::{Deadline, Instant};
 
-fn cascade() -> Endpoint {
+pub(super) fn cascade() -> Endpoint {
     let stage = |name: &str, gate| Stage {
         name: StageName::parse(name).unwrap(),
         model: ModelRef::parse(&format!("{name}@1")).unwrap(),
@@ -120,11 +120,11 @@ fn candidate(target: Target, us: u64) -> Candidate {
     Candidate { target, finish: Instant::from_micros(us) }
 }
 
-fn local() -> Target {
+pub(super) fn local() -> Target {
     Target::Local(DeviceName::parse("cpu0").unwrap())
 }
 
-fn remote(name: &str) -> Target {
+pub(super) fn remote(name: &str) -> Target {
     Target::Remote(NodeName::parse(name).unwrap())
 }
 
