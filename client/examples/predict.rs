@@ -20,6 +20,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         deadline: Some(std::time::Duration::from_millis(50)),
         class: None,
         outputs: vec!["probs".into()],
+        min_stage: None,
+        max_stage: None,
     };
     for answer in client.predict(request).await? {
         println!("{} {} by {} on {}", answer.id, answer.outcome.word(), answer.stage, answer.node);

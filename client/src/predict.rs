@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weir_core::call::{Balancer, Way};
-use weir_core::ids::{EndpointName, NodeName, QueryId};
+use weir_core::ids::{EndpointName, NodeName, QueryId, StageName};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::tensor::{Tensor, TensorSpec};
@@ -44,6 +44,10 @@ pub struct Request {
     pub class: Option<Class>,
     /// Which outputs to send back; all where empty.
     pub outputs: Vec<String>,
+    /// No shallower stage may answer: then rather none does. Any may where absent.
+    pub min_stage: Option<StageName>,
+    /// No deeper stage is asked. All may be where absent.
+    pub max_stage: Option<StageName>,
 }
 
 /// What became of one row.
@@ -457,6 +461,8 @@ fn write_request(mut b: predict_request::Builder<'_>, request: &Request, id: Que
         b.set_class(class_to_wire(class));
         b.set_class_given(true);
     }
+    b.set_min_stage(request.min_stage.as_ref().map_or("", StageName::as_str));
+    b.set_max_stage(request.max_stage.as_ref().map_or("", StageName::as_str));
     let mut outputs = b.reborrow().init_outputs(request.outputs.len() as u32);
     for (i, name) in request.outputs.iter().enumerate() {
         outputs.set(i as u32, name);

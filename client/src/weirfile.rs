@@ -1,16 +1,17 @@
 //! Weir files: what `weir apply -f` reads. TOML with `[[model]]` and `[[endpoint]]` tables.
 //!
-//! A mistake is reported with file, line and column and, where it can be guessed, with what was meant. Nothing here
-//! touches a cluster or opens a model: the caller resolves `path`, digests and signatures.
+//! A mistake is reported with file, line and column and, where it can be guessed, with what was meant. Gain tables are read
+//! with the file. Nothing here touches a cluster or opens a model: the caller resolves `path`, digests and signatures.
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
 use weir_core::ids::{EndpointName, ModelName, ModelRef, StageName, Version};
 use weir_core::outcome::Class;
 use weir_core::replicated::{EngineKind, ReplicaRange};
@@ -86,7 +87,7 @@ impl EndpointDeclaration {
                     }
                 }
             };
-            Ok(Stage { name: name.clone(), model, gate: *gate })
+            Ok(Stage { name: name.clone(), model, gate: gate.clone() })
         });
         Ok(Endpoint {
             name: self.name.clone(),
@@ -187,7 +188,11 @@ struct StageTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GateTable {
-    confidence_below: Spanned<f64>,
+    confidence_below: Option<Spanned<f64>>,
+    entropy_above: Option<Spanned<f64>>,
+    margin_below: Option<Spanned<f64>>,
+    gain: Option<Spanned<String>>,
+    min_gain: Option<Spanned<f64>>,
 }
 
 /// A query without a deadline of its own, at an endpoint that declares none: long enough for any model that answers
@@ -461,17 +466,52 @@ impl Source<'_> {
                         "the first stage always runs: a gate stands in the stage that it guards",
                     ));
                 }
-                Some(gate) => {
-                    let below = &gate.get_ref().confidence_below;
-                    if !(*below.get_ref() > 0.0 && *below.get_ref() <= 1.0) {
-                        return Err(self.wrong(&below.span(), "confidence_below must be above 0 and at most 1"));
-                    }
-                    Some(Gate::ConfidenceBelow(*below.get_ref() as f32))
-                }
+                Some(gate) => Some(self.gate(gate)?),
             };
             stages.push((name, self.mention(&table.model)?, gate));
         }
         Ok(stages)
+    }
+
+    fn gate(&self, spanned: &Spanned<GateTable>) -> Result<Gate, BadWeirFile> {
+        let table = spanned.get_ref();
+        let share = |name: &str, number: &Spanned<f64>| match number.get_ref() {
+            number if *number > 0.0 && *number <= 1.0 => Ok(*number as f32),
+            _ => Err(self.wrong(&number.span(), format!("{name} must be above 0 and at most 1"))),
+        };
+        let GateTable { confidence_below, entropy_above, margin_below, gain, min_gain } = table;
+        if let (None, Some(least)) = (gain, min_gain) {
+            return Err(self.wrong(&least.span(), "min_gain goes with `gain`; other gates have thresholds"));
+        }
+        match (confidence_below, entropy_above, margin_below, gain) {
+            (Some(below), None, None, None) => Ok(Gate::ConfidenceBelow(share("confidence_below", below)?)),
+            (None, None, Some(below), None) => Ok(Gate::MarginBelow(share("margin_below", below)?)),
+            (None, Some(above), None, None) => match above.get_ref() {
+                nats if nats.is_finite() && *nats >= 0.0 => Ok(Gate::EntropyAbove(*nats as f32)),
+                _ => Err(self.wrong(&above.span(), "entropy_above is in nats, and at least 0")),
+            },
+            (None, None, None, Some(file)) => self.gain_gate(file, min_gain.as_ref()),
+            _ => {
+                Err(self
+                    .wrong(&spanned.span(), "a gate has one of confidence_below, entropy_above, margin_below and gain"))
+            }
+        }
+    }
+
+    /// A gate by the table in `file`, which is looked for beside this one.
+    fn gain_gate(&self, file: &Spanned<String>, least: Option<&Spanned<f64>>) -> Result<Gate, BadWeirFile> {
+        let path = self.path.parent().unwrap_or(Path::new("")).join(file.get_ref());
+        let wrong = |what: String| {
+            self.wrong(&file.span(), format!("gain table {}: {what}; `weir calibrate` writes one", path.display()))
+        };
+        let text = std::fs::read_to_string(&path).map_err(|cause| wrong(cause.to_string()))?;
+        let table = GainTable::from_csv(&text).map_err(|bad| wrong(bad.to_string()))?;
+        let min_gain = match least {
+            None => Gate::MIN_GAIN,
+            Some(least) if (0.0..=1.0).contains(least.get_ref()) => *least.get_ref(),
+            Some(least) => return Err(self.wrong(&least.span(), "min_gain must be at least 0 and at most 1")),
+        };
+        Ok(Gate::Gain { table: Arc::new(table), min_gain })
     }
 
     fn mention(&self, text: &Spanned<String>) -> Result<ModelMention, BadWeirFile> {
@@ -571,6 +611,44 @@ gate = { confidence_below = 0.9 }
         assert!(mistake(&CASCADE.replace("0.9", "nan")).contains("above 0 and at most 1"));
         assert!(mistake(&CASCADE.replace("min = 1", "min = 5")).contains(":7:12: replicas needs min"));
         assert!(mistake("").contains("declares nothing"));
+    }
+
+    #[test]
+    fn gates_are_of_one_kind_and_say_so() {
+        let with = |gate: &str| CASCADE.replace("{ confidence_below = 0.9 }", gate);
+        let gate = |text: &str| parse(&with(text)).map(|file| file.endpoints[0].stages[1].2.clone());
+        assert_eq!(gate("{ entropy_above = 0.5 }").unwrap(), Some(Gate::EntropyAbove(0.5)));
+        assert_eq!(gate("{ margin_below = 0.25 }").unwrap(), Some(Gate::MarginBelow(0.25)));
+        for (text, word) in [
+            ("{ }", "one of confidence_below"),
+            ("{ margin_below = 0.2, confidence_below = 0.9 }", "one of confidence_below"),
+            ("{ margin_below = 0.0 }", "above 0"),
+            ("{ entropy_above = -1.0 }", "in nats"),
+            ("{ confidence_below = 0.9, min_gain = 0.1 }", "min_gain goes with `gain`"),
+            ("{ gain = \"nowhere.csv\" }", ":23:17: gain table demo/nowhere.csv: "),
+        ] {
+            let said = gate(text).unwrap_err().to_string();
+            assert!(said.contains(word), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_gain_table_is_read_from_beside_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = "confidence,rows,right,gain,error\n0.4,60,0.5,0.3,0.06\n0.9,60,0.97,0.001,0.01\n";
+        std::fs::write(folder.path().join("a-b.csv"), table).unwrap();
+        std::fs::write(folder.path().join("bad.csv"), "confidence\n").unwrap();
+        let path = folder.path().join("w.toml");
+        let gate = |gate: &str| {
+            let file = super::parse(&CASCADE.replace("{ confidence_below = 0.9 }", gate), &path)?;
+            Ok::<_, BadWeirFile>(file.endpoints[0].stages[1].2.clone().unwrap())
+        };
+        let Gate::Gain { table, min_gain } = gate("{ gain = \"a-b.csv\" }").unwrap() else { panic!("a gain gate") };
+        assert_eq!((table.bins().len(), min_gain), (2, Gate::MIN_GAIN));
+        assert!(matches!(gate("{ gain = \"a-b.csv\", min_gain = 0.05 }"), Ok(Gate::Gain { min_gain: 0.05, .. })));
+        let refused = |text| gate(text).unwrap_err().to_string();
+        assert!(refused("{ gain = \"bad.csv\" }").contains("should begin with the heading"));
+        assert!(refused("{ gain = \"a-b.csv\", min_gain = 2.0 }").contains("at most 1"));
     }
 
     #[test]

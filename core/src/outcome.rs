@@ -17,6 +17,8 @@ pub enum Rejection {
     BadInput,
     /// The caller's capability does not cover this.
     Forbidden,
+    /// What others ask is worth more for the time it takes.
+    Outbid,
 }
 
 /// What became of a query; exactly one per query.
@@ -46,6 +48,7 @@ impl Rejection {
             Rejection::Draining => "this node is draining; ask another",
             Rejection::UnknownEndpoint => "endpoint not found",
             Rejection::BadInput => "the inputs do not fit",
+            Rejection::Outbid => "others are worth more for the time it would take; ask again later",
             Rejection::Forbidden => "this token does not cover the endpoint",
         }
     }

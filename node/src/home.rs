@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::endpoint::{Endpoint, Source, Wiring};
+use weir_core::endpoint::{Endpoint, Ladder, Source, Wiring};
 use weir_core::ids::{ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
-use weir_core::router::{Choice, Group, StageEnd, Step, Target, Trip, choose};
+use weir_core::router::{Choice, Depth, Group, StageEnd, Step, Target, Trip, choose};
 use weir_core::tensor::{DType, Row, Tensor, TensorSpec};
 use weir_core::units::{Deadline, Instant};
 use weir_schema::convert::predict::{class_from_wire, outcome_to_wire, span_from_us, span_to_us};
@@ -50,11 +50,12 @@ fn bad_input(message: impl Into<String>) -> Refused {
 
 /// A decoded call.
 struct Call {
-    endpoint: Arc<Endpoint>,
+    ladder: Arc<Ladder>,
     wiring: Arc<Wiring>,
     rows: Vec<Row>,
     deadline: Deadline,
     class: Class,
+    depth: Depth,
     outputs: Vec<String>,
 }
 
@@ -117,7 +118,7 @@ impl Home {
             }
         };
         let _in_flight = self.shared.in_flight();
-        let counters = self.shared.ledger.of(&call.endpoint.name);
+        let counters = self.shared.ledger.of(&call.ladder.endpoint().name);
         counters.arrived(call.rows.len());
         let (trip, rows) = self.travel(&call).await;
         let mut answers = response.reborrow().init_answers(rows.len() as u32);
@@ -159,9 +160,14 @@ impl Home {
             Err(refused) => return Ok(Err(refused)),
         };
         let left = match span_from_us(request.get_deadline_left_us()) {
-            Ok(left) if left.is_zero() => served.endpoint.deadline,
+            Ok(left) if left.is_zero() => served.ladder.endpoint().deadline,
             Ok(left) => left,
             Err(bad) => return Ok(Err(bad_input(bad.to_string()))),
+        };
+        let (least, most) = (request.get_min_stage()?.to_str()?, request.get_max_stage()?.to_str()?);
+        let depth = match depth(served.ladder.endpoint(), least, most) {
+            Ok(depth) => depth,
+            Err(refused) => return Ok(Err(refused)),
         };
         let outputs = request
             .get_outputs()?
@@ -176,15 +182,16 @@ impl Home {
             return Ok(Err(bad_input(format!("there is no output {:?}; there are {known}", shorten(unknown)))));
         }
         Ok(Ok(Call {
-            endpoint: Arc::clone(&served.endpoint),
+            ladder: Arc::clone(&served.ladder),
             wiring: Arc::clone(&served.wiring),
             rows,
             deadline: Deadline::after(now, left),
             class: if request.get_class_given() {
                 class_from_wire(request.get_class()?)
             } else {
-                served.endpoint.class
+                served.ladder.endpoint().class
             },
+            depth,
             outputs,
         }))
     }
@@ -195,7 +202,8 @@ impl Home {
         let (replies, mut ended) = mpsc::unbounded_channel();
         let count = call.rows.len();
         let rows = std::iter::repeat_with(Gathered::default).take(count).collect();
-        let mut travel = Travel { call, trip: Trip::new(count), rows, replies, waiting: Vec::new(), remote: None };
+        let mut travel =
+            Travel { call, trip: Trip::new(count, call.depth), rows, replies, waiting: Vec::new(), remote: None };
         let mut batch = Vec::new();
         self.send_groups(&mut travel);
         while !travel.trip.is_over() {
@@ -226,7 +234,7 @@ impl Home {
             if inputs.is_empty() {
                 continue;
             }
-            let model = &call.endpoint.stages[group.stage].model;
+            let model = &call.ladder.endpoint().stages[group.stage].model;
             let shared = &self.shared;
             let known =
                 candidates(&table, &shared.devices, &shared.remote_waits, now, model, inputs.len(), &group.tried);
@@ -307,9 +315,9 @@ impl Travel<'_> {
             StageReply::Answered { outputs, queue, execute } => {
                 row.queue += queue;
                 row.execute += execute;
-                let confidence = confidence(self.call, reply.stage, &outputs);
+                let signal = signal(self.call, reply.stage, &outputs);
                 row.answers.push((reply.stage, reply.node, outputs));
-                StageEnd::Answered(confidence)
+                StageEnd::Answered(signal)
             }
             StageReply::Rejected(why) => StageEnd::Rejected(why),
             StageReply::Expired => StageEnd::Expired,
@@ -319,7 +327,7 @@ impl Travel<'_> {
             }
             StageReply::Lost => StageEnd::Lost,
         };
-        self.trip.on_stage_end(now, &self.call.endpoint, slot, end);
+        self.trip.on_stage_end(now, &self.call.ladder, slot, end);
     }
 
     /// What the rows of a group give to their stage. A row to which the stage before gave something else than one row fails
@@ -330,9 +338,9 @@ impl Travel<'_> {
             match stage_inputs(self.call, &self.rows[*slot], group.stage, *slot) {
                 Some(row) => inputs.push((*slot, row)),
                 None => {
-                    let stage = &self.call.endpoint.stages[group.stage].name;
+                    let stage = &self.call.ladder.endpoint().stages[group.stage].name;
                     self.rows[*slot].message = format!("what the stage before {stage} gave is not one row");
-                    self.trip.on_stage_end(now, &self.call.endpoint, *slot, StageEnd::Failed);
+                    self.trip.on_stage_end(now, &self.call.ladder, *slot, StageEnd::Failed);
                 }
             }
         }
@@ -364,8 +372,8 @@ fn answer(call: &Call, row: &Gathered, end: Step, total: Duration, counters: &Co
     }
     let (_, node, outputs) =
         row.answers.iter().rev().find(|(answered, ..)| *answered == stage).expect("the stage answered");
-    b.set_model(call.endpoint.stages[stage].model.to_string());
-    b.set_stage(call.endpoint.stages[stage].name.as_str());
+    b.set_model(call.ladder.endpoint().stages[stage].model.to_string());
+    b.set_stage(call.ladder.endpoint().stages[stage].name.as_str());
     b.set_degraded(degraded);
     b.set_node(node.as_str());
     let signature = &call.wiring.signature;
@@ -399,6 +407,22 @@ impl Sink {
     }
 }
 
+/// The depth between two stages that a caller names; empty for none.
+fn depth(endpoint: &Endpoint, least: &str, most: &str) -> Result<Depth, Refused> {
+    let number = |name: &str| {
+        endpoint.stages.iter().position(|stage| stage.name.as_str() == name).ok_or_else(|| {
+            let known = endpoint.stages.iter().map(|stage| stage.name.as_str()).collect::<Vec<_>>().join(", ");
+            bad_input(format!("there is no stage {:?}; there are {known}", shorten(name)))
+        })
+    };
+    let least = if least.is_empty() { Depth::ANY.least } else { number(least)? };
+    let most = if most.is_empty() { Depth::ANY.most } else { number(most)? };
+    if least > most {
+        return Err(bad_input("the least stage that may answer is deeper than the last that may be asked"));
+    }
+    Ok(Depth { least, most })
+}
+
 /// The inputs of a stage for one row, from the request and from the stage before; `None` where that gave something else than
 /// one row.
 fn stage_inputs(call: &Call, row: &Gathered, stage: usize, slot: usize) -> Option<Row> {
@@ -428,14 +452,14 @@ fn stage_inputs(call: &Call, row: &Gathered, stage: usize, slot: usize) -> Optio
     Some(Row { tensors: Arc::new(tensors), row: request.row.map(|_| 0) })
 }
 
-/// The confidence of an answer, where the endpoint has one.
-fn confidence(call: &Call, stage: usize, outputs: &Row) -> Option<f32> {
+/// What the gate after a stage looks at, where the endpoint has that.
+fn signal(call: &Call, stage: usize, outputs: &Row) -> Option<f32> {
     let output = call.wiring.confidence[stage]?;
     if outputs.tensors.get(output)?.dtype != DType::F32 {
         return None;
     }
     let numbers: Vec<f32> = outputs.data(output).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    call.endpoint.confidence(&numbers)
+    call.ladder.endpoint().signal(stage, &numbers)
 }
 
 /// Rows of a call, checked against the signature. The tensors are copied out of the message once, whole.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use weir_core::endpoint::{Endpoint, Wiring};
+use weir_core::endpoint::{Ladder, Wiring};
 use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Grant, Model, State};
@@ -33,8 +33,8 @@ pub struct Table {
 
 /// An endpoint that can be queried.
 pub struct Served {
-    /// As declared.
-    pub endpoint: Arc<Endpoint>,
+    /// What it is, and what going deeper is worth.
+    pub ladder: Arc<Ladder>,
     /// Its stages, wired to each other.
     pub wiring: Arc<Wiring>,
 }
@@ -72,7 +72,8 @@ impl Table {
             // The state machine has checked it; a version with other rules may not have.
             match endpoint.wire(&signatures) {
                 Ok(wiring) => {
-                    let served = Served { endpoint: Arc::new(endpoint.clone()), wiring: Arc::new(wiring) };
+                    let served =
+                        Served { ladder: Arc::new(Ladder::free(Arc::new(endpoint.clone()))), wiring: Arc::new(wiring) };
                     endpoints.insert(name.clone(), served);
                 }
                 Err(bad) => tracing::warn!(%bad, "an endpoint cannot be served"),

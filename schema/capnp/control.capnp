@@ -40,7 +40,24 @@ struct Stage {
   gate :union {
     none @2 :Void;
     confidenceBelow @3 :Float32;
+    entropyAbove @4 :Float32;   # nats
+    marginBelow @5 :Float32;
+    gain @6 :GainGate;
   }
+}
+
+struct GainGate {
+  minGain @0 :Float64;
+  bins @1 :List(GainBin);   # ascending by confidence
+}
+
+struct GainBin {
+  confidence @0 :Float32;   # mean of its rows
+  rows @1 :UInt32;
+  right @2 :Float64;        # share that the stage before gets right
+  gain @3 :Float64;         # of the stage behind the gate
+  error @4 :Float64;        # standard error of the gain
+  next @5 :List(Float32);   # shares by the bin of the next gate's table; empty where there is none
 }
 
 struct Endpoint {

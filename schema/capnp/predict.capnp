@@ -92,6 +92,8 @@ struct PredictRequest {
   class @6 :Class;
   classGiven @7 :Bool;    # false: the endpoint's own class
   outputs @8 :List(Text); # which outputs to send back; all where empty
+  minStage @9 :Text;      # no shallower stage may answer: then rather none does; empty: any may
+  maxStage @10 :Text;     # no deeper stage is asked; empty: all may be
 }
 
 struct PredictResponse {
@@ -109,6 +111,7 @@ enum OutcomeCode {
 
 enum Rejection {
   tooLate @0; queueFull @1; noReplica @2; draining @3; unknownEndpoint @4; badInput @5; forbidden @6;
+  outbid @7;              # what others ask is worth more for the time it takes
 }
 
 struct Answer {

@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use weir_core::call::{Balancer, Way};
-use weir_core::endpoint::Endpoint;
+use weir_core::endpoint::Ladder;
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::{Candidate, Choice, Group, StageEnd, Step, Target, Trip, choose, remote_finish};
+use weir_core::router::{Candidate, Choice, Depth, Group, StageEnd, Step, Target, Trip, choose, remote_finish};
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::units::{Deadline, Instant};
 
@@ -55,9 +55,9 @@ pub struct Model {
 #[derive(Clone, Debug)]
 pub struct Served {
     /// Stages and gates.
-    pub endpoint: Endpoint,
-    /// By stage and row: the confidence, where the endpoint has one.
-    pub confidences: Vec<Vec<Option<f32>>>,
+    pub ladder: Ladder,
+    /// By stage and row: what the gate after it looks at, where the endpoint has that.
+    pub signals: Vec<Vec<Option<f32>>>,
 }
 
 /// What is simulated.
@@ -264,7 +264,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             deadline: Deadline(home + self.way.at_node(due.deadline)),
             home,
             inside: Duration::ZERO,
-            trip: Trip::new(due.rows.len()),
+            trip: Trip::new(due.rows.len(), Depth::ANY),
             ended: false,
             due,
             node,
@@ -283,9 +283,9 @@ impl<F: FnMut(Ended)> Running<'_, F> {
 
     fn replies(&mut self, now: Instant, id: u64, replies: &[(usize, StageEnd)]) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let endpoint = &self.cluster.endpoints[call.due.endpoint].endpoint;
+        let ladder = &self.cluster.endpoints[call.due.endpoint].ladder;
         for (slot, end) in replies {
-            call.trip.on_stage_end(now, endpoint, *slot, *end);
+            call.trip.on_stage_end(now, ladder, *slot, *end);
         }
         self.send_groups(now, id);
     }
@@ -301,7 +301,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let call = self.calls.get_mut(&id).expect("an open call");
         let (home, deadline, endpoint) = (call.node, call.deadline, call.due.endpoint);
         while let Some(group) = self.calls.get_mut(&id).and_then(|call| call.trip.next_group()) {
-            let model = &self.cluster.endpoints[endpoint].endpoint.stages[group.stage].model;
+            let model = &self.cluster.endpoints[endpoint].ladder.endpoint().stages[group.stage].model;
             let known = self.candidates(now, home, model, group.slots.len(), &group.tried);
             let choice = choose(&known, deadline, &mut self.prng);
             let call = self.calls.get_mut(&id).expect("an open call");
@@ -364,7 +364,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
     /// Rows of one call enter the queue of a device together.
     fn enqueue(&mut self, now: Instant, node: usize, id: u64, stage: usize, rows: &[usize]) {
         let Some(call) = self.calls.get_mut(&id).filter(|call| !call.ended) else { return };
-        let endpoint = &self.cluster.endpoints[call.due.endpoint].endpoint;
+        let endpoint = self.cluster.endpoints[call.due.endpoint].ladder.endpoint();
         let mut queries = Vec::with_capacity(rows.len());
         for slot in rows {
             let ticket = TicketId(self.tickets.len() as u64);
@@ -392,8 +392,8 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             call.tickets.retain(|(_, known)| *known != ticket);
             let row = call.due.rows[slot] as usize;
             let stage = call.trip.stage(slot);
-            let confidence = self.cluster.endpoints[call.due.endpoint].confidences[stage].get(row).copied().flatten();
-            replies.push((id, slot, StageEnd::Answered(confidence)));
+            let signal = self.cluster.endpoints[call.due.endpoint].signals[stage].get(row).copied().flatten();
+            replies.push((id, slot, StageEnd::Answered(signal)));
         }
         self.perform_effects(now, node);
         self.bring_home(now + self.cluster.path.hand_off, node, replies);
@@ -435,7 +435,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             if call.node != node {
                 at = at + self.cluster.path.hop;
                 let stage = call.trip.stage(replies[0].0);
-                let model = &self.cluster.endpoints[call.due.endpoint].endpoint.stages[stage].model;
+                let model = &self.cluster.endpoints[call.due.endpoint].ladder.endpoint().stages[stage].model;
                 let now = self.agenda.now();
                 let finish = self.devices[node].estimate_finish(now, model, 1).unwrap_or(now);
                 let wait = finish.since(now + self.cluster.models[model].believed.estimate(1));

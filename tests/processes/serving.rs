@@ -70,6 +70,8 @@ async fn call(client: Client, caller: usize, calls: usize) {
             deadline: Some(Duration::from_secs(20)),
             class: None,
             outputs: Vec::new(),
+            min_stage: None,
+            max_stage: None,
         };
         let answers = client.predict(request).await.unwrap();
         assert_eq!(answers.len(), rows);

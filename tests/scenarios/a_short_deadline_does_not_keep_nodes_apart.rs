@@ -37,6 +37,8 @@ fn a_short_deadline_does_not_keep_nodes_apart() -> Result<(), Wrong> {
                 deadline: Some(DEADLINE),
                 class: None,
                 outputs: Vec::new(),
+                min_stage: None,
+                max_stage: None,
             };
             let answers = client.predict(&request).await;
             answered += usize::from(answers[0].outcome == Outcome::Answered);

@@ -3,6 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use weir_client::admin::Status;
+use weir_core::endpoint::Gate;
+use weir_core::endpoint::gain::Bin;
 use weir_core::ids::ModelRef;
 use weir_core::placement::ReplicaState;
 
@@ -62,10 +64,7 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
     let stages = endpoint.stages.iter().enumerate().map(|(i, stage)| {
         let mut told = model(status, &stage.model);
         told["stage"] = json!(stage.name.as_str());
-        told["gate"] = match stage.gate {
-            None => Value::Null,
-            Some(weir_core::endpoint::Gate::ConfidenceBelow(threshold)) => json!({"confidence_below": threshold}),
-        };
+        told["gate"] = stage.gate.as_ref().map_or(Value::Null, gate);
         told["answered"] = json!(loads.iter().map(|load| load.by_stage.get(i).copied().unwrap_or(0)).sum::<u64>());
         told
     });
@@ -83,6 +82,19 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "last_error": loads.iter().map(|load| load.last_error.as_str()).find(|error| !error.is_empty()),
         "stages": stages.collect::<Vec<_>>(),
     }))
+}
+
+/// A gate as weir files have it, and of a table what people ask first.
+fn gate(gate: &Gate) -> Value {
+    match gate {
+        Gate::ConfidenceBelow(threshold) => json!({"confidence_below": threshold}),
+        Gate::EntropyAbove(threshold) => json!({"entropy_above": threshold}),
+        Gate::MarginBelow(threshold) => json!({"margin_below": threshold}),
+        Gate::Gain { table, min_gain } => {
+            let bin = |bin: &Bin| json!({"confidence": bin.confidence, "rows": bin.rows, "gain": bin.gain, "error": bin.error});
+            json!({"min_gain": min_gain, "gain": table.bins().iter().map(bin).collect::<Vec<_>>()})
+        }
+    }
 }
 
 fn model(status: &Status, reference: &ModelRef) -> Value {

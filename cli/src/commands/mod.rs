@@ -1,5 +1,6 @@
 //! One file a verb.
 mod apply;
+mod calibrate;
 mod delete;
 mod describe;
 mod get;
@@ -57,6 +58,11 @@ pub enum Command {
         after_help = "Examples:\n  weir predict fashion --input demo/images.npy --rows 0:4\n  weir predict vad --input input=a.npy --input state=s.npy --whole"
     )]
     Predict(With<predict::Predict>),
+    /// What deeper stages of a cascade gain, as tables for its gates
+    #[command(
+        after_help = "Example: weir calibrate fashion --data images.npy --labels labels.npy --accuracy 0.92 --out demo"
+    )]
+    Calibrate(With<calibrate::Calibrate>),
     /// Coordinators of the group
     #[command(after_help = "Example: weir member remove c2")]
     Member(With<member::Member>),
@@ -109,6 +115,7 @@ impl Command {
             Command::Describe(with) => with.common.json(),
             Command::Status(with) => with.common.json(),
             Command::Predict(with) => with.common.json(),
+            Command::Calibrate(with) => with.common.json(),
             Command::Member(with) => with.common.json(),
             Command::Snapshot(with) => with.common.json(),
             Command::Watch(with) => with.common.json(),
@@ -130,6 +137,7 @@ impl Command {
             Command::Describe(with) => with.command.run(with.common).await,
             Command::Status(with) => with.command.run(with.common).await,
             Command::Predict(with) => with.command.run(with.common).await,
+            Command::Calibrate(with) => with.command.run(with.common).await,
             Command::Member(with) => with.command.run(with.common).await,
             Command::Snapshot(with) => with.command.run(with.common).await,
             Command::Watch(with) => with.command.run(with.common).await,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use weir_client::weirfile::parse_duration;
 use weir_client::{Answer, Request};
 use weir_core::endpoint::gate::label;
-use weir_core::ids::EndpointName;
+use weir_core::ids::{EndpointName, StageName};
 use weir_core::outcome::{Class, Outcome};
 use weir_core::tensor::Tensor;
 use weir_loadgen::npy;
@@ -37,6 +37,12 @@ pub struct Predict {
     /// critical, default or sheddable
     #[arg(long, env = "WEIR_CLASS")]
     class: Option<String>,
+    /// No shallower stage of a cascade may answer: then rather none does
+    #[arg(long, env = "WEIR_MIN_STAGE")]
+    min_stage: Option<String>,
+    /// Ask no deeper stage of a cascade
+    #[arg(long, env = "WEIR_MAX_STAGE")]
+    max_stage: Option<String>,
     /// Also write each output as .npy into this folder
     #[arg(long, env = "WEIR_SAVE")]
     save: Option<PathBuf>,
@@ -72,7 +78,20 @@ impl Predict {
         }
         let first_row = self.range()?.map_or(0, |(from, _)| from);
         let client = common.client().await?;
-        let request = Request { endpoint, inputs, whole: self.whole, deadline, class, outputs: Vec::new() };
+        let stage = |flag: &str, name: &Option<String>| match name {
+            None => Ok(None),
+            Some(name) => StageName::parse(name).map(Some).map_err(|bad| usage(format!("{flag}: {bad}"))),
+        };
+        let request = Request {
+            endpoint,
+            inputs,
+            whole: self.whole,
+            deadline,
+            class,
+            outputs: Vec::new(),
+            min_stage: stage("--min-stage", &self.min_stage)?,
+            max_stage: stage("--max-stage", &self.max_stage)?,
+        };
         let answers = client.predict(&request).await;
         for (i, answer) in answers.iter().enumerate() {
             if common.json() {

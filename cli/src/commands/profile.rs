@@ -128,6 +128,8 @@ async fn path(endpoint: &str, data: &Path, common: &Common) -> Result<(), Failur
             deadline: Some(Duration::from_secs(5)),
             class: None,
             outputs: Vec::new(),
+            min_stage: None,
+            max_stage: None,
         };
         let started = std::time::Instant::now();
         let answers = client.predict(&request).await;

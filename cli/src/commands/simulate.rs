@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use weir_core::endpoint::gate::label;
-use weir_core::endpoint::{Endpoint, Source, Wiring};
+use weir_core::endpoint::{Endpoint, Ladder, Source, Wiring};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
 use weir_core::outcome::Outcome;
 use weir_core::placement::{Problem, solve};
@@ -157,7 +158,8 @@ impl Simulate {
         let mut endpoints = Vec::new();
         for ((endpoint, wiring), stream) in asked.iter().zip(config.streams.iter()) {
             let of_rows = Learnt::ask(endpoint, wiring, stream, &mut sessions)?;
-            endpoints.push(Served { endpoint: (*endpoint).clone(), confidences: of_rows.confidences.clone() });
+            endpoints
+                .push(Served { ladder: Ladder::free(Arc::new((*endpoint).clone())), signals: of_rows.signals.clone() });
             for (stage, noise) in endpoint.stages.iter().zip(&of_rows.noise) {
                 let service = &mut models.get_mut(&stage.model).expect("it was loaded").service;
                 // Sleeping hides it.
@@ -250,8 +252,8 @@ fn signatures(declared: &Declared) -> BTreeMap<ModelRef, &Signature> {
 
 /// What the stages of an endpoint say about each row of the data.
 struct Learnt {
-    /// By stage and row.
-    confidences: Vec<Vec<Option<f32>>>,
+    /// By stage and row: what the gate after it looks at.
+    signals: Vec<Vec<Option<f32>>>,
     /// By stage and row: the class.
     classes: Vec<Vec<Option<i64>>>,
     /// By stage: how far runs of one row scatter.
@@ -267,7 +269,7 @@ impl Learnt {
     ) -> Result<Learnt, Failure> {
         let stages = endpoint.stages.len();
         let mut learnt =
-            Learnt { confidences: vec![Vec::new(); stages], classes: vec![Vec::new(); stages], noise: Vec::new() };
+            Learnt { signals: vec![Vec::new(); stages], classes: vec![Vec::new(); stages], noise: Vec::new() };
         let mut times = vec![Vec::new(); stages];
         for row in 0..stream.data.rows() as u32 {
             let request: Vec<Tensor> = stream.data.take(&[row]).into_iter().map(|(_, tensor)| tensor).collect();
@@ -287,7 +289,7 @@ impl Learnt {
                 })?;
                 times[i].push(started.elapsed().as_secs_f64());
                 let numbers = wiring.confidence[i].and_then(|output| outputs.get(output)?.as_f32());
-                learnt.confidences[i].push(numbers.as_deref().and_then(|numbers| endpoint.confidence(numbers)));
+                learnt.signals[i].push(numbers.as_deref().and_then(|numbers| endpoint.signal(i, numbers)));
                 learnt.classes[i].push(numbers.as_deref().and_then(label).map(|(class, _)| class as i64));
                 previous = outputs;
             }
@@ -324,7 +326,7 @@ fn simulate(cluster: &Cluster, learnt: &[Learnt], config: &RunConfig) -> RunResu
     counted(config, |count| {
         cluster::run(cluster, dues, config.seed, |ended| {
             let (due, of) = (&ended.due, &learnt[ended.due.endpoint]);
-            let stages = &cluster.endpoints[due.endpoint].endpoint.stages;
+            let stages = &cluster.endpoints[due.endpoint].ladder.endpoint().stages;
             let mut reply = Reply::none(ended.outcome, ended.outcome.explanation());
             if ended.outcome == Outcome::Answered {
                 reply.rows = due

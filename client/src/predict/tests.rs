@@ -263,6 +263,8 @@ fn request(rows: u64, bytes: usize, deadline_ms: u64) -> Request {
         deadline: Some(Duration::from_millis(deadline_ms)),
         class: None,
         outputs: Vec::new(),
+        min_stage: None,
+        max_stage: None,
     }
 }
 

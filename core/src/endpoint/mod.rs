@@ -1,6 +1,9 @@
 //! What users query: a graph of stages, today a chain with the cheapest stage first, and a gate before each deeper one.
 
+pub mod frontier;
+pub mod gain;
 pub mod gate;
+pub mod ladder;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +14,9 @@ use crate::ids::{EndpointName, ModelRef, StageName};
 use crate::outcome::Class;
 use crate::tensor::{DType, Signature, TensorSpec};
 
+pub use gain::GainTable;
 pub use gate::Gate;
+pub use ladder::{Ladder, Verdict};
 
 /// An endpoint as declared and checked: at least one stage, unique stage names, no gate before the first.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,11 +80,14 @@ pub struct BadEndpoint {
 }
 
 impl Endpoint {
-    /// The confidence of one row, from the numbers of its label output, or of its confidence output where it has none.
-    pub fn confidence(&self, numbers: &[f32]) -> Option<f32> {
-        match self.label_output {
-            Some(_) => gate::label(numbers).map(|(_, confidence)| confidence),
-            None => numbers.first().copied(),
+    /// The number that decides after `stage`, from the numbers of its label output for one row, or of its confidence output
+    /// where the endpoint has no label output: what the next gate looks at, or else the confidence.
+    pub fn signal(&self, stage: usize, numbers: &[f32]) -> Option<f32> {
+        let gate = self.stages.get(stage + 1).and_then(|next| next.gate.as_ref());
+        match (&self.label_output, gate) {
+            (Some(_), Some(gate)) => gate.signal(numbers),
+            (Some(_), None) => gate::label(numbers).map(|(_, confidence)| confidence),
+            (None, _) => numbers.first().copied(),
         }
     }
 
@@ -111,6 +119,7 @@ impl Endpoint {
                 ))
             })?);
         }
+        self.check_gates().map_err(bad)?;
         let sources = self.sources(&stages).map_err(bad)?;
         // A stage before a stage without a gate never answers by itself, but does when the deeper one cannot be had.
         let shared: Vec<TensorSpec> = stages[0]
@@ -129,6 +138,29 @@ impl Endpoint {
         let confidence = self.confidences(&stages).map_err(bad)?;
         let signature = Signature { inputs: stages[0].inputs.clone(), outputs: shared };
         Ok(Wiring { signature, sources, outputs, confidence })
+    }
+
+    fn check_gates(&self) -> Result<(), String> {
+        for (i, stage) in self.stages.iter().enumerate() {
+            let Some(gate) = &stage.gate else { continue };
+            if self.label_output.is_none() && gate.needs_probabilities() {
+                return Err(format!("stage {} has a gate by class probabilities: name their label_output", stage.name));
+            }
+            let Gate::Gain { table, .. } = gate else { continue };
+            let next = self.stages.get(i + 1).and_then(|next| match &next.gate {
+                Some(Gate::Gain { table, .. }) => Some(table.bins().len()),
+                _ => None,
+            });
+            let shares = table.bins()[0].next.len();
+            if shares != 0 && next.is_some_and(|bins| bins != shares) {
+                return Err(format!(
+                    "the gain tables of stages {} and {} were not made together; calibrate both again",
+                    stage.name,
+                    self.stages[i + 1].name
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn sources(&self, stages: &[&Signature]) -> Result<Vec<Vec<Source>>, String> {

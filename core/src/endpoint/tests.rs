@@ -12,11 +12,11 @@ fn probs() -> TensorSpec {
     spec("probs", DType::F32, &[-1, 10])
 }
 
-fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
+pub(super) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
     let stage = |(name, gate): &(&str, Option<Gate>)| Stage {
         name: StageName::parse(name).unwrap(),
         model: ModelRef::parse(&format!("{name}@1")).unwrap(),
-        gate: *gate,
+        gate: gate.clone(),
     };
     Endpoint {
         name: EndpointName::parse("e").unwrap(),
@@ -76,4 +76,26 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     misnamed.label_output = Some("prob".into());
     assert!(refused(&misnamed, &good).contains("has no output prob; it has probs"));
     assert!(refused(&Endpoint { weight: f64::NAN, ..cascade }, &good).contains("finite weight"));
+}
+
+#[test]
+fn gates_that_cannot_decide_are_refused() {
+    let good = image(&[probs(), spec("sure", DType::F32, &[-1])]);
+    let refused = |endpoint: &Endpoint| wire(endpoint, &[("a", &good), ("b", &good), ("c", &good)]).unwrap_err();
+    let mut unnamed = endpoint(&[("a", None), ("b", Some(Gate::EntropyAbove(0.5)))]);
+    unnamed.label_output = None;
+    unnamed.confidence_output = Some("sure".into());
+    assert!(refused(&unnamed).contains("name their label_output"));
+    let gate = |next: &[f32]| {
+        let bin =
+            |confidence| gain::Bin { confidence, rows: 9, right: 0.5, gain: 0.1, error: 0.1, next: next.to_vec() };
+        let table = GainTable::new(vec![bin(0.4), bin(0.6)]).unwrap();
+        Some(Gate::Gain { table: std::sync::Arc::new(table), min_gain: 0.0 })
+    };
+    let cascade = |first, second| endpoint(&[("a", None), ("b", first), ("c", second)]);
+    assert!(refused(&cascade(gate(&[1.0]), gate(&[]))).contains("not made together"));
+    let fits = cascade(gate(&[0.5, 0.5]), gate(&[]));
+    assert!(wire(&fits, &[("a", &good), ("b", &good), ("c", &good)]).is_ok());
+    let alone = cascade(gate(&[1.0]), GATE);
+    assert!(wire(&alone, &[("a", &good), ("b", &good), ("c", &good)]).is_ok(), "the next gate needs no table");
 }

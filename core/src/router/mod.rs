@@ -13,9 +13,22 @@ mod trip;
 pub use choose::{Candidate, Choice, Target, choose, remote_finish};
 pub use trip::{End, Group, Trip};
 
-use crate::endpoint::Endpoint;
-use crate::endpoint::gate::Verdict;
+use crate::endpoint::{Ladder, Verdict};
 use crate::outcome::Rejection;
+
+/// How deep a caller wants to go, by numbers of stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// No shallower stage may answer: then rather none does.
+    pub least: usize,
+    /// No deeper stage is asked.
+    pub most: usize,
+}
+
+impl Depth {
+    /// As the gates say.
+    pub const ANY: Depth = Depth { least: 0, most: usize::MAX };
+}
 
 /// What the home does next for one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +49,7 @@ pub enum Step {
 /// What became of a stage call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StageEnd {
-    /// The stage answered; its confidence where the endpoint has one.
+    /// The stage answered; what its gate looks at, where the endpoint has that.
     Answered(Option<f32>),
     /// It did not run there.
     Rejected(Rejection),
@@ -54,7 +67,10 @@ const ATTEMPTS_MAX: u32 = 3;
 /// One row on its way through the stages.
 #[derive(Clone, Debug)]
 pub struct Journey {
+    depth: Depth,
     stage: usize,
+    /// What running it is worth, where a gate has weighed that.
+    value: Option<f64>,
     attempts: u32,
     answered: Option<usize>,
     /// A call of this stage may have run where nobody heard of it.
@@ -65,18 +81,24 @@ pub struct Journey {
 
 impl Journey {
     /// A row before its first stage.
-    pub fn new() -> Journey {
-        Journey { stage: 0, attempts: 0, answered: None, lost: false, not_numbers: 0 }
+    pub fn new(depth: Depth) -> Journey {
+        Journey { depth, stage: 0, value: None, attempts: 0, answered: None, lost: false, not_numbers: 0 }
     }
 
     /// The first thing to do.
     pub fn start(&mut self) -> Step {
-        self.call(0)
+        self.call(0, None)
     }
 
     /// The stage that was asked for last.
     pub fn stage(&self) -> usize {
         self.stage
+    }
+
+    /// What running that stage adds to the answer in hand, in units of value; `None` where there is none, or its gate does not
+    /// weigh.
+    pub fn value(&self) -> Option<f64> {
+        self.value
     }
 
     /// How often a gate was asked about something that is not a number.
@@ -85,9 +107,9 @@ impl Journey {
     }
 
     /// The stage call asked for last ended.
-    pub fn on_stage_end(&mut self, endpoint: &Endpoint, end: StageEnd) -> Step {
+    pub fn on_stage_end(&mut self, ladder: &Ladder, end: StageEnd) -> Step {
         match end {
-            StageEnd::Answered(confidence) => self.on_answer(endpoint, confidence),
+            StageEnd::Answered(confidence) => self.on_answer(ladder, confidence),
             StageEnd::Lost => {
                 self.lost = true;
                 if self.attempts < ATTEMPTS_MAX { self.again() } else { self.close(Step::Fail) }
@@ -114,28 +136,27 @@ impl Journey {
         self.close(Step::Expire)
     }
 
-    fn on_answer(&mut self, endpoint: &Endpoint, confidence: Option<f32>) -> Step {
+    fn on_answer(&mut self, ladder: &Ladder, confidence: Option<f32>) -> Step {
         self.answered = Some(self.stage);
         let answer = Step::Answer { stage: self.stage, degraded: false };
-        let Some(next) = endpoint.stages.get(self.stage + 1) else {
+        let next = self.stage + 1;
+        if next == ladder.endpoint().stages.len() || next > self.depth.most {
             return answer;
-        };
-        let deeper = match next.gate {
-            None => true,
-            Some(gate) => match gate.verdict(confidence.unwrap_or(f32::NAN)) {
-                Verdict::Deeper => true,
-                Verdict::Stop => false,
-                Verdict::NotANumber => {
-                    self.not_numbers += 1;
-                    false
-                }
-            },
-        };
-        if deeper { self.call(self.stage + 1) } else { answer }
+        }
+        if next <= self.depth.least {
+            return self.call(next, None);
+        }
+        let (verdict, not_a_number) = ladder.verdict(next, confidence);
+        self.not_numbers += u32::from(not_a_number);
+        match verdict {
+            Verdict::Deeper(value) => self.call(next, value),
+            Verdict::Stop => answer,
+        }
     }
 
-    fn call(&mut self, stage: usize) -> Step {
+    fn call(&mut self, stage: usize, value: Option<f64>) -> Step {
         self.stage = stage;
+        self.value = value;
         self.attempts = 1;
         self.lost = false;
         Step::Call { stage, again: false }
@@ -148,16 +169,10 @@ impl Journey {
 
     fn close(&self, without_answer: Step) -> Step {
         match self.answered {
-            Some(stage) => Step::Answer { stage, degraded: true },
+            Some(stage) if stage >= self.depth.least => Step::Answer { stage, degraded: true },
             // "It did not run" must be true: somebody may pay for it twice.
-            None if self.lost && matches!(without_answer, Step::Refuse(_)) => Step::Fail,
-            None => without_answer,
+            _ if self.lost && matches!(without_answer, Step::Refuse(_)) => Step::Fail,
+            _ => without_answer,
         }
-    }
-}
-
-impl Default for Journey {
-    fn default() -> Self {
-        Journey::new()
     }
 }

@@ -1,19 +1,20 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::endpoint::{Gate, Stage};
+use crate::endpoint::{Endpoint, Gate, Stage};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use crate::outcome::Class;
 use crate::prng::Prng;
 use crate::units::{Deadline, Instant};
 
-pub(super) fn cascade() -> Endpoint {
+pub(super) fn cascade() -> Ladder {
     let stage = |name: &str, gate| Stage {
         name: StageName::parse(name).unwrap(),
         model: ModelRef::parse(&format!("{name}@1")).unwrap(),
         gate,
     };
-    Endpoint {
+    let endpoint = Endpoint {
         name: EndpointName::parse("e").unwrap(),
         deadline: Duration::from_millis(50),
         weight: 1.0,
@@ -25,7 +26,8 @@ pub(super) fn cascade() -> Endpoint {
             stage("mid", Some(Gate::ConfidenceBelow(0.9))),
             stage("big", Some(Gate::ConfidenceBelow(0.8))),
         ],
-    }
+    };
+    Ladder::free(Arc::new(endpoint))
 }
 
 fn call(stage: usize) -> Step {
@@ -34,83 +36,106 @@ fn call(stage: usize) -> Step {
 
 #[test]
 fn a_sure_answer_goes_out_and_an_unsure_one_goes_deeper() {
-    let endpoint = cascade();
-    let mut journey = Journey::new();
+    let ladder = cascade();
+    let mut journey = Journey::new(Depth::ANY);
     assert_eq!(journey.start(), call(0));
-    assert_eq!(journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.5))), call(1));
+    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.5))), call(1));
     assert_eq!(
-        journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.85))),
+        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.85))),
         Step::Answer { stage: 1, degraded: false }
     );
-    let mut journey = Journey::new();
+    let mut journey = Journey::new(Depth::ANY);
     journey.start();
     assert_eq!(
-        journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.9))),
+        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.9))),
         Step::Answer { stage: 0, degraded: false }
     );
 }
 
 #[test]
+fn a_caller_says_how_deep_it_goes() {
+    let ladder = cascade();
+    let mut journey = Journey::new(Depth { least: 1, most: 1 });
+    assert_eq!(journey.start(), call(0));
+    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.99))), call(1), "the gate is not asked");
+    assert_eq!(
+        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1))),
+        Step::Answer { stage: 1, degraded: false },
+        "no deeper one was wanted"
+    );
+    for (end, step) in [
+        (StageEnd::Rejected(Rejection::TooLate), Step::Refuse(Rejection::TooLate)),
+        (StageEnd::Expired, Step::Expire),
+        (StageEnd::Failed, Step::Fail),
+    ] {
+        let mut journey = Journey::new(Depth { least: 2, most: 2 });
+        journey.start();
+        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1)));
+        assert_eq!(journey.on_stage_end(&ladder, end), step, "rather none than a shallow answer");
+    }
+}
+
+#[test]
 fn whatever_goes_wrong_deeper_ends_in_the_shallow_answer() {
-    let endpoint = cascade();
+    let ladder = cascade();
     let degraded = Step::Answer { stage: 0, degraded: true };
     for end in [StageEnd::Expired, StageEnd::Failed, StageEnd::Rejected(Rejection::TooLate)] {
-        let mut journey = Journey::new();
+        let mut journey = Journey::new(Depth::ANY);
         journey.start();
-        journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.1)));
-        assert_eq!(journey.on_stage_end(&endpoint, end), degraded);
+        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1)));
+        assert_eq!(journey.on_stage_end(&ladder, end), degraded);
     }
-    let mut journey = Journey::new();
+    let mut journey = Journey::new(Depth::ANY);
     journey.start();
-    journey.on_stage_end(&endpoint, StageEnd::Answered(Some(0.1)));
+    journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1)));
     assert_eq!(journey.on_no_choice(Rejection::NoReplica), degraded);
     assert_eq!(journey.on_deadline(), degraded);
 }
 
 #[test]
 fn what_may_have_run_is_not_said_to_have_been_refused() {
-    let mut journey = Journey::new();
+    let mut journey = Journey::new(Depth::ANY);
     journey.start();
     assert_eq!(journey.on_stage_end(&cascade(), StageEnd::Lost), Step::Call { stage: 0, again: true });
     assert_eq!(journey.on_no_choice(Rejection::NoReplica), Step::Fail);
-    let mut journey = Journey::new();
+    let mut journey = Journey::new(Depth::ANY);
     journey.start();
     assert_eq!(journey.on_no_choice(Rejection::NoReplica), Step::Refuse(Rejection::NoReplica));
 }
 
 #[test]
 fn without_an_answer_the_outcome_says_what_happened() {
-    let endpoint = cascade();
+    let ladder = cascade();
     let ends = [
         (StageEnd::Expired, Step::Expire),
         (StageEnd::Failed, Step::Fail),
         (StageEnd::Rejected(Rejection::TooLate), Step::Refuse(Rejection::TooLate)),
     ];
     for (end, step) in ends {
-        let mut journey = Journey::new();
+        let mut journey = Journey::new(Depth::ANY);
         journey.start();
-        assert_eq!(journey.on_stage_end(&endpoint, end), step);
+        assert_eq!(journey.on_stage_end(&ladder, end), step);
     }
 }
 
 #[test]
 fn lost_calls_are_tried_elsewhere_three_times_in_all() {
-    let endpoint = cascade();
-    let mut journey = Journey::new();
+    let ladder = cascade();
+    let mut journey = Journey::new(Depth::ANY);
     journey.start();
     let again = Step::Call { stage: 0, again: true };
-    assert_eq!(journey.on_stage_end(&endpoint, StageEnd::Lost), again);
-    assert_eq!(journey.on_stage_end(&endpoint, StageEnd::Rejected(Rejection::NoReplica)), again);
-    assert_eq!(journey.on_stage_end(&endpoint, StageEnd::Lost), Step::Fail);
+    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Lost), again);
+    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Rejected(Rejection::NoReplica)), again);
+    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Lost), Step::Fail);
 }
 
 #[test]
 fn a_confidence_that_is_not_a_number_stops_and_is_counted() {
-    let endpoint = cascade();
-    let mut journey = Journey::new();
+    let ladder = cascade();
+    let mut journey = Journey::new(Depth::ANY);
     journey.start();
     assert_eq!(
-        journey.on_stage_end(&endpoint, StageEnd::Answered(Some(f32::NAN))),
+        journey.on_stage_end(&ladder, StageEnd::Answered(Some(f32::NAN))),
         Step::Answer { stage: 0, degraded: false }
     );
     assert_eq!(journey.not_numbers(), 1);

@@ -3,11 +3,11 @@
 //! Rows of one call that want the same stage at the same moment, and have tried the same targets for it, go together. The home
 //! tells a [`Trip`] what happened, sends each [`Group`] that it then asks for, and answers when [`Trip::is_over`].
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::Ladder;
 use crate::outcome::Rejection;
 use crate::units::Instant;
 
-use super::{Journey, StageEnd, Step, Target};
+use super::{Depth, Journey, StageEnd, Step, Target};
 
 /// All rows of a call.
 #[derive(Clone, Debug)]
@@ -48,8 +48,8 @@ pub struct Group {
 
 impl Trip {
     /// A call of so many rows, which want the first stage.
-    pub fn new(rows: usize) -> Trip {
-        let mut journey = Journey::new();
+    pub fn new(rows: usize, depth: Depth) -> Trip {
+        let mut journey = Journey::new(depth);
         let Step::Call { stage, .. } = journey.start() else { unreachable!("a journey starts with a call") };
         let first = Group { stage, tried: Vec::new(), slots: (0..rows).collect() };
         Trip { rows: vec![Row { journey, tried: Vec::new(), end: None }; rows], open: rows, groups: vec![first] }
@@ -80,6 +80,11 @@ impl Trip {
         self.rows[slot].journey.stage()
     }
 
+    /// What running that stage is worth: see [`Journey::value`].
+    pub fn value(&self, slot: usize) -> Option<f64> {
+        self.rows[slot].journey.value()
+    }
+
     /// The next rows to send somewhere; `None` until something else has happened.
     pub fn next_group(&mut self) -> Option<Group> {
         if self.groups.is_empty() { None } else { Some(self.groups.remove(0)) }
@@ -101,12 +106,12 @@ impl Trip {
     }
 
     /// The stage call of a row ended. What comes after the row has ended is nothing to it.
-    pub fn on_stage_end(&mut self, now: Instant, endpoint: &Endpoint, slot: usize, end: StageEnd) {
+    pub fn on_stage_end(&mut self, now: Instant, ladder: &Ladder, slot: usize, end: StageEnd) {
         let row = &mut self.rows[slot];
         if row.end.is_some() {
             return;
         }
-        match row.journey.on_stage_end(endpoint, end) {
+        match row.journey.on_stage_end(ladder, end) {
             Step::Call { stage, again } => {
                 if !again {
                     row.tried.clear();
@@ -161,12 +166,12 @@ mod tests {
 
     #[test]
     fn rows_that_go_deeper_at_one_moment_go_together() {
-        let endpoint = cascade();
-        let mut trip = Trip::new(4);
+        let ladder = cascade();
+        let mut trip = Trip::new(4, Depth::ANY);
         assert_eq!(sent(&mut trip, &local()).slots, [0, 1, 2, 3]);
         assert!(trip.next_group().is_none());
         for (slot, confidence) in [(3, 0.1), (0, 0.95), (1, 0.1)] {
-            trip.on_stage_end(NOW, &endpoint, slot, StageEnd::Answered(Some(confidence)));
+            trip.on_stage_end(NOW, &ladder, slot, StageEnd::Answered(Some(confidence)));
         }
         let deeper = sent(&mut trip, &local());
         assert_eq!((deeper.stage, deeper.slots.as_slice()), (1, [1, 3].as_slice()));
@@ -177,13 +182,13 @@ mod tests {
 
     #[test]
     fn rows_with_other_failures_behind_them_go_apart() {
-        let endpoint = cascade();
-        let mut trip = Trip::new(3);
+        let ladder = cascade();
+        let mut trip = Trip::new(3, Depth::ANY);
         sent(&mut trip, &local());
-        trip.on_stage_end(NOW, &endpoint, 2, StageEnd::Rejected(Rejection::QueueFull));
+        trip.on_stage_end(NOW, &ladder, 2, StageEnd::Rejected(Rejection::QueueFull));
         sent(&mut trip, &remote("n2"));
-        trip.on_stage_end(NOW, &endpoint, 1, StageEnd::Lost);
-        trip.on_stage_end(NOW, &endpoint, 2, StageEnd::Lost);
+        trip.on_stage_end(NOW, &ladder, 1, StageEnd::Lost);
+        trip.on_stage_end(NOW, &ladder, 2, StageEnd::Lost);
         let (first, second) = (trip.next_group().unwrap(), trip.next_group().unwrap());
         assert_eq!((first.slots, first.tried), (vec![1], vec![local()]));
         assert_eq!((second.slots, second.tried), (vec![2], vec![local(), remote("n2")]));
@@ -191,11 +196,11 @@ mod tests {
 
     #[test]
     fn at_the_deadline_every_row_ends_once_with_what_it_has() {
-        let endpoint = cascade();
-        let mut trip = Trip::new(3);
+        let ladder = cascade();
+        let mut trip = Trip::new(3, Depth::ANY);
         sent(&mut trip, &local());
-        trip.on_stage_end(NOW, &endpoint, 0, StageEnd::Answered(Some(0.1)));
-        trip.on_stage_end(NOW, &endpoint, 1, StageEnd::Answered(Some(0.99)));
+        trip.on_stage_end(NOW, &ladder, 0, StageEnd::Answered(Some(0.1)));
+        trip.on_stage_end(NOW, &ladder, 1, StageEnd::Answered(Some(0.99)));
         let deadline = Instant::from_millis(50);
         trip.on_deadline(deadline);
         assert!(trip.is_over() && trip.next_group().is_none(), "nothing starts after it");
@@ -203,13 +208,13 @@ mod tests {
         assert_eq!(trip.end(0), Some(degraded));
         assert_eq!(trip.end(1).unwrap().at, NOW, "it had ended before");
         assert_eq!(trip.end(2).unwrap().step, Step::Expire);
-        trip.on_stage_end(Instant::from_millis(60), &endpoint, 2, StageEnd::Answered(Some(0.99)));
+        trip.on_stage_end(Instant::from_millis(60), &ladder, 2, StageEnd::Answered(Some(0.99)));
         assert_eq!(trip.end(2).unwrap().at, deadline, "what comes later is nothing to it");
     }
 
     #[test]
     fn where_nothing_can_be_chosen_the_group_ends() {
-        let mut trip = Trip::new(2);
+        let mut trip = Trip::new(2, Depth::ANY);
         let group = trip.next_group().unwrap();
         trip.on_no_choice(NOW, &group, Rejection::NoReplica);
         assert!(trip.is_over());

@@ -84,6 +84,8 @@ impl Target for Cluster {
             deadline: Some(ask.deadline),
             class: None,
             outputs: label_output.iter().cloned().collect(),
+            min_stage: None,
+            max_stage: None,
         };
         Box::pin(async move { reply(client.predict(&request).await, label_output.as_deref()) })
     }

@@ -1,10 +1,12 @@
 //! Objects of the replicated state, commands, and changes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use capnp::message::Builder;
 use capnp::struct_list;
-use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::endpoint::gain::Bin;
+use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
 use weir_core::ids::{
     DeviceName, Digest, EndpointName, Epoch, LogIndex, MemberId, MemberName, ModelRef, NodeName, ReplicaId, RequestId,
     StageName,
@@ -98,11 +100,57 @@ pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
         let mut b = stages.reborrow().get(i as u32);
         b.set_name(stage.name.as_str());
         b.set_model(stage.model.to_string());
-        match stage.gate {
-            None => b.init_gate().set_none(()),
-            Some(Gate::ConfidenceBelow(threshold)) => b.init_gate().set_confidence_below(threshold),
+        write_gate(b.init_gate(), stage.gate.as_ref());
+    }
+}
+
+fn write_gate(mut b: wire::stage::gate::Builder<'_>, gate: Option<&Gate>) {
+    match gate {
+        None => b.set_none(()),
+        Some(Gate::ConfidenceBelow(threshold)) => b.set_confidence_below(*threshold),
+        Some(Gate::EntropyAbove(threshold)) => b.set_entropy_above(*threshold),
+        Some(Gate::MarginBelow(threshold)) => b.set_margin_below(*threshold),
+        Some(Gate::Gain { table, min_gain }) => {
+            let mut b = b.init_gain();
+            b.set_min_gain(*min_gain);
+            let mut bins = b.init_bins(count(table.bins().len()));
+            for (i, bin) in table.bins().iter().enumerate() {
+                let mut b = bins.reborrow().get(i as u32);
+                b.set_confidence(bin.confidence);
+                b.set_rows(bin.rows);
+                b.set_right(bin.right);
+                b.set_gain(bin.gain);
+                b.set_error(bin.error);
+                let mut next = b.init_next(count(bin.next.len()));
+                bin.next.iter().enumerate().for_each(|(i, share)| next.set(i as u32, *share));
+            }
         }
     }
+}
+
+fn read_gate(r: wire::stage::gate::Reader<'_>) -> Result<Option<Gate>, BadMessage> {
+    Ok(Some(match r.which()? {
+        wire::stage::gate::None(()) => return Ok(None),
+        wire::stage::gate::ConfidenceBelow(threshold) => Gate::ConfidenceBelow(threshold),
+        wire::stage::gate::EntropyAbove(threshold) => Gate::EntropyAbove(threshold),
+        wire::stage::gate::MarginBelow(threshold) => Gate::MarginBelow(threshold),
+        wire::stage::gate::Gain(gain) => {
+            let gain = gain?;
+            let bin = |r: wire::gain_bin::Reader<'_>| -> Result<Bin, BadMessage> {
+                Ok(Bin {
+                    confidence: r.get_confidence(),
+                    rows: r.get_rows(),
+                    right: r.get_right(),
+                    gain: r.get_gain(),
+                    error: r.get_error(),
+                    next: r.get_next()?.iter().collect(),
+                })
+            };
+            let bins = gain.get_bins()?.iter().map(bin).collect::<Result<_, _>>()?;
+            let table = GainTable::new(bins).map_err(|bad| BadMessage::new(bad.to_string()))?;
+            Gate::Gain { table: Arc::new(table), min_gain: gain.get_min_gain() }
+        }
+    }))
 }
 
 /// Reads an endpoint.
@@ -111,10 +159,7 @@ pub fn read_endpoint(r: wire::endpoint::Reader<'_>) -> Result<Endpoint, BadMessa
         Ok(Stage {
             name: StageName::parse(r.get_name()?.to_str()?)?,
             model: model_ref(r.get_model()?)?,
-            gate: match r.get_gate().which()? {
-                wire::stage::gate::None(()) => None,
-                wire::stage::gate::ConfidenceBelow(threshold) => Some(Gate::ConfidenceBelow(threshold)),
-            },
+            gate: read_gate(r.get_gate())?,
         })
     };
     Ok(Endpoint {

@@ -59,6 +59,7 @@ fn rejection_to_wire(why: Rejection) -> wire::Rejection {
         Rejection::UnknownEndpoint => wire::Rejection::UnknownEndpoint,
         Rejection::BadInput => wire::Rejection::BadInput,
         Rejection::Forbidden => wire::Rejection::Forbidden,
+        Rejection::Outbid => wire::Rejection::Outbid,
     }
 }
 
@@ -71,6 +72,7 @@ fn rejection_from_wire(why: wire::Rejection) -> Rejection {
         wire::Rejection::UnknownEndpoint => Rejection::UnknownEndpoint,
         wire::Rejection::BadInput => Rejection::BadInput,
         wire::Rejection::Forbidden => Rejection::Forbidden,
+        wire::Rejection::Outbid => Rejection::Outbid,
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use capnp::message::Builder;
 use proptest::prelude::*;
-use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::endpoint::gain::Bin;
+use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
 use weir_core::ids::*;
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
@@ -41,6 +42,22 @@ fn endpoint() -> Endpoint {
         model: ModelRef::parse("m@1").unwrap(),
         gate,
     };
+    let bin = |confidence, next: &[f32]| Bin {
+        confidence,
+        rows: 40,
+        right: 0.75,
+        gain: 0.1,
+        error: 0.02,
+        next: next.to_vec(),
+    };
+    let table = GainTable::new(vec![bin(0.25, &[1.0]), bin(0.5, &[1.0])]).unwrap();
+    let stages = vec![
+        stage("a", None),
+        stage("b", Some(Gate::ConfidenceBelow(0.9))),
+        stage("c", Some(Gate::EntropyAbove(0.5))),
+        stage("d", Some(Gate::MarginBelow(0.25))),
+        stage("e", Some(Gate::Gain { table: Arc::new(table), min_gain: 0.003 })),
+    ];
     Endpoint {
         name: EndpointName::parse("e").unwrap(),
         deadline: Duration::from_micros(1500),
@@ -48,7 +65,7 @@ fn endpoint() -> Endpoint {
         class: Class::Sheddable,
         label_output: Some("probs".into()),
         confidence_output: None,
-        stages: vec![stage("a", None), stage("b", Some(Gate::ConfidenceBelow(0.9)))],
+        stages,
     }
 }
 

@@ -1,4 +1,6 @@
-use weir_core::endpoint::{Gate, Stage};
+use std::sync::Arc;
+
+use weir_core::endpoint::{Endpoint, Gate, Stage};
 use weir_core::ids::{EndpointName, StageName};
 use weir_core::outcome::{Class, Rejection};
 
@@ -40,7 +42,10 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
         slots: 1,
         policy: Policy::default(),
         models: BTreeMap::from([(reference("shallow"), shallow), (reference("deep"), deep)]),
-        endpoints: vec![Served { endpoint, confidences: vec![vec![Some(0.9), Some(0.1)], vec![Some(0.9); 2]] }],
+        endpoints: vec![Served {
+            ladder: Ladder::free(Arc::new(endpoint)),
+            signals: vec![vec![Some(0.9), Some(0.1)], vec![Some(0.9); 2]],
+        }],
         path: PATH,
     }
 }

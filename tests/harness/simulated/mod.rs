@@ -739,6 +739,8 @@ pub async fn ask(client: &LocalClient, value: f32, deadline: Duration) -> weir_c
         deadline: Some(deadline),
         class: None,
         outputs: Vec::new(),
+        min_stage: None,
+        max_stage: None,
     };
     client.predict(&request).await.remove(0)
 }

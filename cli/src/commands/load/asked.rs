@@ -1,6 +1,6 @@
 //! What `load run` and `load capacity` share: of whom what is asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -240,6 +240,21 @@ impl Asked {
     }
 }
 
+/// Rows of data, and the right answers to them where a file has them, or the data itself.
+pub fn read_rows(data: &Path, labels: Option<&Path>) -> Result<(Data, Option<Vec<i64>>), Failure> {
+    let data = Data::read(data).map_err(usage)?;
+    let labels = match labels {
+        None => data.labels().map(<[i64]>::to_vec),
+        Some(path) => Some(read_labels(path).map_err(usage)?),
+    };
+    match labels {
+        Some(labels) if labels.len() != data.rows() => {
+            Err(usage(LoadError::Labels { labels: labels.len(), rows: data.rows() }))
+        }
+        labels => Ok((data, labels)),
+    }
+}
+
 /// The data of one part of a load, and the right answers to it.
 pub struct Files {
     data: Data,
@@ -249,17 +264,8 @@ pub struct Files {
 impl Files {
     /// Reads and compares them.
     pub fn read(part: &Part) -> Result<Files, Failure> {
-        let data = Data::read(&part.data).map_err(usage)?;
-        let labels = match &part.labels {
-            None => data.labels().map(<[i64]>::to_vec),
-            Some(path) => Some(read_labels(path).map_err(usage)?),
-        };
-        match labels {
-            Some(labels) if labels.len() != data.rows() => {
-                Err(usage(LoadError::Labels { labels: labels.len(), rows: data.rows() }))
-            }
-            labels => Ok(Files { data, labels }),
-        }
+        let (data, labels) = read_rows(&part.data, part.labels.as_deref())?;
+        Ok(Files { data, labels })
     }
 
     /// A stream of queries for what takes these inputs.

@@ -1,0 +1,292 @@
+//! `weir calibrate`: what the deeper stages of a cascade gain, from rows that all of its stages answer.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use weir_client::admin::Status;
+use weir_client::{Answer, LocalClient, Request};
+use weir_core::endpoint::frontier::{Known, Point, calibrate, cheapest_for, frontier, thresholds, with_tables};
+use weir_core::endpoint::gate::label;
+use weir_core::endpoint::{Endpoint, GainTable};
+use weir_core::ids::{EndpointName, ModelRef, StageName};
+use weir_core::outcome::{Class, Outcome};
+use weir_core::placement::ReplicaState;
+use weir_loadgen::data::Data;
+
+use super::load::asked::read_rows;
+use crate::connect::Common;
+use crate::failure::Failure;
+use crate::show::table;
+
+/// Rows of one call: enough for a good batch, and few enough to leave room for others.
+const ROWS: usize = 32;
+/// For a call of the deepest stage on a slow device; calibration is in no hurry.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Measures what deeper stages gain, and writes the gain tables.
+#[derive(Args)]
+pub struct Calibrate {
+    /// A cascade that is served
+    endpoint: String,
+    /// Rows to ask all stages for: .npy, .npz, a folder of images, or JSON lines; not those that accuracy is judged by later
+    #[arg(long, env = "WEIR_DATA", value_name = "PATH")]
+    data: PathBuf,
+    /// The classes of the rows, as .npy; without them what the deepest stage says counts as right
+    #[arg(long, env = "WEIR_LABELS", value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Also tell the fixed thresholds that reach this accuracy at the least cost, as 0.92
+    #[arg(long, env = "WEIR_ACCURACY")]
+    accuracy: Option<f64>,
+    /// Where to write the tables
+    #[arg(long, env = "WEIR_OUT", value_name = "FOLDER", default_value = ".")]
+    out: PathBuf,
+}
+
+impl Calibrate {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
+        let usage = |text: String| Failure::Usage(text);
+        let name = EndpointName::parse(&self.endpoint).map_err(|bad| usage(bad.to_string()))?;
+        if let Some(accuracy) = self.accuracy.filter(|accuracy| !(*accuracy > 0.0 && *accuracy <= 1.0)) {
+            return Err(usage(format!("--accuracy {accuracy}: a share of right answers, above 0 and at most 1")));
+        }
+        let client = common.client().await?;
+        let info = client.describe(&name).await.map_err(|error| Failure::NotFound(error.to_string()))?;
+        let Some(label_output) = info.label_output.clone() else {
+            return Err(usage(format!("endpoint {name} has no label_output, so nobody knows which answers are right")));
+        };
+        let (data, labels) = read_rows(&self.data, self.labels.as_deref())?;
+        let data = data.fit(&info.inputs).map_err(|bad| usage(bad.to_string()))?;
+        let status = common.admin()?.status().await?;
+        let endpoint = cascade(&status, &name)?;
+        let asked = Asked { client: &client, endpoint: &name, data: &data, label_output: &label_output };
+        let mut said = Vec::with_capacity(endpoint.stages.len());
+        for stage in &endpoint.stages {
+            said.push(asked.stage(&stage.name).await?);
+        }
+        let rows = known(&said, labels.as_deref());
+        let tables = calibrate(&rows)
+            .ok_or_else(|| usage(format!("{} rows are too few to say anything; give some hundreds", rows.len())))?;
+        let calibrated = with_tables(endpoint, &tables);
+        let seconds = costs(&status, endpoint)?;
+        let files = self.write(endpoint, &tables)?;
+        let target = match self.accuracy {
+            None => None,
+            Some(accuracy) => Some(cheapest_for(&calibrated, &seconds, &rows, accuracy).ok_or_else(|| {
+                Failure::No(format!("the cascade never gets {accuracy} of these rows right, at whatever cost"))
+            })?),
+        };
+        let told = Told {
+            endpoint,
+            right: right(&rows),
+            seconds: &seconds,
+            tables: &tables,
+            files: &files,
+            frontier: frontier(&calibrated, &seconds, &rows),
+            target: target.map(|point| (thresholds(&calibrated, point.price, &seconds), point)),
+            rows: rows.len(),
+            distilled: labels.is_none(),
+        };
+        if common.json() {
+            println!("{}", told.json())
+        } else {
+            println!("{}", told.text())
+        }
+        Ok(())
+    }
+
+    fn write(&self, endpoint: &Endpoint, tables: &[GainTable]) -> Result<Vec<PathBuf>, Failure> {
+        let wrong =
+            |path: &Path, cause: std::io::Error| Failure::No(format!("cannot write {}: {cause}", path.display()));
+        std::fs::create_dir_all(&self.out).map_err(|cause| wrong(&self.out, cause))?;
+        let mut files = Vec::new();
+        for (pair, table) in endpoint.stages.windows(2).zip(tables) {
+            let (from, to) = (&pair[0].name, &pair[1].name);
+            let path = self.out.join(format!("{from}-{to}.csv"));
+            let remark =
+                format!("# what {to} gains after {from}, by the confidence of {from}; endpoint {}\n", endpoint.name);
+            std::fs::write(&path, remark + &table.to_csv()).map_err(|cause| wrong(&path, cause))?;
+            files.push(path);
+        }
+        Ok(files)
+    }
+}
+
+/// The endpoint, where it is a cascade.
+fn cascade<'a>(status: &'a Status, name: &EndpointName) -> Result<&'a Endpoint, Failure> {
+    let endpoint = status.state.endpoints.get(name).ok_or_else(|| {
+        Failure::NotFound(format!("endpoint {name} not found; `weir get endpoints` lists what there is"))
+    })?;
+    if endpoint.stages.len() < 2 {
+        return Err(Failure::Usage(format!("endpoint {name} has one stage; only cascades have gates to calibrate")));
+    }
+    Ok(endpoint)
+}
+
+/// Slot time of a row in seconds, by stage: in the batch that costs least, as ready replicas report it.
+fn costs(status: &Status, endpoint: &Endpoint) -> Result<Vec<f64>, Failure> {
+    let cost = |model: &ModelRef| {
+        let assigned = status.state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == *model);
+        let reports = assigned.filter_map(|(id, assignment)| {
+            let node = status.nodes.iter().find(|node| node.name == assignment.node.as_str())?;
+            match &node.report.as_ref()?.replicas.get(id)?.state {
+                ReplicaState::Ready(profile) => Some(profile),
+                _ => None,
+            }
+        });
+        let per_row = reports
+            .flat_map(|profile| &profile.points)
+            .map(|(rows, time)| time.as_nanos() as f64 / 1e9 / f64::from(*rows));
+        per_row.min_by(f64::total_cmp)
+    };
+    let stages = endpoint.stages.iter().map(|stage| {
+        cost(&stage.model)
+            .ok_or_else(|| Failure::NotFound(format!("no replica of {} is ready; see `weir status`", stage.model)))
+    });
+    stages.collect()
+}
+
+/// Who is asked about what.
+struct Asked<'a> {
+    client: &'a LocalClient,
+    endpoint: &'a EndpointName,
+    data: &'a Data,
+    label_output: &'a str,
+}
+
+impl Asked<'_> {
+    /// What one stage says about each row: class and confidence.
+    async fn stage(&self, stage: &StageName) -> Result<Vec<(usize, f32)>, Failure> {
+        let numbers: Vec<u32> = (0..self.data.rows() as u32).collect();
+        let mut said = Vec::with_capacity(numbers.len());
+        for rows in numbers.chunks(if self.data.whole() { 1 } else { ROWS }) {
+            let request = Request {
+                endpoint: self.endpoint.clone(),
+                inputs: self.data.take(rows),
+                whole: self.data.whole(),
+                deadline: Some(PATIENCE),
+                class: Some(Class::Sheddable),
+                outputs: vec![self.label_output.to_owned()],
+                min_stage: Some(stage.clone()),
+                max_stage: Some(stage.clone()),
+            };
+            for answer in self.client.predict(&request).await {
+                said.push(read(stage, said.len(), &answer)?);
+            }
+        }
+        Ok(said)
+    }
+}
+
+fn read(stage: &StageName, row: usize, answer: &Answer) -> Result<(usize, f32), Failure> {
+    if answer.outcome != Outcome::Answered {
+        return Err(Failure::No(format!("stage {stage} does not answer row {row}: {}", answer.message)));
+    }
+    let probabilities = answer.outputs.first().and_then(|(_, tensor)| tensor.as_f32());
+    probabilities
+        .as_deref()
+        .and_then(label)
+        .ok_or_else(|| Failure::No(format!("stage {stage} gives no class probabilities for row {row}")))
+}
+
+/// Which answers are right: by the labels, or else those that agree with the deepest stage.
+fn known(said: &[Vec<(usize, f32)>], labels: Option<&[i64]>) -> Vec<Known> {
+    let deepest = said.last().expect("a cascade has stages");
+    let row = |row: usize| {
+        let truth = labels.map_or(deepest[row].0 as i64, |labels| labels[row]);
+        Known {
+            confidences: said.iter().map(|stage| stage[row].1).collect(),
+            right: said.iter().map(|stage| stage[row].0 as i64 == truth).collect(),
+        }
+    };
+    (0..deepest.len()).map(row).collect()
+}
+
+/// By stage: the share of rows that it gets right.
+fn right(rows: &[Known]) -> Vec<f64> {
+    let share = |stage: usize| rows.iter().filter(|row| row.right[stage]).count() as f64 / rows.len() as f64;
+    (0..rows[0].right.len()).map(share).collect()
+}
+
+/// What there is to tell.
+struct Told<'a> {
+    endpoint: &'a Endpoint,
+    right: Vec<f64>,
+    seconds: &'a [f64],
+    tables: &'a [GainTable],
+    files: &'a [PathBuf],
+    frontier: Vec<Point>,
+    target: Option<(Vec<f32>, Point)>,
+    rows: usize,
+    distilled: bool,
+}
+
+impl Told<'_> {
+    fn json(&self) -> Value {
+        let stages = self.endpoint.stages.iter().enumerate().map(|(i, stage)| {
+            json!({"stage": stage.name.as_str(), "accuracy": self.right[i], "row_us": self.seconds[i] * 1e6})
+        });
+        let point = |point: &Point| json!({"price": point.price, "accuracy": point.accuracy, "row_us": point.seconds * 1e6, "shares": point.shares});
+        let gates = self.files.iter().zip(self.tables).map(|(file, table)| {
+            let error = table.bins().iter().map(|bin| bin.error).fold(0.0, f64::max);
+            json!({"gain": file.display().to_string(), "bins": table.bins().len(), "largest_error": error})
+        });
+        let target = self.target.as_ref().map(|(below, found)| {
+            let mut told = point(found);
+            told["confidence_below"] = json!(below);
+            told
+        });
+        json!({
+            "endpoint": self.endpoint.name.as_str(), "rows": self.rows, "distilled": self.distilled,
+            "stages": stages.collect::<Vec<_>>(), "gates": gates.collect::<Vec<_>>(),
+            "frontier": self.frontier.iter().map(point).collect::<Vec<_>>(), "target": target,
+        })
+    }
+
+    fn text(&self) -> String {
+        let judge = if self.distilled { "agreement with the deepest stage" } else { "accuracy" };
+        let stages = self.endpoint.stages.iter().enumerate().map(|(i, stage)| {
+            vec![
+                stage.name.to_string(),
+                format!("{:.2} %", self.right[i] * 100.0),
+                format!("{:.1} us", self.seconds[i] * 1e6),
+            ]
+        });
+        let mut text = format!("{} rows\n{}\n", self.rows, table(&["stage", judge, "a row"], stages.collect()));
+        let mut heading = vec!["price, 1/s".to_owned(), judge.to_owned(), "a row".to_owned()];
+        heading.extend(self.endpoint.stages.iter().map(|stage| format!("at {}", stage.name)));
+        let line = |point: &Point| {
+            let mut line = vec![
+                format!("{:.0}", point.price),
+                format!("{:.2} %", point.accuracy * 100.0),
+                format!("{:.1} us", point.seconds * 1e6),
+            ];
+            line.extend(point.shares.iter().map(|share| format!("{:.1} %", share * 100.0)));
+            line
+        };
+        let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
+        text += &format!(
+            "\nthe cascade at rising prices of computing time\n{}\n",
+            table(&heading, self.frontier.iter().map(line).collect())
+        );
+        if let Some((below, point)) = &self.target {
+            text += &format!("\n{judge} {:.2} % for {:.1} us a row:\n", point.accuracy * 100.0, point.seconds * 1e6);
+            for (stage, below) in self.endpoint.stages.iter().skip(1).zip(below) {
+                text += &format!("  {}: gate = {{ confidence_below = {below} }}\n", stage.name);
+            }
+        }
+        for ((file, table), stage) in self.files.iter().zip(self.tables).zip(self.endpoint.stages.iter().skip(1)) {
+            let errors = table.bins().iter().map(|bin| bin.error);
+            text += &format!(
+                "\n{}: {} bins, standard errors up to {:.3}; use it as  gate = {{ gain = {:?} }}  in stage {}",
+                file.display(),
+                table.bins().len(),
+                errors.fold(0.0, f64::max),
+                file.file_name().unwrap_or_default(),
+                stage.name
+            );
+        }
+        text
+    }
+}

@@ -1,0 +1,153 @@
+//! What going deeper is worth at each gate of a cascade, at one price of computing time: backward induction over the tables.
+//!
+//! Value is counted in correct answers, each worth the endpoint's weight. Running the stage behind a gate adds the gain of
+//! that stage and, as it may lead further, what the gates after it are worth on average, where they would go on:
+//! `V(c) = w·g(c) + E[max(0, V′(c′) − price·cost′) | c]` (`scheduling.md` section 16).
+
+use std::sync::Arc;
+
+use super::Endpoint;
+use super::gate::Gate;
+
+/// Values by gate, for one endpoint and one price.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ladder {
+    endpoint: Arc<Endpoint>,
+    /// By stage: what its gate's table says, in bins; `None` where it has no table.
+    values: Vec<Option<Vec<f64>>>,
+    /// By stage: what running it costs at this price.
+    costs: Vec<f64>,
+}
+
+/// What a gate says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// Run the next stage. Its value, where the gate weighs: it may give way to what is worth more.
+    Deeper(Option<f64>),
+    /// The answer in hand is good enough.
+    Stop,
+}
+
+impl Ladder {
+    /// Of an endpoint whose stages cost `seconds` of slot time a row, at `price` a second, in units of value.
+    pub fn new(endpoint: Arc<Endpoint>, price: f64, seconds: &[f64]) -> Ladder {
+        let costs: Vec<f64> =
+            endpoint.stages.iter().enumerate().map(|(i, _)| price * seconds.get(i).unwrap_or(&0.0)).collect();
+        let mut values: Vec<Option<Vec<f64>>> = vec![None; endpoint.stages.len()];
+        for stage in (1..endpoint.stages.len()).rev() {
+            let Some(Gate::Gain { table, .. }) = &endpoint.stages[stage].gate else { continue };
+            let later = values.get(stage + 1).and_then(Option::as_ref).map(|later| (later, costs[stage + 1]));
+            let value = |bin: &super::gain::Bin| {
+                let further = later.map_or(0.0, |(later, cost)| {
+                    bin.next.iter().zip(later).map(|(share, value)| f64::from(*share) * (value - cost).max(0.0)).sum()
+                });
+                endpoint.weight * bin.gain + further
+            };
+            values[stage] = Some(table.bins().iter().map(value).collect());
+        }
+        Ladder { endpoint, values, costs }
+    }
+
+    /// Where nobody asks for a price: whatever gains is worth running.
+    pub fn free(endpoint: Arc<Endpoint>) -> Ladder {
+        Ladder::new(endpoint, 0.0, &[])
+    }
+
+    /// What it is of.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Whether an answer with this signal goes on to `stage`, and whether the signal is not a number. A fixed gate stops then; one
+    /// by gain takes the mean.
+    pub fn verdict(&self, stage: usize, signal: Option<f32>) -> (Verdict, bool) {
+        let Some(gate) = &self.endpoint.stages[stage].gate else { return (Verdict::Deeper(None), false) };
+        let signal = signal.unwrap_or(f32::NAN);
+        let fixed = |deeper: bool| if deeper { Verdict::Deeper(None) } else { Verdict::Stop };
+        let verdict = match gate {
+            Gate::ConfidenceBelow(threshold) | Gate::MarginBelow(threshold) => fixed(signal < *threshold),
+            Gate::EntropyAbove(threshold) => fixed(signal > *threshold),
+            Gate::Gain { table, min_gain } => {
+                let values = self.values[stage].as_ref().expect("a gate with a table has values");
+                let value = table.read(signal, |bin| values[bin]);
+                let worth_it = value >= min_gain * self.endpoint.weight && value > self.costs[stage];
+                if worth_it { Verdict::Deeper(Some(value)) } else { Verdict::Stop }
+            }
+        };
+        (verdict, signal.is_nan())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gain::{Bin, GainTable};
+    use super::super::tests::endpoint;
+    use super::*;
+
+    fn table(bins: &[(f32, f64, &[f32])]) -> Gate {
+        let bin = |(confidence, gain, next): &(f32, f64, &[f32])| Bin {
+            confidence: *confidence,
+            rows: 100,
+            right: 0.5,
+            gain: *gain,
+            error: 0.01,
+            next: next.to_vec(),
+        };
+        let table = GainTable::new(bins.iter().map(bin).collect()).expect("a table");
+        Gate::Gain { table: Arc::new(table), min_gain: 0.01 }
+    }
+
+    fn priced() -> Endpoint {
+        let second = table(&[(0.2, 0.4, &[]), (0.8, 0.0, &[])]);
+        let first = table(&[(0.2, 0.3, &[1.0, 0.0]), (0.8, 0.05, &[0.0, 1.0])]);
+        endpoint(&[("a", None), ("b", Some(first)), ("c", Some(second))])
+    }
+
+    #[test]
+    fn a_fixed_gate_escalates_on_its_side_of_the_threshold_and_never_on_nan() {
+        for (gate, deeper, stops) in [
+            (Gate::ConfidenceBelow(0.9), 0.89, 0.9),
+            (Gate::MarginBelow(0.3), 0.29, 0.3),
+            (Gate::EntropyAbove(0.5), 0.51, 0.5),
+        ] {
+            let ladder = Ladder::free(Arc::new(endpoint(&[("a", None), ("b", Some(gate))])));
+            assert_eq!(ladder.verdict(1, Some(deeper)), (Verdict::Deeper(None), false));
+            assert_eq!(ladder.verdict(1, Some(stops)), (Verdict::Stop, false));
+            assert_eq!(ladder.verdict(1, Some(f32::NAN)), (Verdict::Stop, true));
+            assert_eq!(ladder.verdict(1, None), (Verdict::Stop, true));
+        }
+        let always = endpoint(&[("a", None), ("b", None)]);
+        assert_eq!(Ladder::free(Arc::new(always)).verdict(1, None), (Verdict::Deeper(None), false));
+    }
+
+    #[test]
+    fn a_stage_is_worth_what_it_leads_to() {
+        let ladder = Ladder::free(Arc::new(priced()));
+        // 0.3 by itself, and 0.4 more since all of them come out unsure again.
+        let (verdict, _) = ladder.verdict(1, Some(0.2));
+        assert!(matches!(verdict, Verdict::Deeper(Some(value)) if (value - 0.7).abs() < 1e-9), "{verdict:?}");
+        let (verdict, _) = ladder.verdict(1, Some(0.8));
+        assert!(matches!(verdict, Verdict::Deeper(Some(value)) if (value - 0.05).abs() < 1e-9), "{verdict:?}");
+        assert_eq!(ladder.verdict(2, Some(0.8)).0, Verdict::Stop, "no gain");
+    }
+
+    #[test]
+    fn at_a_price_what_gains_less_than_it_costs_stops() {
+        let seconds = [0.001, 0.002, 0.01];
+        let ladder = Ladder::new(Arc::new(priced()), 30.0, &seconds);
+        // The last stage costs 0.3 and gains 0.4, so the first gate is worth 0.3 + 0.1.
+        let (verdict, _) = ladder.verdict(1, Some(0.2));
+        assert!(matches!(verdict, Verdict::Deeper(Some(value)) if (value - 0.4).abs() < 1e-9), "{verdict:?}");
+        assert_eq!(ladder.verdict(1, Some(0.8)).0, Verdict::Stop, "0.05 for 0.06");
+        assert_eq!(Ladder::new(Arc::new(priced()), 1e9, &seconds).verdict(1, Some(0.2)).0, Verdict::Stop);
+        let worth_more = Endpoint { weight: 2.0, ..priced() };
+        let ladder = Ladder::new(Arc::new(worth_more), 30.0, &seconds);
+        assert!(matches!(ladder.verdict(1, Some(0.8)).0, Verdict::Deeper(_)), "0.1 for 0.06");
+    }
+
+    #[test]
+    fn what_is_not_a_number_takes_the_mean_and_is_told() {
+        let (verdict, nan) = Ladder::free(Arc::new(priced())).verdict(2, Some(f32::NAN));
+        assert!(nan && matches!(verdict, Verdict::Deeper(Some(value)) if (value - 0.2).abs() < 1e-9), "{verdict:?}");
+    }
+}
