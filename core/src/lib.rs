@@ -13,5 +13,6 @@ pub mod replicated;
 pub mod router;
 pub mod scheduler;
 pub mod tensor;
+pub mod triage;
 pub mod units;
 pub mod workload;

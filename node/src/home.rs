@@ -230,14 +230,13 @@ impl Home {
         let table = self.shared.table.load();
         let call = travel.call;
         while let Some(mut group) = travel.trip.next_group() {
-            let inputs = travel.inputs(now, &mut group);
-            if inputs.is_empty() {
+            let rows = travel.asks(now, &mut group);
+            if rows.is_empty() {
                 continue;
             }
             let model = &call.ladder.endpoint().stages[group.stage].model;
             let shared = &self.shared;
-            let known =
-                candidates(&table, &shared.devices, &shared.remote_waits, now, model, inputs.len(), &group.tried);
+            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, rows.len(), &group.tried);
             let target = match choose(&known, call.deadline, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
                     travel.trip.on_no_choice(now, &group, why);
@@ -250,10 +249,10 @@ impl Home {
             match target {
                 Target::Local(device) => {
                     let device = &shared.devices[&device];
-                    travel.waiting.push(self.submit(device, model, inputs, call, sink));
+                    travel.waiting.push(self.submit(device, model, rows, sink));
                 }
                 Target::Remote(node) => {
-                    let forwarded = self.forward(&table, node, model.clone(), inputs, call, sink);
+                    let forwarded = self.forward(&table, node, model.clone(), rows, sink);
                     drop(travel.remote.get_or_insert_default().spawn_local(forwarded));
                 }
             }
@@ -264,12 +263,9 @@ impl Home {
         &'a self,
         device: &'a Arc<Device>,
         model: &ModelRef,
-        inputs: Vec<(usize, Row)>,
-        call: &Call,
+        rows: Vec<Submission>,
         sink: Sink,
     ) -> Waiting<'a> {
-        let (deadline, class) = (call.deadline, call.class);
-        let rows = inputs.into_iter().map(|(slot, inputs)| Submission { slot, inputs, deadline, class }).collect();
         let node = self.shared.name.clone();
         let replies: Replies = Arc::new(move |slot, reply| sink.send(slot, node.clone(), reply));
         Waiting { device, tickets: device.submit(model, rows, &replies) }
@@ -281,18 +277,16 @@ impl Home {
         table: &Table,
         node: NodeName,
         model: ModelRef,
-        inputs: Vec<(usize, Row)>,
-        call: &Call,
+        rows: Vec<Submission>,
         sink: Sink,
     ) -> impl Future<Output = ()> + use<> {
         let (peers, shared) = (self.peers.clone(), Arc::clone(&self.shared));
         let address = table.addresses.get(&node).cloned();
-        let (deadline, class, epoch) = (call.deadline, call.class, table.epoch);
+        let epoch = table.epoch;
         async move {
-            let slots: Vec<usize> = inputs.iter().map(|(slot, _)| *slot).collect();
-            let rows: Vec<Row> = inputs.into_iter().map(|(_, row)| row).collect();
+            let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
             let answered = match address {
-                Some(address) => peers.run(&shared, &node, &address, &model, epoch, rows, deadline, class).await,
+                Some(address) => peers.run(&shared, &node, &address, &model, epoch, rows).await,
                 None => Err(()),
             };
             match answered {
@@ -330,24 +324,25 @@ impl Travel<'_> {
         self.trip.on_stage_end(now, &self.call.ladder, slot, end);
     }
 
-    /// What the rows of a group give to their stage. A row to which the stage before gave something else than one row fails
-    /// here, and leaves the group.
-    fn inputs(&mut self, now: Instant, group: &mut Group) -> Vec<(usize, Row)> {
-        let mut inputs = Vec::with_capacity(group.slots.len());
-        for slot in &group.slots {
-            match stage_inputs(self.call, &self.rows[*slot], group.stage, *slot) {
-                Some(row) => inputs.push((*slot, row)),
+    /// What a group asks of its stage. A row to which the stage before gave something else than one row fails here, and leaves
+    /// the group.
+    fn asks(&mut self, now: Instant, group: &mut Group) -> Vec<Submission> {
+        let (deadline, class) = (self.call.deadline, self.call.class);
+        let mut rows = Vec::with_capacity(group.slots.len());
+        for slot in group.slots.iter().copied() {
+            match stage_inputs(self.call, &self.rows[slot], group.stage, slot) {
+                Some(inputs) => rows.push(Submission { slot, inputs, deadline, class, value: self.trip.value(slot) }),
                 None => {
                     let stage = &self.call.ladder.endpoint().stages[group.stage].name;
-                    self.rows[*slot].message = format!("what the stage before {stage} gave is not one row");
-                    self.trip.on_stage_end(now, &self.call.ladder, *slot, StageEnd::Failed);
+                    self.rows[slot].message = format!("what the stage before {stage} gave is not one row");
+                    self.trip.on_stage_end(now, &self.call.ladder, slot, StageEnd::Failed);
                 }
             }
         }
-        if inputs.len() < group.slots.len() {
-            group.slots = inputs.iter().map(|(slot, _)| *slot).collect();
+        if rows.len() < group.slots.len() {
+            group.slots = rows.iter().map(|row| row.slot).collect();
         }
-        inputs
+        rows
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use weir_core::ids::{Epoch, ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
+use weir_core::router::Told;
 use weir_core::tensor::{Row, Tensor};
-use weir_core::units::Deadline;
+use weir_core::units::{Deadline, Instant};
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role, enter};
 use weir_host::limits::Limits;
@@ -23,6 +24,9 @@ use weir_schema::predict_capnp::{Purpose, stage_request, stage_response, stages}
 
 use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
+
+/// On the wire, the value of a row that is not to be pushed out.
+const FIRM: f64 = -1.0;
 
 /// This thread's connections to other nodes.
 #[derive(Clone)]
@@ -54,7 +58,6 @@ impl Peers {
     }
 
     /// Runs rows on another node: one reply for each, or an error where the connection broke.
-    #[allow(clippy::too_many_arguments)]
     pub async fn run(
         &self,
         shared: &Shared,
@@ -62,34 +65,37 @@ impl Peers {
         address: &str,
         model: &ModelRef,
         epoch: Epoch,
-        rows: Vec<Row>,
-        deadline: Deadline,
-        class: Class,
+        rows: Vec<Submission>,
     ) -> Result<Vec<StageReply>, ()> {
         let line =
             self.connect(node, address).await.map_err(|error| tracing::debug!(%node, %error, "cannot reach a node"))?;
         let mut replies = Vec::with_capacity(rows.len());
         // Rows that do not stack go by themselves.
-        for group in groups(rows) {
+        for group in groups(rows, |row| &row.inputs) {
             let mut call = line.stages.run_request();
             let now = shared.host.clock.now();
             let mut b = call.get().init_request();
             b.set_model(model.to_string());
             b.set_epoch(epoch.0);
-            b.set_class(class_to_wire(class));
-            b.set_whole(group[0].row.is_none());
+            b.set_class(class_to_wire(group[0].class));
+            b.set_whole(group[0].inputs.row.is_none());
             let mut left = b.reborrow().init_deadline_left_us(group.len() as u32);
-            for i in 0..group.len() {
-                left.set(i as u32, span_to_us(deadline.left(now)));
+            for (i, row) in group.iter().enumerate() {
+                left.set(i as u32, span_to_us(row.deadline.left(now)));
             }
-            write_rows(b.init_inputs(group[0].tensors.len() as u32), &[], &group);
+            if group.iter().any(|row| row.value.is_some()) {
+                let mut values = b.reborrow().init_values(group.len() as u32);
+                group.iter().enumerate().for_each(|(i, row)| values.set(i as u32, row.value.unwrap_or(FIRM)));
+            }
+            let rows: Vec<Row> = group.iter().map(|row| row.inputs.clone()).collect();
+            write_rows(b.init_inputs(rows[0].tensors.len() as u32), &[], &rows);
             let answer =
                 call.send().promise.await.map_err(|error| tracing::debug!(%node, %error, "a stage call broke"))?;
             let response = answer.get().and_then(|r| r.get_response());
             let read = response.map_err(|e| e.to_string()).and_then(|r| read_response(r).map_err(|e| e.to_string()));
-            let (wait, mut group_replies) =
+            let (told, mut group_replies) =
                 read.map_err(|error| tracing::warn!(%node, error, "a node answers nonsense"))?;
-            shared.remote_waits.tell(node, model, wait, shared.host.clock.now());
+            shared.remote_waits.tell(node, model, Told { at: shared.host.clock.now(), ..told });
             if group_replies.len() != group.len() {
                 return Err(());
             }
@@ -115,11 +121,11 @@ impl Peers {
 }
 
 /// Rows that stack, together; others alone.
-fn groups(rows: Vec<Row>) -> Vec<Vec<Row>> {
-    let mut groups: Vec<Vec<Row>> = Vec::new();
+fn groups<T>(rows: Vec<T>, of: impl Fn(&T) -> &Row) -> Vec<Vec<T>> {
+    let mut groups: Vec<Vec<T>> = Vec::new();
     for row in rows {
         match groups.last_mut() {
-            Some(group) if group[0].merges_with(&row) => group.push(row),
+            Some(group) if of(&group[0]).merges_with(of(&row)) => group.push(row),
             _ => groups.push(vec![row]),
         }
     }
@@ -128,7 +134,7 @@ fn groups(rows: Vec<Row>) -> Vec<Vec<Row>> {
 
 fn read_response(
     response: stage_response::Reader<'_>,
-) -> Result<(Duration, Vec<StageReply>), weir_schema::convert::BadMessage> {
+) -> Result<(Told, Vec<StageReply>), weir_schema::convert::BadMessage> {
     let bad = |what: &str| weir_schema::convert::BadMessage::new(what);
     let mut blocks = Vec::new();
     for block in response.get_outputs()? {
@@ -161,7 +167,8 @@ fn read_response(
             Outcome::Unknown => StageReply::Lost,
         });
     }
-    Ok((span_from_us(response.get_queue_ahead_us())?, replies))
+    let (wait, yields) = (span_from_us(response.get_queue_ahead_us())?, span_from_us(response.get_yields_us())?);
+    Ok((Told { wait, yields, at: Instant::ZERO }, replies))
 }
 
 /// What this node offers other nodes.
@@ -188,24 +195,27 @@ impl stages::Server for StagesObject {
         mut results: stages::RunResults,
     ) -> Result<(), capnp::Error> {
         let failed = |bad: weir_schema::convert::BadMessage| capnp::Error::failed(bad.to_string());
-        let (model, rows, deadlines, class) = read_request(params.get()?.get_request()?).map_err(failed)?;
+        let (model, rows, deadlines, values, class) = read_request(params.get()?.get_request()?).map_err(failed)?;
         let _in_flight = self.shared.in_flight();
         let now = self.shared.host.clock.now();
         let table = self.shared.table.load_full();
         let local = table.targets.get(&model).into_iter().flat_map(|targets| &targets.local);
         let devices = local.filter_map(|name| self.shared.devices.get(name));
         let best = devices
-            .filter_map(|device| Some((device.estimate_finish(now, &model, rows.len())?, device)))
+            .filter_map(|device| Some((device.estimate_finish(now, &model, rows.len())?.finish, device)))
             .min_by_key(|(finish, _)| *finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
-        let mut wait = Duration::ZERO;
+        let mut ahead = (Duration::ZERO, Duration::ZERO);
         if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
             let sink: Replies = Arc::new(move |slot, reply| drop(sender.send((slot, reply))));
-            let submissions = rows.into_iter().zip(deadlines).enumerate();
+            let submissions = rows.into_iter().zip(deadlines).zip(values).enumerate();
             let submissions: Vec<_> = submissions
-                .map(|(slot, (inputs, left))| Submission { slot, inputs, deadline: Deadline::after(now, left), class })
+                .map(|(slot, ((inputs, left), value))| {
+                    let deadline = Deadline::after(now, left);
+                    Submission { slot, inputs, deadline, class, value }
+                })
                 .collect();
             let count = submissions.len();
             let _waiting = Waiting { device: Arc::clone(device), tickets: device.submit(&model, submissions, &sink) };
@@ -215,14 +225,15 @@ impl stages::Server for StagesObject {
                 let Some((slot, reply)) = receiver.recv().await else { break };
                 replies[slot] = reply;
             }
-            wait = device.load().backlog.as_duration();
+            let load = device.load();
+            ahead = (load.backlog.as_duration(), load.yields.as_duration());
         }
-        write_response(results.get().init_response(), wait, &replies);
+        write_response(results.get().init_response(), ahead, &replies);
         Ok(())
     }
 }
 
-type StageCall = (ModelRef, Vec<Row>, Vec<Duration>, Class);
+type StageCall = (ModelRef, Vec<Row>, Vec<Duration>, Vec<Option<f64>>, Class);
 
 fn read_request(request: stage_request::Reader<'_>) -> Result<StageCall, weir_schema::convert::BadMessage> {
     let bad = |what: &str| weir_schema::convert::BadMessage::new(what);
@@ -246,17 +257,25 @@ fn read_request(request: stage_request::Reader<'_>) -> Result<StageCall, weir_sc
     if rows.len() != deadlines.len() {
         return Err(bad("not one deadline for the query"));
     }
-    Ok((model, rows, deadlines, class_from_wire(request.get_class()?)))
+    // Whoever knows nothing of values sends none.
+    let mut values: Vec<Option<f64>> = request
+        .get_values()?
+        .iter()
+        .map(|value| Some(value).filter(|value| value.is_finite() && *value >= 0.0))
+        .collect();
+    values.resize(rows.len(), None);
+    Ok((model, rows, deadlines, values, class_from_wire(request.get_class()?)))
 }
 
-fn write_response(mut b: stage_response::Builder<'_>, wait: Duration, replies: &[StageReply]) {
+fn write_response(mut b: stage_response::Builder<'_>, (wait, yields): (Duration, Duration), replies: &[StageReply]) {
     b.set_queue_ahead_us(span_to_us(wait));
+    b.set_yields_us(span_to_us(yields));
     let answered = replies.iter().enumerate().filter_map(|(slot, reply)| match reply {
         StageReply::Answered { outputs, .. } => Some((slot, outputs.clone())),
         _ => None,
     });
     let (slots, outputs): (Vec<usize>, Vec<Row>) = answered.unzip();
-    let blocks = groups(outputs);
+    let blocks = groups(outputs, |row| row);
     let mut place = BTreeMap::new();
     let mut slots = slots.into_iter();
     let mut list = b.reborrow().init_outputs(blocks.len() as u32);

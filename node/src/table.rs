@@ -9,7 +9,7 @@ use weir_core::endpoint::{Ladder, Wiring};
 use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Grant, Model, State};
-use weir_core::router::{Candidate, Target, remote_finish};
+use weir_core::router::{Candidate, Target, Told, remote_finish};
 use weir_core::units::Instant;
 
 use crate::Devices;
@@ -106,15 +106,15 @@ impl Table {
 
 /// What answers of other nodes told about their queues: by node and model, the wait of a query that came then.
 #[derive(Default)]
-pub struct RemoteWaits(DashMap<(NodeName, ModelRef), (Duration, Instant)>);
+pub struct RemoteWaits(DashMap<(NodeName, ModelRef), Told>);
 
 impl RemoteWaits {
     /// A node told how long a query of this model would have waited.
-    pub fn tell(&self, node: &NodeName, model: &ModelRef, wait: Duration, now: Instant) {
-        self.0.insert((node.clone(), model.clone()), (wait, now));
+    pub fn tell(&self, node: &NodeName, model: &ModelRef, told: Told) {
+        self.0.insert((node.clone(), model.clone()), told);
     }
 
-    fn told(&self, node: &NodeName, model: &ModelRef) -> Option<(Duration, Instant)> {
+    fn told(&self, node: &NodeName, model: &ModelRef) -> Option<Told> {
         self.0.get(&(node.clone(), model.clone())).map(|told| *told)
     }
 }
@@ -131,13 +131,14 @@ pub fn candidates(
 ) -> Vec<Candidate> {
     let Some(targets) = table.targets.get(model) else { return Vec::new() };
     let local = targets.local.iter().filter_map(|name| {
-        let finish = devices.get(name)?.estimate_finish(now, model, rows)?;
-        Some(Candidate { target: Target::Local(name.clone()), finish })
+        let estimate = devices.get(name)?.estimate_finish(now, model, rows)?;
+        Some(Candidate { target: Target::Local(name.clone()), estimate })
     });
     let remote = targets.remote.iter().map(|node| {
         let service =
             targets.profile.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(rows as u32).as_duration());
-        Candidate { target: Target::Remote(node.clone()), finish: remote_finish(now, waits.told(node, model), service) }
+        let estimate = remote_finish(now, waits.told(node, model), service);
+        Candidate { target: Target::Remote(node.clone()), estimate }
     });
     local.chain(remote).filter(|candidate| !tried.contains(&candidate.target)).collect()
 }

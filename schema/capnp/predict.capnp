@@ -140,12 +140,14 @@ struct StageRequest {
   whole @3 :Bool;
   deadlineLeftUs @4 :List(UInt64);    # one a row
   class @5 :Class;
+  values @6 :List(Float64);   # one a row: what running it adds to an answer in hand; negative, or none at all: it cannot be pushed out
 }
 
 struct StageResponse {
   rows @0 :List(StageAnswer);
   outputs @1 :List(OutputBlock);  # rows that came out together, kept together
   queueAheadUs @2 :UInt64;    # estimated wait of a query of this model that came now: routing knowledge
+  yieldsUs @3 :UInt64;        # of it, what would give way to a query that nobody has answered yet
 }
 
 struct OutputBlock {

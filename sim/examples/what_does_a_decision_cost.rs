@@ -71,6 +71,7 @@ impl Bench {
             shape: ShapeKey(0),
             mergeable: true,
             rows: 1,
+            value: None,
         };
         let model = self.models[self.prng.below(self.models.len() as u64) as usize].clone();
         self.waiting += 1;

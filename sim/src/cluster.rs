@@ -18,7 +18,9 @@ use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::{Candidate, Choice, Depth, Group, StageEnd, Step, Target, Trip, choose, remote_finish};
+use weir_core::router::{
+    Candidate, Choice, Depth, Estimate, Group, StageEnd, Step, Target, Told, Trip, choose, remote_finish,
+};
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::units::{Deadline, Instant};
 
@@ -145,7 +147,7 @@ enum Event {
         home: usize,
         node: usize,
         model: ModelRef,
-        wait: Duration,
+        told: Told,
     },
     Deadline(u64),
     Answer {
@@ -166,7 +168,7 @@ struct Running<'a, F> {
     next_call: u64,
     /// By ticket: call and row.
     tickets: Vec<(u64, usize)>,
-    waits: BTreeMap<(usize, usize, ModelRef), (Duration, Instant)>,
+    waits: BTreeMap<(usize, usize, ModelRef), Told>,
     on_end: F,
     effects: Vec<Effect>,
 }
@@ -245,8 +247,8 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                     self.perform_effects(now, node);
                 }
                 Event::Replies { call, replies } => self.replies(now, call, &replies),
-                Event::Told { home, node, model, wait } => {
-                    self.waits.insert((home, node, model), (wait, now));
+                Event::Told { home, node, model, told } => {
+                    self.waits.insert((home, node, model), told);
                 }
                 Event::Deadline(call) => self.deadline(now, call),
                 Event::Answer { call } => self.answer(now, call),
@@ -348,13 +350,13 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let mut known = Vec::new();
         for (node, _) in model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0) {
             if node == home {
-                if let Some(finish) = self.devices[node].estimate_finish(now, reference, rows) {
-                    known.push(Candidate { target: Target::Local(self.device_name.clone()), finish });
+                if let Some(estimate) = self.devices[node].estimate_finish(now, reference, rows) {
+                    known.push(Candidate { target: Target::Local(self.device_name.clone()), estimate });
                 }
             } else {
                 let told = self.waits.get(&(home, node, reference.clone())).copied();
-                let finish = remote_finish(now, told, model.believed.estimate(rows as u32).as_duration());
-                known.push(Candidate { target: Target::Remote(self.names[node].clone()), finish });
+                let estimate = remote_finish(now, told, model.believed.estimate(rows as u32).as_duration());
+                known.push(Candidate { target: Target::Remote(self.names[node].clone()), estimate });
             }
         }
         known.retain(|candidate| !tried.contains(&candidate.target));
@@ -377,6 +379,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                 shape: ShapeKey(0),
                 mergeable: self.cluster.models[&endpoint.stages[stage].model].max_batch > 1,
                 rows: 1,
+                value: call.trip.value(*slot),
             });
         }
         self.devices[node].arrive(now, &endpoint.stages[stage].model, &queries, &mut self.effects);
@@ -437,9 +440,11 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                 let stage = call.trip.stage(replies[0].0);
                 let model = &self.cluster.endpoints[call.due.endpoint].ladder.endpoint().stages[stage].model;
                 let now = self.agenda.now();
-                let finish = self.devices[node].estimate_finish(now, model, 1).unwrap_or(now);
-                let wait = finish.since(now + self.cluster.models[model].believed.estimate(1));
-                self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), wait });
+                if let Some(Estimate { finish, yields }) = self.devices[node].estimate_finish(now, model, 1) {
+                    let wait = finish.since(now + self.cluster.models[model].believed.estimate(1));
+                    let told = Told { wait, yields, at };
+                    self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
+                }
             }
             self.agenda.at(at, Event::Replies { call: id, replies });
         }

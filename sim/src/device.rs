@@ -6,6 +6,7 @@ use weir_core::ids::{ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::Rejection;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
+use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Policy, Query};
 use weir_core::units::{Instant, ServiceTime};
 
@@ -119,7 +120,7 @@ impl Device {
     }
 
     /// When a query that came now would be done; `None` without a replica of its model.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Instant> {
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Estimate> {
         self.scheduler.estimate_finish(now, model, rows)
     }
 

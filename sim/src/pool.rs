@@ -155,6 +155,7 @@ pub fn replay(case: &Case, policy: Policy, queries: &[Asked], seed: u64) -> Outc
                     shape: ShapeKey(0),
                     mergeable: asked.mergeable,
                     rows: 1,
+                    value: None,
                 };
                 device.arrive(now, &names[asked.model], &[query], &mut effects);
             }

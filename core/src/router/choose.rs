@@ -15,12 +15,39 @@ pub enum Target {
     Remote(NodeName),
 }
 
-/// A target with the instant at which work sent now would be done there, network not counted.
+/// A target with when work sent now would be done there, network not counted.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Candidate {
     pub target: Target,
+    pub estimate: Estimate,
+}
+
+/// When work would be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// After everything that waits.
     pub finish: Instant,
+    /// How much sooner if all that can be pushed out were (see [`crate::triage`]).
+    pub yields: Duration,
+}
+
+impl Estimate {
+    /// If nothing that can be pushed out were in the way.
+    fn soonest(self) -> Instant {
+        Instant::from_nanos(self.finish.as_nanos().saturating_sub(self.yields.as_nanos() as u64))
+    }
+}
+
+/// What another node said of its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Wait of a query that came then.
+    pub wait: Duration,
+    /// Of it, what can be pushed out.
+    pub yields: Duration,
+    /// When it was told.
+    pub at: Instant,
 }
 
 /// Which target to send to, or why none.
@@ -42,32 +69,40 @@ const DOUBTED: u64 = 16;
 /// What was told longer ago says nothing any more.
 const TOLD_LATELY: Duration = Duration::from_millis(50);
 
-/// When work that takes `service` would be done at another node, by the wait that its last answer told, and when it told it.
-pub fn remote_finish(now: Instant, told: Option<(Duration, Instant)>, service: Duration) -> Instant {
-    let lately = told.filter(|(_, at)| now.since(*at) < TOLD_LATELY);
-    now + lately.map_or(Duration::ZERO, |(wait, _)| wait) + service
+/// When work that takes `service` would be done at another node, by what its last answer told.
+pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Estimate {
+    let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY);
+    let (wait, yields) =
+        lately.map_or((Duration::ZERO, Duration::ZERO), |told| (told.wait, told.yields.min(told.wait)));
+    Estimate { finish: now + wait + service, yields }
 }
 
 /// Chooses among `candidates` that can still be in time: all local ones and two remote ones drawn at random compete
-/// ("power of two choices", Mitzenmacher 1996: two fresh looks, and no herd on the one that looked best to everybody).
+/// ("power of two choices", Mitzenmacher 1996: two fresh looks, and no herd on the one that looked best to everybody). What can be
+/// pushed out is in nobody's way for good: whether it gives way, its device knows.
 pub fn choose(candidates: &[Candidate], deadline: Deadline, prng: &mut Prng) -> Choice {
     if candidates.is_empty() {
         return Choice::None(Rejection::NoReplica);
     }
     let (local, remote): (Vec<_>, Vec<_>) =
         candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));
-    let mut compared: Vec<(Instant, &Candidate)> =
-        local.into_iter().map(|candidate| (candidate.finish, candidate)).collect();
-    for candidate in two_of(&remote, prng).into_iter().flatten() {
-        compared.push((candidate.finish + REMOTE_HOP, candidate));
+    let mut compared: Vec<(Duration, &Candidate)> =
+        local.into_iter().map(|candidate| (Duration::ZERO, candidate)).collect();
+    compared.extend(two_of(&remote, prng).into_iter().flatten().map(|candidate| (REMOTE_HOP, candidate)));
+    let first = |of: fn(Estimate) -> Instant| {
+        let best = compared.iter().min_by_key(|(hop, candidate)| (of(candidate.estimate) + *hop, &candidate.target));
+        let (hop, best) = best.expect("some were compared");
+        (of(best.estimate) + *hop, &best.target)
+    };
+    let (finish, best) = first(|estimate| estimate.finish);
+    if !deadline.missed_by(finish) {
+        return Choice::To(best.clone());
     }
-    let best = compared.iter().min_by_key(|(finish, candidate)| (*finish, &candidate.target));
-    match best {
-        Some((finish, candidate)) if !deadline.missed_by(*finish) || prng.below(DOUBTED) == 0 => {
-            Choice::To(candidate.target.clone())
-        }
-        _ => Choice::None(Rejection::TooLate),
+    let (soonest, other) = first(Estimate::soonest);
+    if !deadline.missed_by(soonest) {
+        return Choice::To(other.clone());
     }
+    if prng.below(DOUBTED) == 0 { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
 }
 
 fn two_of<'a>(all: &[&'a Candidate], prng: &mut Prng) -> [Option<&'a Candidate>; 2] {

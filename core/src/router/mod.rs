@@ -10,7 +10,7 @@ mod choose;
 mod tests;
 mod trip;
 
-pub use choose::{Candidate, Choice, Target, choose, remote_finish};
+pub use choose::{Candidate, Choice, Estimate, Target, Told, choose, remote_finish};
 pub use trip::{End, Group, Trip};
 
 use crate::endpoint::{Ladder, Verdict};

@@ -142,7 +142,8 @@ fn a_confidence_that_is_not_a_number_stops_and_is_counted() {
 }
 
 fn candidate(target: Target, us: u64) -> Candidate {
-    Candidate { target, finish: Instant::from_micros(us) }
+    let estimate = Estimate { finish: Instant::from_micros(us), yields: Duration::ZERO };
+    Candidate { target, estimate }
 }
 
 pub(super) fn local() -> Target {
@@ -173,6 +174,21 @@ fn nothing_is_sent_where_it_would_be_late() {
     assert!((60..150).contains(&asked), "{asked}");
     assert!(chosen.iter().all(|c| [Choice::To(local()), Choice::None(Rejection::TooLate)].contains(c)));
     assert_eq!(choose(&[], deadline, &mut prng), Choice::None(Rejection::NoReplica));
+}
+
+#[test]
+fn what_can_be_pushed_out_refuses_nobody() {
+    let mut prng = Prng::new(1);
+    let deadline = Deadline(Instant::from_micros(900));
+    let mut busy = candidate(local(), 1000);
+    busy.estimate.yields = Duration::from_micros(150);
+    for _ in 0..100 {
+        assert_eq!(choose(&[busy.clone()], deadline, &mut prng), Choice::To(local()));
+    }
+    let sooner = candidate(remote("n2"), 550);
+    assert_eq!(choose(&[busy.clone(), sooner], deadline, &mut prng), Choice::To(remote("n2")), "where there is room");
+    let full = candidate(remote("n2"), 650);
+    assert_eq!(choose(&[busy, full], deadline, &mut prng), Choice::To(local()));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::ids::TicketId;
 use crate::outcome::Class;
+use crate::triage::Stake;
 use crate::units::{Deadline, Instant};
 
 use super::ShapeKey;
@@ -26,6 +27,8 @@ pub(super) struct Entry {
     pub deadline: Deadline,
     pub since: Instant,
     pub rows: u32,
+    /// As it stands in the books of triage; nothing where it does not.
+    pub stake: Option<Stake>,
 }
 
 /// Sorted by (key, ticket). Arrivals as a rule go near the end, departures to the front: a deque moves little for either,
@@ -108,7 +111,7 @@ mod tests {
 
     fn entry(key: u64, ticket: u64, rows: u32) -> Entry {
         let at = Instant::from_millis(key);
-        Entry { key: at, ticket: TicketId(ticket), deadline: Deadline(at), since: Instant::ZERO, rows }
+        Entry { key: at, ticket: TicketId(ticket), deadline: Deadline(at), since: Instant::ZERO, rows, stake: None }
     }
 
     #[test]

@@ -22,6 +22,8 @@ mod tests;
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::{Class, Rejection};
 use crate::profile::Profile;
+use crate::router::Estimate;
+use crate::triage::Offer;
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use lane::LaneKey;
@@ -47,6 +49,9 @@ pub struct Query {
     pub mergeable: bool,
     /// What it costs, in rows of the profile: 1, or more where it brings many at once and cannot be split.
     pub rows: u32,
+    /// What running it adds to an answer that its caller has in hand: it may be pushed out by what is worth more for its time.
+    /// `None`: there is no such answer, or nobody has weighed it.
+    pub value: Option<f64>,
 }
 
 /// Why a batch has the size that it has.
@@ -98,6 +103,16 @@ pub enum Action {
 /// the deadlines that weir is for. Slower models are bounded by the estimate on arrival long before.
 pub const WAITING_MAX: usize = 16_384;
 
+/// What triage says of a row that comes.
+enum Weighed {
+    /// Nothing had to go for it.
+    Fits,
+    /// Something has gone for it.
+    Pushed,
+    /// It does not wait.
+    Refused(Rejection),
+}
+
 /// The scheduler of one device with its slots.
 #[derive(Debug)]
 pub struct Device {
@@ -112,7 +127,7 @@ impl Device {
     pub fn new(slots: u32, policy: Policy) -> Device {
         assert!(slots > 0, "a device has a slot");
         let policy = policy.build();
-        Device { pool: Pool::new(slots, policy.order()), policy, dropped: Vec::new() }
+        Device { pool: Pool::new(slots, policy.order(), policy.triages()), policy, dropped: Vec::new() }
     }
 
     /// A loaded replica is ready. A further replica of a model brings no new profile: the queue's has seen real batches.
@@ -163,7 +178,16 @@ impl Device {
                     _ => self.pool.start_estimate(now, index, query.class, query.deadline),
                 };
                 known = Some((query.class, query.deadline, start));
-                self.admit(now, start, index, query, &mut forgiven)
+                match self.weigh(now, start, index, query, out) {
+                    // What has gone for it was ahead of it, or in its way.
+                    Weighed::Pushed => {
+                        known = None;
+                        let start = self.pool.start_estimate(now, index, query.class, query.deadline);
+                        self.admit(now, start, index, query, &mut forgiven)
+                    }
+                    Weighed::Fits => self.admit(now, start, index, query, &mut forgiven),
+                    Weighed::Refused(why) => Err(why),
+                }
             } else {
                 Ok(())
             };
@@ -203,10 +227,16 @@ impl Device {
 
     /// When a query of `model` with `rows` rows would be done if it came now with the latest deadline of all.
     /// `None` where no replica of it stands here.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Instant> {
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Estimate> {
         let index = self.pool.index(model)?;
         let start = self.pool.start_estimate(now, index, Class::Default, Deadline::NEVER);
-        Some(self.pool.finish_estimate(start, index, Class::Default, Deadline::NEVER, rows.max(1), false))
+        let finish = self.pool.finish_estimate(start, index, Class::Default, Deadline::NEVER, rows.max(1), false);
+        Some(Estimate { finish, yields: self.yields().as_duration() })
+    }
+
+    /// How much sooner a slot would be free if all that can be pushed out were.
+    pub fn yields(&self) -> ServiceTime {
+        self.pool.soft_work().scaled(1.0 / f64::from(self.pool.slots))
     }
 
     /// Estimated work that waits, over all models.
@@ -221,6 +251,31 @@ impl Device {
     pub fn profile(&self, id: ReplicaId) -> Option<&Profile> {
         let replica = self.pool.replicas.get(&id).filter(|replica| !replica.leaving)?;
         Some(&self.pool.model(replica.model).profile)
+    }
+
+    /// Makes room for a row by pushing out what is worth less for its time, where triage is asked for; or refuses it, where it is
+    /// worth less itself than what it would push out or make late.
+    fn weigh(&mut self, now: Instant, start: Instant, index: usize, query: &Query, out: &mut Vec<Action>) -> Weighed {
+        let Some(stake) = self.pool.stake(index, query) else { return Weighed::Fits };
+        let soft = query.value.is_some();
+        if !soft && self.pool.soft_work() == ServiceTime::ZERO {
+            return Weighed::Fits;
+        }
+        let rows = query.rows as usize;
+        let finish = self.pool.finish_estimate(start, index, query.class, query.deadline, rows, !query.mergeable);
+        let short = ServiceTime::from(finish.since(query.deadline.0)).scaled(f64::from(self.pool.slots));
+        self.dropped.clear();
+        let offer = self.pool.offer(now, query.deadline.0, stake, short, &mut self.dropped);
+        let pushed = !self.dropped.is_empty();
+        for ticket in self.dropped.drain(..) {
+            self.pool.remove(ticket);
+            out.push(Action::Reject { ticket, why: Rejection::Outbid });
+        }
+        match offer {
+            Offer::Out if soft => Weighed::Refused(Rejection::Outbid),
+            _ if pushed => Weighed::Pushed,
+            _ => Weighed::Fits,
+        }
     }
 
     /// Whether a row may wait: it is refused where the estimate says that it will be late.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::Class;
 use crate::profile::Profile;
+use crate::triage::{Buffer, Offer, Stake};
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use super::lane::{Entry, Lane, LaneKey};
@@ -54,10 +55,12 @@ pub(super) struct Pool {
     /// Those that run a batch: at most as many as slots, where replicas may be hundreds.
     active: Vec<ReplicaId>,
     tickets: Places,
+    /// The books of triage, where the policy asks for it.
+    buffer: Option<Buffer>,
 }
 
 impl Pool {
-    pub fn new(slots: u32, order: Order) -> Pool {
+    pub fn new(slots: u32, order: Order, triage: bool) -> Pool {
         Pool {
             slots,
             busy: 0,
@@ -67,6 +70,7 @@ impl Pool {
             replicas: BTreeMap::new(),
             active: Vec::new(),
             tickets: Places::new(),
+            buffer: triage.then(|| Buffer::new(slots)),
         }
     }
 
@@ -125,6 +129,7 @@ impl Pool {
         for ticket in &waited {
             self.tickets.remove(*ticket);
         }
+        gone.lanes.values().flat_map(Lane::iter).for_each(|entry| strike(&mut self.buffer, entry));
         waited
     }
 
@@ -151,9 +156,14 @@ impl Pool {
         let lane = LaneKey::of(query);
         let key = self.key(now, query);
         self.tickets.insert(query.ticket, Place { model: index, lane, key });
+        let stake = self.stake(index, query);
+        if let (Some(buffer), Some(stake)) = (&mut self.buffer, stake) {
+            buffer.insert(now, query.ticket, query.deadline.0, stake);
+        }
+        let (ticket, deadline, rows) = (query.ticket, query.deadline, query.rows);
         let model = self.model_mut(index);
         let waiting = model.lanes.entry(lane).or_default();
-        waiting.insert(Entry { key, ticket: query.ticket, deadline: query.deadline, since: now, rows: query.rows });
+        waiting.insert(Entry { key, ticket, deadline, since: now, rows, stake });
         if waiting.front().is_some_and(|head| head.ticket == query.ticket) {
             model.heads_changed();
         }
@@ -165,13 +175,14 @@ impl Pool {
         let model = self.model_mut(place.model);
         let lane = model.lanes.get_mut(&place.lane).expect("a ticket says where it stands");
         let head = lane.front().is_some_and(|head| head.ticket == ticket);
-        lane.remove(place.key, ticket).expect("a ticket says where it stands");
+        let entry = lane.remove(place.key, ticket).expect("a ticket says where it stands");
         if lane.is_empty() {
             model.lanes.remove(&place.lane);
         }
         if head {
             model.heads_changed();
         }
+        strike(&mut self.buffer, &entry);
         true
     }
 
@@ -192,6 +203,7 @@ impl Pool {
             let Some(entry) = lane.front().filter(|head| wanted(head)) else { break };
             cost += entry.rows;
             tickets.push(entry.ticket);
+            strike(&mut self.buffer, entry);
             lane.pop_front();
         }
         for ticket in &tickets[before..] {
@@ -202,6 +214,38 @@ impl Pool {
         }
         model.heads_changed();
         cost
+    }
+
+    /// What a row is to triage. What is sheddable runs in the gaps and is in nobody's way, and what has no deadline can wait:
+    /// neither stands in the books.
+    pub fn stake(&self, index: ModelIndex, query: &Query) -> Option<Stake> {
+        self.buffer.as_ref()?;
+        if query.class == Class::Sheddable || query.deadline == Deadline::NEVER {
+            return None;
+        }
+        let model = self.model(index);
+        let row = 1.0 / model.steady as f64;
+        let cost = model.takes(model.steady).scaled(row * f64::from(query.rows));
+        Some(Stake { cost, value: query.value, critical: query.class == Class::Critical })
+    }
+
+    /// Slot time of all that can be pushed out.
+    pub fn soft_work(&self) -> ServiceTime {
+        self.buffer.as_ref().map_or(ServiceTime::ZERO, Buffer::soft_work)
+    }
+
+    /// Asks triage about a row: see [`Buffer::offer`].
+    pub fn offer(
+        &self,
+        now: Instant,
+        deadline: Instant,
+        stake: Stake,
+        short: ServiceTime,
+        out: &mut Vec<TicketId>,
+    ) -> Offer {
+        let Some(buffer) = &self.buffer else { return Offer::In };
+        let left = self.running().map(|replica| ServiceTime::from(replica.free_at(now).since(now)));
+        buffer.offer(now, left.fold(ServiceTime::ZERO, |sum, left| sum + left), deadline, stake, short, out)
     }
 
     /// What gives way to `query` where the queue is full: the least important, and of those the one that is due last.
@@ -325,12 +369,25 @@ impl Pool {
             self.tickets.len(),
             self.models().flat_map(|(_, model)| model.lanes.values()).map(Lane::len).sum::<usize>()
         );
+        debug_assert!(self.buffer.as_ref().is_none_or(|buffer| {
+            let entries = self.models().flat_map(|(_, model)| model.lanes.values()).flat_map(Lane::iter);
+            let stakes: Vec<Stake> = entries.filter_map(|entry| entry.stake).collect();
+            let soft = stakes.iter().filter(|stake| stake.value.is_some()).map(|stake| stake.cost);
+            buffer.len() == stakes.len() && buffer.soft_work() == soft.fold(ServiceTime::ZERO, |sum, cost| sum + cost)
+        }));
         debug_assert!(self.models().all(|(_, model)| {
             !model.replicas.is_empty()
                 && model.hopeless == model.first_hopeless()
                 && model.lanes.values().all(|lane| !lane.is_empty())
                 && model.free as usize == model.replicas.iter().filter(|id| self.replicas[id].running.is_none()).count()
         }));
+    }
+}
+
+/// Takes a row that waits no longer out of the books of triage.
+fn strike(buffer: &mut Option<Buffer>, entry: &Entry) {
+    if let (Some(buffer), Some(stake)) = (buffer, entry.stake) {
+        buffer.remove(entry.ticket, entry.deadline.0, stake);
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Rejection};
 use weir_core::profile::Profile;
+use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
 use weir_core::tensor::Row;
 use weir_core::units::{Deadline, Instant, ServiceTime};
@@ -62,6 +63,8 @@ pub struct Submission {
     pub deadline: Deadline,
     /// Its importance.
     pub class: Class,
+    /// What running it is worth, where it can be pushed out: see [`Query::value`].
+    pub value: Option<f64>,
 }
 
 /// A loaded replica, ready to be given batches.
@@ -173,6 +176,8 @@ pub struct Load {
     pub queued: usize,
     /// Estimated work that waits.
     pub backlog: ServiceTime,
+    /// Of it, what can be pushed out, shared by the slots.
+    pub yields: ServiceTime,
 }
 
 /// A batch runs this many times longer than its profile says, and at least [`HANG_AT_LEAST`], before it is taken to hang.
@@ -292,6 +297,7 @@ impl Device {
                         shape: shape_key(&row.inputs),
                         mergeable: batches_rows && row.inputs.row.is_some(),
                         rows: cost,
+                        value: row.value,
                     };
                     let (slot, inputs, replies) = (row.slot, Some(row.inputs), Arc::clone(replies));
                     let waiting = Waiting { slot, inputs, cost, since: now, replies };
@@ -316,14 +322,19 @@ impl Device {
     }
 
     /// When a query of `model` with `rows` rows that came now would be done; `None` without a replica of it.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Instant> {
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Estimate> {
         self.lock().scheduler.estimate_finish(now, model, rows)
     }
 
     /// What it has done and has before it.
     pub fn load(&self) -> Load {
         let inner = self.lock();
-        Load { busy: inner.busy, queued: inner.waiting.len(), backlog: inner.scheduler.backlog() }
+        Load {
+            busy: inner.busy,
+            queued: inner.waiting.len(),
+            backlog: inner.scheduler.backlog(),
+            yields: inner.scheduler.yields(),
+        }
     }
 
     /// The profile of a replica as corrected by what its batches took; `None` once it is gone.

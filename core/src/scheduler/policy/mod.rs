@@ -175,6 +175,11 @@ pub(super) trait Decide: fmt::Debug + Send {
         false
     }
 
+    /// Whether rows are weighed against each other when they come: what is worth less for its time gives way.
+    fn triages(&self) -> bool {
+        false
+    }
+
     /// Whether what cannot be in time any more, even alone, is dropped.
     fn drops_late(&self) -> bool {
         true

@@ -192,6 +192,10 @@ impl Decide for Weir {
         true
     }
 
+    fn triages(&self) -> bool {
+        true
+    }
+
     fn next(&mut self, now: Instant, pool: &mut Pool, dropped: &mut Vec<TicketId>) -> Next {
         let blocking = self.plan(now, pool);
         let plans = &self.plans;

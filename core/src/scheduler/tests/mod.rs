@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod properties;
+mod triage;
 mod virtual_time;
 
 fn ms(n: u64) -> Instant {
@@ -29,6 +30,7 @@ fn query(ticket: u64, deadline: u64) -> Query {
         shape: ShapeKey(0),
         mergeable: true,
         rows: 1,
+        value: None,
     }
 }
 
@@ -252,7 +254,7 @@ fn a_query_that_brings_many_rows_is_taken_to_cost_as_much() {
         [run(1, &[1], Closed::Full)]
     );
     // Behind it a short one is not promised to be done before it.
-    assert!(device.estimate_finish(ms(0), &model("a"), 1).unwrap() >= ms(105 + 6));
+    assert!(device.estimate_finish(ms(0), &model("a"), 1).unwrap().finish >= ms(105 + 6));
     step(|out| device.on_batch_done(ms(105), ReplicaId(1), ServiceTime::from_micros(105_000), out));
     assert_eq!(
         device.profile(ReplicaId(1)).unwrap().estimate(1),
@@ -276,11 +278,15 @@ fn a_sibling_that_takes_small_batches_lowers_them_while_it_stands() {
 fn a_batch_that_is_over_its_time_is_taken_to_need_as_much_again() {
     let mut device = device(1, &[(1, "a")]);
     step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 10_000)], out));
-    assert_eq!(device.estimate_finish(ms(4), &model("a"), 1), Some(ms(12)));
+    assert_eq!(device.estimate_finish(ms(4), &model("a"), 1).map(|estimate| estimate.finish), Some(ms(12)));
     // It should have ended at 6.
-    assert_eq!(device.estimate_finish(ms(106), &model("a"), 1), Some(ms(206 + 6)));
+    assert_eq!(device.estimate_finish(ms(106), &model("a"), 1).map(|estimate| estimate.finish), Some(ms(206 + 6)));
     step(|out| device.on_batch_done(ms(110), ReplicaId(1), ServiceTime::from_micros(6000), out));
-    assert_eq!(device.estimate_finish(ms(200), &model("a"), 1), Some(ms(206)), "idle replicas are not overdue");
+    assert_eq!(
+        device.estimate_finish(ms(200), &model("a"), 1).map(|estimate| estimate.finish),
+        Some(ms(206)),
+        "idle replicas are not overdue"
+    );
 }
 
 #[test]

@@ -69,7 +69,7 @@ proptest! {
         script.calls.iter_mut().filter(|call| call.class == Class::Critical).for_each(|call| call.class = Class::Default);
         let at = at % script.calls.len();
         script.calls.iter_mut().for_each(|call| call.cancelled = false);
-        let critical = Call { pause: 1, class: Class::Critical, mergeable: true, rows: vec![left], ..script.calls[at].clone() };
+        let critical = Call { pause: 1, class: Class::Critical, mergeable: true, rows: vec![left], value: None, ..script.calls[at].clone() };
         script.calls.insert(at + 1, critical);
         let rows = run(&script, Policy::Weir, false, |_| {});
         let row = rows.iter().find(|row| row.class == Class::Critical).expect("it came");
@@ -97,6 +97,7 @@ fn of_two_that_cannot_both_be_met_the_critical_one_is() {
         mergeable: true,
         rows: vec![left],
         cancelled: false,
+        value: None,
     };
     for (default_left, critical_left) in [(16_500, 17_500), (17_500, 16_500)] {
         let calls = vec![

@@ -39,6 +39,8 @@ pub(super) struct Call {
     pub rows: Vec<u64>,
     /// Whether the caller of the first row goes before the next call comes.
     pub cancelled: bool,
+    /// What running a row adds to an answer in hand.
+    pub value: Option<f64>,
 }
 
 /// Scripts of up to three models and thirty calls.
@@ -47,18 +49,13 @@ pub(super) fn scripts(slots: std::ops::RangeInclusive<u32>) -> impl Strategy<Val
     let call = (
         (0..12_000u64, 0..3usize, prop::sample::select(Class::ALL.to_vec()), 0..2u64),
         (prop::bool::weighted(0.9), prop::collection::vec(2000..60_000u64, 1..6), prop::bool::weighted(0.1)),
+        prop::option::of(0.0..1.0f64),
     );
     (slots, prop::collection::vec(model, 1..4), prop::collection::vec(call, 1..30)).prop_map(
         |(slots, models, calls)| {
             let of = models.len();
-            let calls = calls.into_iter().map(|((pause, model, class, shape), (mergeable, rows, cancelled))| Call {
-                pause,
-                model: model % of,
-                class,
-                shape,
-                mergeable,
-                rows,
-                cancelled,
+            let calls = calls.into_iter().map(|((pause, model, class, shape), (mergeable, rows, cancelled), value)| {
+                Call { pause, model: model % of, class, shape, mergeable, rows, cancelled, value }
             });
             Script { slots, models, calls: calls.collect() }
         },
@@ -140,7 +137,15 @@ pub(super) fn run(script: &Script, policy: Policy, may_idle: bool, mut at_start:
                 let deadline = Deadline(now + ServiceTime::from_micros(*left));
                 let ticket = TicketId(rows.len() as u64);
                 let (class, shape, mergeable) = (call.class, call.shape, call.mergeable);
-                queries.push(Query { ticket, deadline, class, shape: ShapeKey(shape), mergeable, rows: 1 });
+                queries.push(Query {
+                    ticket,
+                    deadline,
+                    class,
+                    shape: ShapeKey(shape),
+                    mergeable,
+                    rows: 1,
+                    value: call.value,
+                });
                 rows.push(Row { model: call.model, class, shape, mergeable, deadline, end: End::Open });
             }
             device.on_arrival(now, &name(call.model), &queries, &mut out);

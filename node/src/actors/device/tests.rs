@@ -98,7 +98,7 @@ impl Bench {
 
     fn submit(&self, slot: usize, name: &str) {
         let inputs = Row { tensors: Arc::new(vec![Tensor::f32(&[1, 1], &[0.0])]), row: Some(0) };
-        let row = Submission { slot, inputs, deadline: Deadline::NEVER, class: Class::Default };
+        let row = Submission { slot, inputs, deadline: Deadline::NEVER, class: Class::Default, value: None };
         self.device.submit(&model(name), vec![row], &self.replies);
     }
 

@@ -1,0 +1,75 @@
+//! What is worth least for its time gives way, on a device with models.
+
+use super::*;
+
+/// A device with a shallow model, 1 + b ms, and a deep one, 10 + 5·b ms.
+fn two_depths() -> Device {
+    let mut device = Device::new(1, Policy::Weir);
+    device.add_replica(ms(0), ReplicaId(1), model("shallow"), profile(1, 1), 8, &mut Vec::new());
+    device.add_replica(ms(0), ReplicaId(2), model("deep"), profile(10, 5), 8, &mut Vec::new());
+    device
+}
+
+fn deeper(ticket: u64, deadline: u64, value: f64) -> Query {
+    Query { value: Some(value), ..query(ticket, deadline) }
+}
+
+fn arrive(device: &mut Device, at: u64, name: &str, queries: &[Query]) -> Vec<Action> {
+    step(|out| device.on_arrival(ms(at), &model(name), queries, out))
+}
+
+fn outbid(ticket: u64) -> Action {
+    Action::Reject { ticket: TicketId(ticket), why: Rejection::Outbid }
+}
+
+#[test]
+fn a_first_answer_pushes_out_the_deeper_stage_that_gains_least() {
+    let mut device = two_depths();
+    // It runs until 15; the others wait, and would run until 45.
+    arrive(&mut device, 0, "deep", &[deeper(0, 100, 0.5)]);
+    let waiting = [deeper(1, 50, 0.3), deeper(2, 50, 0.1), deeper(3, 50, 0.4), deeper(4, 50, 0.2)];
+    assert_eq!(arrive(&mut device, 1, "deep", &waiting), []);
+    // They take 18 ms, so that of the time until 50 there is enough for one of the others, which takes 15, and not for two.
+    let firsts: Vec<Query> = (10..26).map(|ticket| query(ticket, 50)).collect();
+    assert_eq!(arrive(&mut device, 2, "shallow", &firsts), [outbid(2), outbid(4), outbid(1)]);
+}
+
+#[test]
+fn what_nobody_has_weighed_is_never_pushed_out() {
+    let mut device = two_depths();
+    arrive(&mut device, 0, "deep", &[query(0, 100)]);
+    let waiting: Vec<Query> = (1..5).map(|ticket| query(ticket, 70)).collect();
+    assert_eq!(arrive(&mut device, 1, "deep", &waiting), []);
+    let firsts: Vec<Query> = (10..40).map(|ticket| query(ticket, 70)).collect();
+    let acts = arrive(&mut device, 2, "shallow", &firsts);
+    assert!(!acts.is_empty());
+    for act in acts {
+        let late = matches!(act, Action::Reject { ticket, why: Rejection::TooLate } if ticket.0 >= 10);
+        assert!(late, "{act:?}");
+    }
+}
+
+#[test]
+fn a_deeper_stage_does_not_make_a_first_answer_late() {
+    let mut device = two_depths();
+    arrive(&mut device, 0, "deep", &[deeper(0, 100, 0.5)]);
+    // Until 15 runs what runs; these take until 35 or so.
+    let firsts: Vec<Query> = (10..26).map(|ticket| query(ticket, 38)).collect();
+    assert_eq!(arrive(&mut device, 1, "shallow", &firsts), []);
+    // It would be in time, before them, by its earlier deadline.
+    assert_eq!(arrive(&mut device, 2, "deep", &[deeper(1, 34, 0.9)]), [outbid(1)]);
+    assert_eq!(arrive(&mut device, 2, "deep", &[deeper(2, 80, 0.01)]), [], "later there is time enough");
+}
+
+#[test]
+fn routing_knows_what_would_give_way() {
+    let mut device = two_depths();
+    arrive(&mut device, 0, "deep", &[query(0, 100)]);
+    assert_eq!(device.yields(), ServiceTime::ZERO);
+    arrive(&mut device, 1, "deep", &[query(1, 90), deeper(2, 90, 0.1)]);
+    let one = device.yields();
+    assert!(one > ServiceTime::ZERO);
+    assert_eq!(device.estimate_finish(ms(1), &model("shallow"), 1).unwrap().yields, one.as_duration());
+    device.on_cancel(ms(2), TicketId(2), &mut Vec::new());
+    assert_eq!(device.yields(), ServiceTime::ZERO);
+}

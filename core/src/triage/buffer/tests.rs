@@ -1,0 +1,201 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::prng::Prng;
+
+const MS: u64 = 1_000_000;
+
+fn at(ms: u64) -> Instant {
+    Instant::from_millis(ms)
+}
+
+fn soft(ms: u64, value: f64) -> Stake {
+    Stake { cost: ServiceTime::from_nanos(ms * MS), value: Some(value), critical: false }
+}
+
+fn firm(ms: u64) -> Stake {
+    Stake { cost: ServiceTime::from_nanos(ms * MS), value: None, critical: false }
+}
+
+/// A buffer with its rows, so that tests can remove by name.
+struct Waiting {
+    buffer: Buffer,
+    rows: BTreeMap<TicketId, (Instant, Stake)>,
+}
+
+impl Waiting {
+    fn new(slots: u32) -> Waiting {
+        Waiting { buffer: Buffer::new(slots), rows: BTreeMap::new() }
+    }
+
+    /// Offers a row at time 0, removes what has to go, and inserts it where it fits.
+    fn come(&mut self, now: Instant, ticket: u64, deadline: Instant, stake: Stake) -> (Offer, Vec<u64>) {
+        let mut out = Vec::new();
+        let offer = self.buffer.offer(now, ServiceTime::ZERO, deadline, stake, ServiceTime::ZERO, &mut out);
+        for ticket in &out {
+            self.go(*ticket);
+        }
+        if offer == Offer::In {
+            self.buffer.insert(now, TicketId(ticket), deadline, stake);
+            self.rows.insert(TicketId(ticket), (deadline, stake));
+        }
+        (offer, out.iter().map(|ticket| ticket.0).collect())
+    }
+
+    fn go(&mut self, ticket: TicketId) {
+        let (deadline, stake) = self.rows.remove(&ticket).expect("it waits");
+        self.buffer.remove(ticket, deadline, stake);
+    }
+}
+
+#[test]
+fn the_least_dense_gives_way_and_only_for_what_is_denser() {
+    let mut waiting = Waiting::new(1);
+    for (ticket, value) in [(1, 0.3), (2, 0.1), (3, 0.2)] {
+        assert_eq!(waiting.come(at(0), ticket, at(30), soft(10, value)), (Offer::In, vec![]));
+    }
+    assert_eq!(waiting.come(at(0), 4, at(30), soft(10, 0.05)), (Offer::Out, vec![]));
+    assert_eq!(waiting.come(at(0), 5, at(30), soft(10, 0.25)), (Offer::In, vec![2]));
+    assert_eq!(waiting.come(at(0), 6, at(30), soft(5, 0.25)), (Offer::In, vec![3]), "twice as dense");
+    assert_eq!(waiting.come(at(0), 7, at(80), soft(10, 0.01)), (Offer::In, vec![]), "it has time");
+}
+
+#[test]
+fn what_is_due_later_is_not_made_late_by_what_is_worth_less() {
+    let mut waiting = Waiting::new(1);
+    assert_eq!(waiting.come(at(0), 1, at(40), soft(40, 4.0)).0, Offer::In);
+    // It could be in time itself, and 1 would not be any more.
+    assert_eq!(waiting.come(at(0), 2, at(20), soft(10, 0.1)), (Offer::Out, vec![]));
+    assert_eq!(waiting.come(at(0), 3, at(20), soft(10, 2.0)), (Offer::In, vec![1]));
+}
+
+#[test]
+fn who_has_no_answer_goes_before_whoever_has_one() {
+    let mut waiting = Waiting::new(1);
+    assert_eq!(waiting.come(at(0), 1, at(20), soft(10, 1000.0)).0, Offer::In);
+    assert_eq!(waiting.come(at(0), 2, at(20), firm(10)), (Offer::In, vec![]));
+    assert_eq!(waiting.come(at(0), 3, at(25), firm(10)), (Offer::In, vec![1]));
+    // Firm rows alone are too many: no soft one may stay in their way.
+    waiting.come(at(0), 4, at(5), soft(4, 1.0));
+    assert_eq!(waiting.come(at(0), 5, at(20), firm(10)).0, Offer::Out);
+}
+
+#[test]
+fn what_is_critical_gives_way_to_what_is_critical_alone() {
+    let mut waiting = Waiting::new(1);
+    let critical = |stake: Stake| Stake { critical: true, ..stake };
+    assert_eq!(waiting.come(at(0), 1, at(20), critical(soft(20, 0.1))).0, Offer::In);
+    assert_eq!(waiting.come(at(0), 2, at(20), firm(10)), (Offer::Out, vec![]));
+    assert_eq!(waiting.come(at(0), 3, at(20), critical(soft(10, 0.2))), (Offer::In, vec![1]));
+    assert_eq!(waiting.come(at(0), 4, at(20), critical(firm(20))), (Offer::In, vec![3]));
+}
+
+#[test]
+fn equal_rows_do_not_push_each_other_out() {
+    let mut waiting = Waiting::new(1);
+    for ticket in 0..3 {
+        waiting.come(at(0), ticket, at(30), soft(10, 0.5));
+    }
+    assert_eq!(waiting.come(at(0), 9, at(30), soft(10, 0.5)), (Offer::Out, vec![]));
+}
+
+#[test]
+fn slots_and_batches_in_progress_count() {
+    let mut waiting = Waiting::new(2);
+    for ticket in 0..6 {
+        assert_eq!(waiting.come(at(0), ticket, at(30), soft(10, 0.5)).0, Offer::In);
+    }
+    assert_eq!(waiting.come(at(0), 6, at(30), soft(10, 0.5)).0, Offer::Out);
+    let mut out = Vec::new();
+    let buffer = Buffer::new(2);
+    let running = ServiceTime::from_nanos(55 * MS);
+    let offer = |short| buffer.offer(at(0), running, at(30), soft(4, 1.0), short, &mut Vec::new());
+    assert_eq!(offer(ServiceTime::ZERO), Offer::In);
+    assert_eq!(offer(ServiceTime::from_nanos(1)), Offer::Out, "somebody knows better");
+    assert_eq!(buffer.offer(at(0), running, at(30), soft(9, 1.0), ServiceTime::ZERO, &mut out), Offer::Out);
+}
+
+#[test]
+fn far_deadlines_widen_the_steps_and_lose_nothing() {
+    let mut waiting = Waiting::new(1);
+    let mut prng = Prng::new(1);
+    for ticket in 0..2_000 {
+        let deadline = at(10 + prng.below(100_000));
+        waiting.come(at(0), ticket, deadline, soft(1, prng.uniform()));
+    }
+    assert!(waiting.buffer.steps.len() as u64 <= 2 * STEPS_MAX, "{}", waiting.buffer.steps.len());
+    for ticket in waiting.rows.keys().copied().collect::<Vec<_>>() {
+        waiting.go(ticket);
+    }
+    assert!(waiting.buffer.is_empty() && waiting.buffer.steps.is_empty());
+    assert_eq!(waiting.buffer.step, FINEST);
+}
+
+/// Whether rows of unit cost can all be in time, by deadline.
+fn feasible(now: u64, rows: &[(u64, f64)]) -> bool {
+    let mut deadlines: Vec<u64> = rows.iter().map(|(deadline, _)| *deadline).collect();
+    deadlines.sort_unstable();
+    deadlines.iter().enumerate().all(|(i, deadline)| now + (i as u64 + 1) * 10 <= *deadline)
+}
+
+/// The best value of a set of rows of unit cost that can be in time: greed by value is exact (a transversal matroid).
+fn best(now: u64, rows: &[(u64, f64)]) -> f64 {
+    let mut by_value = rows.to_vec();
+    by_value.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut kept: Vec<(u64, f64)> = Vec::new();
+    for row in by_value {
+        kept.push(row);
+        if !feasible(now, &kept) {
+            kept.pop();
+        }
+    }
+    kept.iter().map(|(_, value)| value).sum()
+}
+
+proptest! {
+    /// With nothing running, what is kept of rows of equal cost is the best that could be kept of all that came.
+    #[test]
+    fn of_equal_rows_it_keeps_the_best_set(rows in prop::collection::vec((1..12u64, 0..1000u32), 1..30)) {
+        // Deadlines at ends of steps, so that steps are exact.
+        let rows: Vec<(u64, f64)> = rows.iter().map(|(d, v)| (d * 10, f64::from(*v))).collect();
+        let mut waiting = Waiting::new(1);
+        for (ticket, (deadline, value)) in rows.iter().enumerate() {
+            let end = Instant::from_nanos((deadline << FINEST) - 1);
+            let stake = Stake { cost: ServiceTime::from_nanos(10 << FINEST), value: Some(*value), critical: false };
+            waiting.come(at(0), ticket as u64, end, stake);
+        }
+        let kept: Vec<(u64, f64)> = waiting.rows.keys().map(|ticket| rows[ticket.0 as usize]).collect();
+        prop_assert!(feasible(0, &kept));
+        let value: f64 = kept.iter().map(|(_, value)| value).sum();
+        prop_assert!((value - best(0, &rows)).abs() < 1e-9, "{value} of {}", best(0, &rows));
+    }
+
+    /// Whatever comes and goes, the books are right: work by deadline is that of what waits, and everything kept fits.
+    #[test]
+    fn what_waits_always_fits(
+        steps in prop::collection::vec((0..4u8, 1..200u64, 1..20u64, 0..100u32), 1..200),
+        slots in 1..4u32,
+    ) {
+        let mut waiting = Waiting::new(slots);
+        for (ticket, (kind, deadline, cost, value)) in steps.into_iter().enumerate() {
+            if kind == 0 && let Some(ticket) = waiting.rows.keys().next().copied() {
+                waiting.go(ticket);
+            } else {
+                let stake = if kind == 1 { firm(cost) } else { soft(cost, f64::from(value)) };
+                waiting.come(at(0), ticket as u64, at(deadline), stake);
+            }
+            prop_assert_eq!(waiting.buffer.len(), waiting.rows.len());
+            let soft = waiting.rows.values().filter(|(_, stake)| stake.value.is_some());
+            let soft: u64 = soft.map(|(_, stake)| stake.cost.as_nanos()).sum();
+            prop_assert_eq!(waiting.buffer.soft_work().as_nanos(), soft);
+            let mut work = 0;
+            for (step, due) in &waiting.buffer.steps {
+                let rows: Vec<_> = waiting.rows.values().filter(|(d, _)| d.as_nanos() >> waiting.buffer.step == *step).collect();
+                prop_assert_eq!(rows.len() as u32, due.rows);
+                prop_assert_eq!(rows.iter().map(|(_, stake)| stake.cost.as_nanos()).sum::<u64>(), due.work.as_nanos());
+                work += due.work.as_nanos();
+                prop_assert_eq!(waiting.buffer.wants(at(0), *step, work), 0);
+            }
+        }
+    }
+}
