@@ -102,6 +102,12 @@ impl Profile {
         (one.saturating_sub(row), row)
     }
 
+    /// Slot time of a row in seconds, in the batch of a measured size where it costs least.
+    pub fn row_seconds(&self) -> f64 {
+        let rows = self.points.iter().map(|(rows, time)| time.as_nanos() as f64 / 1e9 / f64::from(*rows));
+        rows.fold(f64::INFINITY, f64::min)
+    }
+
     /// Takes in that a batch of `batch` rows took `took`. Whether any estimate is another now.
     pub fn observe(&mut self, batch: u32, took: ServiceTime) -> bool {
         self.batches += 1;

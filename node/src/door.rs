@@ -87,8 +87,8 @@ impl predictor::Server for PredictorObject {
         let signature = &served.wiring.signature;
         write_specs(b.reborrow().init_inputs(signature.inputs.len() as u32), &signature.inputs);
         write_specs(b.reborrow().init_outputs(signature.outputs.len() as u32), &signature.outputs);
-        b.set_label_output(served.ladder.endpoint().label_output.as_deref().unwrap_or(""));
-        b.set_deadline_us(span_to_us(served.ladder.endpoint().deadline));
+        b.set_label_output(served.ladders.endpoint().label_output.as_deref().unwrap_or(""));
+        b.set_deadline_us(span_to_us(served.ladders.endpoint().deadline));
         Ok(())
     }
 }

@@ -4,12 +4,13 @@
 //! waits somewhere.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::endpoint::{Endpoint, Ladder, Source, Wiring};
+use weir_core::endpoint::{Endpoint, Ladders, Source, Wiring};
 use weir_core::ids::{ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
@@ -25,7 +26,7 @@ use crate::actors::device::{Device, Replies, StageReply, Submission};
 use crate::counters::Counters;
 use crate::deadlines::Deadlines;
 use crate::stages::Peers;
-use crate::table::{Table, candidates};
+use crate::table::{Table, candidates, price};
 
 /// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here.
 const ROWS_MAX: usize = 65_536;
@@ -50,7 +51,7 @@ fn bad_input(message: impl Into<String>) -> Refused {
 
 /// A decoded call.
 struct Call {
-    ladder: Arc<Ladder>,
+    ladders: Arc<Ladders>,
     wiring: Arc<Wiring>,
     rows: Vec<Row>,
     deadline: Deadline,
@@ -118,7 +119,7 @@ impl Home {
             }
         };
         let _in_flight = self.shared.in_flight();
-        let counters = self.shared.ledger.of(&call.ladder.endpoint().name);
+        let counters = self.shared.ledger.of(&call.ladders.endpoint().name);
         counters.arrived(call.rows.len());
         let (trip, rows) = self.travel(&call).await;
         let mut answers = response.reborrow().init_answers(rows.len() as u32);
@@ -160,12 +161,12 @@ impl Home {
             Err(refused) => return Ok(Err(refused)),
         };
         let left = match span_from_us(request.get_deadline_left_us()) {
-            Ok(left) if left.is_zero() => served.ladder.endpoint().deadline,
+            Ok(left) if left.is_zero() => served.ladders.endpoint().deadline,
             Ok(left) => left,
             Err(bad) => return Ok(Err(bad_input(bad.to_string()))),
         };
         let (least, most) = (request.get_min_stage()?.to_str()?, request.get_max_stage()?.to_str()?);
-        let depth = match depth(served.ladder.endpoint(), least, most) {
+        let depth = match depth(served.ladders.endpoint(), least, most) {
             Ok(depth) => depth,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -182,14 +183,14 @@ impl Home {
             return Ok(Err(bad_input(format!("there is no output {:?}; there are {known}", shorten(unknown)))));
         }
         Ok(Ok(Call {
-            ladder: Arc::clone(&served.ladder),
+            ladders: Arc::clone(&served.ladders),
             wiring: Arc::clone(&served.wiring),
             rows,
             deadline: Deadline::after(now, left),
             class: if request.get_class_given() {
                 class_from_wire(request.get_class()?)
             } else {
-                served.ladder.endpoint().class
+                served.ladders.endpoint().class
             },
             depth,
             outputs,
@@ -214,13 +215,43 @@ impl Home {
             };
             let now = self.shared.host.clock.now();
             if in_time {
-                batch.drain(..).for_each(|(slot, reply)| travel.on_reply(now, slot, reply));
+                self.on_replies(now, &mut travel, batch.drain(..));
             } else {
                 travel.trip.on_deadline(now);
             }
             self.send_groups(&mut travel);
         }
         (travel.trip, travel.rows)
+    }
+
+    /// Takes in what became of stage calls. Where gates weigh, this node's devices hear what was found: it is what is asked of them,
+    /// sent or not.
+    fn on_replies(&self, now: Instant, travel: &mut Travel<'_>, replies: impl Iterator<Item = (usize, HomeReply)>) {
+        let call = travel.call;
+        if !call.ladders.weighs() {
+            for (slot, reply) in replies {
+                travel.on_reply(now, slot, reply, 0.0);
+            }
+            return;
+        }
+        let (table, shared) = (self.shared.table.load(), &self.shared);
+        let mut weighed: BTreeMap<usize, (f64, Vec<f64>)> = BTreeMap::new();
+        for (slot, reply) in replies {
+            let next = reply.stage + 1;
+            let (price, values) = weighed.entry(next).or_insert_with(|| {
+                let model = call.ladders.endpoint().stages.get(next).map(|stage| &stage.model);
+                let ask = |model| price(&table, &shared.devices, &shared.remote_waits, now, model, call.deadline);
+                (model.map_or(0.0, ask), Vec::new())
+            });
+            values.extend(travel.on_reply(now, slot, reply, *price));
+        }
+        for (next, (_, values)) in weighed.into_iter().filter(|(_, (_, values))| !values.is_empty()) {
+            let model = &call.ladders.endpoint().stages[next].model;
+            let local = table.targets.get(model).into_iter().flat_map(|targets| &targets.local);
+            if let Some(device) = local.filter_map(|name| shared.devices.get(name)).next() {
+                device.on_weighed(now, model, &values);
+            }
+        }
     }
 
     /// Sends what wants to be sent.
@@ -234,7 +265,7 @@ impl Home {
             if rows.is_empty() {
                 continue;
             }
-            let model = &call.ladder.endpoint().stages[group.stage].model;
+            let model = &call.ladders.endpoint().stages[group.stage].model;
             let shared = &self.shared;
             let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, rows.len(), &group.tried);
             let target = match choose(&known, call.deadline, &mut self.prng.borrow_mut()) {
@@ -302,8 +333,8 @@ impl Home {
 }
 
 impl Travel<'_> {
-    /// Takes in what became of a row's stage call.
-    fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply) {
+    /// Takes in what became of a row's stage call, at a price of the next one; what a gate has found that to be worth.
+    fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply, price: f64) -> Option<f64> {
         let row = &mut self.rows[slot];
         let end = match reply.reply {
             StageReply::Answered { outputs, queue, execute } => {
@@ -321,7 +352,7 @@ impl Travel<'_> {
             }
             StageReply::Lost => StageEnd::Lost,
         };
-        self.trip.on_stage_end(now, &self.call.ladder, slot, end);
+        self.trip.on_stage_end(now, self.call.ladders.at(price), slot, end)
     }
 
     /// What a group asks of its stage. A row to which the stage before gave something else than one row fails here, and leaves
@@ -333,9 +364,9 @@ impl Travel<'_> {
             match stage_inputs(self.call, &self.rows[slot], group.stage, slot) {
                 Some(inputs) => rows.push(Submission { slot, inputs, deadline, class, value: self.trip.value(slot) }),
                 None => {
-                    let stage = &self.call.ladder.endpoint().stages[group.stage].name;
+                    let stage = &self.call.ladders.endpoint().stages[group.stage].name;
                     self.rows[slot].message = format!("what the stage before {stage} gave is not one row");
-                    self.trip.on_stage_end(now, &self.call.ladder, slot, StageEnd::Failed);
+                    self.trip.on_stage_end(now, self.call.ladders.at(0.0), slot, StageEnd::Failed);
                 }
             }
         }
@@ -367,8 +398,8 @@ fn answer(call: &Call, row: &Gathered, end: Step, total: Duration, counters: &Co
     }
     let (_, node, outputs) =
         row.answers.iter().rev().find(|(answered, ..)| *answered == stage).expect("the stage answered");
-    b.set_model(call.ladder.endpoint().stages[stage].model.to_string());
-    b.set_stage(call.ladder.endpoint().stages[stage].name.as_str());
+    b.set_model(call.ladders.endpoint().stages[stage].model.to_string());
+    b.set_stage(call.ladders.endpoint().stages[stage].name.as_str());
     b.set_degraded(degraded);
     b.set_node(node.as_str());
     let signature = &call.wiring.signature;
@@ -454,7 +485,7 @@ fn signal(call: &Call, stage: usize, outputs: &Row) -> Option<f32> {
         return None;
     }
     let numbers: Vec<f32> = outputs.data(output).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    call.ladder.endpoint().signal(stage, &numbers)
+    call.ladders.endpoint().signal(stage, &numbers)
 }
 
 /// Rows of a call, checked against the signature. The tensors are copied out of the message once, whole.

@@ -168,7 +168,8 @@ fn read_response(
         });
     }
     let (wait, yields) = (span_from_us(response.get_queue_ahead_us())?, span_from_us(response.get_yields_us())?);
-    Ok((Told { wait, yields, at: Instant::ZERO }, replies))
+    let price = Some(response.get_price()).filter(|price| price.is_finite()).unwrap_or(0.0);
+    Ok((Told { wait, yields, price, at: Instant::ZERO }, replies))
 }
 
 /// What this node offers other nodes.
@@ -206,7 +207,7 @@ impl stages::Server for StagesObject {
             .min_by_key(|(finish, _)| *finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
-        let mut ahead = (Duration::ZERO, Duration::ZERO);
+        let mut ahead = Told { wait: Duration::ZERO, yields: Duration::ZERO, price: 0.0, at: now };
         if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
             let sink: Replies = Arc::new(move |slot, reply| drop(sender.send((slot, reply))));
@@ -218,6 +219,7 @@ impl stages::Server for StagesObject {
                 })
                 .collect();
             let count = submissions.len();
+            let latest = submissions.iter().map(|row| row.deadline).max().unwrap_or(Deadline::NEVER);
             let _waiting = Waiting { device: Arc::clone(device), tickets: device.submit(&model, submissions, &sink) };
             drop(sink);
             for _ in 0..count {
@@ -226,9 +228,11 @@ impl stages::Server for StagesObject {
                 replies[slot] = reply;
             }
             let load = device.load();
-            ahead = (load.backlog.as_duration(), load.yields.as_duration());
+            let price = device.price(self.shared.host.clock.now(), latest);
+            let (wait, yields) = (load.backlog.as_duration(), load.yields.as_duration());
+            ahead = Told { wait, yields, price, at: now };
         }
-        write_response(results.get().init_response(), ahead, &replies);
+        write_response(results.get().init_response(), &ahead, &replies);
         Ok(())
     }
 }
@@ -267,9 +271,10 @@ fn read_request(request: stage_request::Reader<'_>) -> Result<StageCall, weir_sc
     Ok((model, rows, deadlines, values, class_from_wire(request.get_class()?)))
 }
 
-fn write_response(mut b: stage_response::Builder<'_>, (wait, yields): (Duration, Duration), replies: &[StageReply]) {
-    b.set_queue_ahead_us(span_to_us(wait));
-    b.set_yields_us(span_to_us(yields));
+fn write_response(mut b: stage_response::Builder<'_>, ahead: &Told, replies: &[StageReply]) {
+    b.set_queue_ahead_us(span_to_us(ahead.wait));
+    b.set_yields_us(span_to_us(ahead.yields));
+    b.set_price(ahead.price);
     let answered = replies.iter().enumerate().filter_map(|(slot, reply)| match reply {
         StageReply::Answered { outputs, .. } => Some((slot, outputs.clone())),
         _ => None,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use weir_core::endpoint::{Ladder, Wiring};
+use weir_core::endpoint::{Ladders, Wiring};
 use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Grant, Model, State};
-use weir_core::router::{Candidate, Target, Told, remote_finish};
-use weir_core::units::Instant;
+use weir_core::router::{Candidate, Target, Told, cheapest, remote_finish};
+use weir_core::units::{Deadline, Instant};
 
 use crate::Devices;
 
@@ -34,7 +34,7 @@ pub struct Table {
 /// An endpoint that can be queried.
 pub struct Served {
     /// What it is, and what going deeper is worth.
-    pub ladder: Arc<Ladder>,
+    pub ladders: Arc<Ladders>,
     /// Its stages, wired to each other.
     pub wiring: Arc<Wiring>,
 }
@@ -72,8 +72,10 @@ impl Table {
             // The state machine has checked it; a version with other rules may not have.
             match endpoint.wire(&signatures) {
                 Ok(wiring) => {
-                    let served =
-                        Served { ladder: Arc::new(Ladder::free(Arc::new(endpoint.clone()))), wiring: Arc::new(wiring) };
+                    let seconds: Vec<f64> =
+                        endpoint.stages.iter().map(|stage| row_seconds(state, routing, &stage.model)).collect();
+                    let ladders = Arc::new(Ladders::new(&Arc::new(endpoint.clone()), &seconds));
+                    let served = Served { ladders, wiring: Arc::new(wiring) };
                     endpoints.insert(name.clone(), served);
                 }
                 Err(bad) => tracing::warn!(%bad, "an endpoint cannot be served"),
@@ -104,6 +106,13 @@ impl Table {
     }
 }
 
+/// Slot time of a row of a model, as its ready replicas report it; nothing where none is.
+fn row_seconds(state: &State, routing: &Routing, model: &ModelRef) -> f64 {
+    let replicas = state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == *model);
+    let profiles = replicas.filter_map(|(id, _)| routing.profiles.get(id));
+    profiles.map(Profile::row_seconds).reduce(f64::min).unwrap_or(0.0)
+}
+
 /// What answers of other nodes told about their queues: by node and model, the wait of a query that came then.
 #[derive(Default)]
 pub struct RemoteWaits(DashMap<(NodeName, ModelRef), Told>);
@@ -117,6 +126,20 @@ impl RemoteWaits {
     fn told(&self, node: &NodeName, model: &ModelRef) -> Option<Told> {
         self.0.get(&(node.clone(), model.clone())).map(|told| *told)
     }
+}
+
+/// What a second of slot time costs for a model where it is cheapest, to a row that is due at `deadline`.
+pub fn price(
+    table: &Table,
+    devices: &Devices,
+    waits: &RemoteWaits,
+    now: Instant,
+    model: &ModelRef,
+    deadline: Deadline,
+) -> f64 {
+    let Some(targets) = table.targets.get(model) else { return 0.0 };
+    let local = targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, deadline)));
+    cheapest(now, local, targets.remote.iter().map(|node| waits.told(node, model)))
 }
 
 /// Everything that could run `rows` rows of `model` now, and when they would be done; none of `tried`.

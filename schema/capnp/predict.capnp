@@ -148,6 +148,7 @@ struct StageResponse {
   outputs @1 :List(OutputBlock);  # rows that came out together, kept together
   queueAheadUs @2 :UInt64;    # estimated wait of a query of this model that came now: routing knowledge
   yieldsUs @3 :UInt64;        # of it, what would give way to a query that nobody has answered yet
+  price @4 :Float64;          # what a second of slot time is worth there, in units of value
 }
 
 struct OutputBlock {

@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use weir_core::call::{Balancer, Way};
-use weir_core::endpoint::Ladder;
+use weir_core::endpoint::Ladders;
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    Candidate, Choice, Depth, Estimate, Group, StageEnd, Step, Target, Told, Trip, choose, remote_finish,
+    Candidate, Choice, Depth, Estimate, Group, StageEnd, Step, Target, Told, Trip, cheapest, choose, remote_finish,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::units::{Deadline, Instant};
@@ -57,7 +57,7 @@ pub struct Model {
 #[derive(Clone, Debug)]
 pub struct Served {
     /// Stages and gates.
-    pub ladder: Ladder,
+    pub ladders: Ladders,
     /// By stage and row: what the gate after it looks at, where the endpoint has that.
     pub signals: Vec<Vec<Option<f32>>>,
 }
@@ -285,9 +285,19 @@ impl<F: FnMut(Ended)> Running<'_, F> {
 
     fn replies(&mut self, now: Instant, id: u64, replies: &[(usize, StageEnd)]) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let ladder = &self.cluster.endpoints[call.due.endpoint].ladder;
+        let ladders = &self.cluster.endpoints[call.due.endpoint].ladders;
+        let (node, deadline) = (call.node, call.deadline);
+        // Rows of one call that come home together were at one stage.
+        let next = call.trip.stage(replies[0].0) + 1;
+        let price = match ladders.endpoint().stages.get(next) {
+            Some(stage) if ladders.weighs() => self.price(now, node, &stage.model, deadline),
+            _ => 0.0,
+        };
+        let call = self.calls.get_mut(&id).expect("it was just seen");
         for (slot, end) in replies {
-            call.trip.on_stage_end(now, ladder, *slot, *end);
+            if let Some(value) = call.trip.on_stage_end(now, ladders.at(price), *slot, *end) {
+                self.devices[node].weighed(now, &ladders.endpoint().stages[next].model, value);
+            }
         }
         self.send_groups(now, id);
     }
@@ -303,7 +313,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let call = self.calls.get_mut(&id).expect("an open call");
         let (home, deadline, endpoint) = (call.node, call.deadline, call.due.endpoint);
         while let Some(group) = self.calls.get_mut(&id).and_then(|call| call.trip.next_group()) {
-            let model = &self.cluster.endpoints[endpoint].ladder.endpoint().stages[group.stage].model;
+            let model = &self.cluster.endpoints[endpoint].ladders.endpoint().stages[group.stage].model;
             let known = self.candidates(now, home, model, group.slots.len(), &group.tried);
             let choice = choose(&known, deadline, &mut self.prng);
             let call = self.calls.get_mut(&id).expect("an open call");
@@ -338,6 +348,16 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         }
     }
 
+    /// What a second of slot time costs for a model, as a home knows it.
+    fn price(&self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline) -> f64 {
+        let replicas = self.cluster.models[model].replicas.iter().enumerate();
+        let nodes: Vec<usize> = replicas.filter(|(_, replicas)| **replicas > 0).map(|(node, _)| node).collect();
+        let local = nodes.iter().filter(|node| **node == home).map(|node| self.devices[*node].price(now, deadline));
+        let others = nodes.iter().filter(|node| **node != home);
+        let told = others.map(|node| self.waits.get(&(home, *node, model.clone())).copied());
+        cheapest(now, local, told)
+    }
+
     fn candidates(
         &self,
         now: Instant,
@@ -366,7 +386,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
     /// Rows of one call enter the queue of a device together.
     fn enqueue(&mut self, now: Instant, node: usize, id: u64, stage: usize, rows: &[usize]) {
         let Some(call) = self.calls.get_mut(&id).filter(|call| !call.ended) else { return };
-        let endpoint = self.cluster.endpoints[call.due.endpoint].ladder.endpoint();
+        let endpoint = self.cluster.endpoints[call.due.endpoint].ladders.endpoint();
         let mut queries = Vec::with_capacity(rows.len());
         for slot in rows {
             let ticket = TicketId(self.tickets.len() as u64);
@@ -438,11 +458,12 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             if call.node != node {
                 at = at + self.cluster.path.hop;
                 let stage = call.trip.stage(replies[0].0);
-                let model = &self.cluster.endpoints[call.due.endpoint].ladder.endpoint().stages[stage].model;
+                let model = &self.cluster.endpoints[call.due.endpoint].ladders.endpoint().stages[stage].model;
                 let now = self.agenda.now();
                 if let Some(Estimate { finish, yields }) = self.devices[node].estimate_finish(now, model, 1) {
                     let wait = finish.since(now + self.cluster.models[model].believed.estimate(1));
-                    let told = Told { wait, yields, at };
+                    let price = self.devices[node].price(now, call.deadline);
+                    let told = Told { wait, yields, price, at };
                     self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
                 }
             }

@@ -8,7 +8,7 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Policy, Query};
-use weir_core::units::{Instant, ServiceTime};
+use weir_core::units::{Deadline, Instant, ServiceTime};
 
 /// How long batches of a model really take, whatever the scheduler believes.
 #[derive(Clone, Debug)]
@@ -117,6 +117,16 @@ impl Device {
     pub fn cancel(&mut self, now: Instant, ticket: TicketId, out: &mut Vec<Effect>) {
         self.scheduler.on_cancel(now, ticket, &mut self.actions);
         self.perform(now, out);
+    }
+
+    /// A gate has weighed a row: see [`scheduler::Device::on_weighed`].
+    pub fn weighed(&mut self, now: Instant, model: &ModelRef, value: f64) {
+        self.scheduler.on_weighed(now, model, value);
+    }
+
+    /// What a second of slot time is worth here now to a row that is due at `deadline`.
+    pub fn price(&self, now: Instant, deadline: Deadline) -> f64 {
+        self.scheduler.price(now, deadline)
     }
 
     /// When a query that came now would be done; `None` without a replica of its model.

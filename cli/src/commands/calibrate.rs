@@ -13,6 +13,7 @@ use weir_core::endpoint::{Endpoint, GainTable};
 use weir_core::ids::{EndpointName, ModelRef, StageName};
 use weir_core::outcome::{Class, Outcome};
 use weir_core::placement::ReplicaState;
+use weir_core::profile::Profile;
 use weir_loadgen::data::Data;
 
 use super::load::asked::read_rows;
@@ -135,10 +136,7 @@ fn costs(status: &Status, endpoint: &Endpoint) -> Result<Vec<f64>, Failure> {
                 _ => None,
             }
         });
-        let per_row = reports
-            .flat_map(|profile| &profile.points)
-            .map(|(rows, time)| time.as_nanos() as f64 / 1e9 / f64::from(*rows));
-        per_row.min_by(f64::total_cmp)
+        reports.map(|profile| Profile::new(&profile.points).row_seconds()).min_by(f64::total_cmp)
     };
     let stages = endpoint.stages.iter().map(|stage| {
         cost(&stage.model)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use weir_core::endpoint::gate::label;
-use weir_core::endpoint::{Endpoint, Ladder, Source, Wiring};
+use weir_core::endpoint::{Endpoint, Ladders, Source, Wiring};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
 use weir_core::outcome::Outcome;
 use weir_core::placement::{Problem, solve};
@@ -158,8 +158,10 @@ impl Simulate {
         let mut endpoints = Vec::new();
         for ((endpoint, wiring), stream) in asked.iter().zip(config.streams.iter()) {
             let of_rows = Learnt::ask(endpoint, wiring, stream, &mut sessions)?;
-            endpoints
-                .push(Served { ladder: Ladder::free(Arc::new((*endpoint).clone())), signals: of_rows.signals.clone() });
+            let seconds: Vec<f64> =
+                endpoint.stages.iter().map(|stage| models[&stage.model].believed.row_seconds()).collect();
+            let ladders = Ladders::new(&Arc::new((*endpoint).clone()), &seconds);
+            endpoints.push(Served { ladders, signals: of_rows.signals.clone() });
             for (stage, noise) in endpoint.stages.iter().zip(&of_rows.noise) {
                 let service = &mut models.get_mut(&stage.model).expect("it was loaded").service;
                 // Sleeping hides it.
@@ -326,7 +328,7 @@ fn simulate(cluster: &Cluster, learnt: &[Learnt], config: &RunConfig) -> RunResu
     counted(config, |count| {
         cluster::run(cluster, dues, config.seed, |ended| {
             let (due, of) = (&ended.due, &learnt[ended.due.endpoint]);
-            let stages = &cluster.endpoints[due.endpoint].ladder.endpoint().stages;
+            let stages = &cluster.endpoints[due.endpoint].ladders.endpoint().stages;
             let mut reply = Reply::none(ended.outcome, ended.outcome.explanation());
             if ended.outcome == Outcome::Answered {
                 reply.rows = due

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Endpoint;
 use super::gain::{GainTable, Sample};
 use super::gate::Gate;
-use super::ladder::{Ladder, Verdict};
+use super::ladder::Ladder;
 
 /// What all stages say about one row.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ pub fn at_price(endpoint: &Arc<Endpoint>, price: f64, seconds: &[f64], rows: &[K
     let (mut right, mut answered, mut time) = (0, vec![0u32; stages], 0.0);
     for row in rows {
         let mut stage = 0;
-        while stage + 1 < stages && ladder.verdict(stage + 1, Some(row.confidences[stage])).0 != Verdict::Stop {
+        while stage + 1 < stages && ladder.verdict(stage + 1, Some(row.confidences[stage])).0.is_deeper() {
             stage += 1;
         }
         answered[stage] += 1;
@@ -84,7 +84,7 @@ pub fn at_price(endpoint: &Arc<Endpoint>, price: f64, seconds: &[f64], rows: &[K
 /// Points from a price of 0 on, where whatever gains runs, until only the first stage does; those that differ.
 pub fn frontier(endpoint: &Arc<Endpoint>, seconds: &[f64], rows: &[Known]) -> Vec<Point> {
     let mut points = vec![at_price(endpoint, 0.0, seconds, rows)];
-    let dear = highest(endpoint, seconds);
+    let dear = endpoint.too_dear(seconds);
     // Three decades of prices below the one at which nothing is worth its time, ten steps each.
     for step in 0..=30 {
         let point = at_price(endpoint, dear * 10f64.powf(f64::from(step) / 10.0 - 3.0), seconds, rows);
@@ -99,7 +99,7 @@ pub fn frontier(endpoint: &Arc<Endpoint>, seconds: &[f64], rows: &[Known]) -> Ve
 pub fn cheapest_for(endpoint: &Arc<Endpoint>, seconds: &[f64], rows: &[Known], accuracy: f64) -> Option<Point> {
     let good = |price: f64| Some(at_price(endpoint, price, seconds, rows)).filter(|point| point.accuracy >= accuracy);
     let mut best = good(0.0)?;
-    let (mut low, mut high) = (0.0, highest(endpoint, seconds));
+    let (mut low, mut high) = (0.0, endpoint.too_dear(seconds));
     if let Some(point) = good(high) {
         return Some(point);
     }
@@ -116,15 +116,9 @@ pub fn cheapest_for(endpoint: &Arc<Endpoint>, seconds: &[f64], rows: &[Known], a
 /// The confidence below which each gate goes on at a price, the first gate first; 0 where it never does.
 pub fn thresholds(endpoint: &Arc<Endpoint>, price: f64, seconds: &[f64]) -> Vec<f32> {
     let ladder = Ladder::new(Arc::clone(endpoint), price, seconds);
-    let goes_on = |stage: usize, confidence: f32| ladder.verdict(stage, Some(confidence)).0 != Verdict::Stop;
+    let goes_on = |stage: usize, confidence: f32| ladder.verdict(stage, Some(confidence)).0.is_deeper();
     let highest = |stage: usize| (1..=1000).rev().map(|step| step as f32 / 1000.0).find(|c| goes_on(stage, *c));
     (1..endpoint.stages.len()).map(|stage| highest(stage).unwrap_or(0.0)).collect()
-}
-
-/// A price at which no gate goes on.
-fn highest(endpoint: &Arc<Endpoint>, seconds: &[f64]) -> f64 {
-    let least = seconds.iter().skip(1).copied().fold(f64::INFINITY, f64::min).max(1e-9);
-    endpoint.weight * endpoint.stages.len() as f64 / least
 }
 
 #[cfg(test)]

@@ -19,13 +19,71 @@ pub struct Ladder {
     costs: Vec<f64>,
 }
 
+/// Ladders of one endpoint for all prices, in steps: made once, looked up for each row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ladders {
+    /// For no price, and then for prices that rise by [`STEP`] each from `least` on.
+    steps: Vec<Ladder>,
+    least: f64,
+}
+
+/// A price counts as that of its step: values that differ by less are not told apart.
+const STEP: f64 = 1.15;
+/// Steps until nothing is worth its time, from a hundred-thousandth of that price on.
+const STEPS: usize = 83;
+
+impl Ladders {
+    /// Of an endpoint whose stages cost `seconds` of slot time a row.
+    pub fn new(endpoint: &Arc<Endpoint>, seconds: &[f64]) -> Ladders {
+        let weighs = endpoint.stages.iter().any(|stage| matches!(stage.gate, Some(Gate::Gain { .. })));
+        let least = endpoint.too_dear(seconds) / STEP.powi(STEPS as i32);
+        let mut steps = vec![Ladder::new(Arc::clone(endpoint), 0.0, seconds)];
+        let priced = (0..=STEPS).map(|step| Ladder::new(Arc::clone(endpoint), least * STEP.powi(step as i32), seconds));
+        steps.extend(priced.filter(|_| weighs));
+        Ladders { steps, least }
+    }
+
+    /// What it is of.
+    pub fn endpoint(&self) -> &Endpoint {
+        self.steps[0].endpoint()
+    }
+
+    /// Whether any gate asks for the price.
+    pub fn weighs(&self) -> bool {
+        self.steps.len() > 1
+    }
+
+    /// At a price a second of slot time, in units of value.
+    pub fn at(&self, price: f64) -> &Ladder {
+        if price.is_nan() || price < self.least {
+            return &self.steps[0];
+        }
+        // Downwards: what is just at the margin is not to stop at its own price.
+        let step = ((price / self.least).ln() / STEP.ln()) as usize;
+        &self.steps[step.saturating_add(1).min(self.steps.len() - 1)]
+    }
+}
+
 /// What a gate says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
     /// Run the next stage. Its value, where the gate weighs: it may give way to what is worth more.
     Deeper(Option<f64>),
-    /// The answer in hand is good enough.
-    Stop,
+    /// The answer in hand is good enough. What the next stage would be worth, where the gate weighs.
+    Stop(Option<f64>),
+}
+
+impl Verdict {
+    /// What the gate found that the next stage is worth, where it weighs.
+    pub fn value(self) -> Option<f64> {
+        let (Verdict::Deeper(value) | Verdict::Stop(value)) = self;
+        value
+    }
+
+    /// Whether the next stage runs.
+    pub fn is_deeper(self) -> bool {
+        matches!(self, Verdict::Deeper(_))
+    }
 }
 
 impl Ladder {
@@ -63,15 +121,15 @@ impl Ladder {
     pub fn verdict(&self, stage: usize, signal: Option<f32>) -> (Verdict, bool) {
         let Some(gate) = &self.endpoint.stages[stage].gate else { return (Verdict::Deeper(None), false) };
         let signal = signal.unwrap_or(f32::NAN);
-        let fixed = |deeper: bool| if deeper { Verdict::Deeper(None) } else { Verdict::Stop };
+        let fixed = |deeper: bool| if deeper { Verdict::Deeper(None) } else { Verdict::Stop(None) };
         let verdict = match gate {
             Gate::ConfidenceBelow(threshold) | Gate::MarginBelow(threshold) => fixed(signal < *threshold),
             Gate::EntropyAbove(threshold) => fixed(signal > *threshold),
             Gate::Gain { table, min_gain } => {
                 let values = self.values[stage].as_ref().expect("a gate with a table has values");
                 let value = table.read(signal, |bin| values[bin]);
-                let worth_it = value >= min_gain * self.endpoint.weight && value > self.costs[stage];
-                if worth_it { Verdict::Deeper(Some(value)) } else { Verdict::Stop }
+                let worth_it = value >= min_gain * self.endpoint.weight && value >= self.costs[stage];
+                if worth_it { Verdict::Deeper(Some(value)) } else { Verdict::Stop(Some(value)) }
             }
         };
         (verdict, signal.is_nan())
@@ -112,9 +170,9 @@ mod tests {
         ] {
             let ladder = Ladder::free(Arc::new(endpoint(&[("a", None), ("b", Some(gate))])));
             assert_eq!(ladder.verdict(1, Some(deeper)), (Verdict::Deeper(None), false));
-            assert_eq!(ladder.verdict(1, Some(stops)), (Verdict::Stop, false));
-            assert_eq!(ladder.verdict(1, Some(f32::NAN)), (Verdict::Stop, true));
-            assert_eq!(ladder.verdict(1, None), (Verdict::Stop, true));
+            assert_eq!(ladder.verdict(1, Some(stops)), (Verdict::Stop(None), false));
+            assert_eq!(ladder.verdict(1, Some(f32::NAN)), (Verdict::Stop(None), true));
+            assert_eq!(ladder.verdict(1, None), (Verdict::Stop(None), true));
         }
         let always = endpoint(&[("a", None), ("b", None)]);
         assert_eq!(Ladder::free(Arc::new(always)).verdict(1, None), (Verdict::Deeper(None), false));
@@ -128,7 +186,7 @@ mod tests {
         assert!(matches!(verdict, Verdict::Deeper(Some(value)) if (value - 0.7).abs() < 1e-9), "{verdict:?}");
         let (verdict, _) = ladder.verdict(1, Some(0.8));
         assert!(matches!(verdict, Verdict::Deeper(Some(value)) if (value - 0.05).abs() < 1e-9), "{verdict:?}");
-        assert_eq!(ladder.verdict(2, Some(0.8)).0, Verdict::Stop, "no gain");
+        assert!(!ladder.verdict(2, Some(0.8)).0.is_deeper(), "no gain");
     }
 
     #[test]
@@ -138,11 +196,28 @@ mod tests {
         // The last stage costs 0.3 and gains 0.4, so the first gate is worth 0.3 + 0.1.
         let (verdict, _) = ladder.verdict(1, Some(0.2));
         assert!(matches!(verdict, Verdict::Deeper(Some(value)) if (value - 0.4).abs() < 1e-9), "{verdict:?}");
-        assert_eq!(ladder.verdict(1, Some(0.8)).0, Verdict::Stop, "0.05 for 0.06");
-        assert_eq!(Ladder::new(Arc::new(priced()), 1e9, &seconds).verdict(1, Some(0.2)).0, Verdict::Stop);
+        assert!(!ladder.verdict(1, Some(0.8)).0.is_deeper(), "0.05 for 0.06");
+        assert!(!Ladder::new(Arc::new(priced()), 1e9, &seconds).verdict(1, Some(0.2)).0.is_deeper());
         let worth_more = Endpoint { weight: 2.0, ..priced() };
         let ladder = Ladder::new(Arc::new(worth_more), 30.0, &seconds);
         assert!(matches!(ladder.verdict(1, Some(0.8)).0, Verdict::Deeper(_)), "0.1 for 0.06");
+    }
+
+    #[test]
+    fn prices_are_looked_up_in_steps() {
+        let seconds = [0.001, 0.002, 0.01];
+        let ladders = Ladders::new(&Arc::new(priced()), &seconds);
+        for price in [0.1, 3.0, 30.0, 100.0] {
+            let exact = Ladder::new(Arc::new(priced()), price, &seconds);
+            for (near, exact) in ladders.at(price).costs.iter().zip(&exact.costs) {
+                assert!((near / exact - 1.0).abs() < STEP - 1.0, "{near} for {exact}");
+            }
+        }
+        assert_eq!(ladders.at(0.0), &Ladder::new(Arc::new(priced()), 0.0, &seconds));
+        assert_eq!(ladders.at(f64::NAN), ladders.at(0.0));
+        assert!(!ladders.at(f64::INFINITY).verdict(1, Some(0.2)).0.is_deeper());
+        let fixed = endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9)))]);
+        assert_eq!(Ladders::new(&Arc::new(fixed), &seconds).steps.len(), 1, "it is never repriced");
     }
 
     #[test]

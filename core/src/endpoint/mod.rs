@@ -16,7 +16,7 @@ use crate::tensor::{DType, Signature, TensorSpec};
 
 pub use gain::GainTable;
 pub use gate::Gate;
-pub use ladder::{Ladder, Verdict};
+pub use ladder::{Ladder, Ladders, Verdict};
 
 /// An endpoint as declared and checked: at least one stage, unique stage names, no gate before the first.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +89,13 @@ impl Endpoint {
             (Some(_), None) => gate::label(numbers).map(|(_, confidence)| confidence),
             (None, _) => numbers.first().copied(),
         }
+    }
+
+    /// A price at which no gate goes on whose stages cost `seconds` of slot time a row.
+    pub(crate) fn too_dear(&self, seconds: &[f64]) -> f64 {
+        let least = seconds.iter().skip(1).copied().filter(|cost| *cost > 0.0).fold(f64::INFINITY, f64::min);
+        let least = if least.is_finite() { least } else { 1e-6 };
+        self.weight * self.stages.len() as f64 / least
     }
 
     /// Checks the declaration against the signatures of its models and wires the stages to each other.

@@ -40,12 +40,14 @@ impl Estimate {
 }
 
 /// What another node said of its queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Told {
     /// Wait of a query that came then.
     pub wait: Duration,
     /// Of it, what can be pushed out.
     pub yields: Duration,
+    /// What a second of slot time was worth there, in units of value.
+    pub price: f64,
     /// When it was told.
     pub at: Instant,
 }
@@ -75,6 +77,13 @@ pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Est
     let (wait, yields) =
         lately.map_or((Duration::ZERO, Duration::ZERO), |told| (told.wait, told.yields.min(told.wait)));
     Estimate { finish: now + wait + service, yields }
+}
+
+/// What a second of slot time costs where it is cheapest: `local` are the prices of devices of this node, `told` what other nodes said
+/// of themselves lately, if they did. Who has said nothing is taken to have room, as everywhere.
+pub fn cheapest(now: Instant, local: impl Iterator<Item = f64>, told: impl Iterator<Item = Option<Told>>) -> f64 {
+    let remote = told.map(|told| told.filter(|told| now.since(told.at) < TOLD_LATELY).map_or(0.0, |told| told.price));
+    local.chain(remote).reduce(f64::min).unwrap_or(0.0)
 }
 
 /// Chooses among `candidates` that can still be in time: all local ones and two remote ones drawn at random compete

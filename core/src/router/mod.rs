@@ -10,7 +10,7 @@ mod choose;
 mod tests;
 mod trip;
 
-pub use choose::{Candidate, Choice, Estimate, Target, Told, choose, remote_finish};
+pub use choose::{Candidate, Choice, Estimate, Target, Told, cheapest, choose, remote_finish};
 pub use trip::{End, Group, Trip};
 
 use crate::endpoint::{Ladder, Verdict};
@@ -71,6 +71,8 @@ pub struct Journey {
     stage: usize,
     /// What running it is worth, where a gate has weighed that.
     value: Option<f64>,
+    /// What the gate asked last has found.
+    weighed: Option<f64>,
     attempts: u32,
     answered: Option<usize>,
     /// A call of this stage may have run where nobody heard of it.
@@ -82,7 +84,16 @@ pub struct Journey {
 impl Journey {
     /// A row before its first stage.
     pub fn new(depth: Depth) -> Journey {
-        Journey { depth, stage: 0, value: None, attempts: 0, answered: None, lost: false, not_numbers: 0 }
+        Journey {
+            depth,
+            stage: 0,
+            value: None,
+            weighed: None,
+            attempts: 0,
+            answered: None,
+            lost: false,
+            not_numbers: 0,
+        }
     }
 
     /// The first thing to do.
@@ -99,6 +110,11 @@ impl Journey {
     /// weigh.
     pub fn value(&self) -> Option<f64> {
         self.value
+    }
+
+    /// What the gate that was asked last found the stage behind it to be worth, whether it runs or not; told once.
+    pub fn take_weighed(&mut self) -> Option<f64> {
+        self.weighed.take()
     }
 
     /// How often a gate was asked about something that is not a number.
@@ -148,9 +164,10 @@ impl Journey {
         }
         let (verdict, not_a_number) = ladder.verdict(next, confidence);
         self.not_numbers += u32::from(not_a_number);
+        self.weighed = verdict.value();
         match verdict {
             Verdict::Deeper(value) => self.call(next, value),
-            Verdict::Stop => answer,
+            Verdict::Stop(_) => answer,
         }
     }
 

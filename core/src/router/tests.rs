@@ -192,6 +192,21 @@ fn what_can_be_pushed_out_refuses_nobody() {
 }
 
 #[test]
+fn the_price_is_that_of_the_cheapest() {
+    let now = Instant::from_millis(100);
+    let told = |price, ago: u64| {
+        let at = Instant::from_millis(100 - ago);
+        Some(Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at })
+    };
+    let price = |local: &[f64], remote: &[Option<Told>]| cheapest(now, local.iter().copied(), remote.iter().copied());
+    assert_eq!(price(&[5.0, 3.0], &[told(4.0, 10)]), 3.0);
+    assert_eq!(price(&[5.0], &[told(4.0, 10)]), 4.0);
+    assert_eq!(price(&[5.0], &[told(4.0, 90)]), 0.0, "that was long ago: it may have room");
+    assert_eq!(price(&[5.0], &[None]), 0.0);
+    assert_eq!(price(&[], &[]), 0.0);
+}
+
+#[test]
 fn two_remote_replicas_are_compared_and_every_one_gets_its_turn() {
     let mut prng = Prng::new(1);
     let all: Vec<_> = (0..5).map(|i| candidate(remote(&format!("n{i}")), 1000 + i)).collect();

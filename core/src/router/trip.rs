@@ -105,13 +105,16 @@ impl Trip {
         }
     }
 
-    /// The stage call of a row ended. What comes after the row has ended is nothing to it.
-    pub fn on_stage_end(&mut self, now: Instant, ladder: &Ladder, slot: usize, end: StageEnd) {
+    /// The stage call of a row ended. What comes after the row has ended is nothing to it. Returns what a gate found the next stage to
+    /// be worth, whether it runs or not, where one has weighed that.
+    pub fn on_stage_end(&mut self, now: Instant, ladder: &Ladder, slot: usize, end: StageEnd) -> Option<f64> {
         let row = &mut self.rows[slot];
         if row.end.is_some() {
-            return;
+            return None;
         }
-        match row.journey.on_stage_end(ladder, end) {
+        let step = row.journey.on_stage_end(ladder, end);
+        let weighed = row.journey.take_weighed();
+        match step {
             Step::Call { stage, again } => {
                 if !again {
                     row.tried.clear();
@@ -120,6 +123,7 @@ impl Trip {
             }
             step => self.close(now, slot, step),
         }
+        weighed
     }
 
     /// The deadline has passed: each row that is under way ends with what it has.

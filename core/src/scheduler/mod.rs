@@ -23,7 +23,7 @@ use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::{Class, Rejection};
 use crate::profile::Profile;
 use crate::router::Estimate;
-use crate::triage::Offer;
+use crate::triage::{Demand, Offer};
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use lane::LaneKey;
@@ -118,6 +118,8 @@ enum Weighed {
 pub struct Device {
     pool: Pool,
     policy: Box<dyn Decide>,
+    /// For the price.
+    demand: Demand,
     /// Reused between events.
     dropped: Vec<TicketId>,
 }
@@ -127,7 +129,12 @@ impl Device {
     pub fn new(slots: u32, policy: Policy) -> Device {
         assert!(slots > 0, "a device has a slot");
         let policy = policy.build();
-        Device { pool: Pool::new(slots, policy.order(), policy.triages()), policy, dropped: Vec::new() }
+        Device {
+            pool: Pool::new(slots, policy.order(), policy.triages()),
+            policy,
+            demand: Demand::new(),
+            dropped: Vec::new(),
+        }
     }
 
     /// A loaded replica is ready. A further replica of a model brings no new profile: the queue's has seen real batches.
@@ -234,6 +241,19 @@ impl Device {
         Some(Estimate { finish, yields: self.yields().as_duration() })
     }
 
+    /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value: 0 where there is room, and
+    /// where nothing is weighed.
+    pub fn price(&self, now: Instant, deadline: Deadline) -> f64 {
+        self.pool.fill(now, deadline.0).map_or(0.0, |fill| self.demand.price(now, self.pool.slots, fill))
+    }
+
+    /// A gate has weighed a row and found that running `model` for it is worth `value`, whether it sends it here or not.
+    pub fn on_weighed(&mut self, now: Instant, model: &ModelRef, value: f64) {
+        if let Some(index) = self.pool.index(model) {
+            self.demand.weighed(now, self.pool.row_cost(index), value);
+        }
+    }
+
     /// How much sooner a slot would be free if all that can be pushed out were.
     pub fn yields(&self) -> ServiceTime {
         self.pool.soft_work().scaled(1.0 / f64::from(self.pool.slots))
@@ -258,6 +278,9 @@ impl Device {
     fn weigh(&mut self, now: Instant, start: Instant, index: usize, query: &Query, out: &mut Vec<Action>) -> Weighed {
         let Some(stake) = self.pool.stake(index, query) else { return Weighed::Fits };
         let soft = query.value.is_some();
+        if !soft {
+            self.demand.firm(now, stake.cost);
+        }
         if !soft && self.pool.soft_work() == ServiceTime::ZERO {
             return Weighed::Fits;
         }

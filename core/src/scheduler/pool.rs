@@ -223,10 +223,14 @@ impl Pool {
         if query.class == Class::Sheddable || query.deadline == Deadline::NEVER {
             return None;
         }
-        let model = self.model(index);
-        let row = 1.0 / model.steady as f64;
-        let cost = model.takes(model.steady).scaled(row * f64::from(query.rows));
+        let cost = self.row_cost(index).scaled(f64::from(query.rows));
         Some(Stake { cost, value: query.value, critical: query.class == Class::Critical })
+    }
+
+    /// Slot time of a row of a model, in batches of the size that a backlog leads to.
+    pub fn row_cost(&self, index: ModelIndex) -> ServiceTime {
+        let model = self.model(index);
+        model.takes(model.steady).scaled(1.0 / model.steady as f64)
     }
 
     /// Slot time of all that can be pushed out.
@@ -244,8 +248,18 @@ impl Pool {
         out: &mut Vec<TicketId>,
     ) -> Offer {
         let Some(buffer) = &self.buffer else { return Offer::In };
+        buffer.offer(now, self.left(now), deadline, stake, short, out)
+    }
+
+    /// How full the device is for triage: see [`Buffer::fill`].
+    pub fn fill(&self, now: Instant, deadline: Instant) -> Option<f64> {
+        Some(self.buffer.as_ref()?.fill(now, self.left(now), deadline))
+    }
+
+    /// Slot time that the batches in progress still need.
+    fn left(&self, now: Instant) -> ServiceTime {
         let left = self.running().map(|replica| ServiceTime::from(replica.free_at(now).since(now)));
-        buffer.offer(now, left.fold(ServiceTime::ZERO, |sum, left| sum + left), deadline, stake, short, out)
+        left.fold(ServiceTime::ZERO, |sum, left| sum + left)
     }
 
     /// What gives way to `query` where the queue is full: the least important, and of those the one that is due last.

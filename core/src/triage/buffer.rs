@@ -123,6 +123,23 @@ impl Buffer {
         if fits { Offer::In } else { cut.give_up() }
     }
 
+    /// How full it is for a row that is due at `deadline`, and would take its time from everything that is due later: the largest
+    /// share of the slots' time that is asked for until then, or until any later deadline.
+    pub fn fill(&self, now: Instant, running: ServiceTime, deadline: Instant) -> f64 {
+        let own = deadline.as_nanos() >> self.step;
+        let share = |work: u64, until: u64| {
+            let time = until.saturating_sub(now.as_nanos()).saturating_mul(u64::from(self.slots));
+            work as f64 / time.max(1) as f64
+        };
+        let mut work = running.as_nanos() + self.steps.range(..=own).map(|(_, due)| due.work.as_nanos()).sum::<u64>();
+        let mut fill = share(work, deadline.as_nanos());
+        for (step, due) in self.steps.range(own + 1..) {
+            work += due.work.as_nanos();
+            fill = fill.max(share(work, (step + 1) << self.step));
+        }
+        fill
+    }
+
     /// Slot time that is wanting for `work` to be done within a step.
     fn wants(&self, now: Instant, step: u64, work: u64) -> u64 {
         let end = (step + 1) << self.step;

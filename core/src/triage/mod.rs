@@ -3,8 +3,10 @@
 //! When more is asked of a device than it can do before the deadlines, some deeper stages of cascades will not run. Which ones
 //! is decided by one measure, the value of a row for the time it takes of a slot (its density, value a second): a fractional
 //! knapsack, where greed by density is optimal but for one row (Dantzig 1957). [`Buffer`] is the law of one device: what is
-//! denser pushes out what is least dense. Models and queries are not known here, only values, costs and deadlines.
+//! denser pushes out what is least dense. [`Demand`] tells gates upstream the price. Models and queries are not known here, only values, costs and deadlines.
 
 mod buffer;
+mod demand;
 
 pub use buffer::{Buffer, Offer, Stake};
+pub use demand::Demand;

@@ -321,6 +321,17 @@ impl Device {
         });
     }
 
+    /// A gate of this node has weighed rows: what running `model` for each is worth.
+    pub fn on_weighed(&self, now: Instant, model: &ModelRef, values: &[f64]) {
+        let mut inner = self.lock();
+        values.iter().for_each(|value| inner.scheduler.on_weighed(now, model, *value));
+    }
+
+    /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value.
+    pub fn price(&self, now: Instant, deadline: Deadline) -> f64 {
+        self.lock().scheduler.price(now, deadline)
+    }
+
     /// When a query of `model` with `rows` rows that came now would be done; `None` without a replica of it.
     pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Estimate> {
         self.lock().scheduler.estimate_finish(now, model, rows)

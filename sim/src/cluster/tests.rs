@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::endpoint::gain::Bin;
+use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
 use weir_core::ids::{EndpointName, StageName};
 use weir_core::outcome::{Class, Rejection};
 
@@ -43,7 +44,7 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
         policy: Policy::default(),
         models: BTreeMap::from([(reference("shallow"), shallow), (reference("deep"), deep)]),
         endpoints: vec![Served {
-            ladder: Ladder::free(Arc::new(endpoint)),
+            ladders: Ladders::new(&Arc::new(endpoint), &[]),
             signals: vec![vec![Some(0.9), Some(0.1)], vec![Some(0.9); 2]],
         }],
         path: PATH,
@@ -115,4 +116,48 @@ fn a_node_without_a_model_asks_one_that_has_it() {
     assert!(ended.iter().all(|end| end.outcome == Outcome::Answered && end.stages == [Some(1)]));
     let alone = 100 + 110 + 20 + 1100;
     assert!(ended.iter().all(|end| end.latency == us(alone + 100)), "one stage of two is on the other node");
+}
+
+/// A gate that knows that the deep stage gains much for rows of little confidence, and little for the others.
+fn weighing() -> Gate {
+    let bin = |confidence, gain| Bin { confidence, rows: 100, right: 0.5, gain, error: 0.01, next: Vec::new() };
+    let table = GainTable::new(vec![bin(0.1, 0.5), bin(0.9, 0.05)]).unwrap();
+    Gate::Gain { table: Arc::new(table), min_gain: 0.0 }
+}
+
+/// Of rows of little and of much confidence, in turn at twice of what the deep stage can do: shares that it answered.
+fn shares_of_the_deep_stage(gate: Gate) -> (f64, f64) {
+    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
+    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+    endpoint.stages[1].gate = Some(gate);
+    let seconds = [1e-5, 2e-3];
+    // Row 0 is sure, row 1 is not.
+    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &seconds);
+    let dues = (0..4000u64).map(|i| due(i * 1000, &[(i % 2) as u32], 50_000)).collect();
+    let ended = ends(&cluster, dues, 7);
+    assert!(ended.iter().all(|end| end.outcome == Outcome::Answered && end.latency <= us(50_000)), "nobody is late");
+    let share = |row: u32| {
+        let of: Vec<&Ended> = ended.iter().filter(|end| end.due.rows == [row]).collect();
+        of.iter().filter(|end| end.stages == [Some(1)]).count() as f64 / of.len() as f64
+    };
+    (share(1), share(0))
+}
+
+#[test]
+fn when_there_is_too_much_the_deep_stage_serves_whom_it_helps_most() {
+    let (unsure, sure) = shares_of_the_deep_stage(weighing());
+    assert!(unsure > 0.8 && sure < 0.1, "{unsure} and {sure}");
+    // All want it, and nobody knows who needs it.
+    let (unsure, sure) = shares_of_the_deep_stage(Gate::ConfidenceBelow(0.95));
+    assert!(unsure < 0.65 && sure > 0.25, "{unsure} and {sure}");
+}
+
+#[test]
+fn where_there_is_room_everybody_goes_deeper() {
+    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
+    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+    endpoint.stages[1].gate = Some(weighing());
+    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 2e-3]);
+    let dues = (0..200u64).map(|i| due(i * 4000, &[(i % 2) as u32], 50_000)).collect();
+    assert!(ends(&cluster, dues, 7).iter().all(|end| end.stages == [Some(1)] && !end.degraded));
 }

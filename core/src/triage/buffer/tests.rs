@@ -29,7 +29,7 @@ impl Waiting {
     }
 
     /// Offers a row at time 0, removes what has to go, and inserts it where it fits.
-    fn come(&mut self, now: Instant, ticket: u64, deadline: Instant, stake: Stake) -> (Offer, Vec<u64>) {
+    fn come(&mut self, now: Instant, ticket: u64, deadline: Instant, stake: Stake) -> (bool, Vec<u64>) {
         let mut out = Vec::new();
         let offer = self.buffer.offer(now, ServiceTime::ZERO, deadline, stake, ServiceTime::ZERO, &mut out);
         for ticket in &out {
@@ -39,7 +39,7 @@ impl Waiting {
             self.buffer.insert(now, TicketId(ticket), deadline, stake);
             self.rows.insert(TicketId(ticket), (deadline, stake));
         }
-        (offer, out.iter().map(|ticket| ticket.0).collect())
+        (offer == Offer::In, out.iter().map(|ticket| ticket.0).collect())
     }
 
     fn go(&mut self, ticket: TicketId) {
@@ -52,42 +52,42 @@ impl Waiting {
 fn the_least_dense_gives_way_and_only_for_what_is_denser() {
     let mut waiting = Waiting::new(1);
     for (ticket, value) in [(1, 0.3), (2, 0.1), (3, 0.2)] {
-        assert_eq!(waiting.come(at(0), ticket, at(30), soft(10, value)), (Offer::In, vec![]));
+        assert_eq!(waiting.come(at(0), ticket, at(30), soft(10, value)), (true, vec![]));
     }
-    assert_eq!(waiting.come(at(0), 4, at(30), soft(10, 0.05)), (Offer::Out, vec![]));
-    assert_eq!(waiting.come(at(0), 5, at(30), soft(10, 0.25)), (Offer::In, vec![2]));
-    assert_eq!(waiting.come(at(0), 6, at(30), soft(5, 0.25)), (Offer::In, vec![3]), "twice as dense");
-    assert_eq!(waiting.come(at(0), 7, at(80), soft(10, 0.01)), (Offer::In, vec![]), "it has time");
+    assert_eq!(waiting.come(at(0), 4, at(30), soft(10, 0.05)), (false, vec![]));
+    assert_eq!(waiting.come(at(0), 5, at(30), soft(10, 0.25)), (true, vec![2]));
+    assert_eq!(waiting.come(at(0), 6, at(30), soft(5, 0.25)), (true, vec![3]), "twice as dense");
+    assert_eq!(waiting.come(at(0), 7, at(80), soft(10, 0.01)), (true, vec![]), "it has time");
 }
 
 #[test]
 fn what_is_due_later_is_not_made_late_by_what_is_worth_less() {
     let mut waiting = Waiting::new(1);
-    assert_eq!(waiting.come(at(0), 1, at(40), soft(40, 4.0)).0, Offer::In);
+    assert!(waiting.come(at(0), 1, at(40), soft(40, 4.0)).0);
     // It could be in time itself, and 1 would not be any more.
-    assert_eq!(waiting.come(at(0), 2, at(20), soft(10, 0.1)), (Offer::Out, vec![]));
-    assert_eq!(waiting.come(at(0), 3, at(20), soft(10, 2.0)), (Offer::In, vec![1]));
+    assert_eq!(waiting.come(at(0), 2, at(20), soft(10, 0.1)), (false, vec![]));
+    assert_eq!(waiting.come(at(0), 3, at(20), soft(10, 2.0)), (true, vec![1]));
 }
 
 #[test]
 fn who_has_no_answer_goes_before_whoever_has_one() {
     let mut waiting = Waiting::new(1);
-    assert_eq!(waiting.come(at(0), 1, at(20), soft(10, 1000.0)).0, Offer::In);
-    assert_eq!(waiting.come(at(0), 2, at(20), firm(10)), (Offer::In, vec![]));
-    assert_eq!(waiting.come(at(0), 3, at(25), firm(10)), (Offer::In, vec![1]));
+    assert!(waiting.come(at(0), 1, at(20), soft(10, 1000.0)).0);
+    assert_eq!(waiting.come(at(0), 2, at(20), firm(10)), (true, vec![]));
+    assert_eq!(waiting.come(at(0), 3, at(25), firm(10)), (true, vec![1]));
     // Firm rows alone are too many: no soft one may stay in their way.
     waiting.come(at(0), 4, at(5), soft(4, 1.0));
-    assert_eq!(waiting.come(at(0), 5, at(20), firm(10)).0, Offer::Out);
+    assert!(!waiting.come(at(0), 5, at(20), firm(10)).0);
 }
 
 #[test]
 fn what_is_critical_gives_way_to_what_is_critical_alone() {
     let mut waiting = Waiting::new(1);
     let critical = |stake: Stake| Stake { critical: true, ..stake };
-    assert_eq!(waiting.come(at(0), 1, at(20), critical(soft(20, 0.1))).0, Offer::In);
-    assert_eq!(waiting.come(at(0), 2, at(20), firm(10)), (Offer::Out, vec![]));
-    assert_eq!(waiting.come(at(0), 3, at(20), critical(soft(10, 0.2))), (Offer::In, vec![1]));
-    assert_eq!(waiting.come(at(0), 4, at(20), critical(firm(20))), (Offer::In, vec![3]));
+    assert!(waiting.come(at(0), 1, at(20), critical(soft(20, 0.1))).0);
+    assert_eq!(waiting.come(at(0), 2, at(20), firm(10)), (false, vec![]));
+    assert_eq!(waiting.come(at(0), 3, at(20), critical(soft(10, 0.2))), (true, vec![1]));
+    assert_eq!(waiting.come(at(0), 4, at(20), critical(firm(20))), (true, vec![3]));
 }
 
 #[test]
@@ -96,23 +96,33 @@ fn equal_rows_do_not_push_each_other_out() {
     for ticket in 0..3 {
         waiting.come(at(0), ticket, at(30), soft(10, 0.5));
     }
-    assert_eq!(waiting.come(at(0), 9, at(30), soft(10, 0.5)), (Offer::Out, vec![]));
+    assert_eq!(waiting.come(at(0), 9, at(30), soft(10, 0.5)), (false, vec![]));
+}
+
+#[test]
+fn it_is_as_full_as_what_is_due_before_or_would_be_delayed() {
+    let mut waiting = Waiting::new(1);
+    (0..3).for_each(|ticket| drop(waiting.come(at(0), ticket, at(30), firm(10))));
+    let fill = |running, ms| waiting.buffer.fill(at(0), ServiceTime::from_nanos(running * MS), at(ms));
+    assert_eq!((fill(0, 30), fill(0, 60), fill(30, 60)), (1.0, 0.5, 1.0));
+    assert!(fill(0, 10) > 0.95, "what is due at 30 would be late");
+    assert_eq!(Buffer::new(1).fill(at(0), ServiceTime::ZERO, at(30)), 0.0);
 }
 
 #[test]
 fn slots_and_batches_in_progress_count() {
     let mut waiting = Waiting::new(2);
     for ticket in 0..6 {
-        assert_eq!(waiting.come(at(0), ticket, at(30), soft(10, 0.5)).0, Offer::In);
+        assert!(waiting.come(at(0), ticket, at(30), soft(10, 0.5)).0);
     }
-    assert_eq!(waiting.come(at(0), 6, at(30), soft(10, 0.5)).0, Offer::Out);
+    assert!(!waiting.come(at(0), 6, at(30), soft(10, 0.5)).0);
     let mut out = Vec::new();
     let buffer = Buffer::new(2);
     let running = ServiceTime::from_nanos(55 * MS);
-    let offer = |short| buffer.offer(at(0), running, at(30), soft(4, 1.0), short, &mut Vec::new());
-    assert_eq!(offer(ServiceTime::ZERO), Offer::In);
-    assert_eq!(offer(ServiceTime::from_nanos(1)), Offer::Out, "somebody knows better");
-    assert_eq!(buffer.offer(at(0), running, at(30), soft(9, 1.0), ServiceTime::ZERO, &mut out), Offer::Out);
+    let offer = |short| buffer.offer(at(0), running, at(30), soft(4, 1.0), short, &mut Vec::new()) == Offer::In;
+    assert!(offer(ServiceTime::ZERO));
+    assert!(!offer(ServiceTime::from_nanos(1)), "somebody knows better");
+    assert!(buffer.offer(at(0), running, at(30), soft(9, 1.0), ServiceTime::ZERO, &mut out) == Offer::Out);
 }
 
 #[test]
