@@ -435,3 +435,25 @@ fn a_trace_is_described() {
     let bad = run(&["load", "arrivals", &files.path("x.jsonl")]);
     assert_eq!(bad.status.code(), Some(2));
 }
+
+/// What came to a real service: independent in a second, twice as dispersed as independent callers in half a minute.
+#[test]
+fn slow_swings_of_a_real_trace_are_fitted_and_a_poor_fit_is_told() {
+    let traces = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/traces");
+    let described = |name: &str| {
+        let file = format!("{traces}/{name}");
+        let shown = String::from_utf8(run(&["load", "arrivals", &file]).stdout).unwrap();
+        (result(&run(&["load", "arrivals", &file, "-o", "json"])), shown)
+    };
+    let (azure, _) = described("azure_conversation_15min.csv.gz");
+    assert!(azure["fits"]["mmpp"].as_str().unwrap().starts_with("mmpp:low="), "{azure}");
+    assert!(azure["windows"][7]["dispersion"].as_f64().unwrap() > 2.0, "{azure}");
+    assert!(azure["fits"]["mmpp_poor"].is_null(), "within a factor of 1.5 of what is sure: {azure}");
+    // Clients that send several at once, and swing for minutes too: one relaxation time cannot be both.
+    let (many, shown) = described("servegen_clients_5min.csv.gz");
+    let poor = &many["fits"]["mmpp_poor"];
+    let width = many["windows"].as_array().unwrap().iter().find(|window| window["width_s"] == poor["width_s"]).unwrap();
+    let ratio = width["dispersion"].as_f64().unwrap() / width["mmpp_dispersion"].as_f64().unwrap();
+    assert!(ratio > 1.5 && (poor["factor"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-9, "{many}");
+    assert!(shown.contains(&format!("a poor fit: {ratio:.1} times smoother than the trace")), "{shown}");
+}
