@@ -83,6 +83,9 @@ pub fn verdict(result: &RunResult, missed: Option<&Goal>) -> Result<(), Failure>
         let why = result.errors.first().map(|(why, _)| format!(" ({why})")).unwrap_or_default();
         return Err(tell(1, &format!("no query was answered{why}; look at the server")));
     }
+    if let Some(silence) = result.silence() {
+        return Err(tell(1, &format!("{silence}; look at the server")));
+    }
     missed.map_or(Ok(()), |missed| Err(tell(1, &missed.missed(result))))
 }
 
