@@ -149,7 +149,8 @@ fn settings(result: &RunResult) -> String {
         (
             "send lag",
             format!(
-                "p99 {:.2} ms, max {:.2} ms",
+                "p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+                result.send_lag_us.p50 as f64 / 1e3,
                 result.send_lag_us.p99 as f64 / 1e3,
                 result.send_lag_us.max as f64 / 1e3
             ),

@@ -279,15 +279,15 @@ impl RunResult {
         line(
             "latency",
             format!(
-                "p50 {}, p90 {}, p99 {}, p99.9 {}, max {} (of the {} answered, late ones included)",
+                "p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
                 ms(self.latency_us.p50),
                 ms(self.latency_us.p90),
                 ms(self.latency_us.p99),
                 ms(self.latency_us.p999),
-                ms(self.latency_us.max),
-                self.answered
+                ms(self.latency_us.max)
             ),
         );
+        line("", format!("of the {} answered, late ones included", self.answered));
         if let Some(bounds) = self.lower_bounds() {
             line("", bounds);
         }
