@@ -201,6 +201,7 @@ fn bad_input_is_told_and_nothing_is_sent() {
     let scenario = files.write("s.toml", "question = 'q'\nrate = -1\n[[endpoint]]\nname = 'm'\ndata = 'x.jsonl'\n");
     let nothing = files.write("nothing.jsonl", "");
     let (data, trace) = (files.path("x.jsonl"), format!("trace:{empty}"));
+    let (nowhere, folder) = (files.path("nowhere/r.html"), files.path(""));
     for (arguments, says) in [
         (vec!["--data", &data, "--rate", "-5"], "-5 is no rate"),
         (vec!["--data", &data, "--rate", "nan"], "is no rate"),
@@ -215,6 +216,9 @@ fn bad_input_is_told_and_nothing_is_sent() {
         (vec!["--data", &data, "--rate", "5", "--rows", "0"], "--rows"),
         (vec!["--data", &data, "--rate", "5", "--goal", "speed>1"], "is no goal"),
         (vec!["--scenario", &scenario], "s.toml:2:8"),
+        (vec!["--scenario", "nowhere.toml"], "cannot read the scenario nowhere.toml"),
+        (vec!["--data", &data, "--rate", "5", "--report", &nowhere], "--report"),
+        (vec!["--data", &data, "--rate", "5", "--save", &folder], "in a folder that is there"),
     ] {
         let target = server.target();
         let output = run(&[&["load", "run", "--target", &target, "--deadline", "1s"], &arguments[..]].concat());
