@@ -9,7 +9,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::Value;
 
-/// Answers every query with class 2, until it has answered `dies_after`; then it is gone.
+/// How a server goes wrong.
+#[derive(Clone, Copy)]
+struct Ill {
+    /// After so many queries it is gone.
+    dies_after: u64,
+    /// After so many queries it refuses all, and still tells what it takes.
+    refuses_after: u64,
+    /// Of so many queries it answers one, and refuses the others.
+    answers_one_in: u64,
+}
+
+const WELL: Ill = Ill { dies_after: u64::MAX, refuses_after: u64::MAX, answers_one_in: 1 };
+
+/// Answers every query with class 2.
 struct Server {
     address: String,
     connections: Arc<AtomicU64>,
@@ -17,12 +30,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(dies_after: u64) -> Server {
-        Server::start_with(dies_after, u64::MAX)
-    }
-
-    /// Still tells what it takes after it has answered `refuses_after`, and answers nothing any more.
-    fn start_with(dies_after: u64, refuses_after: u64) -> Server {
+    fn start(ill: Ill) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (connections, asked, dead) =
@@ -35,7 +43,7 @@ impl Server {
                 }
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (asked, dead) = (Arc::clone(&asked), Arc::clone(&dead));
-                std::thread::spawn(move || serve(socket, (dies_after, refuses_after), &asked, &dead));
+                std::thread::spawn(move || serve(socket, ill, &asked, &dead));
             }
         });
         server
@@ -46,7 +54,7 @@ impl Server {
     }
 }
 
-fn serve(mut socket: TcpStream, (dies_after, refuses_after): (u64, u64), asked: &AtomicU64, dead: &AtomicBool) {
+fn serve(mut socket: TcpStream, ill: Ill, asked: &AtomicU64, dead: &AtomicBool) {
     let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
     let address = socket.local_addr().unwrap();
     loop {
@@ -65,11 +73,11 @@ fn serve(mut socket: TcpStream, (dies_after, refuses_after): (u64, u64), asked: 
                 }
                 "/v2/models/m/infer" => {
                     let before = asked.fetch_add(1, Ordering::SeqCst);
-                    if before >= refuses_after {
+                    if before >= ill.refuses_after || !before.is_multiple_of(ill.answers_one_in) {
                         write!(socket, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").unwrap();
                         continue;
                     }
-                    if before >= dies_after || dead.load(Ordering::SeqCst) {
+                    if before >= ill.dies_after || dead.load(Ordering::SeqCst) {
                         dead.store(true, Ordering::SeqCst);
                         // The listener ends with the next connection.
                         let _ = TcpStream::connect(address);
@@ -133,7 +141,7 @@ fn outcomes(result: &Value) -> u64 {
 
 #[test]
 fn a_run_prints_the_contract_and_writes_its_files() {
-    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (server, files) = (Server::start(WELL), Files::new());
     let (a, b) = (files.path("a.json"), files.path("b.json"));
     for save in [&a, &b] {
         let output = run(&[
@@ -187,12 +195,13 @@ fn a_run_prints_the_contract_and_writes_its_files() {
 
 #[test]
 fn bad_input_is_told_and_nothing_is_sent() {
-    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (server, files) = (Server::start(WELL), Files::new());
     let empty = files.write("empty.csv", "");
     let other = files.write("three.txt", "1\n2\n3\n");
     let scenario = files.write("s.toml", "question = 'q'\nrate = -1\n[[endpoint]]\nname = 'm'\ndata = 'x.jsonl'\n");
     let nothing = files.write("nothing.jsonl", "");
     let (data, trace) = (files.path("x.jsonl"), format!("trace:{empty}"));
+    let (nowhere, folder) = (files.path("nowhere/r.html"), files.path(""));
     for (arguments, says) in [
         (vec!["--data", &data, "--rate", "-5"], "-5 is no rate"),
         (vec!["--data", &data, "--rate", "nan"], "is no rate"),
@@ -207,6 +216,9 @@ fn bad_input_is_told_and_nothing_is_sent() {
         (vec!["--data", &data, "--rate", "5", "--rows", "0"], "--rows"),
         (vec!["--data", &data, "--rate", "5", "--goal", "speed>1"], "is no goal"),
         (vec!["--scenario", &scenario], "s.toml:2:8"),
+        (vec!["--scenario", "nowhere.toml"], "cannot read the scenario nowhere.toml"),
+        (vec!["--data", &data, "--rate", "5", "--report", &nowhere], "--report"),
+        (vec!["--data", &data, "--rate", "5", "--save", &folder], "in a folder that is there"),
     ] {
         let target = server.target();
         let output = run(&[&["load", "run", "--target", &target, "--deadline", "1s"], &arguments[..]].concat());
@@ -229,38 +241,44 @@ fn a_target_that_is_not_there_is_exit_code_3() {
     }
 }
 
+/// A second of sixty queries, in even steps.
+fn a_second_of(server: &Server, files: &Files, more: &[&str]) -> Output {
+    let (target, data) = (server.target(), files.path("x.jsonl"));
+    let load = ["load", "run", "--target", &target, "--data", &data, "--rate", "60", "--arrivals", "constant"];
+    run(&[&load[..], &["--duration", "1s", "--deadline", "5s"], more].concat())
+}
+
 #[test]
-fn a_target_that_dies_midway_leaves_a_complete_report() {
-    let (server, files) = (Server::start(30), Files::new());
-    let output = run(&[
-        "load",
-        "run",
-        "--target",
-        &server.target(),
-        "--data",
-        &files.path("x.jsonl"),
-        "--rate",
-        "60",
-        "--arrivals",
-        "constant",
-        "--duration",
-        "1s",
-        "--deadline",
-        "5s",
-        "-o",
-        "json",
-    ]);
-    let result = result(&output);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+fn a_target_that_dies_midway_leaves_a_complete_report_and_a_word() {
+    let (server, files) = (Server::start(Ill { dies_after: 30, ..WELL }), Files::new());
+    let output = a_second_of(&server, &files, &["-o", "json", "--report", &files.path("r.html")]);
+    let (result, told) = (result(&output), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{told}");
     assert_eq!((result["offered"].as_u64(), result["answered"].as_u64()), (Some(59), Some(30)));
     assert_eq!(outcomes(&result), 59);
     assert!(result["errors"][0][0].as_str().unwrap().contains("no connection to"), "{}", result["errors"]);
+    // The thirtieth falls due after half a second.
+    assert!((0.45..0.55).contains(&result["silent_from_s"].as_f64().unwrap()), "{result}");
+    let one = told.lines().collect::<Vec<_>>();
+    assert!(one.len() == 1 && one[0].starts_with("error: the target stopped answering at t=0.5 s"), "{told}");
+    assert!(std::fs::read_to_string(files.path("r.html")).unwrap().contains("stopped answering at t=0.5 s"));
+}
+
+/// Overload is what is measured, not an error, however much is refused.
+#[test]
+fn a_target_that_refuses_most_of_a_load_is_a_measurement() {
+    let (server, files) = (Server::start(Ill { answers_one_in: 4, ..WELL }), Files::new());
+    let output = a_second_of(&server, &files, &["-o", "json"]);
+    let (result, told) = (result(&output), String::from_utf8_lossy(&output.stderr));
+    assert_eq!((output.status.code(), told.as_ref()), (Some(0), ""));
+    assert_eq!((result["answered"].as_u64(), result["rejected"].as_u64()), (Some(15), Some(44)), "{result}");
+    assert!(result["silent_from_s"].is_null(), "{result}");
 }
 
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_with_the_results_so_far() {
-    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (server, files) = (Server::start(WELL), Files::new());
     let child = weir(&[
         "load",
         "run",
@@ -291,7 +309,7 @@ fn an_interrupt_ends_with_the_results_so_far() {
 
 #[test]
 fn a_goal_that_is_missed_is_exit_code_1_and_a_capacity_is_searched() {
-    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (server, files) = (Server::start(WELL), Files::new());
     let (target, data) = (server.target(), files.path("x.jsonl"));
     let asked = ["--target", &target, "--data", &data, "--deadline", "5s", "--goal", "p50<=1us"];
     let output = run(&[&["load", "run", "--rate", "50", "--duration", "1s"], &asked[..]].concat());
@@ -311,7 +329,7 @@ fn a_goal_that_is_missed_is_exit_code_1_and_a_capacity_is_searched() {
 
 #[test]
 fn a_scenario_keeps_what_each_part_was_asked_and_a_comparison_tells_other_loads() {
-    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (server, files) = (Server::start(WELL), Files::new());
     let ran = |name: &str, rate: u32| {
         let text = format!(
             "question = 'q'\nduration = '1s'\nseed = 3\ngoal = 'attainment>=0.5'\n[[endpoint]]\nname = 'm'\nas = 'steady'\n\
@@ -351,7 +369,7 @@ fn a_target_that_dies_in_a_search_leaves_the_rates_until_then() {
     let files = Files::new();
     for json in [true, false] {
         // Two runs of 50 queries at the first rate; it dies in one of the next.
-        let server = Server::start(180);
+        let server = Server::start(Ill { dies_after: 180, ..WELL });
         let (target, data) = (server.target(), files.path("x.jsonl"));
         let mut arguments = vec!["load", "capacity", "--target", &target, "--data", &data, "--deadline", "60s"];
         arguments.extend(["--goal", "attainment>=0.99", "--duration", "1s", "--arrivals", "constant"]);
@@ -375,7 +393,7 @@ fn a_target_that_dies_in_a_search_leaves_the_rates_until_then() {
 /// Its front still stands: what it takes is told, and every query is refused.
 #[test]
 fn a_target_that_answers_nothing_any_more_has_no_capacity_near_zero() {
-    let (server, files) = (Server::start_with(u64::MAX, 110), Files::new());
+    let (server, files) = (Server::start(Ill { refuses_after: 110, ..WELL }), Files::new());
     let (target, data) = (server.target(), files.path("x.jsonl"));
     let arguments = ["load", "capacity", "--target", &target, "--data", &data, "--deadline", "60s", "-o", "json"];
     let output =
@@ -389,7 +407,7 @@ fn a_target_that_answers_nothing_any_more_has_no_capacity_near_zero() {
 #[cfg(unix)]
 #[test]
 fn an_interrupted_search_ends_with_the_rates_until_then() {
-    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (server, files) = (Server::start(WELL), Files::new());
     let mut command = weir(&["load", "capacity", "--target", &server.target(), "--data", &files.path("x.jsonl")]);
     command.args(["--goal", "attainment>=0.99", "--deadline", "60s", "--duration", "1s", "-o", "json"]);
     let child = command.spawn().unwrap();
@@ -407,7 +425,7 @@ fn an_interrupted_search_ends_with_the_rates_until_then() {
 
 #[test]
 fn a_search_takes_the_length_of_its_runs_from_the_scenario() {
-    let (server, files) = (Server::start(u64::MAX), Files::new());
+    let (server, files) = (Server::start(WELL), Files::new());
     let text = "question = 'q'\nduration = '1s'\ngoal = 'attainment>=0.5'\narrivals = 'constant'\n\
         [[endpoint]]\nname = 'm'\ndata = 'x.jsonl'\ndeadline = '60s'\n";
     let (scenario, target) = (files.write("s.toml", text), server.target());
@@ -434,4 +452,26 @@ fn a_trace_is_described() {
     );
     let bad = run(&["load", "arrivals", &files.path("x.jsonl")]);
     assert_eq!(bad.status.code(), Some(2));
+}
+
+/// What came to a real service: independent in a second, twice as dispersed as independent callers in half a minute.
+#[test]
+fn slow_swings_of_a_real_trace_are_fitted_and_a_poor_fit_is_told() {
+    let traces = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/traces");
+    let described = |name: &str| {
+        let file = format!("{traces}/{name}");
+        let shown = String::from_utf8(run(&["load", "arrivals", &file]).stdout).unwrap();
+        (result(&run(&["load", "arrivals", &file, "-o", "json"])), shown)
+    };
+    let (azure, _) = described("azure_conversation_15min.csv.gz");
+    assert!(azure["fits"]["mmpp"].as_str().unwrap().starts_with("mmpp:low="), "{azure}");
+    assert!(azure["windows"][7]["dispersion"].as_f64().unwrap() > 2.0, "{azure}");
+    assert!(azure["fits"]["mmpp_poor"].is_null(), "within a factor of 1.5 of what is sure: {azure}");
+    // Clients that send several at once, and swing for minutes too: one relaxation time cannot be both.
+    let (many, shown) = described("servegen_clients_5min.csv.gz");
+    let poor = &many["fits"]["mmpp_poor"];
+    let width = many["windows"].as_array().unwrap().iter().find(|window| window["width_s"] == poor["width_s"]).unwrap();
+    let ratio = width["dispersion"].as_f64().unwrap() / width["mmpp_dispersion"].as_f64().unwrap();
+    assert!(ratio > 1.5 && (poor["factor"].as_f64().unwrap() / ratio - 1.0).abs() < 1e-9, "{many}");
+    assert!(shown.contains(&format!("a poor fit: {ratio:.1} times smoother than the trace")), "{shown}");
 }

@@ -51,6 +51,8 @@ pub struct Comparison {
     pub figures: Vec<Difference>,
     /// Settings in which the runs differ.
     pub settings: Vec<String>,
+    /// What is wrong with either run, so that its figures are not to be believed as they stand.
+    pub warnings: Vec<String>,
     /// The same process of arrivals, in every part, with the same data and deadlines; drawn anew where the seeds differ.
     pub same_load: bool,
     /// The same seconds were drawn from both.
@@ -186,6 +188,18 @@ struct Settings {
     same_load: bool,
 }
 
+/// Of each run what makes its figures doubtful.
+fn warnings(a: &RunResult, b: &RunResult) -> Vec<String> {
+    let of = |(name, result): (&str, &RunResult)| {
+        let because = result.invalid_because.clone().unwrap_or_else(|| "it says so".into());
+        let invalid = (!result.valid).then(|| format!("is invalid: {because}"));
+        let interrupted = result.interrupted.then(|| format!("was interrupted after {:.1} s", result.duration_s));
+        let doubts = [invalid, interrupted, result.silence(), result.lower_bounds()];
+        doubts.into_iter().flatten().map(|doubt| format!("{name}: {doubt}")).collect::<Vec<_>>()
+    };
+    [("a", a), ("b", b)].into_iter().flat_map(of).collect()
+}
+
 /// What a setting decides.
 #[derive(Clone, Copy, PartialEq)]
 enum Decides {
@@ -213,12 +227,6 @@ impl Settings {
         settings.look(Decides::Load, "rows a query", &a.rows_per_query.to_string(), &b.rows_per_query.to_string());
         settings.parts(a, b);
         settings.look(Decides::Else, "processor", &a.machine.cpu, &b.machine.cpu);
-        for (name, result) in [("a", a), ("b", b)] {
-            if !result.valid {
-                let because = result.invalid_because.as_deref().unwrap_or("it says so");
-                settings.found.push(format!("{name} is invalid: {because}"));
-            }
-        }
         settings
     }
 
@@ -296,7 +304,7 @@ pub fn compare(a: &RunResult, b: &RunResult) -> Comparison {
         };
         Difference { figure: figure.name, a, b, change, interval, verdict }
     });
-    Comparison { figures: figures.collect(), settings, same_load, paired }
+    Comparison { figures: figures.collect(), settings, warnings: warnings(a, b), same_load, paired }
 }
 
 impl Comparison {
@@ -327,6 +335,9 @@ impl Comparison {
                 number(figure.b),
                 figure.change.map_or("-".into(), |change| format!("{change:+.digits$}")),
             );
+        }
+        for warning in &self.warnings {
+            text += &format!("{warning}\n");
         }
         for setting in &self.settings {
             text += &format!("the runs differ in {setting}\n");
@@ -417,8 +428,20 @@ mod tests {
         assert!(same.paired && same.same_load && !same.differs() && same.settings.is_empty());
         let other = RunResult { deadline_us: 20_000, valid: false, ..run(1, 60, 10.0) };
         let table = compare(&a, &other).table();
-        assert!(table.contains("deadline: 50000 us and 20000 us") && table.contains("b is invalid"), "{table}");
+        assert!(table.contains("deadline: 50000 us and 20000 us") && !table.contains("lower bound"), "{table}");
+        assert!(table.contains("b: is invalid") && !table.contains("differ in b"), "{table}");
     }
+
+    #[test]
+    fn what_makes_a_run_doubtful_is_told() {
+        let doubtful = RunResult { unknown: 500, silent_from_s: Some(20.0), interrupted: true, ..run(2, 60, 10.0) };
+        let compared = compare(&run(1, 60, 10.0), &doubtful);
+        let said =
+            |word: &str| compared.warnings.iter().any(|warning| warning.starts_with("b: ") && warning.contains(word));
+        assert!(said("interrupted") && said("stopped answering at t=20.0 s") && said("max are only lower bounds"));
+        assert!(compared.warnings.len() == 3 && compared.warnings.iter().all(|w| compared.table().contains(w)));
+    }
+
     /// Two parts of which nothing at the top tells how much each was asked.
     #[test]
     fn runs_that_were_not_offered_the_same_load_are_told_apart() {

@@ -53,6 +53,12 @@ pub fn html(result: &RunResult) -> String {
     if let Some(because) = &result.invalid_because {
         body += &format!("<p class=bad><b>Not valid:</b> {}</p>", escape(because));
     }
+    if let Some(silence) = result.silence() {
+        body += &format!("<p class=bad><b>Silent:</b> {}</p>", escape(&silence));
+    }
+    if let Some(bounds) = result.lower_bounds() {
+        body += &format!("<p class=bad><b>Latencies are missing:</b> {}</p>", escape(&bounds));
+    }
     if result.arrivals.starts_with("closed:") {
         body += "<p class=bad><b>A closed loop:</b> callers waited for their answers, so what a stall would have cost others is not in these figures.</p>";
     }
@@ -143,7 +149,8 @@ fn settings(result: &RunResult) -> String {
         (
             "send lag",
             format!(
-                "p99 {:.2} ms, max {:.2} ms",
+                "p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+                result.send_lag_us.p50 as f64 / 1e3,
                 result.send_lag_us.p99 as f64 / 1e3,
                 result.send_lag_us.max as f64 / 1e3
             ),
@@ -207,7 +214,7 @@ fn by_percentile(result: &RunResult) -> Option<String> {
             .margin(12)
             .x_label_area_size(34)
             .y_label_area_size(64)
-            .build_cartesian_2d((1.0..end).log_scale(), (low..high).log_scale())?;
+            .build_cartesian_2d((1.0..end).log_scale(), (low..high).log_scale().with_key_points(ticks(low, high)))?;
         let percentile = |one_in: &f64| {
             let text = format!("{:.6}", 100.0 * (1.0 - 1.0 / one_in));
             format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
@@ -235,13 +242,18 @@ fn by_percentile(result: &RunResult) -> Option<String> {
     })
 }
 
-/// A label of a logarithmic axis: its lines at 1, 2 and 5 have one, the others stand too near to each other.
+/// Where a logarithmic axis has a line and a label: at 1, 2 and 5 of every power of ten, of many powers only at these.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    /// More do not fit beside a plot.
+    const POWERS_MAX: f64 = 4.0;
+    let steps: &[f64] = if (high / low).log10() < POWERS_MAX { &[1.0, 2.0, 5.0] } else { &[1.0] };
+    let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    let all = powers.flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)));
+    all.filter(|tick| (low..=high).contains(tick)).collect()
+}
+
 fn round_ms(ms: &f64) -> String {
-    let mantissa = ms / 10f64.powf((ms.log10() + 1e-9).floor());
-    match [1.0, 2.0, 5.0].iter().any(|round| (mantissa / round - 1.0).abs() < 1e-6) {
-        true => format!("{} ms", (ms * 1e6).round() / 1e6),
-        false => String::new(),
-    }
+    format!("{} ms", (ms * 1e6).round() / 1e6)
 }
 
 /// Lines over the run's seconds, from zero.
@@ -389,10 +401,23 @@ mod tests {
     }
 
     #[test]
-    fn labels_of_the_logarithmic_axis_do_not_lie_on_each_other() {
-        let labels: Vec<String> =
-            [0.02, 0.03, 0.1, 1.0, 2.0, 4.0, 5.0, 70.0, 90.0, 100.0, 200_000.0].iter().map(round_ms).collect();
-        assert_eq!(labels, ["0.02 ms", "", "0.1 ms", "1 ms", "2 ms", "", "5 ms", "", "", "100 ms", "200000 ms"]);
+    fn a_logarithmic_axis_has_enough_labels_and_not_too_many() {
+        let labels = |low, high| ticks(low, high).iter().map(round_ms).collect::<Vec<_>>();
+        assert_eq!(labels(0.9, 12.0), ["1 ms", "2 ms", "5 ms", "10 ms"]);
+        assert_eq!(labels(0.013, 0.3), ["0.02 ms", "0.05 ms", "0.1 ms", "0.2 ms"]);
+        assert_eq!(labels(0.02, 900.0), ["0.1 ms", "1 ms", "10 ms", "100 ms"]);
+        // Whatever a run's latencies are, from one decade on, the plot has between 3 and 13.
+        for (low, decades) in (1..40).flat_map(|i| (10..80).map(move |d| (1e-3 * 1.3f64.powi(i), f64::from(d) / 10.0)))
+        {
+            let drawn = ticks(low, low * 10f64.powf(decades)).len();
+            assert!((3..=13).contains(&drawn), "{low} and {decades} decades: {drawn}");
+        }
+        let mut histogram = hdr::histogram();
+        (0..1000).for_each(|i| hdr::record(&mut histogram, Duration::from_micros(1000 + 9 * i)));
+        let page = html(&RunResult { histogram: hdr::encode(&histogram), ..sample() });
+        for label in ["1 ms", "2 ms", "5 ms", "10 ms", "20 ms", "50 ms"] {
+            assert!(page.contains(&format!(">\n{label}\n<")), "{label} stands at the axis");
+        }
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct RunResult {
     pub expired: u64,
     pub failed: u64,
     pub unknown: u64,
+    /// Of the unknown: what fell due and was never sent, since the generator was too late or was interrupted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unsent: u64,
     pub degraded: u64,
     pub within_deadline: u64,
     /// Answered within the deadline over offered.
@@ -52,6 +55,9 @@ pub struct RunResult {
     pub valid: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invalid_because: Option<String>,
+    /// Nothing that fell due after this second was answered, though many were asked until the end: the target died, or hangs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_from_s: Option<f64>,
     /// Ctrl-C ended it.
     #[serde(default)]
     pub interrupted: bool,
@@ -94,6 +100,10 @@ pub struct RunResult {
 
 fn yes() -> bool {
     true
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn one() -> u64 {
@@ -200,7 +210,40 @@ pub struct PerSecond {
     pub histogram: String,
 }
 
+/// Percentiles of a [`Latency`], in thousandths.
+const PERCENTILES: [(&str, u64); 5] = [("p50", 500), ("p90", 900), ("p99", 990), ("p99.9", 999), ("max", 1000)];
+
 impl RunResult {
+    /// Whether this percentile of the latencies, in thousandths, is only a lower bound: for so many queries no latency is known that
+    /// they may hold all that is above it.
+    pub fn is_lower_bound(&self, percentile: u64) -> bool {
+        1000 * self.unknown > (1000 - percentile) * (self.answered + self.unknown)
+    }
+
+    /// What has to be said of percentiles that are only lower bounds; nothing where none is.
+    pub fn lower_bounds(&self) -> Option<String> {
+        let names: Vec<&str> =
+            PERCENTILES.iter().filter(|(_, at)| self.is_lower_bound(*at)).map(|(name, _)| *name).collect();
+        let are = if names.len() > 1 { "are only lower bounds" } else { "is only a lower bound" };
+        (self.answered > 0 && !names.is_empty()).then(|| {
+            format!(
+                "{} {are}: how late {} unknown queries would have been is not known",
+                names.join(", "),
+                self.unknown
+            )
+        })
+    }
+
+    /// That the target stopped answering, and when; nothing where it did not.
+    pub fn silence(&self) -> Option<String> {
+        let from = self.silent_from_s?;
+        let why = self.errors.first().map(|(why, _)| format!(" (most often {why})")).unwrap_or_default();
+        Some(format!(
+            "the target stopped answering at t={from:.1} s, and answered nothing until the end at {:.1} s{why}",
+            self.duration_s
+        ))
+    }
+
     /// The table that `weir load run` prints.
     pub fn table(&self) -> String {
         let mut text = String::new();
@@ -244,6 +287,10 @@ impl RunResult {
                 ms(self.latency_us.max)
             ),
         );
+        line("", format!("of the {} answered, late ones included", self.answered));
+        if let Some(bounds) = self.lower_bounds() {
+            line("", bounds);
+        }
         if let Some(accuracy) = self.accuracy {
             line("accuracy", format!("{:.2} %", 100.0 * accuracy));
         }
@@ -267,11 +314,19 @@ impl RunResult {
                 ),
             );
         }
+        if self.send_lag_us.max > 0 {
+            let fine = |us: u64| format!("{:.2} ms", us as f64 / 1e3);
+            let SendLag { p50, p99, max } = self.send_lag_us;
+            line("send lag", format!("p50 {}, p99 {}, max {} (the generator's own)", fine(p50), fine(p99), fine(max)));
+        }
         for (message, count) in self.errors.iter().take(3) {
             line("", format!("{count} x {message}"));
         }
         if self.interrupted {
             line("interrupted", format!("after {:.1} s; this is what happened until then", self.duration_s));
+        }
+        if let Some(silence) = self.silence() {
+            line("SILENT", silence);
         }
         if let Some(because) = &self.invalid_because {
             line("INVALID", because.clone());
@@ -300,6 +355,7 @@ pub(crate) mod tests {
             expired: 3,
             failed: 0,
             unknown: 0,
+            unsent: 0,
             degraded: 210,
             within_deadline: 11_970,
             attainment: 0.9966,
@@ -312,6 +368,7 @@ pub(crate) mod tests {
             send_lag_us: SendLag { p50: 60, p99: 180, max: 300 },
             valid: true,
             invalid_because: None,
+            silent_from_s: None,
             interrupted: false,
             rows_per_query: 1,
             duration_asked_s: Some(30.0),

@@ -4,10 +4,10 @@
 //! thread, in batches, so that a sender does nothing but send and receive.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -123,9 +123,11 @@ pub struct Progress {
     pub rate: f64,
     /// Queries that ended.
     pub ended: u64,
-    /// p99 in microseconds of those that ended in the last interval.
-    pub p99_us: u64,
-    /// Answered in time over ended.
+    /// Queries whose deadline has passed, and that did not end yet.
+    pub overdue: u64,
+    /// p99 in microseconds of those that were answered in the last interval; none where none was.
+    pub p99_us: Option<u64>,
+    /// Answered in time over what ended or is overdue.
     pub attainment: f64,
 }
 
@@ -155,9 +157,20 @@ pub async fn run(
     stop: Stop,
     progress: impl FnMut(&Progress),
 ) -> Result<RunResult, LoadError> {
+    run_within(config, connect, stop, progress, BEHIND_MAX).await
+}
+
+/// As [`run`]; gives up when the generator is `behind_max` late.
+async fn run_within(
+    config: &RunConfig,
+    connect: Arc<dyn Connect>,
+    stop: Stop,
+    progress: impl FnMut(&Progress),
+    behind_max: Duration,
+) -> Result<RunResult, LoadError> {
     check(config)?;
     let threads = config.threads.max(1);
-    let shared = Arc::new(Shared::new(config, stop));
+    let shared = Arc::new(Shared { behind_max, ..Shared::new(config, stop) });
     let (batches, counted) = mpsc::channel(BATCHES_MAX);
     let (mut senders, mut ready, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for thread in 0..threads {
@@ -186,7 +199,6 @@ pub async fn run(
             });
         })?;
     }
-    drop(batches);
     for ready in ready {
         ready.await.unwrap_or_else(|_| Err(TargetError::Unreachable("a sender ended at once".into()).into()))?;
     }
@@ -199,7 +211,9 @@ pub async fn run(
         let shared = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("weir-pace".into())
-            .spawn(move || pace(start.into_std(), schedule, &senders, &shared))?;
+            .spawn(move || pace(start.into_std(), schedule, &senders, &shared, &batches))?;
+    } else {
+        drop(batches);
     }
     Ok(count(config, &shared, start, counted, progress).await)
 }
@@ -277,8 +291,14 @@ struct Shared {
     duration: Duration,
     stop: Stop,
     sent: AtomicU64,
-    /// The generator gave up: it was too late to measure anything else.
-    behind: AtomicBool,
+    /// Queries that fell due and are not sent any more.
+    unsent: AtomicU64,
+    /// Queries whose deadline has passed, and that did not end yet.
+    overdue: AtomicU64,
+    /// So late the generator gives up.
+    behind_max: Duration,
+    /// When it gave up: it was too late to measure anything else.
+    behind: OnceLock<Duration>,
 }
 
 impl Shared {
@@ -291,47 +311,114 @@ impl Shared {
             duration: config.duration,
             stop,
             sent: AtomicU64::new(0),
-            behind: AtomicBool::new(false),
+            unsent: AtomicU64::new(0),
+            overdue: AtomicU64::new(0),
+            behind_max: BEHIND_MAX,
+            behind: OnceLock::new(),
+        }
+    }
+
+    /// Whether a query that is so late is not sent any more.
+    fn gives_up(&self, at: Duration, now: Duration) -> bool {
+        if now > at + self.behind_max {
+            let _ = self.behind.set(now);
+        }
+        self.behind.get().is_some()
+    }
+
+    /// A query that fell due and is not sent: counted all the same, since the process meant it.
+    fn unsent(&self, query: Due, now: Duration) -> Ended {
+        self.unsent.fetch_add(1, Ordering::Relaxed);
+        let why = match self.behind.get() {
+            Some(_) => "never sent, since the generator was too late",
+            None => "never sent, since the run was interrupted",
+        };
+        Ended {
+            intended: query.at,
+            lag: None,
+            latency: now.saturating_sub(query.at),
+            stream: query.stream,
+            rows: query.rows,
+            reply: Reply::none(Outcome::Unknown, why),
         }
     }
 }
 
 /// Hands out due queries in turn, from a thread that does nothing else: a timer of the executor is a millisecond coarse and
 /// waits its turn.
-fn pace(start: std::time::Instant, schedule: Schedule, senders: &[mpsc::Sender<Due>], shared: &Shared) {
+fn pace(
+    start: std::time::Instant,
+    mut schedule: Schedule,
+    senders: &[mpsc::Sender<Due>],
+    shared: &Shared,
+    batches: &mpsc::Sender<Vec<Ended>>,
+) {
+    let (mut last, mut stopped_at) = (Duration::ZERO, None);
+    let mut turns = senders.iter().cycle();
+    while let Some(query) = schedule.next() {
+        if !wait_until_due(start, query.at, last, shared, &mut stopped_at) {
+            return;
+        }
+        last = query.at;
+        let sender = turns.next().expect("there is a sender");
+        let refused = match shared.gives_up(query.at, start.elapsed()) {
+            true => Some(query),
+            false => sender.blocking_send(query).err().map(|refused| refused.0),
+        };
+        if let Some(query) = refused {
+            let ends = [stopped_at, shared.behind.get().copied(), Some(start.elapsed())];
+            let end = ends.into_iter().flatten().min().expect("there is a clock");
+            let due = std::iter::once(query).chain(schedule).take_while(|query| query.at <= end);
+            return never_send(due, end, shared, batches);
+        }
+    }
+}
+
+/// Waits for a query's instant; false where the run was stopped before. What fell due until the stop is sent.
+fn wait_until_due(
+    start: std::time::Instant,
+    at: Duration,
+    last: Duration,
+    shared: &Shared,
+    stopped_at: &mut Option<Duration>,
+) -> bool {
     /// The kernel may end a sleep this much late, to wake for several timers at once.
     const SLACK: Duration = Duration::from_micros(50);
     /// Queries nearer to each other than this share a wake-up instead of keeping the core awake.
     const NEAR: Duration = Duration::from_micros(200);
     /// How long a stop may go unheard.
     const DEAF: Duration = Duration::from_millis(100);
-    let mut last = Duration::ZERO;
-    for (query, sender) in schedule.zip(senders.iter().cycle()) {
-        loop {
-            if shared.stop.level() > 0 {
-                return;
-            }
-            // Before the start, elapsed time is zero.
-            let elapsed = start.elapsed();
-            let until_start = start.saturating_duration_since(std::time::Instant::now());
-            let left = query.at.saturating_sub(elapsed) + until_start;
-            if left.is_zero() {
-                if elapsed > query.at + BEHIND_MAX {
-                    shared.behind.store(true, Ordering::Relaxed);
-                    return;
-                }
-                break;
-            }
-            if left > SLACK {
-                std::thread::sleep((left - SLACK).min(DEAF));
-            } else if query.at < last + NEAR {
-                std::thread::sleep(left);
-            } else {
-                std::hint::spin_loop();
-            }
+    loop {
+        // Before the start, elapsed time is zero.
+        let elapsed = start.elapsed();
+        if stopped_at.is_none() && shared.stop.level() > 0 {
+            *stopped_at = Some(elapsed);
         }
-        last = query.at;
-        if sender.blocking_send(query).is_err() {
+        if stopped_at.is_some_and(|stopped| at > stopped) {
+            return false;
+        }
+        let until_start = start.saturating_duration_since(std::time::Instant::now());
+        let left = at.saturating_sub(elapsed) + until_start;
+        if left.is_zero() {
+            return true;
+        }
+        if left > SLACK {
+            std::thread::sleep((left - SLACK).min(DEAF));
+        } else if at < last + NEAR {
+            std::thread::sleep(left);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Counts queries that fell due and that nobody sends any more.
+fn never_send(due: impl Iterator<Item = Due>, now: Duration, shared: &Shared, batches: &mpsc::Sender<Vec<Ended>>) {
+    let mut ended = due.map(|query| shared.unsent(query, now));
+    loop {
+        let batch: Vec<Ended> = ended.by_ref().take(BATCH).collect();
+        // Nobody counts any more only where the run was dropped.
+        if batch.is_empty() || batches.blocking_send(batch).is_err() {
             return;
         }
     }
@@ -343,6 +430,7 @@ struct Open {
     lag: Option<Duration>,
     stream: usize,
     rows: Vec<u32>,
+    overdue: bool,
 }
 
 /// One thread's part of a run.
@@ -359,13 +447,42 @@ struct State {
     open: HashMap<u64, Open>,
     next: u64,
     ended: Vec<Ended>,
+    /// Of each stream what was asked, in order, with its deadline, until that has passed.
+    deadlines: Vec<VecDeque<(Duration, u64)>>,
 }
 
 impl State {
-    fn end(&mut self, id: u64, latency: Duration, reply: Reply) {
+    /// Starts one; returns its number.
+    fn begin(&mut self, intended: Duration, stream: usize, rows: &[u32], deadline: Duration) -> u64 {
+        self.next += 1;
+        let open = Open { intended, lag: None, stream, rows: rows.to_vec(), overdue: false };
+        self.open.insert(self.next, open);
+        if self.deadlines.len() <= stream {
+            self.deadlines.resize_with(stream + 1, VecDeque::new);
+        }
+        self.deadlines[stream].push_back((intended + deadline, self.next));
+        self.next
+    }
+
+    fn end(&mut self, id: u64, latency: Duration, reply: Reply, shared: &Shared) {
         let Some(open) = self.open.remove(&id) else { return };
-        let Open { intended, lag, stream, rows } = open;
+        let Open { intended, lag, stream, rows, overdue } = open;
+        if overdue {
+            shared.overdue.fetch_sub(1, Ordering::Relaxed);
+        }
         self.ended.push(Ended { intended, lag, latency, stream, rows, reply });
+    }
+
+    /// Notes which open queries are overdue by now.
+    fn look(&mut self, now: Duration, shared: &Shared) {
+        for deadlines in &mut self.deadlines {
+            while let Some((_, id)) = deadlines.pop_front_if(|(deadline, _)| *deadline < now) {
+                if let Some(open) = self.open.get_mut(&id) {
+                    open.overdue = true;
+                    shared.overdue.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
     }
 }
 
@@ -374,12 +491,12 @@ impl Sender {
         Sender { shared, target, start, state: Rc::default(), batches }
     }
 
-    async fn run(self, thread: usize, threads: usize, queries: mpsc::Receiver<Due>) {
+    async fn run(self, thread: usize, threads: usize, mut queries: mpsc::Receiver<Due>) {
         let mut tasks = tokio::task::JoinSet::new();
         let mut stop = self.shared.stop.clone();
         let working = async {
             match self.shared.sending.clone() {
-                Loop::Open(_) => self.open_loop(queries, &mut tasks).await,
+                Loop::Open(_) => self.open_loop(&mut queries, &mut tasks).await,
                 Loop::Closed(callers) => self.closed_loop(share(callers, threads, thread), thread, &mut tasks),
             }
             while tasks.join_next().await.is_some() {}
@@ -387,6 +504,7 @@ impl Sender {
         let flushing = async {
             loop {
                 tokio::time::sleep(BATCH_WAIT).await;
+                self.state.borrow_mut().look(self.start.elapsed(), &self.shared);
                 self.flush().await;
             }
         };
@@ -396,6 +514,12 @@ impl Sender {
             () = stop.reaches(2) => {}
         }
         tasks.shutdown().await;
+        // What is handed out no more is counted by who paces.
+        queries.close();
+        while let Ok(query) = queries.try_recv() {
+            let unsent = self.shared.unsent(query, self.start.elapsed());
+            self.state.borrow_mut().ended.push(unsent);
+        }
         {
             let state = &mut *self.state.borrow_mut();
             let why = if stop.level() >= 2 {
@@ -405,7 +529,7 @@ impl Sender {
             };
             for id in state.open.keys().copied().collect::<Vec<_>>() {
                 let latency = (self.start + state.open[&id].intended).elapsed();
-                state.end(id, latency, Reply::none(Outcome::Unknown, why));
+                state.end(id, latency, Reply::none(Outcome::Unknown, why), &self.shared);
             }
         }
         self.flush().await;
@@ -419,15 +543,16 @@ impl Sender {
         }
     }
 
-    async fn open_loop(&self, mut queries: mpsc::Receiver<Due>, tasks: &mut tokio::task::JoinSet<()>) {
+    async fn open_loop(&self, queries: &mut mpsc::Receiver<Due>, tasks: &mut tokio::task::JoinSet<()>) {
         let mut burst = Vec::with_capacity(BURST);
         let mut ids = Vec::with_capacity(BURST);
         while queries.recv_many(&mut burst, BURST).await > 0 {
-            for Due { at, stream, rows } in burst.drain(..) {
-                let late = (self.start + at).elapsed();
-                // What the generator lost is not the server's to make up for, but counts as latency all the same.
-                let deadline = self.shared.streams[stream].deadline.saturating_sub(late).max(Duration::from_micros(1));
-                ids.push(self.ask(at, stream, rows, deadline, tasks));
+            for query in burst.drain(..) {
+                let now = self.start.elapsed();
+                match self.shared.gives_up(query.at, now) {
+                    true => self.state.borrow_mut().ended.push(self.shared.unsent(query, now)),
+                    false => ids.push(self.ask(query, now, tasks)),
+                }
             }
             // Everybody who has something to write has had a turn when this one comes again: only then it is sent.
             tokio::task::yield_now().await;
@@ -442,23 +567,16 @@ impl Sender {
     }
 
     /// Starts one query, and returns its number.
-    fn ask(
-        &self,
-        intended: Duration,
-        stream: usize,
-        rows: Vec<u32>,
-        deadline: Duration,
-        tasks: &mut tokio::task::JoinSet<()>,
-    ) -> u64 {
-        let id = {
-            let state = &mut *self.state.borrow_mut();
-            state.next += 1;
-            state.open.insert(state.next, Open { intended, lag: None, stream, rows: rows.clone() });
-            state.next
-        };
+    fn ask(&self, query: Due, now: Duration, tasks: &mut tokio::task::JoinSet<()>) -> u64 {
+        let Due { at: intended, stream, rows } = query;
+        let whole = self.shared.streams[stream].deadline;
+        // What the generator lost is not the server's to make up for, but counts as latency all the same.
+        let deadline = whole.saturating_sub(now.saturating_sub(intended)).max(Duration::from_micros(1));
+        let id = self.state.borrow_mut().begin(intended, stream, &rows, whole);
         self.shared.sent.fetch_add(1, Ordering::Relaxed);
         let asked = self.target.ask(Ask { stream, rows, deadline });
         let (state, start, batches) = (Rc::clone(&self.state), self.start, self.batches.clone());
+        let shared = Arc::clone(&self.shared);
         tasks.spawn_local(async move {
             let reply = in_patience(asked, deadline).await;
             let latency = (start + intended).elapsed();
@@ -468,7 +586,7 @@ impl Sender {
                     // Answered before its turn to be timed: it was sent by now.
                     open.lag.get_or_insert(latency);
                 }
-                state.end(id, latency, reply);
+                state.end(id, latency, reply, &shared);
                 if state.ended.len() >= BATCH { std::mem::take(&mut state.ended) } else { Vec::new() }
             };
             if !full.is_empty() {
@@ -492,18 +610,13 @@ impl Sender {
                     turn += 1;
                     let rows = draws.borrow_mut()[stream].take(shared.rows_per_query);
                     let intended = start.elapsed();
-                    let id = {
-                        let state = &mut *state.borrow_mut();
-                        state.next += 1;
-                        state.open.insert(state.next, Open { intended, lag: None, stream, rows: rows.clone() });
-                        state.next
-                    };
-                    shared.sent.fetch_add(1, Ordering::Relaxed);
                     let deadline = shared.streams[stream].deadline;
+                    let id = state.borrow_mut().begin(intended, stream, &rows, deadline);
+                    shared.sent.fetch_add(1, Ordering::Relaxed);
                     let reply = in_patience(target.ask(Ask { stream, rows, deadline }), deadline).await;
                     let full = {
                         let state = &mut *state.borrow_mut();
-                        state.end(id, start.elapsed() - intended, reply);
+                        state.end(id, start.elapsed() - intended, reply, &shared);
                         if state.ended.len() >= BATCH { std::mem::take(&mut state.ended) } else { Vec::new() }
                     };
                     if !full.is_empty() {
@@ -546,14 +659,15 @@ async fn count(
             },
             now = look.tick() => {
                 let sent = shared.sent.load(Ordering::Relaxed);
-                let ended = tally.all.offered();
+                let (ended, overdue) = (tally.all.offered(), shared.overdue.load(Ordering::Relaxed));
                 progress(&Progress {
                     elapsed: now - start,
                     sent,
                     rate: (sent - sent_before) as f64 / (now - looked).as_secs_f64().max(1e-3),
                     ended,
+                    overdue,
                     p99_us: tally.recent_p99(),
-                    attainment: tally.all.within as f64 / ended.max(1) as f64,
+                    attainment: tally.all.within as f64 / (ended + overdue).max(1) as f64,
                 });
                 (sent_before, looked) = (sent, now);
             }
@@ -561,9 +675,11 @@ async fn count(
         }
     }
     let interrupted = stop.level() > 0 && stopped_at.is_some_and(|at| at < config.duration);
-    let duration = stopped_at.filter(|_| interrupted).unwrap_or(config.duration);
-    let (offered, behind) = (shared.sent.load(Ordering::Relaxed), shared.behind.load(Ordering::Relaxed));
-    result(config, offered, behind, tally, duration, interrupted, started)
+    let behind = shared.behind.get().copied();
+    let duration = behind.or(stopped_at.filter(|_| interrupted)).unwrap_or(config.duration).min(config.duration);
+    let (sent, unsent) = (shared.sent.load(Ordering::Relaxed), shared.unsent.load(Ordering::Relaxed));
+    assert_eq!(tally.all.offered(), sent + unsent, "every query that fell due was sent or is told to be unsent");
+    result(config, Made { duration, interrupted, behind, unsent, started }, tally)
 }
 
 /// The result of a run that took place elsewhere: `queries` tells each query that ended to its argument, once.
@@ -572,29 +688,32 @@ pub fn counted(config: &RunConfig, queries: impl FnOnce(&mut dyn FnMut(Ended))) 
     let longest = config.streams.iter().map(|stream| stream.deadline).max().unwrap_or_default() + PATIENCE;
     let mut tally = Tally::new(config.streams.len(), longest);
     queries(&mut |ended| tally.add(&ended, &config.streams[ended.stream]));
-    let offered = tally.all.offered();
-    result(config, offered, false, tally, config.duration, false, started)
+    result(config, Made { duration: config.duration, interrupted: false, behind: None, unsent: 0, started }, tally)
 }
 
-fn result(
-    config: &RunConfig,
-    offered: u64,
-    behind: bool,
-    tally: Tally,
+/// How a run went, apart from what became of its queries.
+struct Made {
     duration: Duration,
     interrupted: bool,
+    /// When the generator gave up.
+    behind: Option<Duration>,
+    unsent: u64,
     started: std::time::SystemTime,
-) -> RunResult {
+}
+
+fn result(config: &RunConfig, made: Made, tally: Tally) -> RunResult {
+    let Made { duration, interrupted, behind, unsent, started } = made;
     let [answered, rejected, expired, failed, unknown] = tally.all.outcomes;
+    let offered = tally.all.offered();
     assert_eq!(offered, answered + rejected + expired + failed + unknown, "every query has one outcome");
     let deadline = config.streams.iter().map(|stream| stream.deadline).min().unwrap_or_default();
     let send_lag = tally.send_lag();
     let invalid_because = if offered == 0 {
         Some("no query fell due, so nothing was measured; make the run longer or the rate higher".to_owned())
-    } else if behind {
+    } else if let Some(gave_up) = behind {
         Some(format!(
-            "the generator fell {} s behind and stopped: it measured itself; lower the rate, give it more cores or --threads",
-            BEHIND_MAX.as_secs()
+            "the generator fell too far behind and stopped after {:.1} s, with {unsent} queries due that it never sent: it measured itself; lower the rate, give it more cores or --threads",
+            gave_up.as_secs_f64()
         ))
     } else if send_lag.p99 as f64 > deadline.as_micros() as f64 * LAG_SHARE {
         Some(format!(
@@ -610,6 +729,7 @@ fn result(
     let told_apart = config.streams.iter().any(|stream| stream.name != config.streams[0].name);
     let endpoints = if told_apart { tally.endpoints(&config.streams) } else { Default::default() };
     let seconds = duration.as_secs_f64();
+    let silent_from = tally.silent_from(duration).filter(|_| invalid_because.is_none() && !interrupted);
     RunResult {
         target: config.target.clone(),
         endpoint: names.join(","),
@@ -624,6 +744,7 @@ fn result(
         expired,
         failed,
         unknown,
+        unsent,
         degraded: tally.degraded(),
         within_deadline: tally.all.within,
         attainment: tally.all.within as f64 / offered.max(1) as f64,
@@ -636,6 +757,7 @@ fn result(
         send_lag_us: send_lag,
         valid: invalid_because.is_none(),
         invalid_because,
+        silent_from_s: silent_from.map(|from| from.as_secs_f64()),
         interrupted,
         rows_per_query: config.rows_per_query as u64,
         connections: config.connections as u64,

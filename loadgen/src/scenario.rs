@@ -71,7 +71,7 @@ pub struct Part {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum BadScenario {
-    #[error("cannot read the scenario {path}: {cause}")]
+    #[error("cannot read the scenario {path} ({cause}); name a .toml file such as those in benches")]
     Read { path: PathBuf, cause: std::io::Error },
     #[error("{at}: {what}")]
     File { at: Position, what: String },

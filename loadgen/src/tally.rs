@@ -10,6 +10,14 @@ use crate::hdr::{encode, histogram, micros_at, record};
 use crate::result::{Latency, PerEndpoint, PerSecond, SendLag};
 use crate::target::{Reply, Stream};
 
+/// Answers that should have come, by the share that came before, where a target is called silent: chance has hardly ever none.
+const SILENT_MIN: f64 = 20.0;
+/// A target is silent for this share of a run at least, or this long: a server that refuses most answers some in that time.
+const SILENT_SHARE: u32 = 10;
+const SILENT_LONG: Duration = Duration::from_secs(1);
+/// What was not answered is counted by hundredths of a second.
+const SILENT_STEP: Duration = Duration::from_millis(10);
+
 /// Different messages, and different stages, that are told apart; a target that makes up more is not kept count of one by one.
 const WORDS_MAX: usize = 256;
 
@@ -116,6 +124,14 @@ pub struct Tally {
     recent: Histogram<u64>,
     /// Nanoseconds until a query heard that it was rejected, and the longest.
     rejected: (Histogram<u64>, Duration),
+    /// The latest instant of a query that was answered.
+    last_answered: Option<Duration>,
+    /// How many were not answered since then, by [`SILENT_STEP`] of their instants.
+    unanswered: BTreeMap<u128, u64>,
+}
+
+fn step(at: Duration) -> u128 {
+    at.as_nanos() / SILENT_STEP.as_nanos()
 }
 
 fn bump(words: &mut BTreeMap<String, u64>, word: &str) {
@@ -147,6 +163,8 @@ impl Tally {
             errors: BTreeMap::new(),
             recent: histogram(),
             rejected: (histogram(), Duration::ZERO),
+            last_answered: None,
+            unanswered: BTreeMap::new(),
         }
     }
 
@@ -174,6 +192,9 @@ impl Tally {
         second.counts.offered += 1;
         second.counts.price = second.counts.price.max(ended.reply.price);
         if !answered {
+            if self.last_answered.is_none_or(|last| ended.intended > last) {
+                *self.unanswered.entry(step(ended.intended)).or_default() += 1;
+            }
             if matches!(ended.reply.outcome, Outcome::Rejected(_)) {
                 record(&mut self.rejected.0, ended.latency);
                 self.rejected.1 = self.rejected.1.max(ended.latency);
@@ -182,6 +203,10 @@ impl Tally {
             return;
         }
         record(&mut self.recent, ended.latency);
+        if self.last_answered.is_none_or(|last| ended.intended > last) {
+            self.last_answered = Some(ended.intended);
+            self.unanswered = self.unanswered.split_off(&step(ended.intended));
+        }
         if t >= self.closed {
             let (latency, longest) = second.open.get_or_insert_with(|| (histogram(), Duration::ZERO));
             record(latency, ended.latency);
@@ -207,11 +232,24 @@ impl Tally {
         }
     }
 
-    /// p99 in microseconds of what was answered since the last look.
-    pub fn recent_p99(&mut self) -> u64 {
+    /// p99 in microseconds of what was answered since the last look; none where nothing was.
+    pub fn recent_p99(&mut self) -> Option<u64> {
         let p99 = micros_at(&self.recent, 0.99, Duration::from_secs(3600));
+        let p99 = (!self.recent.is_empty()).then_some(p99);
         self.recent.reset();
         p99
+    }
+
+    /// The instant of the last query that was answered, where the target answered nothing after it until `end` though many were
+    /// asked. Not so where it refuses most of a load: of so many it would have answered some.
+    pub fn silent_from(&self, end: Duration) -> Option<Duration> {
+        let last = self.last_answered?;
+        // Those that share the last answer's hundredth of a second may lie before it.
+        let after: u64 = self.unanswered.range(step(last) + 1..).map(|(_, count)| count).sum();
+        let before = self.all.offered().saturating_sub(after);
+        let missing = after as f64 * self.all.outcomes[0] as f64 / before.max(1) as f64;
+        let long = end.saturating_sub(last) >= SILENT_LONG.min(end / SILENT_SHARE);
+        (missing >= SILENT_MIN && long).then_some(last)
     }
 
     /// How long rejected queries waited for the word; nothing where none was rejected.

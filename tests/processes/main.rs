@@ -3,3 +3,4 @@ mod bad_input;
 mod config;
 mod faults;
 mod serving;
+mod stall;

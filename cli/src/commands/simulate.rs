@@ -75,6 +75,7 @@ impl Simulate {
         if self.asked.has_target() {
             return Err(usage("--target: a simulation asks no server; leave it out"));
         }
+        self.written.check()?;
         let scenario = self.asked.scenario(None, &added)?;
         if scenario.closed.is_some() {
             return Err(usage("the scenario is a closed loop, which is not simulated; give --rate and --arrivals"));

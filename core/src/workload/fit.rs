@@ -14,17 +14,23 @@
 //!   third central moment of counts in windows t = x τ is
 //!   rate t + 3 (variance − mean) + 6 c v τ³ [x − 2 + (x + 2) e^(−x)]: gives c.
 //! - X takes (c ± √(c² + 4v)) / 2, which are the rates. Where the low one would be negative it is 0, and c is what makes it so.
+//!
+//! There is something to fit only where counts are more dispersed than those of a Poisson process are by chance. Of such a
+//! process (n − 1) times the dispersion in n windows is all but chi-squared with n − 1 degrees of freedom (Fisher's index of
+//! dispersion), whose cube root is all but normal (Wilson and Hilferty, The distribution of chi-square, 1931). As many widths
+//! are looked at, each may raise a false alarm only so often that all of them together do so once in a hundred (Bonferroni;
+//! widths share their instants, so it is less).
 
 use std::time::Duration;
 
-use crate::prng::elementary::exp;
+use crate::prng::elementary::{exp, pow};
 use crate::units::Instant;
 
 use super::arrivals::Arrivals;
 use super::mmpp::{Mmpp, rise};
 use super::parameter::{PERIOD_MIN, TIME_MAX};
 use super::rate::Rate;
-use super::statistics::{Counts, gap_moments};
+use super::statistics::{Counts, Window, gap_moments};
 
 /// Gamma distributed gaps with the mean and CV of the instants' own.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,8 +57,10 @@ pub enum NoFit {
 const INSTANTS_MIN: usize = 100;
 /// Windows below this number say too little of their variance.
 const WINDOWS_MIN: usize = 20;
-/// Excess dispersion has to be this many standard errors at some width, lest noise be taken for bursts.
-const ERRORS_MIN: f64 = 4.0;
+/// Share of Poisson processes that may be taken for bursty ones, all widths together.
+const FALSE_ALARMS: f64 = 0.01;
+/// A fitted dispersion that is off by more than this factor is told to be poor: a queue would feel it.
+const POOR: f64 = 1.5;
 /// Without it the narrow windows, of which there are most, would be matched to the third digit and the wide ones not at all.
 const MODEL_ERROR: f64 = 0.05;
 
@@ -90,15 +98,39 @@ impl Moments {
         self.variance / self.mean - 1.0
     }
 
-    /// Of the excess, were counts independent and normal: √(2/n) of the dispersion.
-    fn standard_error(&self) -> f64 {
-        (2.0 / self.windows).sqrt() * (self.variance / self.mean).max(1.0)
+    /// Whether a Poisson process is as dispersed as this in less than this share of cases.
+    fn is_rarer_than(&self, share: f64) -> bool {
+        let freedom = self.windows - 1.0;
+        let dispersion = self.variance * self.windows / freedom / self.mean;
+        let spread = 2.0 / (9.0 * freedom);
+        let errors = (pow(dispersion.max(1.0), 1.0 / 3.0) - (1.0 - spread)) / spread.sqrt();
+        // What lies above so many standard errors of a normal is less than its density there over their number.
+        errors > 1.0 && exp(-errors * errors / 2.0) / (errors * std::f64::consts::TAU.sqrt()) < share
     }
 
-    /// What the excess may be off by: a process of two states is not truer than [`MODEL_ERROR`] of any trace, however
-    /// many windows there are.
+    /// What the excess may be off by, for its weight in a fit: √(2/n) of the dispersion, as if counts were independent and
+    /// normal. But a process of two states is not truer than [`MODEL_ERROR`] of any trace, however many windows there are.
     fn error(&self) -> f64 {
-        self.standard_error().hypot(MODEL_ERROR * (self.variance / self.mean).max(1.0))
+        (2.0 / self.windows).sqrt().hypot(MODEL_ERROR) * (self.variance / self.mean).max(1.0)
+    }
+}
+
+/// Where the dispersion of a fit is far from the observed one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Misfit {
+    /// Of the windows.
+    pub width: Duration,
+    /// The larger dispersion over the smaller one.
+    pub factor: f64,
+    /// Counts clump more than those of the fit would.
+    pub too_smooth: bool,
+}
+
+impl Misfit {
+    /// At this width; none without a dispersion.
+    fn at(fit: &Mmpp, window: &Window) -> Option<Misfit> {
+        let ratio = window.dispersion? / fit.dispersion(window.width);
+        Some(Misfit { width: window.width, factor: ratio.max(1.0 / ratio), too_smooth: ratio > 1.0 })
     }
 }
 
@@ -107,7 +139,7 @@ impl Mmpp {
     pub fn fit(instants: &[Instant]) -> Result<Mmpp, NoFit> {
         let rate = GammaFit::of(instants)?.rate;
         let moments = moments(instants, rate);
-        if !moments.iter().any(|at| at.excess() > ERRORS_MIN * at.standard_error()) {
+        if !bursty(&moments) {
             return Err(NoFit::NotBursty);
         }
         let (relaxation, limit) = dispersion_curve(&moments).ok_or(NoFit::NotBursty)?;
@@ -125,6 +157,22 @@ impl Mmpp {
         let high = (rate + above).min(Rate::PER_SECOND_MAX);
         Ok(Mmpp { low: (rate - below).clamp(0.0, high), high, mean_low: period(below), mean_high: period(above) })
     }
+
+    /// The width at which this is furthest from what was observed, where that makes it a poor description: by more than half,
+    /// and by more than two standard errors of the observed dispersion.
+    pub fn misfit(&self, windows: &[Window]) -> Option<Misfit> {
+        let telling = windows.iter().filter(|window| window.counted >= WINDOWS_MIN);
+        let poor = telling.filter_map(|window| {
+            let chance = 1.0 + 2.0 * (2.0 / window.counted as f64).sqrt();
+            Misfit::at(self, window).filter(|misfit| misfit.factor > POOR.max(chance))
+        });
+        poor.max_by(|a, b| a.factor.total_cmp(&b.factor))
+    }
+}
+
+/// Whether counts are more dispersed, at some width, than those of a Poisson process are by chance.
+fn bursty(moments: &[Moments]) -> bool {
+    moments.iter().any(|at| at.is_rarer_than(FALSE_ALARMS / moments.len() as f64))
 }
 
 /// Moments at widths in steps of √2, from one in which there are two instants in the mean to one of which there are enough.

@@ -12,7 +12,8 @@
 //! 3. [`Arrivals::process`] joins them to a [`Process`], or says what is missing.
 //! 4. [`Process::instants`] draws from a [`crate::prng::Prng`]. The same seed gives the same instants on any machine: draws use
 //!    integers and what IEEE 754 fixes to the last bit ([`crate::prng::elementary`]).
-//! 5. [`Superposition`] merges several of them; [`Statistics::of`], [`GammaFit::of`] and [`Mmpp::fit`] look at instants.
+//! 5. [`Superposition`] merges several of them; [`Statistics::of`], [`GammaFit::of`] and [`Mmpp::fit`] look at instants, and
+//!    [`Mmpp::misfit`] says where a fit is not what was seen.
 //!
 //! Every process but a trace is stationary or starts at a stated phase: no run-up has to be thrown away, and the expected
 //! count of a run is its rate times its length from the first second on.
@@ -37,7 +38,7 @@ mod trace;
 
 pub use arrivals::{Arrivals, BadArrivals};
 pub use diurnal::Diurnal;
-pub use fit::{GammaFit, NoFit};
+pub use fit::{GammaFit, Misfit, NoFit};
 pub use mmpp::Mmpp;
 pub use pareto::Pareto;
 pub use process::{BadProcess, Instants, Process};

@@ -405,6 +405,131 @@ fn a_generator_that_falls_behind_says_so() {
     assert!(result.invalid_because.unwrap().contains("measured itself"));
 }
 
+/// What fell due while the generator was too late is offered all the same, in whatever hands it was then; nothing is sent long after the run's
+/// end.
+#[test]
+fn what_a_generator_that_gave_up_never_sent_is_counted() {
+    fn slow(ask: Ask, now: Duration) -> LocalBoxFuture<'static, Reply> {
+        std::thread::sleep(Duration::from_millis(20));
+        at_once(ask, now)
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (_stopper, stop) = stopper();
+    let config = config(open(1000.0), Duration::from_secs(60));
+    let run = run_within(&config, Arc::new(Local(slow)), stop, |_| (), Duration::from_millis(200));
+    let result = runtime.block_on(run).unwrap();
+    let because = result.invalid_because.clone().unwrap();
+    assert!(
+        because.contains("too far behind") && because.contains(&format!("{} queries due", result.unsent)),
+        "{because}"
+    );
+    assert_eq!(result.offered, result.answered + result.unknown);
+    assert_eq!((result.unsent, result.errors[0].1), (result.unknown, result.unknown), "{:?}", result.errors);
+    assert!(result.answered > 0 && result.unsent > 100, "{result:?}");
+    // A millisecond apart, from the first one on: all that fell due, and not what was to come.
+    let due = result.duration_s * 1000.0;
+    assert!(result.offered as f64 >= due - 2.0 && result.offered < 50_000, "{} of {due}", result.offered);
+    assert_eq!(result.per_second.iter().map(|second| second.offered).sum::<u64>(), result.offered);
+    assert_eq!(result.silent_from_s, None, "of the target nothing is known");
+}
+
+/// Given up, a run leaves what its senders held and what nobody handed out yet.
+#[test]
+fn a_run_that_is_given_up_counts_what_it_did_not_send() {
+    fn slow(ask: Ask, now: Duration) -> LocalBoxFuture<'static, Reply> {
+        std::thread::sleep(Duration::from_millis(50));
+        at_once(ask, now)
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (stopper, stop) = stopper();
+    let config = config(open(1000.0), Duration::from_secs(60));
+    let result = runtime.block_on(async {
+        let looks = std::cell::Cell::new(0);
+        run(&config, Arc::new(Local(slow)), stop, |_| {
+            looks.set(looks.get() + 1);
+            if looks.get() == 2 {
+                (0..2).for_each(|_| stopper.stop());
+            }
+        })
+        .await
+        .unwrap()
+    });
+    assert!(result.interrupted && result.unsent > 100, "{result:?}");
+    // Who paces hears of a stop a little later, and what fell due until then is offered.
+    let due = result.duration_s * 1000.0;
+    assert!(result.offered as f64 >= due - 2.0 && result.offered < 50_000, "{} of {due}", result.offered);
+}
+
+/// Nothing is answered any more after two seconds: what is overdue is missed although it did not end.
+#[test]
+fn the_line_of_a_run_counts_what_is_overdue_as_missed() {
+    fn hanging(ask: Ask, now: Duration) -> LocalBoxFuture<'static, Reply> {
+        Box::pin(async move {
+            if now > Duration::from_secs(2) {
+                std::future::pending::<()>().await;
+            }
+            answered(&ask)
+        })
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (_stopper, stop) = stopper();
+    let config = config(open(100.0), Duration::from_secs(4));
+    let mut seen = Vec::new();
+    let run = run_here(&config, plant(hanging), stop, |progress| seen.push(*progress));
+    let result = tokio::task::LocalSet::new().block_on(&runtime, run).unwrap();
+    let at = |seconds: f64| seen.iter().find(|progress| progress.elapsed.as_secs_f64() >= seconds).unwrap();
+    assert!((at(1.9).attainment, at(1.9).overdue) == (1.0, 0) && at(1.9).p99_us.is_some());
+    // Before anything is given up.
+    let stalled = at(3.5);
+    assert!((stalled.attainment - 2.0 / 3.4).abs() < 0.03 && stalled.overdue > 130, "{stalled:?}");
+    assert_eq!(stalled.p99_us, None);
+    let last = seen.last().unwrap();
+    assert!((last.attainment - result.attainment).abs() < 0.1, "{last:?}");
+    assert!(last.overdue <= stalled.overdue + 50 && last.ended > 200, "what ended is no longer overdue: {last:?}");
+}
+
+/// From the third second on it hangs, or is gone.
+#[test]
+fn a_target_that_stops_answering_is_told_and_one_that_refuses_is_not() {
+    let over = |rate: f64, target: Rc<dyn Target>| virtually(&config(open(rate), Duration::from_secs(5)), target);
+    fn gone(ask: Ask, now: Duration) -> LocalBoxFuture<'static, Reply> {
+        let gone = Reply::none(Outcome::Rejected(Rejection::NoReplica), "no connection");
+        Box::pin(async move { if now > Duration::from_secs(2) { gone } else { answered(&ask) } })
+    }
+    let dead = over(100.0, plant(gone));
+    // The target's own clock begins with the first query.
+    let at_two = |result: &RunResult| result.silent_from_s.is_some_and(|from| (2.0..2.02).contains(&from));
+    assert!(at_two(&dead), "{:?}", dead.silent_from_s);
+    let told = dead.silence().unwrap();
+    assert!(told.contains("stopped answering at t=2.0 s") && told.contains("rejected: no connection"), "{told}");
+    assert!(dead.table().contains(&told) && crate::report::html(&dead).contains(&told));
+    fn hangs(ask: Ask, now: Duration) -> LocalBoxFuture<'static, Reply> {
+        let hangs = now > Duration::from_secs(2);
+        Box::pin(async move { if hangs { std::future::pending().await } else { answered(&ask) } })
+    }
+    assert!(at_two(&over(100.0, plant(hangs))));
+    // Overload: one in fifty is answered, and in the end for a tenth of a second none.
+    fn overloaded(ask: Ask, now: Duration) -> LocalBoxFuture<'static, Reply> {
+        let refused = Reply::none(Outcome::Rejected(Rejection::TooLate), "too late");
+        let answers = now.as_millis() % 100 < 2 && now < Duration::from_millis(4_900);
+        Box::pin(async move { if answers { answered(&ask) } else { refused } })
+    }
+    let refused = over(1000.0, plant(overloaded));
+    assert!(refused.rejected > 4 * refused.offered / 5 && refused.answered > 50, "{refused:?}");
+    assert_eq!(refused.silent_from_s, None);
+    // A stall that ends in time, and so few queries that chance may refuse them all.
+    fn stalls(ask: Ask, now: Duration) -> LocalBoxFuture<'static, Reply> {
+        let stall =
+            if now > Duration::from_secs(4) { Duration::from_secs(5).saturating_sub(now) } else { Duration::ZERO };
+        Box::pin(async move {
+            tokio::time::sleep(stall).await;
+            answered(&ask)
+        })
+    }
+    assert_eq!(over(100.0, plant(stalls)).silent_from_s, None);
+    assert_eq!(over(5.0, plant(gone)).silent_from_s, None);
+}
+
 /// The last of a burst is late by what the others take: a lag taken when a query is fetched would not see it.
 #[test]
 fn lag_is_taken_when_a_query_is_sent_not_when_it_is_fetched() {

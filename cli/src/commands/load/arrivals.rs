@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use weir_core::workload::{self, GammaFit, Mmpp, Statistics};
+use weir_core::workload::{self, GammaFit, Misfit, Mmpp, Statistics};
 use weir_loadgen::trace;
 
 use super::asked::usage;
@@ -26,6 +26,7 @@ impl Arrivals {
         let gamma = GammaFit::of(&instants).map(|fit| fit.arrivals().to_text()).map_err(|e| e.to_string());
         let gamma_rate = GammaFit::of(&instants).ok().map(|fit| fit.rate);
         let mmpp = Mmpp::fit(&instants).map_err(|e| e.to_string());
+        let misfit = mmpp.as_ref().ok().and_then(|mmpp| mmpp.misfit(&statistics.windows));
         if common.json() {
             let window = |window: &workload::Window| {
                 let theory = mmpp.as_ref().ok().map(|mmpp| mmpp.dispersion(window.width));
@@ -40,7 +41,8 @@ impl Arrivals {
                 "gap_cv": statistics.gap_cv,
                 "models": trace.models(),
                 "windows": statistics.windows.iter().map(window).collect::<Vec<_>>(),
-                "fits": {"gamma": fit(gamma), "gamma_rate": gamma_rate, "mmpp": fit(mmpp.clone().map(|mmpp| workload::Arrivals::Mmpp(mmpp).to_text()))},
+                "fits": {"gamma": fit(gamma), "gamma_rate": gamma_rate, "mmpp": fit(mmpp.clone().map(|mmpp| workload::Arrivals::Mmpp(mmpp).to_text())),
+                    "mmpp_poor": misfit.map(|misfit| json!({"width_s": misfit.width.as_secs_f64(), "factor": misfit.factor}))},
             });
             println!("{result}");
             return Ok(());
@@ -74,6 +76,22 @@ impl Arrivals {
             Ok(mmpp) => println!("mmpp      {}", workload::Arrivals::Mmpp(mmpp).to_text()),
             Err(why) => println!("mmpp      does not fit: {why}"),
         }
+        if let Some(misfit) = misfit {
+            println!("          {}", poor(&misfit));
+        }
         Ok(())
     }
+}
+
+/// What a fit that is far off is not good for.
+fn poor(misfit: &Misfit) -> String {
+    let (compared, remedy) = match misfit.too_smooth {
+        true => ("smoother", "bursts that long would be missing"),
+        false => ("burstier", "it has bursts that long which the trace has not"),
+    };
+    format!(
+        "a poor fit: {:.1} times {compared} than the trace in windows of {} s, so {remedy}; replay the trace itself",
+        misfit.factor,
+        misfit.width.as_secs_f64()
+    )
 }

@@ -354,12 +354,12 @@ impl Line {
 
     pub fn show(&self, progress: &Progress) {
         if self.shown {
+            let p99 = progress.p99_us.map_or("-".into(), |us| format!("{:.1} ms", us as f64 / 1e3));
             eprint!(
-                "\r{}{:6.1} s  {:8.1} a second  p99 {:8.1} ms  {:6.2} % in time\x1b[K",
+                "\r{}{:6.1} s  {:8.1} a second  p99 {p99:>11}  {:6.2} % in time\x1b[K",
                 self.prefix,
                 progress.elapsed.as_secs_f64(),
                 progress.rate,
-                progress.p99_us as f64 / 1e3,
                 100.0 * progress.attainment
             );
         }

@@ -31,7 +31,8 @@ impl Compare {
 }
 
 fn read(path: &Path) -> Result<RunResult, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|e| usage(format!("cannot read {}: {e}", path.display())))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| usage(format!("cannot read {} ({e}); name a file that --save wrote", path.display())))?;
     serde_json::from_str(&text)
         .map_err(|e| usage(format!("{} is no result of `weir load run` ({e}); write one with --save", path.display())))
 }

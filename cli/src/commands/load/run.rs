@@ -1,13 +1,13 @@
 //! `weir load run`: one run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use weir_loadgen::goal::Goal;
 use weir_loadgen::result::RunResult;
 use weir_loadgen::{hdr, report, run};
 
-use super::asked::{Asked, Line, Offered, load_failure, on_interrupt};
+use super::asked::{Asked, Line, Offered, load_failure, on_interrupt, usage};
 use crate::connect::Common;
 use crate::failure::Failure;
 
@@ -39,6 +39,18 @@ pub struct Written {
 }
 
 impl Written {
+    /// Told before a run is made whose result would find no place.
+    pub fn check(&self) -> Result<(), Failure> {
+        for (flag, path) in [("report", &self.report), ("save", &self.save), ("hdr", &self.hdr)] {
+            let Some(path) = path else { continue };
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if path.is_dir() || !folder.is_dir() {
+                return Err(usage(format!("--{flag} {}: name a file in a folder that is there", path.display())));
+            }
+        }
+        Ok(())
+    }
+
     /// Prints the result and writes the files.
     pub fn write(&self, result: &RunResult, common: &Common) -> Result<(), Failure> {
         let json = serde_json::to_string(result).expect("a result is plain data");
@@ -60,6 +72,7 @@ impl Written {
 
 impl Run {
     pub async fn run(self, common: Common) -> Result<(), Failure> {
+        self.written.check()?;
         let prepared = self.asked.prepare(&common, self.offered.added(self.closed)).await?;
         let line = Line::new(String::new());
         let stop = on_interrupt();
@@ -82,6 +95,9 @@ pub fn verdict(result: &RunResult, missed: Option<&Goal>) -> Result<(), Failure>
     if result.answered == 0 {
         let why = result.errors.first().map(|(why, _)| format!(" ({why})")).unwrap_or_default();
         return Err(tell(1, &format!("no query was answered{why}; look at the server")));
+    }
+    if let Some(silence) = result.silence() {
+        return Err(tell(1, &format!("{silence}; look at the server")));
     }
     missed.map_or(Ok(()), |missed| Err(tell(1, &missed.missed(result))))
 }
