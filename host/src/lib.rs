@@ -12,6 +12,7 @@ pub mod listen;
 pub mod login;
 pub mod net;
 pub mod random;
+pub mod share;
 pub mod spawn;
 pub mod transport;
 

@@ -14,14 +14,19 @@ use tokio::sync::mpsc;
 use crate::limits::Limits;
 use crate::login::{Authority, Caller, door};
 use crate::net::{Incoming, Listener, Stream};
+use crate::share::Crowd;
 use crate::spawn::Place;
 use crate::transport::{self, Ended};
 use weir_schema::predict_capnp::granted;
 
-/// Drives one accepted connection to its end and says why it ended. The bootstrap object is `authority`'s door.
+/// Drives one accepted connection, which is alone, to its end and says why it ended. The bootstrap object is `authority`'s door.
 pub async fn serve(stream: Stream, limits: Limits, authority: Rc<dyn Authority>) -> Ended {
+    serve_among(stream, limits, authority, &Crowd::default()).await
+}
+
+async fn serve_among(stream: Stream, limits: Limits, authority: Rc<dyn Authority>, crowd: &Crowd) -> Ended {
     let within = limits.login_within;
-    let (network, connection) = transport::connect(stream, Side::Server, limits);
+    let (network, connection) = transport::connect_among(stream, Side::Server, limits, crowd);
     let bootstrap = door(authority, connection.clone());
     let system = RpcSystem::new(network, Some(bootstrap.client));
     let watched = connection.clone();
@@ -118,14 +123,15 @@ pub async fn accept<A>(
 ) where
     A: Fn(SocketAddr) -> Rc<dyn Authority> + Clone + 'static,
 {
+    let crowd = Crowd::default();
     let serve_at = |place: &Place| {
         // Bounded by the limit of connections, which are counted before they are handed over.
         let (hand, mut handed) = mpsc::unbounded_channel();
-        let (limits, authority) = (limits.clone(), authority.clone());
+        let (limits, authority, crowd) = (limits.clone(), authority.clone(), crowd.clone());
         place.run(move || async move {
             let authority = authority();
             while let Some((incoming, counted, here)) = handed.recv().await {
-                let serving = one(incoming, limits.clone(), authority.clone(), counted);
+                let serving = one(incoming, limits.clone(), authority.clone(), counted, crowd.clone());
                 tokio::task::spawn_local(async move {
                     let _here: Here = here;
                     serving.await;
@@ -149,9 +155,9 @@ pub async fn accept_here<A>(listener: Box<dyn Listener>, limits: Limits, authori
 where
     A: Fn(SocketAddr) -> Rc<dyn Authority> + Clone + 'static,
 {
-    let per_connection = limits.clone();
+    let (per_connection, crowd) = (limits.clone(), Crowd::default());
     accept_each(listener, limits, |incoming, counted| {
-        tokio::task::spawn_local(one(incoming, per_connection.clone(), authority.clone(), counted));
+        tokio::task::spawn_local(one(incoming, per_connection.clone(), authority.clone(), counted, crowd.clone()));
     })
     .await;
 }
@@ -173,7 +179,7 @@ async fn accept_each(mut listener: Box<dyn Listener>, limits: Limits, mut hand: 
     }
 }
 
-async fn one<A>(incoming: Incoming, limits: Limits, authority: A, counted: Counted)
+async fn one<A>(incoming: Incoming, limits: Limits, authority: A, counted: Counted, crowd: Crowd)
 where
     A: Fn(SocketAddr) -> Rc<dyn Authority>,
 {
@@ -181,7 +187,7 @@ where
     match incoming.into_stream() {
         Ok(stream) => {
             let authority = Rc::new(CountingLogin { authority: authority(peer), counted });
-            let ended = serve(stream, limits, authority).await;
+            let ended = serve_among(stream, limits, authority, &crowd).await;
             tracing::debug!(%peer, %ended, "connection ended");
         }
         Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),

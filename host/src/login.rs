@@ -120,6 +120,10 @@ impl login::Server for Door {
         match admitted {
             Ok(()) => {
                 self.connection.logged_in();
+                // Members carry what others asked, and ask in no loop: theirs is not a single caller's share.
+                if purpose == Purpose::Predict {
+                    self.connection.gives_way();
+                }
                 self.connection.peer_reads(Limits::of_caller(purpose).message_bytes);
                 Ok(())
             }

@@ -8,7 +8,8 @@
 //!   whatever the peer says of it meanwhile. While the calls in flight, or their bytes, are at the limit, the next call is
 //!   held and nothing behind it is read, so the peer's sends back up in the kernel and then in the peer. A cancellation
 //!   behind a held call is not read either; weir's own clients stay below the limit, which login tells them. A server
-//!   reads nothing at all while more than that waits to be taken from it.
+//!   reads nothing at all while more than that waits to be taken from it. A caller that goes on meeting a full gate gets a
+//!   [share](crate::share) only while others ask.
 //! - **Few messages.** What weir's own peers never send ends the connection: results sent elsewhere, calls on the answer of
 //!   another call, and everything of three parties. Each of them outlives its finish, or is echoed, without being counted.
 //! - **Gathered writes.** Messages of one turn of the executor go out in one system call, from where they were built.
@@ -30,9 +31,11 @@ use futures::FutureExt;
 use futures::future::Shared;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::limits::Limits;
 use crate::net::Stream;
+use crate::share::{Crowd, Place, Pressure};
 
 /// Calls given up on one connection before it is worn out: at some 100 bytes each, a megabyte.
 const GIVEN_UP_MAX: usize = 10_000;
@@ -80,6 +83,10 @@ struct Inner {
     reader_wake: Notify,
     close: Cell<bool>,
     gate: RefCell<Gate>,
+    place: Place,
+    pressure: Pressure,
+    /// Whether a peer that floods gives way to others.
+    gives_way: Cell<bool>,
     outbox: RefCell<VecDeque<Outgoing>>,
     /// Of the outbox and of what is being written.
     outbox_bytes: Cell<usize>,
@@ -128,6 +135,11 @@ impl Connection {
     /// Lifts the limits that hold before login.
     pub fn logged_in(&self) {
         self.0.logged_in.set(true);
+    }
+
+    /// While others of its crowd ask, it gets only a share as long as its peer floods it.
+    pub fn gives_way(&self) {
+        self.0.gives_way.set(true);
     }
 
     /// Says how large a message the peer reads; until then, as large as what is read here. An answer over it fails alone.
@@ -210,10 +222,23 @@ impl Inner {
         self.taken.get() == 0
     }
 
+    /// The peer sent something, after nothing since then.
+    fn sent_again(&self, waits_since: Option<Instant>) {
+        if let Some(since) = waits_since {
+            self.pressure.on_nothing_sent(since.elapsed());
+        }
+    }
+
     /// Waits at the gate with a call of so many bytes, and takes it in.
     async fn enter_gate(&self, question: u32, bytes: usize) -> capnp::Result<()> {
+        self.pressure.on_call(self.gate_is_full());
         while self.gate_is_full() && !self.close.get() {
             self.reader_wake.notified().await;
+        }
+        if self.gives_way.get() && self.pressure.floods() {
+            self.give_way().await;
+        } else {
+            self.place.asks(Instant::now());
         }
         let mut gate = self.gate.borrow_mut();
         if gate.calls.contains_key(&question) || !gate.unfinished.insert(question) {
@@ -225,6 +250,24 @@ impl Inner {
             return Err(self.end(Ended::TooManyAnswers(gate.unfinished.len())));
         }
         Ok(())
+    }
+
+    /// Waits, while others ask, until the last call of a peer that floods has ended and it has rested.
+    async fn give_way(&self) {
+        let mut rested = None;
+        while let Some(quiet) = self.place.others_quiet_at() {
+            let now = Instant::now();
+            if rested.is_none() && self.gate.borrow().in_flight() == 0 {
+                rested = Some(self.pressure.rests_until(now));
+            }
+            let until = rested.unwrap_or(quiet).min(quiet);
+            if now >= until || self.close.get() {
+                break;
+            }
+            // Ended by the time, or by what is looked at above.
+            let _ = tokio::time::timeout_at(until, self.reader_wake.notified()).await;
+        }
+        self.pressure.on_let_in(Instant::now());
     }
 
     /// The peer wants to hear no more of a question.
@@ -283,8 +326,18 @@ impl Drop for Disconnect {
     }
 }
 
-/// The two parts that drive a connection: its network for `RpcSystem`, and a handle.
+/// The two parts that drive a connection that is alone: its network for `RpcSystem`, and a handle.
 pub fn connect(stream: Stream, side: Side, limits: Limits) -> (Box<dyn capnp_rpc::VatNetwork<Side>>, Connection) {
+    connect_among(stream, side, limits, &Crowd::default())
+}
+
+/// Likewise for one of many.
+pub fn connect_among(
+    stream: Stream,
+    side: Side,
+    limits: Limits,
+    crowd: &Crowd,
+) -> (Box<dyn capnp_rpc::VatNetwork<Side>>, Connection) {
     let inner = Rc::new(Inner {
         peer_reads: Cell::new(limits.message_bytes),
         limits,
@@ -294,6 +347,9 @@ pub fn connect(stream: Stream, side: Side, limits: Limits) -> (Box<dyn capnp_rpc
         reader_wake: Notify::new(),
         close: Cell::new(false),
         gate: RefCell::default(),
+        place: crowd.join(),
+        pressure: Pressure::default(),
+        gives_way: Cell::new(false),
         outbox: RefCell::default(),
         outbox_bytes: Cell::new(0),
         outbox_wake: Notify::new(),
@@ -498,10 +554,11 @@ async fn receive(
             closing.await;
             continue;
         }
+        let waits_since = inner.pressure.is_any().then(Instant::now);
         tokio::select! {
             biased;
             // Half a message may be lost where a wake-up interrupts it: only at its first byte is there one to take.
-            first = reader.read_u8() => match first {
+            first = reader.read_u8() => match first.inspect(|_| inner.sent_again(waits_since)) {
                 Ok(first) => match read_message(reader, first, inner).await? {
                     Some(message) => break message,
                     None => return Ok(None),

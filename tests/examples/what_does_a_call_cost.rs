@@ -3,7 +3,8 @@
 //! `cargo run --release -p weir-tests --example what_does_a_call_cost` (after `cargo build --release -p weir-cli`).
 //! Each server is a process of its own; the client is this one. Processor time is that of the server's process.
 //! With `steady SECONDS` one caller asks a node and the bare echo by turns in a closed loop for so long, to count their system
-//! calls (`strace -c -f -p`) or to take a profile (`perf record -p`); with `calls ROUNDS` there are so many rounds, and no flood.
+//! calls (`strace -c -f -p`) or to take a profile (`perf record -p`); with `calls ROUNDS` there are so many rounds, and no flood;
+//! with `flood ROUNDS` there is nothing but the flood, again and again.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -27,16 +28,16 @@ use weir_tests::processes::{Cluster, npy, root};
 
 const BYTES: usize = 4096;
 
-/// A server process of this program.
+/// A process of this program that prints an address, or that it has begun.
 struct Server {
     child: Child,
     address: String,
 }
 
 impl Server {
-    fn start(kind: &str) -> Server {
+    fn start(words: &[&str]) -> Server {
         let program = std::env::current_exe().expect("this program has a path");
-        let mut child = Command::new(program).arg(kind).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut child = Command::new(program).args(words).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().expect("piped")), &mut line)
             .expect("an address");
@@ -55,13 +56,14 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("tcp") => serve_tcp(),
         Some("capnp") => serve_capnp(),
-        Some("neighbour") => actix::System::new().block_on(tokio::task::LocalSet::new().run_until(neighbour())),
-        word => {
-            let number = std::env::args().nth(2).and_then(|word| word.parse().ok());
-            let measured = measure(word == Some("steady"), word == Some("calls"), number);
-            actix::System::new().block_on(tokio::task::LocalSet::new().run_until(measured));
-        }
+        Some("neighbour") => run(neighbour()),
+        Some("flood") if std::env::args().len() > 3 => run(flood()),
+        word => run(measure(word.unwrap_or("all"), std::env::args().nth(2).and_then(|word| word.parse().ok()))),
     }
+}
+
+fn run(part: impl Future<Output = ()>) {
+    actix::System::new().block_on(tokio::task::LocalSet::new().run_until(part));
 }
 
 fn serve_tcp() {
@@ -236,8 +238,8 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
 }
 
-async fn measure(steady: bool, calls_only: bool, number: Option<u64>) {
-    let (tcp_server, capnp_server) = (Server::start("tcp"), Server::start("capnp"));
+async fn measure(what: &str, number: Option<u64>) {
+    let (tcp_server, capnp_server) = (Server::start(&["tcp"]), Server::start(&["capnp"]));
     let cluster = Cluster::start(1, 1);
     let model = root().join("tests/models/identity_4k.onnx");
     let file = cluster.write(
@@ -249,104 +251,199 @@ async fn measure(steady: bool, calls_only: bool, number: Option<u64>) {
     );
     cluster.ok(&["apply", "-f", &file]);
     cluster.ok(&["predict", "identity", "--input", &cluster.write("x.npy", npy(&[1, 1024], &[1.0; 1024]))]);
-    let node = cluster.nodes[0].pid();
-    let host = Host::system();
-    let token = Token::read_file(&weir_host::disk::SystemDisk, std::path::Path::new(&cluster.path("c1/admin.token")))
-        .expect("the token");
-    let entered =
-        enter(&host, &cluster.nodes[0].address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
-    let Role::Predictor(weir) = entered.role() else { panic!("a predictor") };
-    let echo = bare(&capnp_server.address).await;
-    if steady {
-        println!("the node is process {node}, the echo {}", capnp_server.child.id());
+    let node = Target {
+        address: cluster.nodes[0].address.clone(),
+        token_file: cluster.path("c1/admin.token"),
+        pid: cluster.nodes[0].pid(),
+    };
+    let echo =
+        Target { address: capnp_server.address.clone(), token_file: NO_TOKEN.into(), pid: capnp_server.child.id() };
+    let (weir, bare) = (node.connect().await, echo.connect().await);
+    if what == "steady" {
+        println!("the node is process {}, the echo {}", node.pid, echo.pid);
         let started = Instant::now();
         while started.elapsed().as_secs() < number.unwrap_or(10) {
-            rpc("capnp-rpc", &echo, capnp_server.child.id(), 1, 5_000).await;
-            rpc("weir", weir, node, 1, 5_000).await;
+            rpc("capnp-rpc", &bare, echo.pid, 1, 5_000).await;
+            rpc("weir", &weir, node.pid, 1, 5_000).await;
         }
         return;
     }
+    if what != "flood" {
+        costs(&tcp_server, (&bare, echo.pid), (&weir, node.pid), number.unwrap_or(15)).await;
+    }
+    if what != "calls" {
+        floods(&node, &echo, number.filter(|_| what == "flood").unwrap_or(1)).await;
+    }
+}
+
+/// Rounds of calls to each server, and what weir takes beside the bare echo.
+async fn costs(tcp_server: &Server, bare: (&predictor::Client, u32), weir: (&predictor::Client, u32), rounds: u64) {
     let mut ratios: [Vec<f64>; 2] = Default::default();
     // Short ones, so that what else runs on the machine falls on neighbours alike.
-    for round in 1..=number.unwrap_or(15) {
+    for round in 1..=rounds {
         println!("round {round}");
         for (ratios, (depth, calls)) in ratios.iter_mut().zip([(1, 1_000), (64, 6_400)]) {
-            tcp(&tcp_server, depth, calls);
-            let (bare, _) = rpc("capnp-rpc", &echo, capnp_server.child.id(), depth, calls).await;
-            let (whole, _) = rpc("weir", weir, node, depth, calls).await;
-            ratios.push(whole / bare);
+            tcp(tcp_server, depth, calls);
+            let (alone, _) = rpc("capnp-rpc", bare.0, bare.1, depth, calls).await;
+            let (whole, _) = rpc("weir", weir.0, weir.1, depth, calls).await;
+            ratios.push(whole / alone);
         }
     }
-    for (ratios, depth) in ratios.iter_mut().zip([1, 64]) {
-        ratios.sort_by(f64::total_cmp);
-        let (least, middle, most) = (ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
+    for (mut ratios, depth) in ratios.into_iter().zip([1, 64]) {
+        let (least, middle, most) = spread(&mut ratios);
         println!(
             "{depth:>3} in flight: weir takes {middle:.2} times the processor of capnp-rpc ({least:.2} to {most:.2})"
         );
     }
-    if calls_only {
-        return;
-    }
-    println!("one client sends 400,000 calls and never waits; another, a process of its own, asks as before");
-    let token_file = cluster.path("c1/admin.token");
-    let alone = ask_beside("weir alone", &cluster.nodes[0].address, &token_file, node).await;
-    // The same work on the same processors, for another server: what is slower beside this is slower for want of processors.
-    let mut elsewhere = tokio::task::JoinSet::new();
-    for _ in 0..64 {
-        let echo = echo.clone();
-        elsewhere.spawn_local(async move {
-            loop {
-                ask(&echo).send().promise.await.expect("it answers");
-            }
-        });
-    }
-    let control = ask_beside("control", &cluster.nodes[0].address, &token_file, node).await;
-    elsewhere.shutdown().await;
-    let before = resident(node);
-    let flooding =
-        enter(&host, &cluster.nodes[0].address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
-    let Role::Predictor(flood) = flooding.role() else { panic!("a predictor") };
-    let mut unanswered = Vec::with_capacity(400_000);
-    let mut highest = before;
-    for i in 0..400_000 {
-        unanswered.push(ask(flood).send().promise);
-        if i % 2_000 == 0 {
-            tokio::task::yield_now().await;
-            highest = highest.max(resident(node));
-        }
-    }
-    let beside = ask_beside("weir beside", &cluster.nodes[0].address, &token_file, node).await;
-    highest = highest.max(resident(node));
-    println!(
-        "the node grew by {} KiB; p99 of the other went from {alone} to {beside} us, and to {control} us beside calls to the echo",
-        highest.saturating_sub(before),
-    );
-    drop(unanswered);
 }
 
-/// Has a process of its own ask 2,000 times, one after the other; its p99 in microseconds. This one's calls go on meanwhile.
-async fn ask_beside(name: &str, address: &str, token_file: &str, node: u32) -> u64 {
+/// Least, median and most.
+fn spread<T: PartialOrd + Copy>(numbers: &mut [T]) -> (T, T, T) {
+    numbers.sort_by(|a, b| a.partial_cmp(b).expect("numbers"));
+    (numbers[0], numbers[numbers.len() / 2], numbers[numbers.len() - 1])
+}
+
+/// A server, and how one gets in.
+struct Target {
+    address: String,
+    token_file: String,
+    pid: u32,
+}
+
+/// In place of a token file: nobody asks for one.
+const NO_TOKEN: &str = "-";
+
+impl Target {
+    /// What this process was told after `skip` words.
+    fn told(skip: usize) -> Target {
+        let [address, token_file, pid] =
+            std::env::args().skip(skip).take(3).collect::<Vec<_>>().try_into().expect("three words");
+        Target { address, token_file, pid: pid.parse().expect("a number") }
+    }
+
+    fn words(&self) -> [String; 3] {
+        [self.address.clone(), self.token_file.clone(), self.pid.to_string()]
+    }
+
+    async fn connect(&self) -> predictor::Client {
+        if self.token_file == NO_TOKEN {
+            return bare(&self.address).await;
+        }
+        let token =
+            Token::read_file(&weir_host::disk::SystemDisk, std::path::Path::new(&self.token_file)).expect("the token");
+        let (host, limits) = (Host::system(), Limits::default());
+        let entered = enter(&host, &self.address, &token, Purpose::Predict, &limits).await.expect("let in");
+        let Role::Predictor(predictor) = entered.role() else { panic!("a predictor") };
+        let predictor = predictor.clone();
+        // It lasts as long as this process.
+        std::mem::forget(entered);
+        predictor
+    }
+}
+
+/// Calls that the client has sent and not been answered: more than it can be answered while it is measured.
+const FLOOD: usize = 400_000;
+/// Where it is measured again and again it sends another for each that is answered. These are ahead, so it never waits.
+const FLOOD_OF_MANY: usize = 20_000;
+
+async fn floods(node: &Target, echo: &Target, rounds: u64) {
+    println!("one client never waits; another, a process of its own, asks as before");
+    let calls = if rounds == 1 { FLOOD } else { FLOOD_OF_MANY };
+    let mut p99: [Vec<u64>; 5] = Default::default();
+    let mut grown = Vec::new();
+    for _ in 0..rounds {
+        let before = resident(node.pid);
+        p99[0].push(ask_beside("weir alone", node).await.0);
+        // The same work on the same processors, for another server: what is slower beside this is slower for want of processors.
+        let elsewhere = Flood::start(echo, 64).await;
+        p99[1].push(ask_beside("control", node).await.0);
+        drop(elsewhere);
+        let flooding = Flood::start(node, calls).await;
+        let (beside, highest) = ask_beside("beside", node).await;
+        drop(flooding);
+        p99[2].push(beside);
+        grown.push(highest.saturating_sub(before));
+        // What a server without any gate does to a neighbour.
+        p99[3].push(ask_beside("echo alone", echo).await.0);
+        let flooding = Flood::start(echo, calls).await;
+        p99[4].push(ask_beside("echo beside", echo).await.0);
+        drop(flooding);
+    }
+    let names =
+        ["weir alone", "weir beside calls to the echo", "weir beside the flood", "echo alone", "echo beside the flood"];
+    for (name, p99) in names.into_iter().zip(&mut p99) {
+        let (least, middle, most) = spread(p99);
+        println!("p99 of the other, {name}: {middle} us ({least} to {most})");
+    }
+    let (least, middle, most) = spread(&mut grown);
+    println!("the node grew by {middle} KiB ({least} to {most})");
+}
+
+/// A process that keeps so many calls in flight until this is dropped.
+struct Flood(Server);
+
+impl Flood {
+    async fn start(at: &Target, calls: usize) -> Flood {
+        let [address, token_file, pid] = at.words();
+        let flood = Server::start(&["flood", &calls.to_string(), &address, &token_file, &pid]);
+        println!("{}", flood.address);
+        // Until all are made and its sends back up: to make them costs a core too, and that is not the server's doing.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Flood(flood)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        // Gone before the next is measured.
+        let _ = self.0.child.kill();
+        let _ = self.0.child.wait();
+    }
+}
+
+async fn flood() {
+    let calls: usize = std::env::args().nth(2).and_then(|word| word.parse().ok()).expect("a number");
+    let client = Target::told(3).connect().await;
+    for i in 0..calls {
+        let client = client.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                ask(&client).send().promise.await.expect("it answers");
+            }
+        });
+        if i % 2_000 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    println!("{calls} calls in flight");
+    std::future::pending().await
+}
+
+/// Has a process of its own ask 2,000 times, one after the other: its p99 in microseconds, and how much memory the server
+/// had at most meanwhile, in KiB.
+async fn ask_beside(name: &str, at: &Target) -> (u64, u64) {
     let program = std::env::current_exe().expect("this program has a path");
     let mut asking = Command::new(program)
-        .args(["neighbour", name, address, token_file, &node.to_string()])
+        .args(["neighbour", name])
+        .args(at.words())
         .stdout(Stdio::piped())
         .spawn()
         .expect("it starts");
+    let mut highest = 0;
     while asking.try_wait().expect("it is ours").is_none() {
+        highest = highest.max(resident(at.pid));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let printed = std::io::read_to_string(asking.stdout.take().expect("piped")).expect("text");
     let (lines, p99) = printed.trim_end().rsplit_once('\n').expect("a report and a number");
     println!("{lines}");
-    p99.parse().expect("a number")
+    (p99.parse().expect("a number"), highest)
 }
 
 async fn neighbour() {
-    let [name, address, token_file, node] =
-        std::env::args().skip(2).collect::<Vec<_>>().try_into().expect("four words");
-    let token = Token::read_file(&weir_host::disk::SystemDisk, std::path::Path::new(&token_file)).expect("the token");
-    let entered = enter(&Host::system(), &address, &token, Purpose::Predict, &Limits::default()).await.expect("let in");
-    let Role::Predictor(weir) = entered.role() else { panic!("a predictor") };
-    let (_, latency) = rpc(&name, weir, node.parse().expect("a number"), 1, 2_000).await;
+    let name = std::env::args().nth(2).expect("a name");
+    let at = Target::told(3);
+    let client = at.connect().await;
+    let (_, latency) = rpc(&name, &client, at.pid, 1, 2_000).await;
     println!("{}", latency.value_at_quantile(0.99));
 }

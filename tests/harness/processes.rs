@@ -109,6 +109,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts them and waits until every coordinator votes and every node has joined.
     pub fn start(coordinators: usize, nodes: usize) -> Cluster {
+        Cluster::start_with(coordinators, nodes, &[])
+    }
+
+    /// Likewise, its nodes with these flags.
+    pub fn start_with(coordinators: usize, nodes: usize, flags: &[&str]) -> Cluster {
         let mut cluster =
             Cluster { folder: tempfile::tempdir().expect("a folder"), coordinators: Vec::new(), nodes: Vec::new() };
         for i in 1..=coordinators {
@@ -124,7 +129,7 @@ impl Cluster {
             cluster.coordinators.push(Process::start(&arguments));
         }
         for i in 1..=nodes {
-            let node = cluster.node(&format!("n{i}"), &[]);
+            let node = cluster.node(&format!("n{i}"), flags);
             cluster.nodes.push(node);
         }
         cluster.wait("every member is up", Duration::from_secs(60), |status| {

@@ -4,3 +4,4 @@ mod config;
 mod faults;
 mod serving;
 mod stall;
+mod triage;

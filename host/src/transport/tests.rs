@@ -17,6 +17,8 @@ struct Calls {
     dropped: Cell<usize>,
     release: Notify,
     instantly: Cell<bool>,
+    /// After so long, where it is not instantly.
+    lasting: Cell<Duration>,
     /// Instantly, and with an error.
     fail: Cell<bool>,
     /// Bytes of the next answers; 0 afterwards.
@@ -42,7 +44,9 @@ impl login::Server for Server {
         let calls = Rc::clone(&self.0);
         calls.begun.set(calls.begun.get() + 1);
         let dropping = Dropping(Rc::clone(&calls));
-        if !calls.instantly.get() && !calls.fail.get() {
+        if !calls.lasting.get().is_zero() {
+            tokio::time::sleep(calls.lasting.get()).await;
+        } else if !calls.instantly.get() && !calls.fail.get() {
             calls.release.notified().await;
         }
         std::mem::forget(dropping);
@@ -61,8 +65,12 @@ fn stream(reader: ReadHalf<DuplexStream>, writer: WriteHalf<DuplexStream>) -> St
 
 /// Serves `calls` on one end of a pipe; returns the connection and what ends with it.
 fn serve(end: DuplexStream, calls: &Rc<Calls>, limits: Limits) -> Connection {
+    serve_among(end, calls, limits, &Crowd::default())
+}
+
+fn serve_among(end: DuplexStream, calls: &Rc<Calls>, limits: Limits, crowd: &Crowd) -> Connection {
     let (reader, writer) = split(end);
-    let (network, connection) = connect(stream(reader, writer), Side::Server, limits);
+    let (network, connection) = connect_among(stream(reader, writer), Side::Server, limits, crowd);
     connection.logged_in();
     let client: login::Client = capnp_rpc::new_client(Server(Rc::clone(calls)));
     tokio::task::spawn_local(drive(RpcSystem::new(network, Some(client.client))));
@@ -658,4 +666,140 @@ async fn what_one_peer_has_sent_ahead_does_not_stand_before_another_s_call() {
             assert!(ahead < AHEAD as usize / 2, "{ahead} calls were taken up first");
         })
         .await;
+}
+
+/// Callers of one server, whose calls last a millisecond unless said otherwise.
+#[derive(Default)]
+struct Neighbourhood(Crowd);
+
+impl Neighbourhood {
+    fn caller(&self, lasting: Duration) -> (login::Client, Rc<Calls>, Connection) {
+        let calls = Rc::new(Calls::default());
+        calls.lasting.set(lasting);
+        // All of a flood fits into it: no sender stalls.
+        let (here, there) = duplex(1 << 21);
+        let connection = serve_among(there, &calls, Limits::default(), &self.0);
+        connection.gives_way();
+        (dial(here), calls, connection)
+    }
+
+    /// One that sends so many calls and never waits; what it was promised must be kept.
+    fn flood(&self, lasting: Duration, calls: usize) -> (Vec<impl Future<Output = bool>>, Rc<Calls>, Connection) {
+        let (client, begun, connection) = self.caller(lasting);
+        let sent = (0..calls).map(|_| client.login_request().send().promise.map(|answered| answered.is_ok())).collect();
+        (sent, begun, connection)
+    }
+
+    /// One that keeps so many calls in flight.
+    fn loops(&self, in_flight: usize, lasting: Duration) -> Rc<Calls> {
+        let (client, begun, _) = self.caller(lasting);
+        for _ in 0..in_flight {
+            let client = client.clone();
+            tokio::task::spawn_local(async move { while client.login_request().send().promise.await.is_ok() {} });
+        }
+        begun
+    }
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Calls that were begun meanwhile.
+async fn begun_within(span: Duration, calls: &Calls) -> usize {
+    let before = calls.begun.get();
+    tokio::time::sleep(span).await;
+    calls.begun.get() - before
+}
+
+#[test]
+fn a_flood_gets_a_share_while_another_asks_and_all_again_afterwards() {
+    run(async {
+        let here = Neighbourhood::default();
+        let (_sent, flood, _) = here.flood(MILLISECOND, 15_000);
+        let (one, asks, _) = here.caller(MILLISECOND);
+        let asking = tokio::task::spawn_local(async move { while one.login_request().send().promise.await.is_ok() {} });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let (share, other) =
+            tokio::join!(begun_within(Duration::from_secs(1), &flood), begun_within(Duration::from_secs(1), &asks),);
+        // A call of 1 ms and a rest of 31, or of twice that: timers round up.
+        assert!((15..=32).contains(&share), "{share} calls of the flood in a second");
+        assert!(other > 300, "{other} calls of the other");
+        asking.abort();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let alone = begun_within(Duration::from_millis(100), &flood).await;
+        assert!(alone > 1_000, "{alone} calls in a tenth of a second once it is alone");
+    });
+}
+
+#[test]
+fn a_flood_that_is_alone_and_one_beside_another_flood_are_served_at_full_speed() {
+    run(async {
+        let here = Neighbourhood::default();
+        let (_one, first, _) = here.flood(MILLISECOND, 5_000);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(first.begun.get(), 5_000);
+        let (_both, [first, second]) = {
+            let (one, first, _) = here.flood(MILLISECOND, 10_000);
+            let (other, second, _) = here.flood(MILLISECOND, 10_000);
+            ((one, other), [first, second])
+        };
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!((first.begun.get(), second.begun.get()), (10_000, 10_000));
+    });
+}
+
+#[test]
+fn callers_that_keep_to_the_limit_are_no_flood_however_many_ask() {
+    run(async {
+        let here = Neighbourhood::default();
+        let (full, one) = (here.loops(64, MILLISECOND), here.loops(1, MILLISECOND));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let (many, few) = tokio::join!(
+            begun_within(Duration::from_millis(200), &full),
+            begun_within(Duration::from_millis(200), &one)
+        );
+        // Timers round up, to half of the speed at worst.
+        assert!(many >= 64 * 90 && few >= 90, "{many} and {few} calls");
+    });
+}
+
+#[test]
+fn a_flood_of_calls_that_last_is_not_starved() {
+    run(async {
+        let here = Neighbourhood::default();
+        let (_sent, flood, _) = here.flood(MILLISECOND, 5_000);
+        here.loops(1, Duration::from_millis(50));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        flood.lasting.set(Duration::from_secs(1));
+        // The last short one and its rest may come first.
+        let begun = begun_within(Duration::from_millis(20_100), &flood).await;
+        assert!((10..=11).contains(&begun), "{begun} calls of 1 s with 1 s of rest");
+    });
+}
+
+#[test]
+fn a_member_s_connection_is_never_taken_for_a_flood() {
+    run(async {
+        let here = Neighbourhood::default();
+        let (_sent, member, connection) = here.flood(MILLISECOND, 5_000);
+        connection.0.gives_way.set(false);
+        here.loops(1, MILLISECOND);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(member.begun.get(), 5_000);
+    });
+}
+
+#[test]
+fn a_close_is_noticed_while_a_flood_rests() {
+    run(async {
+        let here = Neighbourhood::default();
+        let (mut sent, flood, connection) = here.flood(MILLISECOND, 1_000);
+        here.loops(1, MILLISECOND);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        flood.lasting.set(Duration::from_millis(100));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert_eq!(connection.in_flight().0, 0, "it rests");
+        connection.close();
+        let last = sent.pop().expect("one that waits");
+        assert_eq!(tokio::time::timeout(MILLISECOND * 10, last).await, Ok(false));
+    });
 }
