@@ -321,7 +321,7 @@ impl Device {
             }
         }
         let ends = now + self.pool.model(index).takes(cost as usize);
-        self.pool.start(id, cost, ends);
+        self.pool.start(now, id, cost, ends);
         out.push(Action::Run { replica: id, tickets, closed });
     }
 }

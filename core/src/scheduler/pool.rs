@@ -228,13 +228,15 @@ impl Pool {
         self.model(index).replicas.iter().copied().filter(|id| self.replicas[id].running.is_none()).min()
     }
 
-    pub fn start(&mut self, id: ReplicaId, rows: u32, ends: Instant) {
+    pub fn start(&mut self, now: Instant, id: ReplicaId, rows: u32, ends: Instant) {
         let replica = self.replicas.get_mut(&id).expect("a replica that stands here");
         assert!(replica.running.is_none(), "one batch at a time");
         replica.running = Some(rows);
         replica.ends = ends;
         let index = replica.model;
-        self.model_mut(index).free -= 1;
+        let model = self.model_mut(index);
+        model.free -= 1;
+        model.has.add(now, ends.since(now).as_secs_f64());
         self.busy += 1;
         self.active.push(id);
     }

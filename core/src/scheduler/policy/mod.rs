@@ -5,6 +5,7 @@ mod clockwork;
 mod fixed;
 mod greedy;
 mod nexus;
+mod shares;
 mod symphony;
 mod weir;
 
@@ -22,8 +23,8 @@ use super::pool::{Model, ModelIndex, Order, Pool};
 /// reading of the published rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// Models in turn while there is slack and by deadline when there is not, early drop to a batch size derived from the
-    /// load, admission by estimated finish.
+    /// Models in turn while there is slack, by deadline when there is little, and where most is served when not everybody can
+    /// be; early drop to a batch size derived from the load, admission by estimated finish.
     #[default]
     Weir,
     /// In order of arrival, as many as wait, whether late or not.
