@@ -13,11 +13,11 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::ids::TicketId;
-use crate::units::{Instant, ServiceTime};
+use crate::units::{Deadline, Instant, ServiceTime};
 
-use super::Closed;
 use super::lane::LaneKey;
 use super::pool::{Model, ModelIndex, Order, Pool};
+use super::{Closed, Query};
 
 /// How a device decides which batch runs when. The default is weir's own; the others are there to compare with, each our
 /// reading of the published rule.
@@ -174,6 +174,11 @@ pub(super) trait Decide: fmt::Debug + Send {
     /// Whether a query is refused on arrival when its estimated finish is after its deadline.
     fn admits_by_estimate(&self) -> bool {
         false
+    }
+
+    /// By which deadline a query that comes has its turn: its own, or the earlier one of a batch that will take it along.
+    fn turn(&self, _model: &Model, query: &Query) -> Deadline {
+        query.deadline
     }
 
     /// Whether what cannot be in time any more, even alone, is dropped.

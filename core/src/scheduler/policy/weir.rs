@@ -22,6 +22,7 @@ use crate::ids::TicketId;
 use crate::outcome::Class;
 use crate::units::{Deadline, Instant, ServiceTime};
 
+use super::super::Query;
 use super::super::lane::{Lane, LaneKey};
 use super::super::pool::{Model, ModelIndex, Pool};
 use super::super::rate::Decay;
@@ -268,6 +269,14 @@ impl Weir {
 impl Decide for Weir {
     fn admits_by_estimate(&self) -> bool {
         true
+    }
+
+    /// That of the first of its batch, where a backlog is served in batches of the steady size.
+    fn turn(&self, model: &Model, query: &Query) -> Deadline {
+        let lane = LaneKey::of(query);
+        let Some(waiting) = model.lanes.get(&lane).filter(|_| !lane.alone) else { return query.deadline };
+        let before_batch = waiting.rows_before(query.deadline.0) / model.steady * model.steady;
+        waiting.get(before_batch).map_or(query.deadline, |first| first.deadline.min(query.deadline))
     }
 
     fn next(&mut self, now: Instant, pool: &mut Pool, dropped: &mut Vec<TicketId>) -> Next {

@@ -102,6 +102,20 @@ fn late_work_is_refused_on_arrival_and_dropped_when_it_became_late() {
 }
 
 #[test]
+fn a_row_that_joins_a_batch_waits_only_for_what_goes_before_its_first() {
+    let mut device = device(1, &[(1, "a"), (2, "b")]);
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 100)], out));
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(1, 16)], out));
+    let others: Vec<_> = (2..6).map(|ticket| query(ticket, 21)).collect();
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("b"), &others, out)), []);
+    // Behind the four of b it would be done at 6 + 9 + 7 ms; it runs with query 1.
+    let joins = query(6, 21);
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &[joins], out)), []);
+    let done = step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out));
+    assert_eq!(done, [run(1, &[1, 6], Closed::Idle)]);
+}
+
+#[test]
 fn a_timer_tells_waiting_work_that_it_is_too_late() {
     let mut device = device(1, &[(1, "a")]);
     let mut out = Vec::new();
