@@ -310,6 +310,27 @@ fn in_a_full_queue_an_equal_that_is_due_later_gives_way() {
     assert_eq!(later, [Action::Reject { ticket: TicketId(1 << 21), why: Rejection::QueueFull }]);
 }
 
+#[test]
+fn the_check_finds_what_is_kept_wrongly() {
+    type Spoil = fn(&mut Pool);
+    let spoil: [(&str, Spoil); 6] = [
+        ("nothing", |_| {}),
+        ("a row late", |pool| pool.model_mut(0).hopeless = ms(93)),
+        ("a row early", |pool| pool.model_mut(0).hopeless = ms(95)),
+        ("free replicas", |pool| pool.model_mut(0).free += 1),
+        ("the largest batch", |pool| pool.model_mut(0).max_batch += 1),
+        ("a batch", |pool| pool.busy -= 1),
+    ];
+    for (what, spoil) in spoil {
+        let mut device = device(1, &[(1, "a")]);
+        step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 100)], out));
+        step(|out| device.on_arrival(ms(0), &model("a"), &[query(1, 100)], out));
+        spoil(&mut device.pool);
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| device.pool.check()));
+        assert_eq!(checked.is_ok(), what == "nothing" || !cfg!(debug_assertions), "{what}");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Arrive { model: usize, deadlines: Vec<u64>, shape: u64 },
