@@ -120,6 +120,9 @@ fn at_twice_its_rate_weir_serves_as_much_as_at_its_rate() {
     for (case, rate) in cases() {
         let (once, twice) = (weir(&case, rate).total().in_time, weir(&case, 2.0 * rate).total().in_time);
         assert!(twice >= once, "{rate}: {once}, then {twice}");
+        // Where deadlines differ the earliest is no guide: with it alone this is 1.15 times as much.
+        let mixed = case.models.iter().any(|model| model.slo != case.models[0].slo);
+        assert!(!mixed || twice * 4 >= once * 5, "{rate}: {once}, then {twice}");
     }
 }
 
