@@ -1,10 +1,11 @@
 //! Which policy serves most on one device? The table of `scheduling.md` section 15 and more rows, in virtual time.
 //!
 //! Then what no schedule exceeds that knows all arrivals: the rate up to which the bound is 99 % on time, and the first
-//! policy's goodput as a share of the bound at 1, 1¼, 1½ and 2 times its own rate; for one model on one slot also of the exact
-//! optimum of its first 5,000 queries. Over ten seconds at most, and only where no policies are named.
+//! policy's goodput as a share of the bound at 1, 1¼, 1½ and 2 times its own rate, over ten seconds and 10,000 queries at most. On
+//! one slot also, of the first 5,000 queries, as a share of what the best schedule serves that is known: for one model an
+//! optimum. Only where no policies are named, or `bounds` after them.
 //!
-//! `cargo run --release -p weir-sim --example which_policy_serves_most [-- SECONDS [SEED [ROW|all [POLICY…]]]]`
+//! `cargo run --release -p weir-sim --example which_policy_serves_most [-- SECONDS [SEED [ROW|all [POLICY… [bounds]]]]]`
 
 use std::time::Duration;
 
@@ -12,9 +13,12 @@ use weir_core::profile::Profile;
 use weir_core::scheduler::Policy;
 use weir_core::units::ServiceTime;
 use weir_core::workload::Arrivals;
-use weir_sim::clairvoyant::{bound, one_model};
+use weir_sim::clairvoyant::{bound, found, one_model};
 use weir_sim::device::Service;
 use weir_sim::pool::{Case, FLOOR, Load, highest, peak, queries, replay, run};
+
+/// Queries for which a bound is computed: it takes seconds.
+const MOST: usize = 10_000;
 
 fn line(alpha: f64, beta: f64) -> Profile {
     let at = |b: f64| ServiceTime::from_nanos(((alpha + beta * b) * 1e6) as u64);
@@ -86,8 +90,8 @@ fn main() {
     let seconds = args.next().map_or(30, |text| text.parse().expect("seconds"));
     let seed = args.next().map_or(1, |text| text.parse().expect("a seed"));
     let only: Option<usize> = args.next().and_then(|text| text.parse().ok());
-    let named: Vec<String> = args.collect();
-    let bounds = named.is_empty();
+    let mut named: Vec<String> = args.collect();
+    let bounds = named.is_empty() || named.pop_if(|last| last == "bounds").is_some();
     let policies: Vec<Policy> = if named.is_empty() {
         Policy::ALL.to_vec()
     } else {
@@ -98,7 +102,7 @@ fn main() {
     for policy in &policies {
         print!(" {:>13}", policy.to_string().split(':').next().unwrap_or_default());
     }
-    println!("{}", if bounds { "  bound; share of it at 1, 1¼, 1½, 2 times (of the optimum)" } else { "" });
+    println!("{}", if bounds { "  bound; share of it at 1, 1¼, 1½, 2 times (of a schedule)" } else { "" });
     for (i, (name, case)) in cases().into_iter().enumerate() {
         if only.is_some_and(|only| only != i) {
             continue;
@@ -113,7 +117,6 @@ fn main() {
             print!(" {rate:>8.0} {twice:.2}");
         }
         let rate = first.unwrap_or(FLOOR);
-        // Bounds take long to compute.
         let short = length.min(Duration::from_secs(10));
         println!("{}", if bounds { beside(&case, policies[0], rate, short, seed) } else { String::new() });
     }
@@ -124,20 +127,27 @@ fn beside(case: &Case, policy: Policy, rate: f64, length: Duration, seed: u64) -
     if case.models.iter().any(|model| model.service.noise > 0.0) {
         return "  none: service times are random".into();
     }
+    let some = |rate: f64| {
+        let mut queries = queries(case, rate, length, seed);
+        queries.truncate(MOST);
+        queries
+    };
     let possible = highest(|rate| {
-        let queries = queries(case, rate, length, seed);
+        let queries = some(rate);
         bound(case, &queries) >= 0.99 * queries.len() as f64
     });
     let mut text = format!(" {possible:>6.0}");
     for factor in [1.0, 1.25, 1.5, 2.0] {
-        let queries = queries(case, rate * factor, length, seed);
+        let queries = some(rate * factor);
         let in_time = replay(case, policy, &queries, seed).total().in_time as f64;
         text += &format!(" {:5.1} %", 100.0 * in_time / bound(case, &queries));
-        if case.slots == 1 && case.models.len() == 1 {
-            // Its time grows with the square of the queries.
+        if case.slots == 1 {
             let few = &queries[..queries.len().min(5000)];
-            let in_time = replay(case, policy, few, seed).total().in_time;
-            text += &format!(" ({:.1} %)", 100.0 * in_time as f64 / one_model(case, few, in_time as usize) as f64);
+            let in_time = replay(case, policy, few, seed).total().in_time as usize;
+            let one = case.models.len() == 1;
+            // The search is for overload: where all are in time, it may find less than the policy does.
+            let known = if one { one_model(case, few, in_time) } else { found(case, few).max(in_time) };
+            text += &format!(" ({:.1} %)", 100.0 * in_time as f64 / known as f64);
         }
     }
     text

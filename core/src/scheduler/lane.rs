@@ -57,6 +57,11 @@ impl Lane {
         self.entries.front()
     }
 
+    /// The one that has `at` before it.
+    pub fn get(&self, at: usize) -> Option<&Entry> {
+        self.entries.get(at)
+    }
+
     pub fn back(&self) -> Option<&Entry> {
         self.entries.back()
     }

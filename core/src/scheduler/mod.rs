@@ -173,23 +173,24 @@ impl Device {
             out.extend(queries.iter().map(|query| Action::Reject { ticket: query.ticket, why: Rejection::NoReplica }));
             return;
         };
-        // Rows of one call are due together as a rule: what other models have ahead of them is looked up once.
+        // Rows of one call run together as a rule: what other models have ahead of them is looked up once.
         let mut known: Option<(Class, Deadline, Instant)> = None;
         let mut forgiven = false;
         for query in queries {
             let span = query.deadline.0.as_nanos().saturating_sub(now.as_nanos());
             self.pool.model_mut(index).asked(now, span as f64);
             let admitted = if self.policy.admits_by_estimate() {
+                let turn = self.policy.turn(self.pool.model(index), query);
                 let start = match known {
-                    Some((class, deadline, start)) if (class, deadline) == (query.class, query.deadline) => start,
-                    _ => self.pool.start_estimate(now, index, query.class, query.deadline),
+                    Some((class, deadline, start)) if (class, deadline) == (query.class, turn) => start,
+                    _ => self.pool.start_estimate(now, index, query.class, turn),
                 };
-                known = Some((query.class, query.deadline, start));
+                known = Some((query.class, turn, start));
                 match self.weigh(now, start, index, query, out) {
                     // What has gone for it was ahead of it, or in its way.
                     Weighed::Pushed => {
                         known = None;
-                        let start = self.pool.start_estimate(now, index, query.class, query.deadline);
+                        let start = self.pool.start_estimate(now, index, query.class, turn);
                         self.admit(now, start, index, query, &mut forgiven)
                     }
                     Weighed::Fits => self.admit(now, start, index, query, &mut forgiven),
@@ -399,7 +400,7 @@ impl Device {
             }
         }
         let ends = now + self.pool.model(index).takes(cost as usize);
-        self.pool.start(id, cost, ends);
+        self.pool.start(now, id, cost, ends);
         out.push(Action::Run { replica: id, tickets, closed });
     }
 }

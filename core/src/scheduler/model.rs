@@ -8,7 +8,7 @@ use crate::profile::Profile;
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use super::lane::{Lane, LaneKey};
-use super::rate::Rate;
+use super::rate::{Rate, Recent};
 
 /// Rows up to which times are looked up in a table; larger batches are rare, and their times computed.
 const TABLE: u32 = 1024;
@@ -26,6 +26,8 @@ pub(super) struct Model {
     pub free: u32,
     pub lanes: BTreeMap<LaneKey, Lane>,
     pub rate: Rate,
+    /// Slot time that its batches take, a second: how many slots it has, on average.
+    pub has: Recent,
     /// Nanoseconds that a batch takes however small it is, and that a row adds.
     pub line: (f64, f64),
     /// The batch that a backlog leads to: the largest that fits the time queries have while another one runs on one of N
@@ -49,6 +51,7 @@ impl Model {
             free: 0,
             lanes: BTreeMap::new(),
             rate: Rate::new(),
+            has: Recent::new(),
             line: (0.0, 0.0),
             steady: 1,
             hopeless: Instant::FAR,

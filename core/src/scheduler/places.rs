@@ -2,8 +2,10 @@
 //! a third of what a decision costs. Nothing goes through it in order, so that no order can reach a decision.
 
 use crate::ids::TicketId;
+use crate::outcome::Class;
 use crate::units::Instant;
 
+use super::ShapeKey;
 use super::lane::LaneKey;
 use super::pool::ModelIndex;
 
@@ -15,20 +17,34 @@ pub(super) struct Place {
     pub key: Instant,
 }
 
-/// Places by ticket. At most half of the table is full, so that searches are short.
+/// Places by ticket. At most half of the table is full, so that searches are short. Tickets stand apart from their places: a
+/// search reads eight of them at once, and whoever leaves to run never reads a place.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// As many as a power of two.
-    table: Vec<Option<(TicketId, Place)>>,
+    /// As many as a power of two; [`NOBODY`] where there is none.
+    tickets: Vec<TicketId>,
+    /// Where the ticket of the same number stands.
+    places: Vec<Place>,
     len: usize,
 }
+
+/// No ticket has this number.
+const NOBODY: TicketId = TicketId(u64::MAX);
+
+/// What stands where no ticket does.
+const NOWHERE: Place =
+    Place { model: 0, lane: LaneKey { class: Class::Default, alone: false, shape: ShapeKey(0) }, key: Instant::ZERO };
 
 /// 2⁶⁴ divided by the golden ratio: spreads numbers that follow each other.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Places {
     pub fn new() -> Places {
-        Places { table: vec![None; 16], len: 0 }
+        Places::of_size(16)
+    }
+
+    fn of_size(size: usize) -> Places {
+        Places { tickets: vec![NOBODY; size], places: vec![NOWHERE; size], len: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -37,46 +53,74 @@ impl Places {
 
     /// Panics where the ticket stands somewhere already: each names one row.
     pub fn insert(&mut self, ticket: TicketId, place: Place) {
-        if 2 * (self.len + 1) > self.table.len() {
-            let larger = vec![None; 2 * self.table.len()];
-            for (ticket, place) in std::mem::replace(&mut self.table, larger).into_iter().flatten() {
-                let at = self.find(ticket);
-                self.table[at] = Some((ticket, place));
+        assert!(ticket != NOBODY, "{ticket:?} names no row");
+        if 2 * (self.len + 1) > self.tickets.len() {
+            let larger = Places::of_size(2 * self.tickets.len());
+            let before = std::mem::replace(self, larger);
+            for (ticket, place) in before.tickets.into_iter().zip(before.places).filter(|(ticket, _)| *ticket != NOBODY)
+            {
+                self.put(ticket, place);
             }
         }
+        self.put(ticket, place);
+    }
+
+    fn put(&mut self, ticket: TicketId, place: Place) {
         let at = self.find(ticket);
-        assert!(self.table[at].is_none(), "ticket {ticket:?} waits already");
-        self.table[at] = Some((ticket, place));
+        assert!(self.tickets[at] == NOBODY, "ticket {ticket:?} waits already");
+        self.tickets[at] = ticket;
+        self.places[at] = place;
         self.len += 1;
     }
 
+    pub fn get(&self, ticket: TicketId) -> Option<Place> {
+        let at = self.find(ticket);
+        (self.tickets[at] != NOBODY).then(|| self.places[at])
+    }
+
     pub fn remove(&mut self, ticket: TicketId) -> Option<Place> {
-        let mut hole = self.find(ticket);
-        let (_, place) = self.table[hole].take()?;
+        let place = self.get(ticket)?;
+        self.forget(ticket);
+        Some(place)
+    }
+
+    /// Takes out a ticket that stands somewhere, whose place the caller knows.
+    pub fn forget(&mut self, ticket: TicketId) {
+        let at = self.find(ticket);
+        assert!(self.tickets[at] == ticket, "ticket {ticket:?} waits");
+        self.empty(at);
+    }
+
+    fn empty(&mut self, at: usize) {
         self.len -= 1;
         // Whoever stands behind, and would have stood in the hole or before it, moves up: else a search would end there.
-        let last = self.table.len() - 1;
-        let mut at = hole;
+        let last = self.tickets.len() - 1;
+        let (mut hole, mut at) = (at, at);
         loop {
             at = (at + 1) & last;
-            let Some((other, _)) = self.table[at] else { return Some(place) };
+            let other = self.tickets[at];
+            if other == NOBODY {
+                self.tickets[hole] = NOBODY;
+                return;
+            }
             let way = |from: usize| at.wrapping_sub(from) & last;
             if way(self.home(other)) >= way(hole) {
-                self.table[hole] = self.table[at].take();
+                self.tickets[hole] = other;
+                self.places[hole] = self.places[at];
                 hole = at;
             }
         }
     }
 
     fn home(&self, ticket: TicketId) -> usize {
-        (ticket.0.wrapping_mul(SPREAD) >> (64 - self.table.len().trailing_zeros())) as usize
+        (ticket.0.wrapping_mul(SPREAD) >> (64 - self.tickets.len().trailing_zeros())) as usize
     }
 
     /// Where a ticket stands in the table, or would.
     fn find(&self, ticket: TicketId) -> usize {
         let mut at = self.home(ticket);
-        while self.table[at].is_some_and(|(other, _)| other != ticket) {
-            at = (at + 1) & (self.table.len() - 1);
+        while self.tickets[at] != ticket && self.tickets[at] != NOBODY {
+            at = (at + 1) & (self.tickets.len() - 1);
         }
         at
     }
@@ -89,8 +133,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::outcome::Class;
-    use crate::scheduler::ShapeKey;
 
     fn place(model: usize) -> Place {
         let lane = LaneKey { class: Class::Default, alone: false, shape: ShapeKey(0) };
@@ -112,9 +154,15 @@ mod tests {
                 }
                 prop_assert_eq!(places.len(), tree.len());
             }
-            for (ticket, place) in tree {
-                prop_assert_eq!(places.remove(ticket), Some(place));
+            for (i, (ticket, place)) in tree.into_iter().enumerate() {
+                if i % 2 == 0 {
+                    prop_assert_eq!(places.remove(ticket), Some(place));
+                } else {
+                    places.forget(ticket);
+                    prop_assert_eq!(places.remove(ticket), None);
+                }
             }
+            prop_assert_eq!(places.len(), 0);
         }
     }
 }

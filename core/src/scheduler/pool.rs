@@ -1,6 +1,6 @@
 //! What waits and what runs on one device: the state that a policy looks at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::Class;
@@ -207,7 +207,7 @@ impl Pool {
             lane.pop_front();
         }
         for ticket in &tickets[before..] {
-            self.tickets.remove(*ticket);
+            self.tickets.forget(*ticket);
         }
         if lane.is_empty() {
             model.lanes.remove(&key);
@@ -286,13 +286,15 @@ impl Pool {
         self.model(index).replicas.iter().copied().filter(|id| self.replicas[id].running.is_none()).min()
     }
 
-    pub fn start(&mut self, id: ReplicaId, rows: u32, ends: Instant) {
+    pub fn start(&mut self, now: Instant, id: ReplicaId, rows: u32, ends: Instant) {
         let replica = self.replicas.get_mut(&id).expect("a replica that stands here");
         assert!(replica.running.is_none(), "one batch at a time");
         replica.running = Some(rows);
         replica.ends = ends;
         let index = replica.model;
-        self.model_mut(index).free -= 1;
+        let model = self.model_mut(index);
+        model.free -= 1;
+        model.has.add(now, ends.since(now).as_secs_f64());
         self.busy += 1;
         self.active.push(id);
     }
@@ -374,27 +376,72 @@ impl Pool {
         start + model.work(before, batch).scaled(1.0 / model.parallel()) + model.takes(last)
     }
 
+    /// What holds after each step. Where assertions of debug builds are on, all that is kept in step is worked out anew from the
+    /// rows and replicas themselves, another way than it is kept.
     pub fn check(&self) {
         assert!(self.busy <= self.slots, "more batches than slots");
         assert!(self.tickets.len() <= WAITING_MAX, "more rows wait than may");
-        debug_assert_eq!(self.busy as usize, self.active.len());
-        debug_assert_eq!(self.active.len(), self.replicas.values().filter(|replica| replica.running.is_some()).count());
-        debug_assert_eq!(
-            self.tickets.len(),
-            self.models().flat_map(|(_, model)| model.lanes.values()).map(Lane::len).sum::<usize>()
+        if cfg!(debug_assertions) {
+            let running = self.replicas.iter().filter(|(_, replica)| replica.running.is_some());
+            let running: BTreeSet<ReplicaId> = running.map(|(id, _)| *id).collect();
+            assert_eq!(self.active.iter().copied().collect::<BTreeSet<_>>(), running);
+            assert_eq!((self.busy as usize, self.active.len()), (running.len(), running.len()));
+            assert_eq!(self.tickets.len(), self.models().map(|(index, model)| self.check_rows(index, model)).sum());
+            self.models().for_each(|(index, model)| self.check_model(index, model));
+            self.check_books();
+        }
+    }
+
+    /// Triage has in its books what waits and counts.
+    fn check_books(&self) {
+        let Some(buffer) = &self.buffer else { return };
+        let entries = self.models().flat_map(|(_, model)| model.lanes.values()).flat_map(Lane::iter);
+        let stakes: Vec<Stake> = entries.filter_map(|entry| entry.stake).collect();
+        let soft = stakes.iter().filter(|stake| stake.value.is_some()).map(|stake| stake.cost);
+        assert_eq!(
+            (buffer.len(), buffer.soft_work()),
+            (stakes.len(), soft.fold(ServiceTime::ZERO, |sum, cost| sum + cost))
         );
-        debug_assert!(self.buffer.as_ref().is_none_or(|buffer| {
-            let entries = self.models().flat_map(|(_, model)| model.lanes.values()).flat_map(Lane::iter);
-            let stakes: Vec<Stake> = entries.filter_map(|entry| entry.stake).collect();
-            let soft = stakes.iter().filter(|stake| stake.value.is_some()).map(|stake| stake.cost);
-            buffer.len() == stakes.len() && buffer.soft_work() == soft.fold(ServiceTime::ZERO, |sum, cost| sum + cost)
-        }));
-        debug_assert!(self.models().all(|(_, model)| {
-            !model.replicas.is_empty()
-                && model.hopeless == model.first_hopeless()
-                && model.lanes.values().all(|lane| !lane.is_empty())
-                && model.free as usize == model.replicas.iter().filter(|id| self.replicas[id].running.is_none()).count()
-        }));
+    }
+
+    /// Rows stand in order, and each where its ticket says; how many there are.
+    fn check_rows(&self, index: ModelIndex, model: &Model) -> usize {
+        let mut waiting = 0;
+        for (key, lane) in &model.lanes {
+            assert!(!lane.is_empty(), "a lane has rows");
+            let order = |entry: &Entry| (entry.key, entry.ticket);
+            assert!(lane.iter().map(order).is_sorted_by(|a, b| a < b), "rows stand in order");
+            assert_eq!(lane.rows(), lane.iter().map(|entry| entry.rows as usize).sum());
+            for entry in lane.iter() {
+                let place = Place { model: index, lane: *key, key: entry.key };
+                assert_eq!(self.tickets.get(entry.ticket), Some(place), "{entry:?}");
+                waiting += 1;
+            }
+        }
+        waiting
+    }
+
+    fn check_model(&self, index: ModelIndex, model: &Model) {
+        let stands = |replica: &&Replica| replica.model == index && !replica.leaving;
+        let free = self.replicas.values().filter(stands).filter(|replica| replica.running.is_none()).count();
+        assert_eq!((model.replicas.len(), model.free as usize), (self.replicas.values().filter(stands).count(), free));
+        let least = self.replicas.values().filter(stands).map(|replica| replica.max_batch).min();
+        assert_eq!(Some(model.max_batch), least, "a model has a replica, and batches that all of them take");
+        // Somebody is late from then on, and nobody a nanosecond before.
+        let heads =
+            || model.lanes.values().filter_map(|lane| lane.iter().min_by_key(|entry| (entry.key, entry.ticket)));
+        let bounded = |head: &&Entry| head.deadline != Deadline::NEVER;
+        let late = |at: Instant| {
+            let alone = |head: &Entry| model.profile.estimate(head.rows.max(1));
+            heads().filter(bounded).any(|head| head.deadline.missed_by(at + alone(head)))
+        };
+        match model.hopeless {
+            Instant::FAR => assert_eq!(heads().filter(bounded).count(), 0, "who waits is late some day"),
+            hopeless => {
+                let before = hopeless.as_nanos().checked_sub(1).map(Instant::from_nanos);
+                assert!(late(hopeless) && !before.is_some_and(late), "{hopeless:?}");
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! How fast queries of one model arrive, and how much time they have.
+//! What a model asks for and gets of late: how fast its queries arrive, how much time they have, how much of the slots it has.
 
 use crate::prng::elementary::exp;
 use crate::units::Instant;
@@ -40,37 +40,31 @@ fn into_period(at: Instant) -> f64 {
     (at.as_nanos() % PERIOD) as f64 / 1e9
 }
 
-/// A running estimate of the rate and of the time that queries have: λ decays with e^(−Δt/τ) and every arrival adds 1/τ
-/// (`scheduling.md` section 15).
+/// What came of late, a second: it decays with e^(−Δt/τ), and all that comes adds its amount by τ.
 #[derive(Clone, Debug)]
-pub(super) struct Rate {
-    lambda: f64,
+pub(super) struct Recent {
+    sum: f64,
     last: Option<Instant>,
-    /// The rate as it would have had to be at the start of the period of `last`, to be `lambda` then.
+    /// The sum as it would have had to be at the start of the period of `last`, to be `sum` then.
     at_start: f64,
-    /// Deadline less arrival, in nanoseconds.
-    span: f64,
 }
 
-impl Rate {
-    pub fn new() -> Rate {
-        Rate { lambda: 0.0, last: None, at_start: 0.0, span: f64::INFINITY }
+impl Recent {
+    pub fn new() -> Recent {
+        Recent { sum: 0.0, last: None, at_start: 0.0 }
     }
 
-    /// A query came at `now` with `span` nanoseconds to its deadline.
-    pub fn on_arrival(&mut self, now: Instant, span: f64) {
+    pub fn add(&mut self, now: Instant, amount: f64) {
         if let Some(last) = self.last {
             let gap = now.since(last).as_secs_f64();
-            self.lambda *= if gap > 0.0 { exp(-gap / TAU) } else { 1.0 };
+            self.sum *= if gap > 0.0 { exp(-gap / TAU) } else { 1.0 };
         }
-        self.lambda += 1.0 / TAU;
+        self.sum += amount / TAU;
         self.last = Some(now);
-        self.at_start = self.lambda * exp(into_period(now) / TAU);
-        let share = if self.span.is_finite() { SPAN_SHARE } else { 1.0 };
-        self.span = if share == 1.0 { span } else { self.span + share * (span - self.span) };
+        self.at_start = self.sum * exp(into_period(now) / TAU);
     }
 
-    /// Queries a second; `None` where none came for long.
+    /// What it is a second; `None` where none came for long.
     pub fn per_second(&self, decay: &Decay) -> Option<f64> {
         let last = self.last?;
         // In no period but this one and the one before can anything be that is not silent.
@@ -78,6 +72,32 @@ impl Rate {
             let same = period(last) == period(decay.now);
             self.at_start * if same { decay.since_start } else { decay.since_previous }
         })
+    }
+}
+
+/// A running estimate of the rate and of the time that queries have (`scheduling.md` section 15).
+#[derive(Clone, Debug)]
+pub(super) struct Rate {
+    queries: Recent,
+    /// Deadline less arrival, in nanoseconds.
+    span: f64,
+}
+
+impl Rate {
+    pub fn new() -> Rate {
+        Rate { queries: Recent::new(), span: f64::INFINITY }
+    }
+
+    /// A query came at `now` with `span` nanoseconds to its deadline.
+    pub fn on_arrival(&mut self, now: Instant, span: f64) {
+        self.queries.add(now, 1.0);
+        let share = if self.span.is_finite() { SPAN_SHARE } else { 1.0 };
+        self.span = if share == 1.0 { span } else { self.span + share * (span - self.span) };
+    }
+
+    /// Queries a second; `None` where none came for long.
+    pub fn per_second(&self, decay: &Decay) -> Option<f64> {
+        self.queries.per_second(decay)
     }
 
     /// Nanoseconds that a query has, on average; infinite where none came yet.

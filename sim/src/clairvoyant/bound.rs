@@ -1,82 +1,114 @@
 //! A number of queries in time that no schedule exceeds, however it was found.
 //!
-//! Two relaxations, of which the lower counts. Both forget when slots are free and keep only that all batches together take
-//! no more than all slots have from the first arrival to the last deadline.
+//! Two relaxations, of which the lower counts.
 //!
-//! **Prices.** Let slot time cost π a second. A model on its own then serves the sets of neighbours in its queue that are
-//! worth most, rows − π·l(rows), by dynamic programming; what all of them are worth together, plus π times the slot time
-//! that there is, bounds what can be served, for each π (Lagrange); the best π is searched. A set can be a batch where its
-//! last comes before its first is due less l(rows). On several slots batches of one model may run inside the time of a longer
-//! one; then some schedule of neighbours still has as many batches of the same sizes, but each of them is only certain to
-//! leave l(1) after its last.
+//! **Prices.** Rent for slot time, by when it is (see `prices`): any prices give a bound. Those that make it lowest are searched,
+//! first one for all the time, then one for each few milliseconds: dearer where the models take more than there is, cheaper
+//! where they take less. What is forgotten is only that a schedule cannot run parts of several plans of a model.
 //!
 //! **Shares.** A row costs at least min l(b)/b over those b for which b rows can be together with it; the cheapest rows that
-//! fill the time are as many as can be.
+//! fill all the time are as many as can be.
 
-use weir_core::units::{Deadline, Instant, ServiceTime};
+use weir_core::units::ServiceTime;
 
+use super::prices::{OfModel, Prices, seconds};
 use super::{check, of_model, times};
 use crate::pool::{Asked, Case};
 
-/// Steps of the search for the best price. Each price gives a bound, so this is only how tight it is.
-const STEPS: usize = 24;
+/// Steps of the search for the best price of all the time. Each price gives a bound, so this is only how tight it is.
+const EVEN_STEPS: usize = 16;
+/// Steps of the search for the best prices, and how long each of them lasts: a part of most batches.
+const STEPS: usize = 120;
+const CELL: ServiceTime = ServiceTime::from_micros(5000);
+/// By which part the search hopes to lower the bound. Half as much where it did not in so many steps; nothing is expected
+/// below the last.
+const HOPE: f64 = 0.015;
+const PATIENCE: usize = 5;
+const LEAST_HOPE: f64 = 1e-5;
+/// What the latest prices say of where to go counts so much, and what those before said the rest: alone it zigzags.
+const LATEST: f64 = 0.8;
 
 /// What no schedule of `queries` on the slots of `case` exceeds.
 pub fn bound(case: &Case, queries: &[Asked]) -> f64 {
+    lowest(case, queries).map_or(0.0, |(bound, _, _)| bound)
+}
+
+/// The lowest bound that was found, the prices that tell it, and the queries of each model. `None` where there are no queries.
+pub fn lowest(case: &Case, queries: &[Asked]) -> Option<(f64, Prices, Vec<OfModel>)> {
     check(case);
-    let Some(first) = queries.iter().map(|query| query.at).min() else { return 0.0 };
-    let last = queries.iter().map(|query| query.deadline.0).max().expect("there are queries");
-    let time = last.since(first).as_secs_f64() * f64::from(case.slots);
-    let models: Vec<_> = (0..case.models.len()).map(|i| (of_model(queries, i), times(&case.models[i]))).collect();
-    priced(&models, time, case.slots == 1).min(shared(&models, time)).min(queries.len() as f64)
+    let first = queries.iter().map(|query| query.at).min()?;
+    let last = queries.iter().map(|query| query.deadline.0).max()?;
+    let models: Vec<_> = (0..case.models.len())
+        .map(|i| OfModel { queries: of_model(queries, i), times: times(&case.models[i]) })
+        .collect();
+    let span = ServiceTime::from(last.since(first));
+    let price = even_price(&models, case.slots, |price| Prices::even(first, last, span, price));
+    let (bound, prices) = lowered(&models, case.slots, Prices::even(first, last, CELL, price));
+    let shared = shared(&models, seconds(span) * f64::from(case.slots));
+    Some((bound.min(shared).min(queries.len() as f64), prices, models))
 }
 
-type OfModel = (Vec<(Instant, Deadline)>, Vec<ServiceTime>);
-
-fn seconds(time: ServiceTime) -> f64 {
-    time.as_nanos() as f64 / 1e9
-}
-
-fn priced(models: &[OfModel], time: f64, alone: bool) -> f64 {
-    let worth = |price: f64| {
-        let models = models.iter().map(|(of, times)| {
-            // By queries looked at: what their best sets are worth.
-            let mut best = vec![0.0f64; of.len() + 1];
-            for last in 0..of.len() {
-                let mut most = best[last];
-                for rows in 1..times.len().min(last + 2) {
-                    let left = if alone { times[rows] } else { times[1] };
-                    if of[last + 1 - rows].1.missed_by(of[last].0 + left) {
-                        break;
-                    }
-                    most = most.max(best[last + 1 - rows] + rows as f64 - price * seconds(times[rows]));
-                }
-                best[last + 1] = most;
-            }
-            best[of.len()]
-        });
-        models.sum::<f64>() + price * time
+/// The price with the lowest bound, if it is the same all the time. The bound is convex in it, and it is below what the cheapest
+/// batch of one row is worth.
+fn even_price(models: &[OfModel], slots: u32, prices: impl Fn(f64) -> Prices) -> f64 {
+    let bound = |price: f64| {
+        let prices = prices(price);
+        prices.worth(models, slots == 1).value + f64::from(slots) * prices.total()
     };
-    // Convex in the price, which is below what the cheapest batch of one row is worth.
-    let cheapest = models.iter().map(|(_, times)| seconds(times[1])).fold(f64::INFINITY, f64::min);
+    let cheapest = models.iter().map(|model| seconds(model.times[1])).fold(f64::INFINITY, f64::min);
     let (mut low, mut high) = (0.0, 64.0 / cheapest);
-    let mut least = worth(0.0);
-    for _ in 0..STEPS {
+    for _ in 0..EVEN_STEPS {
         let (left, right) = (low + (high - low) * 0.45, low + (high - low) * 0.55);
-        let (at_left, at_right) = (worth(left), worth(right));
-        least = least.min(at_left).min(at_right);
-        if at_left < at_right {
+        if bound(left) < bound(right) {
             high = right;
         } else {
             low = left;
         }
     }
-    least
+    low
+}
+
+/// Moves prices to where the bound is lower (Polyak's subgradient steps); returns the lowest, and its prices.
+fn lowered(models: &[OfModel], slots: u32, mut prices: Prices) -> (f64, Prices) {
+    let slots_in_cell = f64::from(slots) * prices.cell();
+    let (mut least, mut at_least) = (f64::INFINITY, prices.clone());
+    let (mut hope, mut in_vain) = (HOPE, 0);
+    let mut way: Vec<f64> = Vec::new();
+    for _ in 0..STEPS {
+        let worth = prices.worth(models, slots == 1);
+        let bound = worth.value + f64::from(slots) * prices.total();
+        in_vain = if bound < least * (1.0 - LEAST_HOPE) { 0 } else { in_vain + 1 };
+        if bound < least {
+            (least, at_least) = (bound, prices.clone());
+        }
+        if in_vain == PATIENCE {
+            (hope, in_vain) = (hope / 2.0, 0);
+            prices = at_least.clone();
+            way.clear();
+            if hope < LEAST_HOPE {
+                break;
+            }
+            continue;
+        }
+        let latest = worth.used.iter().map(|used| used - slots_in_cell);
+        way = if way.is_empty() {
+            latest.collect()
+        } else {
+            way.iter().zip(latest).map(|(before, latest)| (1.0 - LATEST) * before + LATEST * latest).collect()
+        };
+        let square: f64 = way.iter().map(|part| part * part).sum();
+        if square == 0.0 {
+            break;
+        }
+        let step = (bound - least * (1.0 - hope)) / square;
+        prices = prices.moved(way.iter().map(|part| part * step));
+    }
+    (least, at_least)
 }
 
 fn shared(models: &[OfModel], time: f64) -> f64 {
     let mut shares = Vec::new();
-    for (of, times) in models {
+    for OfModel { queries: of, times } in models {
         let mut share = vec![f64::INFINITY; of.len()];
         for (rows, time) in times.iter().enumerate().skip(1) {
             let each = seconds(*time) / rows as f64;

@@ -1,15 +1,19 @@
 //! How many queries could have been in time, had one known all arrivals? The yardstick for policies, which know only the past.
 //!
 //! [`optimum`] is exact, by search, for a handful of queries. [`one_model`] is exact for thousands, of one
-//! model on one slot. [`bound`] is a number that no schedule exceeds, for everything else.
+//! model on one slot. For everything else, [`bound`] is a number that no schedule exceeds, and [`found`] one that some schedule
+//! reaches.
 
 mod bound;
+mod found;
 mod one_model;
 mod optimum;
+mod prices;
 #[cfg(test)]
 mod tests;
 
 pub use bound::bound;
+pub use found::found;
 pub use one_model::one_model;
 pub use optimum::optimum;
 

@@ -5,6 +5,7 @@ mod clockwork;
 mod fixed;
 mod greedy;
 mod nexus;
+mod shares;
 mod symphony;
 mod weir;
 
@@ -12,18 +13,18 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::ids::TicketId;
-use crate::units::{Instant, ServiceTime};
+use crate::units::{Deadline, Instant, ServiceTime};
 
-use super::Closed;
 use super::lane::LaneKey;
 use super::pool::{Model, ModelIndex, Order, Pool};
+use super::{Closed, Query};
 
 /// How a device decides which batch runs when. The default is weir's own; the others are there to compare with, each our
 /// reading of the published rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// Models in turn while there is slack and by deadline when there is not, early drop to a batch size derived from the
-    /// load, admission by estimated finish.
+    /// Models in turn while there is slack, by deadline when there is little, and where most is served when not everybody can
+    /// be; early drop to a batch size derived from the load, admission by estimated finish.
     #[default]
     Weir,
     /// In order of arrival, as many as wait, whether late or not.
@@ -178,6 +179,11 @@ pub(super) trait Decide: fmt::Debug + Send {
     /// Whether rows are weighed against each other when they come: what is worth less for its time gives way.
     fn triages(&self) -> bool {
         false
+    }
+
+    /// By which deadline a query that comes has its turn: its own, or the earlier one of a batch that will take it along.
+    fn turn(&self, _model: &Model, query: &Query) -> Deadline {
+        query.deadline
     }
 
     /// Whether what cannot be in time any more, even alone, is dropped.

@@ -1,5 +1,5 @@
-//! weir's own policy: models in turn while there is slack, the earliest deadline first when there is not, and early drop to a
-//! batch size derived from the load.
+//! weir's own policy: models in turn while there is slack, the earliest deadline first when there is little, what serves most
+//! when not everybody can be in time, and early drop to a batch size derived from the load.
 //!
 //! **The load says how large batches have to be.** The cycle T* = Σα / (N·ρ − Σλβ) is the shortest time in which N slots can
 //! serve every model once and keep up; λT* rows of a model arrive in it: its target batch. Heads that a batch of that size
@@ -11,14 +11,22 @@
 //! deadlines does not run more often, in small batches, than it has to. When less than G is left, the earliest deadline
 //! runs. G is one batch in the way. A free slot never waits: what waiting gains on mixed deadlines (`scheduling.md` section
 //! 15), turns gain too, without losing what comes in bursts, nor time at low load (measured in `benches/RESULTS.md`).
+//!
+//! **When not everybody can be in time,** the earliest deadline is no guide: it runs the small batch of one model while the
+//! large one of another falls apart. A schedule that knows all arrivals runs, three times out of four, the batch that would
+//! lose most rows by waiting; so the batch runs that serves most rows in its time, those that waiting would lose counted again.
+//! That alone would starve whoever has few queries, and let one model's flood sweep away the others, so each model is certain
+//! of a part of its fair share of the slots.
 
 use crate::ids::TicketId;
 use crate::outcome::Class;
 use crate::units::{Deadline, Instant, ServiceTime};
 
+use super::super::Query;
 use super::super::lane::{Lane, LaneKey};
 use super::super::pool::{Model, ModelIndex, Pool};
 use super::super::rate::Decay;
+use super::shares::level;
 use super::{Decide, Next, closed, drop_heads, most};
 
 /// Share of a device that the plan fills: the rest is for what the rates do not tell.
@@ -27,6 +35,20 @@ const UTILISATION: f64 = 0.85;
 /// How much more slot time the load may take for the sake of those with the least time. Without this limit a few queries that
 /// have hardly more than their own batch takes would have everybody served one by one.
 const CAP_COSTS: f64 = 1.1;
+
+/// Up to so much of the slots asked for, deadlines decide even where not everybody can be in time: it is a burst that will be
+/// over, and the most are in time if each is served when it has to be.
+const BEYOND: f64 = 1.1;
+
+/// Part of its fair share of the slots that a model is certain of when not everybody can be in time. All of it would leave
+/// nothing to choose where models ask for as much as each other: with three quarters most of what the choice gains is gone.
+const CERTAIN: f64 = 0.5;
+
+/// How long a batch that does not run now will wait, in batches of the others: one, and perhaps another one.
+const WAITS: f64 = 1.5;
+
+/// What a row counts that is lost if its batch waits, beside one that can run later.
+const LOST_COUNTS: f64 = 3.0;
 
 #[derive(Debug, Default)]
 pub(super) struct Weir {
@@ -39,6 +61,8 @@ pub(super) struct Weir {
     order: Vec<(Deadline, TicketId, usize)>,
     /// When each slot is free, for the list schedule.
     slots: Vec<Instant>,
+    /// Slots that each model asks for.
+    asked: Vec<f64>,
 }
 
 /// What the load asks of batches of one model.
@@ -63,8 +87,27 @@ struct Candidate {
     /// Of them, those that the batch takes.
     rows: usize,
     takes: ServiceTime,
+    /// Whether its model has less of the slots than it is certain of; known where not everybody can be in time.
+    short: bool,
     /// With one row more: whoever comes meanwhile joins.
     grown: ServiceTime,
+}
+
+impl Candidate {
+    /// Rows that it serves, and those of them that are lost if it runs at `later`.
+    fn serves(&self, model: &Model, later: Instant) -> (usize, usize) {
+        let mut waiting = model.lanes[&self.lane].iter();
+        if self.lane.alone {
+            let head = waiting.next().expect("lanes are not empty");
+            let rows = head.rows as usize;
+            return (rows, if head.deadline.missed_by(later + self.takes) { rows } else { 0 });
+        }
+        let mut left = self.rows;
+        while left > 0 && waiting.next().is_some_and(|head| head.deadline.missed_by(later + model.takes(left))) {
+            left -= 1;
+        }
+        (self.rows, self.rows - left)
+    }
 }
 
 impl Weir {
@@ -139,6 +182,7 @@ impl Weir {
                     available,
                     rows,
                     takes: model.takes(cost),
+                    short: false,
                     grown: model.takes(cost + 1),
                 });
             }
@@ -157,21 +201,56 @@ impl Weir {
         self.by_deadline().filter(|candidate| candidate.lane.class != Class::Sheddable)
     }
 
-    /// The least slack in nanoseconds when all firm candidates run one after the other on the slots, by deadline, each grown
-    /// by a row; infinite where there are none.
-    fn slack(&mut self, now: Instant, pool: &Pool) -> f64 {
+    /// The least slack in nanoseconds when all firm candidates that are `among` run one after the other on the slots, by
+    /// deadline, each grown by a row; infinite where there are none.
+    fn slack(&mut self, now: Instant, pool: &Pool, among: impl Fn(&Candidate) -> bool) -> f64 {
         let mut slots = std::mem::take(&mut self.slots);
         slots.clear();
         slots.extend(pool.running().map(|replica| replica.free_at(now)));
         slots.resize(pool.slots as usize, now);
         let mut least = f64::INFINITY;
-        for candidate in self.firm() {
+        for candidate in self.firm().filter(|candidate| among(candidate)) {
             let slot = slots.iter_mut().min().expect("a device has a slot");
             *slot = *slot + candidate.grown;
             least = least.min(candidate.deadline.0.as_nanos() as f64 - slot.as_nanos() as f64);
         }
         self.slots = slots;
         least
+    }
+
+    /// Whose turn it is when not everybody can be in time: who is due first of those that have less than they are certain of,
+    /// where they are pressed, else what serves most.
+    fn in_need(&mut self, now: Instant, pool: &Pool, guard: f64) -> Option<&Candidate> {
+        self.find_short(now, pool);
+        if self.slack(now, pool, |candidate| candidate.short) <= guard {
+            return self.firm().find(|candidate| candidate.short);
+        }
+        let (count, sum) =
+            self.firm().fold((0.0, 0.0), |(count, sum), c| (count + 1.0, sum + c.takes.as_nanos() as f64));
+        let later = now + ServiceTime::from_nanos((WAITS * sum / count) as u64);
+        let mut best: Option<(f64, &Candidate)> = None;
+        for candidate in self.firm() {
+            let (served, lost) = candidate.serves(pool.model(candidate.model), later);
+            let worth = (served - lost) as f64 + LOST_COUNTS * lost as f64;
+            let rate = worth / candidate.takes.as_nanos().max(1) as f64;
+            if best.is_none_or(|(most, _)| rate > most) {
+                best = Some((rate, candidate));
+            }
+        }
+        best.map(|(_, candidate)| candidate)
+    }
+
+    /// Finds the candidates whose models have less of the slots than they are certain of.
+    fn find_short(&mut self, now: Instant, pool: &Pool) {
+        let asked = pool.models().map(|(index, model)| self.rates[index].map_or(0.0, |rate| asked(model, rate)));
+        self.asked.clear();
+        self.asked.extend(asked);
+        let certain = CERTAIN * level(BEYOND * f64::from(pool.slots), self.asked.iter().copied());
+        let decay = Decay::at(now);
+        for candidate in &mut self.candidates {
+            let has = pool.model(candidate.model).has.per_second(&decay).unwrap_or(0.0);
+            candidate.short = has < certain;
+        }
     }
 
     /// Something critical that `chosen` would make late goes before it.
@@ -196,6 +275,14 @@ impl Decide for Weir {
         true
     }
 
+    /// That of the first of its batch, where a backlog is served in batches of the steady size.
+    fn turn(&self, model: &Model, query: &Query) -> Deadline {
+        let lane = LaneKey::of(query);
+        let Some(waiting) = model.lanes.get(&lane).filter(|_| !lane.alone) else { return query.deadline };
+        let before_batch = waiting.rows_before(query.deadline.0) / model.steady * model.steady;
+        waiting.get(before_batch).map_or(query.deadline, |first| first.deadline.min(query.deadline))
+    }
+
     fn next(&mut self, now: Instant, pool: &mut Pool, dropped: &mut Vec<TicketId>) -> Next {
         let blocking = self.plan(now, pool);
         let plans = &self.plans;
@@ -204,8 +291,14 @@ impl Decide for Weir {
         let blocking = self.candidates.iter().map(|c| c.grown.as_nanos() as f64).fold(blocking, f64::max);
         // On many slots a batch in the way is on one of them only.
         let guard = blocking * (1.0 + 1.0 / f64::from(pool.slots)) / 2.0;
-        let pressed = self.slack(now, pool) <= guard;
-        let turn = if pressed { self.firm().next() } else { self.firm().min_by_key(|c| (c.since, c.ticket)) };
+        let slack = self.slack(now, pool, |_| true);
+        let turn = if slack < 0.0 {
+            self.in_need(now, pool, guard)
+        } else if slack <= guard {
+            self.firm().next()
+        } else {
+            self.firm().min_by_key(|c| (c.since, c.ticket))
+        };
         let chosen = match turn.copied() {
             Some(chosen) => self.before_less_important(now, pool, chosen),
             // What is sheddable runs when nobody else can.
@@ -222,6 +315,15 @@ impl Decide for Weir {
             closed: closed(model, chosen.lane, chosen.available, chosen.rows),
         }
     }
+}
+
+/// Slots that a model keeps busy with `rate` queries a second, each batch with all that come while its first can wait for it:
+/// b = λ·(span − l(b)).
+fn asked(model: &Model, rate: f64) -> f64 {
+    let ((alpha, beta), per_nano) = (model.line, rate / 1e9);
+    let rows = per_nano * (model.rate.span() - alpha) / (1.0 + per_nano * beta);
+    let rows = rows.clamp(1.0, f64::from(model.max_batch));
+    per_nano * (alpha + beta * rows) / rows
 }
 
 /// Rows of one model and shape that may share a batch with those of a lane.

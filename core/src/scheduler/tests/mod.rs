@@ -104,6 +104,20 @@ fn late_work_is_refused_on_arrival_and_dropped_when_it_became_late() {
 }
 
 #[test]
+fn a_row_that_joins_a_batch_waits_only_for_what_goes_before_its_first() {
+    let mut device = device(1, &[(1, "a"), (2, "b")]);
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 100)], out));
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(1, 16)], out));
+    let others: Vec<_> = (2..6).map(|ticket| query(ticket, 21)).collect();
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("b"), &others, out)), []);
+    // Behind the four of b it would be done at 6 + 9 + 7 ms; it runs with query 1.
+    let joins = query(6, 21);
+    assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &[joins], out)), []);
+    let done = step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out));
+    assert_eq!(done, [run(1, &[1, 6], Closed::Idle)]);
+}
+
+#[test]
 fn a_timer_tells_waiting_work_that_it_is_too_late() {
     let mut device = device(1, &[(1, "a")]);
     let mut out = Vec::new();
@@ -300,6 +314,27 @@ fn in_a_full_queue_an_equal_that_is_due_later_gives_way() {
     assert!(matches!(urgent[..], [Action::Reject { ticket, why: Rejection::QueueFull }] if ticket.0 < 1 << 20));
     let later = step(|out| device.on_arrival(ms(0), &model("a"), &[query(1 << 21, far + 1)], out));
     assert_eq!(later, [Action::Reject { ticket: TicketId(1 << 21), why: Rejection::QueueFull }]);
+}
+
+#[test]
+fn the_check_finds_what_is_kept_wrongly() {
+    type Spoil = fn(&mut Pool);
+    let spoil: [(&str, Spoil); 6] = [
+        ("nothing", |_| {}),
+        ("a row late", |pool| pool.model_mut(0).hopeless = ms(93)),
+        ("a row early", |pool| pool.model_mut(0).hopeless = ms(95)),
+        ("free replicas", |pool| pool.model_mut(0).free += 1),
+        ("the largest batch", |pool| pool.model_mut(0).max_batch += 1),
+        ("a batch", |pool| pool.busy -= 1),
+    ];
+    for (what, spoil) in spoil {
+        let mut device = device(1, &[(1, "a")]);
+        step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 100)], out));
+        step(|out| device.on_arrival(ms(0), &model("a"), &[query(1, 100)], out));
+        spoil(&mut device.pool);
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| device.pool.check()));
+        assert_eq!(checked.is_ok(), what == "nothing" || !cfg!(debug_assertions), "{what}");
+    }
 }
 
 #[derive(Clone, Debug)]
