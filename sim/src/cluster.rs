@@ -349,13 +349,13 @@ impl<F: FnMut(Ended)> Running<'_, F> {
     }
 
     /// What a second of slot time costs for a model, as a home knows it.
-    fn price(&self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline) -> f64 {
+    fn price(&mut self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline) -> f64 {
         let replicas = self.cluster.models[model].replicas.iter().enumerate();
         let nodes: Vec<usize> = replicas.filter(|(_, replicas)| **replicas > 0).map(|(node, _)| node).collect();
-        let local = nodes.iter().filter(|node| **node == home).map(|node| self.devices[*node].price(now, deadline));
+        let local = nodes.contains(&home).then(|| self.devices[home].price(now, deadline));
         let others = nodes.iter().filter(|node| **node != home);
         let told = others.map(|node| self.waits.get(&(home, *node, model.clone())).copied());
-        cheapest(now, local, told)
+        cheapest(now, local.into_iter(), told)
     }
 
     fn candidates(

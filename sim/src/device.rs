@@ -125,7 +125,7 @@ impl Device {
     }
 
     /// What a second of slot time is worth here now to a row that is due at `deadline`.
-    pub fn price(&self, now: Instant, deadline: Deadline) -> f64 {
+    pub fn price(&mut self, now: Instant, deadline: Deadline) -> f64 {
         self.scheduler.price(now, deadline)
     }
 

@@ -176,6 +176,7 @@ impl Device {
         // Rows of one call run together as a rule: what other models have ahead of them is looked up once.
         let mut known: Option<(Class, Deadline, Instant)> = None;
         let mut forgiven = false;
+        self.account(now);
         for query in queries {
             let span = query.deadline.0.as_nanos().saturating_sub(now.as_nanos());
             self.pool.model_mut(index).asked(now, span as f64);
@@ -209,6 +210,7 @@ impl Device {
 
     /// A batch ended after `took` of slot time.
     pub fn on_batch_done(&mut self, now: Instant, id: ReplicaId, took: ServiceTime, out: &mut Vec<Action>) {
+        self.account(now);
         let (index, rows, left) = self.pool.end(id).expect("a batch ends once, on a replica that stands here");
         if !left {
             let model = self.pool.model_mut(index);
@@ -244,8 +246,12 @@ impl Device {
 
     /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value: 0 where there is room, and
     /// where nothing is weighed.
-    pub fn price(&self, now: Instant, deadline: Deadline) -> f64 {
-        self.pool.fill(now, deadline.0).map_or(0.0, |fill| self.demand.price(now, self.pool.slots, fill))
+    pub fn price(&mut self, now: Instant, deadline: Deadline) -> f64 {
+        self.account(now);
+        match self.pool.fill(now, deadline.0) {
+            Some(fill) => self.demand.price(now, self.pool.slots, fill),
+            None => 0.0,
+        }
     }
 
     /// A gate has weighed a row and found that running `model` for it is worth `value`, whether it sends it here or not.
@@ -272,6 +278,11 @@ impl Device {
     pub fn profile(&self, id: ReplicaId) -> Option<&Profile> {
         let replica = self.pool.replicas.get(&id).filter(|replica| !replica.leaving)?;
         Some(&self.pool.model(replica.model).profile)
+    }
+
+    /// Slots have been used as they are since the last event.
+    fn account(&mut self, now: Instant) {
+        self.demand.was_busy(now, f64::from(self.pool.busy) / f64::from(self.pool.slots));
     }
 
     /// Makes room for a row by pushing out what is worth less for its time, where triage is asked for; or refuses it, where it is

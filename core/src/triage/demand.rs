@@ -4,12 +4,15 @@
 //! look small, and the price fall. The price is where the work of that density and above is as much as the slots can do: the
 //! dual variable of the fractional knapsack that the device is (`scheduling.md` section 16). It is advice: gates upstream send
 //! nothing that would be pushed out anyway, and value a stage by what it can still lead to; what comes all the same is weighed by
-//! [`super::Buffer`]. A device that is not full is cheap at once, whatever was asked before: price · clamp((fill − ¼)/½).
+//! [`super::Buffer`]. A device with room is cheap, whatever was asked before: price · clamp((fill − ¼)/½), but not where it
+//! has computed all the time of late: between two batches one that is asked for too much looks empty for a moment.
 
 use crate::units::{Instant, ServiceTime};
 
 /// How long what was asked counts, in seconds: a few deadlines, so that one burst does not make the next calm dear.
 const MEMORY: f64 = 0.25;
+/// How long it counts that a device computed, in seconds: as long as it takes to see that nothing more comes.
+const BUSY_FOR: f64 = 0.05;
 /// Share of the slots' time that the price clears: the rest is for what batches waste.
 const UTILISATION: f64 = 0.95;
 /// Densities from `LEAST` on, in steps of a factor of `STEP`, 128 of them: some eight decades.
@@ -27,12 +30,14 @@ pub struct Demand {
     firm: f64,
     /// By step of density: of what has been weighed.
     soft: Vec<f64>,
+    /// Which share of its slots the device has used of late, and until when that is known.
+    busy: (f64, Instant),
 }
 
 impl Demand {
     /// None yet.
     pub fn new() -> Demand {
-        Demand { aged: Instant::ZERO, firm: 0.0, soft: vec![0.0; STEPS] }
+        Demand { aged: Instant::ZERO, firm: 0.0, soft: vec![0.0; STEPS], busy: (0.0, Instant::ZERO) }
     }
 
     /// A row asks that has no answer in hand.
@@ -51,10 +56,17 @@ impl Demand {
         }
     }
 
+    /// Since this was told last, until `now`, the device has used this share of its slots.
+    pub fn was_busy(&mut self, now: Instant, share: f64) {
+        let (before, since) = self.busy;
+        let left = (-now.since(since).as_secs_f64() / BUSY_FOR).exp();
+        self.busy = (left * before + (1.0 - left) * share, now);
+    }
+
     /// The price in value a second of slot time, on a device with `slots` that is filled to `fill` of what it can do before the
     /// deadlines.
     pub fn price(&self, now: Instant, slots: u32, fill: f64) -> f64 {
-        let scale = ((fill - 0.25) / 0.5).clamp(0.0, 1.0);
+        let scale = ((fill - 0.25) / 0.5).max((self.busy.0 - 0.5) / 0.4).clamp(0.0, 1.0);
         if scale == 0.0 {
             return 0.0;
         }
@@ -133,10 +145,18 @@ mod tests {
     }
 
     #[test]
-    fn a_device_with_room_is_cheap_whatever_was_asked() {
-        let (demand, now) = asked(0, 1800);
+    fn a_device_with_room_is_cheap_whatever_was_asked_unless_it_has_just_begun() {
+        let (mut demand, now) = asked(0, 1800);
         let full = demand.price(now, 1, 1.0);
-        assert_eq!((demand.price(now, 1, 0.2), demand.price(now, 1, 0.5)), (0.0, full / 2.0));
+        assert_eq!(demand.price(now, 1, 0.2), 0.0);
+        assert!((demand.price(now, 1, 0.5) - full / 2.0).abs() < 1e-6);
+        let later = |ms: u64| Instant::from_nanos(now.as_nanos() + ms * 1_000_000);
+        demand.was_busy(now, 0.0);
+        demand.was_busy(later(80), 1.0);
+        let between_batches = demand.price(later(80), 1, 0.0);
+        assert!(between_batches > 0.2 * full, "{between_batches} of {full}");
+        demand.was_busy(later(160), 0.0);
+        assert_eq!(demand.price(later(160), 1, 0.0), 0.0);
     }
 
     #[test]
