@@ -57,20 +57,7 @@ impl Profile {
 
     /// Estimated time of a batch of `batch` rows; never less than that of a smaller one.
     pub fn estimate(&self, batch: u32) -> ServiceTime {
-        let points = &self.points;
-        let after = points.partition_point(|(size, _)| *size < batch);
-        match (after.checked_sub(1).map(|i| points[i]), points.get(after)) {
-            (_, Some(&(size, time))) if size == batch => time,
-            (Some(low), Some(&high)) => along(low, high, batch),
-            // Below the smallest measured size its time is an upper bound.
-            (None, Some(&(_, time))) => time,
-            (Some(last), None) => match after.checked_sub(2).map(|i| points[i]) {
-                Some(before) => along(before, last, batch),
-                // One point tells no slope: as if every row cost the same.
-                None => last.1.scaled(f64::from(batch) / f64::from(last.0)),
-            },
-            (None, None) => unreachable!("a profile has a point"),
-        }
+        estimate(&self.points, batch)
     }
 
     /// The largest batch of at most `most` rows that is estimated to take no longer than `span`; 0 where not even one row does.
@@ -189,6 +176,24 @@ fn high(runs: &VecDeque<(u64, ServiceTime)>) -> ServiceTime {
         first = first.max(*took);
     }
     if runs.len() > 3 { second } else { first }
+}
+
+/// The time of a batch of `batch` rows by `points` at ascending sizes, at least one: linear between them, and along the last
+/// slope beyond them.
+pub fn estimate(points: &[(u32, ServiceTime)], batch: u32) -> ServiceTime {
+    let after = points.partition_point(|(size, _)| *size < batch);
+    match (after.checked_sub(1).map(|i| points[i]), points.get(after)) {
+        (_, Some(&(size, time))) if size == batch => time,
+        (Some(low), Some(&high)) => along(low, high, batch),
+        // Below the smallest measured size its time is an upper bound.
+        (None, Some(&(_, time))) => time,
+        (Some(last), None) => match after.checked_sub(2).map(|i| points[i]) {
+            Some(before) => along(before, last, batch),
+            // One point tells no slope: as if every row cost the same.
+            None => last.1.scaled(f64::from(batch) / f64::from(last.0)),
+        },
+        (None, None) => panic!("a profile has a point"),
+    }
 }
 
 /// The line through `a` and `b` at `batch`.

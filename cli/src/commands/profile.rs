@@ -79,7 +79,7 @@ fn measure(model: &str) -> Result<(String, Vec<(u32, ServiceTime)>), Failure> {
         std::fs::read(&path).map_err(|cause| Failure::Usage(format!("cannot read {}: {cause}", path.display())))?;
     let loaded = engine(kind).and_then(|engine| engine.load(&bytes));
     let mut session = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
-    let probed = probe(&mut *session, None, BUDGET);
+    let probed = probe(&mut *session, None, BUDGET, &[]);
     let batching = match probed.batching {
         Batching::Rows => format!("in batches of up to {} rows", probed.max_batch),
         Batching::Fixed { size } => format!("in batches of exactly {size} rows"),
