@@ -9,6 +9,7 @@ pub mod outcome;
 pub mod placement;
 pub mod prng;
 pub mod profile;
+pub mod recent;
 pub mod replicated;
 pub mod router;
 pub mod scheduler;
