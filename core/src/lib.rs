@@ -11,6 +11,7 @@ pub mod prng;
 pub mod profile;
 pub mod recent;
 pub mod replicated;
+pub mod reply_path;
 pub mod router;
 pub mod scheduler;
 pub mod tensor;

@@ -229,6 +229,12 @@ pub async fn run(
     tasks.spawn_local(replicas.supervise(died));
     tasks.spawn_local(link.run());
     let places: Vec<_> = (0..config.rpc_threads).map(|_| host.spawn.place()).collect();
+    for place in &places {
+        for device in shared.devices.values() {
+            let device = Arc::clone(device);
+            place.run(move || device.echo());
+        }
+    }
     let at_home = Arc::clone(&shared);
     let authority = move || {
         // Connections of a place share its lines to other nodes.
