@@ -5,6 +5,10 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+mod profile;
+
+pub use profile::profile;
+
 use crate::hdr;
 use crate::result::RunResult;
 use crate::scenario;
@@ -42,13 +46,6 @@ const WIDTH: u32 = 860;
 pub fn html(result: &RunResult) -> String {
     let title = result.question.clone().unwrap_or_else(|| format!("{} under {}", result.endpoint, result.arrivals));
     let title = escape(&title);
-    let inks: String = INKS
-        .iter()
-        .map(|(name, RGBColor(r, g, b))| {
-            let hex = format!("#{r:02X}{g:02X}{b:02X}");
-            format!("svg [fill=\"{hex}\"]{{fill:var(--{name})}}svg [stroke=\"{hex}\"]{{stroke:var(--{name})}}")
-        })
-        .collect();
     let mut body = format!("<h1>{title}</h1>");
     if let Some(because) = &result.invalid_because {
         body += &format!("<p class=bad><b>Not valid:</b> {}</p>", escape(because));
@@ -63,17 +60,6 @@ pub fn html(result: &RunResult) -> String {
         body += "<p class=bad><b>A closed loop:</b> callers waited for their answers, so what a stall would have cost others is not in these figures.</p>";
     }
     body += &format!("<pre>{}</pre>", escape(&result.table()));
-    let figure = |title: &str, text: &str, plot: Option<String>| match plot {
-        Some(svg) => format!("<section><h2>{title}</h2><p>{text}</p><figure>{svg}</figure></section>"),
-        None => format!("<h2>{title}</h2><p>Nothing was measured for this.</p>"),
-    };
-    let key = |names: &[String]| {
-        let entry = |(name, (ink, _)): (&String, &(&str, RGBColor))| {
-            format!("<span><i style=\"background:var(--{ink})\"></i>{}</span>", escape(name))
-        };
-        format!("<span class=key>{}</span>", names.iter().zip(LINES.iter().cycle()).map(entry).collect::<String>())
-    };
-    let words = |words: &[&str]| key(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
     body += &figure(
         "Latency by percentile",
         "Of answered queries, from the instant at which each was meant to be sent. Both axes are logarithmic.",
@@ -83,12 +69,12 @@ pub fn html(result: &RunResult) -> String {
     let line = |of: &dyn Fn(&crate::result::PerSecond) -> f64| seconds.iter().map(of).collect::<Vec<f64>>();
     body += &figure(
         "Arrivals a second",
-        &words(&["offered", "answered in time"]),
+        &key(&["offered", "answered in time"]),
         over_time(&[line(&|s| s.offered as f64), line(&|s| s.within_deadline as f64)], None),
     );
     body += &figure(
         "Latency by second, ms",
-        &words(&["p50", "p99"]),
+        &key(&["p50", "p99"]),
         over_time(&[line(&|s| s.p50_us as f64 / 1e3), line(&|s| s.p99_us as f64 / 1e3)], None),
     );
     body += &figure(
@@ -126,9 +112,37 @@ pub fn html(result: &RunResult) -> String {
     seconds.iter_mut().filter_map(|second| second.as_object_mut()).for_each(|second| drop(second.remove("histogram")));
     let json = serde_json::to_string_pretty(&plain).expect("it was JSON before");
     body += &format!("<details><summary>The run as JSON</summary><pre>{}</pre></details>", escape(&json));
+    page(&title, &body)
+}
+
+/// A whole page; title and body are HTML already.
+fn page(title: &str, body: &str) -> String {
+    let inks: String = INKS
+        .iter()
+        .map(|(name, RGBColor(r, g, b))| {
+            let hex = format!("#{r:02X}{g:02X}{b:02X}");
+            format!("svg [fill=\"{hex}\"]{{fill:var(--{name})}}svg [stroke=\"{hex}\"]{{stroke:var(--{name})}}")
+        })
+        .collect();
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><link rel=icon href=\"data:,\"><title>{title}</title><style>{STYLE}{inks}</style>{body}</html>\n"
     )
+}
+
+/// A plot under its title and text, which are HTML already.
+fn figure(title: &str, text: &str, plot: Option<String>) -> String {
+    match plot {
+        Some(svg) => format!("<section><h2>{title}</h2><p>{text}</p><figure>{svg}</figure></section>"),
+        None => format!("<h2>{title}</h2><p>Nothing was measured for this.</p>"),
+    }
+}
+
+/// What the lines of a plot are, in the order of their colours.
+fn key<T: AsRef<str>>(names: &[T]) -> String {
+    let entry = |(name, (ink, _)): (&T, &(&str, RGBColor))| {
+        format!("<span><i style=\"background:var(--{ink})\"></i>{}</span>", escape(name.as_ref()))
+    };
+    format!("<span class=key>{}</span>", names.iter().zip(LINES.iter().cycle()).map(entry).collect::<String>())
 }
 
 fn settings(result: &RunResult) -> String {
@@ -266,7 +280,7 @@ fn over_time(lines: &[Vec<f64>], top: Option<f64>) -> Option<String> {
             .x_label_area_size(26)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..seconds as f64, 0.0..top)?;
-        mesh(&mut chart)?;
+        mesh(&mut chart, "s")?;
         for (line, (_, ink)) in lines.iter().zip(LINES.iter().cycle()) {
             // A second is a step: what was counted in it holds for all of it.
             let steps = line.iter().enumerate().flat_map(|(t, y)| [(t as f64, *y), (t as f64 + 1.0, *y)]);
@@ -285,7 +299,7 @@ fn stage_mix(result: &RunResult, stages: &[String]) -> Option<String> {
             .x_label_area_size(26)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..seconds.len() as f64, 0.0..1.0)?;
-        mesh(&mut chart)?;
+        mesh(&mut chart, "s")?;
         for (t, second) in seconds.iter().enumerate() {
             let all = second.stages.values().sum::<u64>().max(1) as f64;
             let mut below = 0.0;
@@ -308,7 +322,7 @@ type Chart<'a, 'b> = ChartContext<
     Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
 >;
 
-fn mesh(chart: &mut Chart<'_, '_>) -> Result<(), Box<dyn std::error::Error>> {
+fn mesh(chart: &mut Chart<'_, '_>, unit: &str) -> Result<(), Box<dyn std::error::Error>> {
     let short = |value: &f64| {
         let text = format!("{value:.3}");
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -321,7 +335,7 @@ fn mesh(chart: &mut Chart<'_, '_>) -> Result<(), Box<dyn std::error::Error>> {
         .axis_style(RULE)
         .label_style(label())
         .y_labels(5)
-        .x_label_formatter(&|t| format!("{} s", short(t)))
+        .x_label_formatter(&|t| format!("{} {unit}", short(t)))
         .y_label_formatter(&short)
         .draw()?;
     Ok(())

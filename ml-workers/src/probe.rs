@@ -39,12 +39,19 @@ pub struct Probed {
     pub max_batch: u32,
     /// Latency by batch size, ascending, at least one point.
     pub points: Vec<(u32, ServiceTime)>,
+    /// Whether the points are those that were known, and not measured here.
+    pub informed: bool,
 }
 
 /// Time given to probing: long enough for three runs of each size of a model that takes 5 ms, short enough to wait for.
 pub const BUDGET: Duration = Duration::from_millis(500);
 /// Batches beyond this gain nothing on any model that was measured, and block others longer.
 const BATCH_MAX: u32 = 64;
+/// Runs may take so many times what is known, or what is known so many times theirs, before it is measured anew. What is known
+/// is a high quantile under load, and a first run is slow: less than this says nothing.
+const TRUST: f64 = 2.0;
+/// Differences below this say nothing either: between threads a batch takes longer than alone.
+const TRUST_WITHIN: ServiceTime = ServiceTime::from_micros(300);
 /// Assumed of a model that no made-up input could run: corrected by its first real batches.
 const UNKNOWN: ServiceTime = ServiceTime::from_micros(1_000);
 /// Larger than rounding in any order of summation that was seen, smaller than any other cause.
@@ -95,13 +102,20 @@ impl Trial<'_> {
     }
 }
 
-/// Probes a session within `budget` and one run. `declared` bounds the batch where its owner said so.
-pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration) -> Probed {
+/// Probes a session within `budget` and one run. `declared` bounds the batch where its owner said so. `known` is what batches
+/// took on other devices like this one, ascending, or empty: if a few runs agree, it stands for a measurement.
+pub fn probe(
+    session: &mut dyn Session,
+    declared: Option<u32>,
+    budget: Duration,
+    known: &[(u32, ServiceTime)],
+) -> Probed {
     let signature = session.signature().clone();
     let unbatched = |because: &str, points: Vec<(u32, ServiceTime)>| Probed {
         batching: Batching::Unbatched { because: because.into() },
         max_batch: 1,
-        points: known(points),
+        points: or_unknown(points),
+        informed: false,
     };
     let leading = leading(&signature);
     let mut trial =
@@ -131,8 +145,8 @@ pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration)
     }
     match fixed {
         Some(size) => {
-            let points = known(time(&mut trial, &[size]));
-            Probed { batching: Batching::Fixed { size: size as u32 }, max_batch: size as u32, points }
+            let points = or_unknown(time(&mut trial, &[size]));
+            Probed { batching: Batching::Fixed { size: size as u32 }, max_batch: size as u32, points, informed: false }
         }
         None => {
             let bound = declared.unwrap_or(BATCH_MAX);
@@ -140,15 +154,41 @@ pub fn probe(session: &mut dyn Session, declared: Option<u32>, budget: Duration)
             if !bound.is_power_of_two() {
                 sizes.push(u64::from(bound));
             }
-            let points = time(&mut trial, &sizes);
+            let informed = bound_by(&sizes, known).filter(|points| agree(&mut trial, points));
+            let is_informed = informed.is_some();
+            let points = informed.unwrap_or_else(|| time(&mut trial, &sizes));
             let max_batch = points.last().map_or(1, |(size, _)| *size);
-            Probed { batching: Batching::Rows, max_batch, points: known(points) }
+            Probed { batching: Batching::Rows, max_batch, points: or_unknown(points), informed: is_informed }
         }
     }
 }
 
+/// Those of the `known` points that are to be believed of a session whose `sizes` would be measured otherwise: up to the largest
+/// of them. `None` where there is none, or where they begin above 1.
+fn bound_by(sizes: &[u64], known: &[(u32, ServiceTime)]) -> Option<Vec<(u32, ServiceTime)>> {
+    let most = *sizes.last()?;
+    let points: Vec<_> = known.iter().filter(|(size, _)| u64::from(*size) <= most).copied().collect();
+    // Where fewer rows a batch are allowed than were measured, nobody has measured that number.
+    let ends_there = points.last()?.0 == known.last()?.0 || u64::from(points.last()?.0) == most;
+    (points.first()?.0 == 1 && ends_there).then_some(points)
+}
+
+/// Whether runs of the smallest and of the largest size, which has to work here too, take about what the points say.
+fn agree(trial: &mut Trial<'_>, points: &[(u32, ServiceTime)]) -> bool {
+    let ends = [points[0], points[points.len() - 1]];
+    ends.into_iter().all(|(size, known)| {
+        let rows: Vec<u64> = (0..u64::from(size)).collect();
+        // The first run of a size finds its memory; the better of two counts.
+        let runs = [trial.run(&rows), trial.run(&rows)].into_iter().flatten().map(|(_, took)| took);
+        runs.min().is_some_and(|took| {
+            let (less, more) = (took.min(known), took.max(known));
+            more.saturating_sub(less) <= TRUST_WITHIN || more <= less.scaled(TRUST)
+        })
+    })
+}
+
 /// Something to begin with, where no run succeeded.
-fn known(points: Vec<(u32, ServiceTime)>) -> Vec<(u32, ServiceTime)> {
+fn or_unknown(points: Vec<(u32, ServiceTime)>) -> Vec<(u32, ServiceTime)> {
     if points.is_empty() { vec![(1, UNKNOWN)] } else { points }
 }
 

@@ -77,7 +77,7 @@ fn rows_are_batched_only_where_that_changes_no_answer() {
     for (name, case) in cases() {
         let Some(expected) = case.get("batching").and_then(Value::as_str) else { continue };
         let mut session = load(&name);
-        let probed = probe(&mut *session, None, BUDGET);
+        let probed = probe(&mut *session, None, BUDGET, &[]);
         let found = match &probed.batching {
             Batching::Rows => "rows",
             Batching::Fixed { .. } => "fixed",
@@ -94,6 +94,6 @@ fn the_demo_s_models_batch() {
     for name in ["tiny", "mid", "big"] {
         let artifact = std::fs::read(folder().join(format!("../../demo/{name}.onnx"))).unwrap();
         let mut session = engine(EngineKind::Onnx).unwrap().load(&artifact).unwrap();
-        assert_eq!(probe(&mut *session, Some(8), BUDGET).batching, Batching::Rows, "{name}");
+        assert_eq!(probe(&mut *session, Some(8), BUDGET, &[]).batching, Batching::Rows, "{name}");
     }
 }

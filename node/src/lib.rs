@@ -63,6 +63,9 @@ pub struct Config {
     pub policy: Policy,
     /// Speed of the device against the real one, above 0 and at most 1.
     pub pace: f64,
+    /// What its processor is, in words that are the same on machines as fast: its cores included. Empty: no other node learns
+    /// from what is measured here, nor this one from others.
+    pub processor: String,
     /// Threads that serve connections.
     pub rpc_threads: usize,
     /// Listens beyond loopback without certificates.
@@ -119,6 +122,8 @@ pub(crate) struct Shared {
     pub name: NodeName,
     pub token: Token,
     pub devices: Devices,
+    /// What makes the devices as fast as they are, by name; none of a device whose times say nothing about others.
+    pub hardware: BTreeMap<DeviceName, String>,
     pub table: ArcSwap<Table>,
     pub remote_waits: RemoteWaits,
     pub ledger: Ledger,
@@ -187,10 +192,16 @@ pub async fn run(
     let cpu = DeviceName::parse("cpu0").expect("a valid name");
     let device =
         Device::new(cpu.clone(), config.cpu_slots, config.policy, config.pace, Arc::clone(&host.clock), deaths);
+    let hardware = hardware(&config);
     let me = Node {
         name: config.name.clone(),
         address: config.advertise.clone().unwrap_or_else(|| address.to_string()),
-        devices: vec![DeviceSpec { name: cpu.clone(), kind: "cpu".into(), slots: config.cpu_slots }],
+        devices: vec![DeviceSpec {
+            name: cpu.clone(),
+            kind: "cpu".into(),
+            slots: config.cpu_slots,
+            hardware: hardware.clone(),
+        }],
         memory: config.memory,
         draining: false,
     };
@@ -198,6 +209,7 @@ pub async fn run(
         host: host.clone(),
         name: config.name.clone(),
         token,
+        hardware: BTreeMap::from([(cpu.clone(), hardware)]),
         devices: Devices::from([(cpu, device)]),
         table: ArcSwap::default(),
         remote_waits: RemoteWaits::default(),
@@ -217,6 +229,12 @@ pub async fn run(
     tasks.spawn_local(replicas.supervise(died));
     tasks.spawn_local(link.run());
     let places: Vec<_> = (0..config.rpc_threads).map(|_| host.spawn.place()).collect();
+    for place in &places {
+        for device in shared.devices.values() {
+            let device = Arc::clone(device);
+            place.run(move || device.echo());
+        }
+    }
     let at_home = Arc::clone(&shared);
     let authority = move || {
         // Connections of a place share its lines to other nodes.
@@ -244,6 +262,15 @@ pub async fn run(
     tasks.shutdown().await;
     places.iter().for_each(weir_host::spawn::Place::stop);
     Ok(())
+}
+
+/// What the processor's slots are in the registry's words. Slots share caches and memory, so their number counts. A slowed
+/// device plays another one: how fast it is, it says itself.
+fn hardware(config: &Config) -> String {
+    if config.processor.is_empty() || config.pace < 1.0 {
+        return String::new();
+    }
+    format!("cpu: {}, {} slots", config.processor, config.cpu_slots)
 }
 
 async fn look_for_hangs(shared: Arc<Shared>) {

@@ -74,6 +74,7 @@ struct Device {
   name @0 :Text;
   kind @1 :Text;
   slots @2 :UInt32;
+  hardware @3 :Text;      # what profiles are kept by; empty where they are not
 }
 
 struct Node {
@@ -114,6 +115,14 @@ struct Member {
   learner @3 :Bool;
 }
 
+struct KeptProfile {
+  # Latency by batch size of an artifact on some hardware, for the next node that loads it there.
+  digest @0 :Data;        # of the artifact
+  hardware @1 :Text;
+  points @2 :List(Profile.Point);
+  by @3 :Text;            # the node that measured it
+}
+
 struct Command {
   union {
     found :group { cluster @0 :Text; grants @1 :List(Grant); }
@@ -127,6 +136,7 @@ struct Command {
     grantAdd @14 :Grant;
     grantRevoke @15 :Text;
     memberSet :group { member @16 :Member; gone @17 :Bool; }    # gone: only the id counts
+    keepProfile @18 :KeptProfile;
   }
 }
 
@@ -166,6 +176,8 @@ struct Change {
     member @11 :Member;
     memberGone @12 :UInt64;
     applied @13 :Void;    # nothing that this reader may see changed
+    profile @14 :KeptProfile;
+    profilesGone @15 :Data;   # digest of an artifact: all of it
   }
 }
 
@@ -182,6 +194,7 @@ struct State {
   nextReplica @8 :UInt64;
   nextMember @9 :UInt64;
   requests @10 :List(Remembered);
+  profiles @11 :List(KeptProfile);
 
   struct Remembered {
     index @0 :UInt64;
@@ -210,6 +223,7 @@ struct Profile {
   maxBatch @1 :UInt32;
   unbatched @2 :Text;         # why rows are not batched; empty where they are
   memory @3 :UInt64;          # bytes
+  informed @4 :Bool;          # it began with what the registry had, and was not measured from nothing
   struct Point { batch @0 :UInt32; us @1 :Float64; }
 }
 

@@ -4,6 +4,7 @@ mod a_learner_that_is_not_there_never_votes;
 mod a_member_is_replaced;
 mod a_member_leaves;
 mod a_member_that_is_interrupted_while_it_joins_goes_on;
+mod a_node_that_starts_later_is_informed;
 mod a_retried_removal_has_its_first_answer;
 mod a_saved_snapshot_is_not_stale;
 mod a_seed_repeats;

@@ -123,6 +123,7 @@ fn model(status: &Status, reference: &ModelRef) -> Value {
                 };
                 let points = profile.points.iter().map(|(batch, time)| json!({"batch": batch, "us": time.as_micros()}));
                 told["profile"] = json!(points.collect::<Vec<_>>());
+                told["profile_from"] = json!(if profile.informed { "the registry" } else { "measured here" });
             }
         }
         if let Some(batches) = replica.map(|replica| replica.batches).filter(|batches| batches.count() > 0) {
@@ -137,6 +138,10 @@ fn model(status: &Status, reference: &ModelRef) -> Value {
         }
         told
     });
+    let kept = status.state.profiles_of(model.digest).map(|kept| {
+        let points = kept.points.iter().map(|(batch, time)| json!({"batch": batch, "us": time.as_micros()}));
+        json!({"hardware": kept.hardware, "measured_by": kept.by.as_str(), "profile": points.collect::<Vec<_>>()})
+    });
     let specs = |specs: &[weir_core::tensor::TensorSpec]| specs.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({
         "model": reference.to_string(),
@@ -145,6 +150,7 @@ fn model(status: &Status, reference: &ModelRef) -> Value {
         "inputs": specs(&model.signature.inputs),
         "outputs": specs(&model.signature.outputs),
         "quarantined": model.quarantined,
+        "kept_profiles": kept.collect::<Vec<_>>(),
         "replicas": replicas.collect::<Vec<_>>(),
     })
 }

@@ -10,6 +10,7 @@ use weir_core::replicated::Command;
 use weir_core::scheduler::Policy;
 use weir_core::units::Bytes;
 use weir_host::Host;
+use weir_loadgen::machine::Machine;
 use weir_node::Config;
 
 use super::server::until_signal;
@@ -125,6 +126,7 @@ impl Node {
             memory,
             policy: self.devices.policy()?,
             pace: self.devices.pace,
+            processor: processor(),
             rpc_threads: rpc_threads(),
             insecure_network: self.insecure_network,
         };
@@ -145,6 +147,12 @@ impl Node {
             () = told => unreachable!("it only tells"),
         }
     }
+}
+
+/// What this machine computes on, as profiles of models are kept by; empty where it does not tell.
+pub fn processor() -> String {
+    let Machine { cpu, arch, cores, .. } = Machine::here();
+    if cpu.is_empty() { cpu } else { format!("{cpu} ({arch}), {cores} cores") }
 }
 
 /// Threads for connections: models take the other cores. At least two, on however few: a thread that one connection keeps

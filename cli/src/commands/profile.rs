@@ -32,10 +32,25 @@ pub struct Profile {
     /// What is asked then, one row at a time
     #[arg(long, env = "WEIR_DATA", value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Also draw it into this file, as a page that stands alone
+    #[arg(long, env = "WEIR_REPORT", value_name = "FILE.html", conflicts_with = "path")]
+    report: Option<PathBuf>,
+}
+
+/// What is known of a model.
+struct Known {
+    batching: String,
+    /// What a scheduler plans by.
+    points: Vec<(u32, ServiceTime)>,
+    /// What that began with; empty where it is not known any more.
+    measured: Vec<(u32, ServiceTime)>,
 }
 
 /// Calls that measure the path: enough for a median, over in a moment.
 const PATH_CALLS: usize = 500;
+
+/// Below this share more rows a second, batching is not worth a word: measurements differ as much.
+const LEAST_GAIN: f64 = 1.05;
 
 /// For a measurement that somebody waits for on purpose.
 const BUDGET: Duration = Duration::from_secs(5);
@@ -46,29 +61,59 @@ impl Profile {
             return path(endpoint, data, &common).await;
         }
         let model = self.model.as_deref().unwrap_or_default();
-        let (batching, points) = if Path::new(model).is_file() { measure(model)? } else { ask(model, &common).await? };
-        let one = points.first().map_or(0.0, |(batch, time)| time.as_nanos() as f64 / f64::from(*batch));
+        let known = if Path::new(model).is_file() { measure(model)? } else { ask(model, &common).await? };
+        let says = said(model, &known);
+        if let Some(path) = &self.report {
+            let page = weir_loadgen::report::profile(model, &says, &known.measured, &known.points);
+            std::fs::write(path, page)
+                .map_err(|cause| Failure::No(format!("cannot write {}: {cause}", path.display())))?;
+        }
+        let Known { batching, points, .. } = known;
         if common.json() {
             let points = points.iter().map(|(batch, time)| json!({"batch": batch, "us": time.as_nanos() as f64 / 1e3}));
             println!("{}", json!({"model": model, "batching": batching, "points": points.collect::<Vec<_>>()}));
         } else {
-            println!("{model} is run {batching}");
-            let rows = points.iter().map(|(batch, time)| {
-                let per_row = time.as_nanos() as f64 / f64::from(*batch);
-                vec![
-                    batch.to_string(),
-                    format!("{:.0}", time.as_nanos() as f64 / 1e3),
-                    format!("{:.1}", per_row / 1e3),
-                    format!("{:.2}x", one / per_row),
-                ]
-            });
-            println!("{}", table(&["batch", "us", "us a row", "gain"], rows.collect()));
+            println!("{says}");
         }
         Ok(())
     }
 }
 
-fn measure(model: &str) -> Result<(String, Vec<(u32, ServiceTime)>), Failure> {
+/// The profile in words, as a table, and what batching gains.
+fn said(model: &str, Known { batching, points, .. }: &Known) -> String {
+    let one = points.first().map_or(0.0, |first| per_row(*first));
+    let rows = points.iter().map(|(batch, time)| {
+        let per_row = per_row((*batch, *time));
+        vec![
+            batch.to_string(),
+            format!("{:.0}", time.as_nanos() as f64 / 1e3),
+            format!("{:.1}", per_row / 1e3),
+            format!("{:.2}x", one / per_row),
+        ]
+    });
+    let table = table(&["batch", "us", "us a row", "gain"], rows.collect());
+    format!("{model} is run {batching}\n{}\n{}", table.trim_end(), gain(points))
+}
+
+/// Nanoseconds that a row takes in a batch.
+fn per_row((batch, time): (u32, ServiceTime)) -> f64 {
+    time.as_nanos().max(1) as f64 / f64::from(batch)
+}
+
+/// What batching gains, in a sentence.
+fn gain(points: &[(u32, ServiceTime)]) -> String {
+    let best = points.iter().min_by(|a, b| per_row(**a).total_cmp(&per_row(**b)));
+    match (points.first(), best) {
+        (Some(one), _) if one.0 != 1 => format!("fewer rows than {} take as long as {}", one.0, one.0),
+        (Some(one), Some(best)) if per_row(*one) > LEAST_GAIN * per_row(*best) => {
+            let times = per_row(*one) / per_row(*best);
+            format!("a batch of {} serves {times:.1} times as many rows a second as single rows", best.0)
+        }
+        _ => "batches serve no more rows a second than single rows".into(),
+    }
+}
+
+fn measure(model: &str) -> Result<Known, Failure> {
     let path = PathBuf::from(model);
     let kind = match path.extension().and_then(|e| e.to_str()) {
         Some("synthetic") => EngineKind::Synthetic,
@@ -79,16 +124,16 @@ fn measure(model: &str) -> Result<(String, Vec<(u32, ServiceTime)>), Failure> {
         std::fs::read(&path).map_err(|cause| Failure::Usage(format!("cannot read {}: {cause}", path.display())))?;
     let loaded = engine(kind).and_then(|engine| engine.load(&bytes));
     let mut session = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
-    let probed = probe(&mut *session, None, BUDGET);
+    let probed = probe(&mut *session, None, BUDGET, &[]);
     let batching = match probed.batching {
         Batching::Rows => format!("in batches of up to {} rows", probed.max_batch),
         Batching::Fixed { size } => format!("in batches of exactly {size} rows"),
         Batching::Unbatched { because } => format!("one query at a time: {because}"),
     };
-    Ok((batching, probed.points))
+    Ok(Known { batching, measured: probed.points.clone(), points: probed.points })
 }
 
-async fn ask(model: &str, common: &Common) -> Result<(String, Vec<(u32, ServiceTime)>), Failure> {
+async fn ask(model: &str, common: &Common) -> Result<Known, Failure> {
     let reference = ModelRef::parse(model).map_err(|_| {
         Failure::Usage(format!("{}: there is no such file, and a model of the cluster is written name@version", model))
     })?;
@@ -97,18 +142,26 @@ async fn ask(model: &str, common: &Common) -> Result<(String, Vec<(u32, ServiceT
         |(id, assignment)| {
             let report = status.nodes.iter().find(|node| node.name == assignment.node.as_str())?.report.as_ref()?;
             match &report.replicas.get(id)?.state {
-                ReplicaState::Ready(profile) => Some(profile.clone()),
+                ReplicaState::Ready(profile) => Some((assignment, profile.clone())),
                 _ => None,
             }
         },
     );
-    let profile =
+    let (assignment, profile) =
         ready.ok_or_else(|| Failure::NotFound(format!("no replica of {reference} is ready; see `weir status`")))?;
     let batching = match profile.unbatched.as_str() {
         "" => format!("in batches of up to {} rows", profile.max_batch),
         because => format!("one query at a time: {because}"),
     };
-    Ok((batching, profile.points))
+    let state = &status.state;
+    let device = state.nodes.get(&assignment.node).and_then(|node| {
+        let mut devices = node.devices.iter();
+        devices.find(|device| device.name == assignment.device)
+    });
+    let digest = state.models.get(&reference).map(|model| model.digest);
+    let kept = digest.zip(device).and_then(|(digest, device)| state.profile(digest, &device.hardware));
+    let measured = kept.map(|kept| kept.points.clone()).unwrap_or_default();
+    Ok(Known { batching, points: profile.points, measured })
 }
 
 /// The time of a call of one row with nothing else under way, less its queues and batches.
@@ -152,4 +205,23 @@ async fn path(endpoint: &str, data: &Path, common: &Common) -> Result<(), Failur
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_batching_gains_is_said_in_a_sentence() {
+        let us = ServiceTime::from_micros;
+        assert_eq!(
+            gain(&[(1, us(100)), (8, us(160)), (32, us(432)), (64, us(900))]),
+            "a batch of 32 serves 7.4 times as many rows a second as single rows"
+        );
+        assert_eq!(gain(&[(1, us(100)), (2, us(195))]), "batches serve no more rows a second than single rows");
+        assert_eq!(gain(&[(1, us(100))]), "batches serve no more rows a second than single rows");
+        assert_eq!(gain(&[(4, us(100))]), "fewer rows than 4 take as long as 4");
+        let known = Known { batching: "in batches".into(), points: vec![(1, us(100)), (4, us(200))], measured: vec![] };
+        assert!(said("m@1", &known).ends_with("\na batch of 4 serves 2.0 times as many rows a second as single rows"));
+    }
 }

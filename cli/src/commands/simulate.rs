@@ -141,7 +141,7 @@ impl Simulate {
             let (profile, max_batch) = match given.remove(&reference.to_string()) {
                 Some(given) => given,
                 None => {
-                    let probed = probe(&mut *session, model.max_batch, BUDGET);
+                    let probed = probe(&mut *session, model.max_batch, BUDGET, &[]);
                     (Profile::new(&probed.points).slowed(pace), probed.max_batch)
                 }
             };
@@ -196,7 +196,12 @@ impl Simulate {
             .map(|i| replicated::Node {
                 name: NodeName::parse(&format!("n{i}")).expect("a valid name"),
                 address: String::new(),
-                devices: vec![replicated::Device { name: cpu.clone(), kind: "cpu".into(), slots }],
+                devices: vec![replicated::Device {
+                    name: cpu.clone(),
+                    kind: "cpu".into(),
+                    slots,
+                    hardware: String::new(),
+                }],
                 memory,
                 draining: false,
             })

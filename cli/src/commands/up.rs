@@ -16,7 +16,7 @@ use weir_host::Host;
 use weir_host::disk::SystemDisk;
 
 use super::apply;
-use super::node::{Devices, rpc_threads};
+use super::node::{Devices, processor, rpc_threads};
 use super::server::until_signal;
 use crate::connect::UP_TOKEN;
 use crate::failure::{Failure, chain};
@@ -211,6 +211,7 @@ impl Up {
             memory,
             policy: self.devices.policy()?,
             pace: self.devices.pace,
+            processor: processor(),
             rpc_threads: rpc_threads(),
             insecure_network: false,
         };

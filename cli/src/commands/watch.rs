@@ -68,7 +68,7 @@ impl Watch {
     fn shows(&self, change: &Change) -> bool {
         let kind = match change {
             Change::Plan(_) => What::Placements,
-            Change::Model(_) | Change::ModelGone(_) => What::Models,
+            Change::Model(_) | Change::ModelGone(_) | Change::Profile(_) | Change::ProfilesGone(_) => What::Models,
             Change::Endpoint(_) | Change::EndpointGone(_) => What::Endpoints,
             Change::Node(_) | Change::NodeGone(_) => What::Nodes,
             Change::Member(_) | Change::MemberGone(_) => What::Members,
@@ -107,5 +107,9 @@ fn describe(change: &Change) -> String {
             format!("member {} at {}{}", member.name, member.address, if member.learner { " (learner)" } else { "" })
         }
         Change::MemberGone(id) => format!("member {id} removed"),
+        Change::Profile(profile) => {
+            format!("profile of {} on {} as {} measured it", profile.digest, profile.hardware, profile.by)
+        }
+        Change::ProfilesGone(digest) => format!("profiles of {digest} deleted"),
     }
 }

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weir_core::ids::{ModelRef, ReplicaId, RequestId};
-use weir_core::placement::{Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve};
+use weir_core::placement::{Informing, Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve};
 use weir_core::replicated::{Command, Entry, Member, State};
+use weir_core::units::Instant;
 use weir_host::Host;
 
 use crate::actors::raft::{Handle, Published};
@@ -42,15 +43,28 @@ struct Inner {
     /// Of this term; begun anew with each leadership.
     term: u64,
     liveness: Liveness,
+    informing: Informing,
     routing: Routing,
     unplaceable: Vec<(ModelRef, String)>,
+}
+
+impl Inner {
+    /// Of a leader that was elected just now.
+    fn new(now: Instant, term: u64) -> Inner {
+        Inner {
+            term,
+            liveness: Liveness::new(now),
+            informing: Informing::new(now),
+            routing: Routing { term, ..Routing::default() },
+            unplaceable: Vec::new(),
+        }
+    }
 }
 
 impl Planner {
     /// A planner that knows nothing yet.
     pub fn new(host: Host, handle: Handle) -> Rc<Planner> {
-        let liveness = Liveness::new(host.clock.now());
-        let inner = Inner { term: 0, liveness, routing: Routing::default(), unplaceable: Vec::new() };
+        let inner = Inner::new(host.clock.now(), 0);
         Rc::new(Planner { host, handle, inner: RefCell::new(inner) })
     }
 
@@ -64,7 +78,8 @@ impl Planner {
             }
             self.begin_term(&published);
             self.promote(&published).await;
-            if let Some(command) = self.next_plan(&published) {
+            let next = self.next_plan(&published).or_else(|| self.next_profile(&published));
+            if let Some(command) = next {
                 // One at a time: the next look sees its effect, or tries again.
                 self.propose(command).await;
             }
@@ -74,13 +89,7 @@ impl Planner {
     fn begin_term(&self, published: &Published) {
         let mut inner = self.inner.borrow_mut();
         if inner.term != published.term {
-            let now = self.host.clock.now();
-            *inner = Inner {
-                term: published.term,
-                liveness: Liveness::new(now),
-                routing: Routing { term: published.term, ..Routing::default() },
-                unplaceable: Vec::new(),
-            };
+            *inner = Inner::new(self.host.clock.now(), published.term);
         }
     }
 
@@ -90,8 +99,8 @@ impl Planner {
         match self.handle.propose(entry).await {
             Ok(Ok(_)) => {}
             // Somebody was faster; the next look starts from what there is then.
-            Ok(Err(refusal)) => tracing::debug!(%refusal, "the plan was overtaken"),
-            Err(error) => tracing::debug!(?error, "the plan was not written"),
+            Ok(Err(refusal)) => tracing::debug!(%refusal, "a proposal was overtaken"),
+            Err(error) => tracing::debug!(?error, "a proposal was not written"),
         }
     }
 
@@ -143,6 +152,12 @@ impl Planner {
         inner.unplaceable = proposal.unplaceable;
         let changed = proposal.assignments != state.plan.assignments;
         changed.then_some(Command::SetPlan { replaces: state.plan.epoch, assignments: proposal.assignments })
+    }
+
+    fn next_profile(&self, published: &Published) -> Option<Command> {
+        let inner = &mut *self.inner.borrow_mut();
+        let next = inner.informing.next(self.host.clock.now(), &published.state, &inner.liveness);
+        next.map(Command::KeepProfile)
     }
 
     /// Takes a node's report; returns the routing where the node has another.

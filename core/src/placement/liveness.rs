@@ -70,6 +70,8 @@ pub struct ReplicaProfile {
     /// Why rows are not batched; empty where they are.
     pub unbatched: String,
     pub memory: Bytes,
+    /// It began with what another node had measured on the same hardware.
+    pub informed: bool,
 }
 
 /// Work of one device.

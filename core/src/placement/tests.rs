@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{DeviceName, Digest, Epoch, ModelRef, NodeName, ReplicaId};
-use crate::replicated::{Assignment, Device, EngineKind, Model, Node, Plan, ReplicaRange, State};
+use crate::replicated::{Assignment, Device, EngineKind, KeptProfile, Model, Node, Plan, ReplicaRange, State};
+use crate::scheduler::Batches;
 use crate::tensor::Signature;
 use crate::units::{Bytes, Instant, ServiceTime};
 
@@ -17,7 +18,12 @@ fn node(name: &str, memory: u64) -> Node {
     Node {
         name: NodeName::parse(name).unwrap(),
         address: "127.0.0.1:1".into(),
-        devices: vec![Device { name: DeviceName::parse("cpu0").unwrap(), kind: "cpu".into(), slots: 2 }],
+        devices: vec![Device {
+            name: DeviceName::parse("cpu0").unwrap(),
+            kind: "cpu".into(),
+            slots: 2,
+            hardware: "x".into(),
+        }],
         memory: Bytes(memory),
         draining: false,
     }
@@ -209,6 +215,7 @@ fn ready() -> ReplicaState {
         max_batch: 1,
         unbatched: String::new(),
         memory: Bytes(7),
+        informed: false,
     })
 }
 
@@ -331,4 +338,99 @@ fn a_replica_replaces_others_once_everybody_has_heard_of_it() {
         assert!(liveness.settled(Instant::from_millis(ms), &state).is_empty());
     }
     assert_eq!(liveness.settled(Instant::from_millis(500), &state), BTreeSet::from([ReplicaId(4)]));
+}
+
+/// A state in which replicas 4 on n1 and 5 on n2 are of model a.
+fn two_nodes() -> State {
+    let mut state = state();
+    let n2 = node("n2", 1000);
+    let there = Assignment { model: model("a"), node: n2.name.clone(), device: n2.devices[0].name.clone() };
+    state.plan.assignments.insert(ReplicaId(5), there);
+    state.nodes.insert(n2.name.clone(), n2);
+    state.models.insert(model("a"), known_model(Digest([1; 32])));
+    state
+}
+
+fn known_model(digest: Digest) -> Model {
+    Model {
+        reference: model("a"),
+        digest,
+        size: Bytes(1),
+        engine: EngineKind::Onnx,
+        signature: Signature { inputs: vec![], outputs: vec![] },
+        max_batch: None,
+        replicas: ReplicaRange { min: 1, max: 1 },
+        quarantined: None,
+    }
+}
+
+/// A node's report of one replica with this profile after so many batches.
+fn measured(node: &str, id: u64, points: &[(u32, u64)], batches: u64) -> NodeReport {
+    let profile = ReplicaProfile {
+        points: points.iter().map(|(batch, us)| (*batch, ServiceTime::from_micros(*us))).collect(),
+        max_batch: 8,
+        unbatched: String::new(),
+        memory: Bytes(7),
+        informed: false,
+    };
+    let mut report = report(node, &[(id, ReplicaState::Ready(profile), 0)]);
+    report.replicas.get_mut(&ReplicaId(id)).unwrap().batches = Batches::of([batches], batches);
+    report
+}
+
+/// What the leader keeps next at `ms` where the nodes have reported this.
+fn next_kept(informing: &mut Informing, ms: u64, state: &State, reports: &[NodeReport]) -> Option<KeptProfile> {
+    let mut liveness = Liveness::new(Instant::ZERO);
+    for report in reports {
+        liveness.on_report(Instant::from_millis(ms), state, report.clone());
+    }
+    informing.next(Instant::from_millis(ms), state, &liveness)
+}
+
+fn keep(state: &mut State, profile: KeptProfile) {
+    state.profiles.insert((profile.digest, profile.hardware.clone()), profile);
+}
+
+#[test]
+fn the_first_profile_of_an_artifact_on_some_hardware_is_kept_at_once_and_by_powers_of_two() {
+    let mut state = two_nodes();
+    let mut informing = Informing::new(Instant::ZERO);
+    assert_eq!(next_kept(&mut informing, 0, &state, &[report("n1", &[(4, ReplicaState::Loading, 0)])]), None);
+    let points = [(1, 10), (2, 11), (3, 12), (4, 13), (6, 15)];
+    let reports = [measured("n1", 4, &points, 0), measured("n2", 5, &points, 0)];
+    assert_eq!(next_kept(&mut informing, 900, &state, &reports), None, "the leader looks once a second");
+    let kept = next_kept(&mut informing, 1000, &state, &reports).unwrap();
+    let sizes: Vec<u32> = kept.points.iter().map(|(batch, _)| *batch).collect();
+    assert_eq!((kept.digest, kept.hardware.as_str(), sizes), (Digest([1; 32]), "x", vec![1, 2, 4, 6]));
+    keep(&mut state, kept);
+    assert_eq!(next_kept(&mut informing, 2000, &state, &reports), None, "what is kept is no news");
+    state.nodes.values_mut().for_each(|node| node.devices[0].hardware = "y".into());
+    assert_eq!(next_kept(&mut informing, 3000, &state, &reports).unwrap().hardware, "y", "other hardware is");
+    state.nodes.values_mut().for_each(|node| node.devices[0].hardware.clear());
+    assert_eq!(next_kept(&mut informing, 4000, &state, &reports), None, "a device may keep its times to itself");
+}
+
+#[test]
+fn a_kept_profile_is_corrected_where_all_who_know_better_say_otherwise_and_seldom() {
+    let mut state = two_nodes();
+    let mut informing = Informing::new(Instant::ZERO);
+    let at_first = measured("n1", 4, &[(1, 100), (8, 200)], 0);
+    let kept = next_kept(&mut informing, 0, &state, std::slice::from_ref(&at_first)).unwrap();
+    keep(&mut state, kept.clone());
+    let later = 3_600_000;
+    let near = measured("n1", 4, &[(1, 109), (8, 181)], 500);
+    let far = measured("n2", 5, &[(1, 100), (8, 221)], 400);
+    let young = measured("n2", 5, &[(1, 100), (8, 221)], 99);
+    assert_eq!(next_kept(&mut informing, later, &state, std::slice::from_ref(&near)), None);
+    assert_eq!(next_kept(&mut informing, later + 1000, &state, &[near, far.clone()]), None, "one of them agrees");
+    assert_eq!(next_kept(&mut informing, later + 2000, &state, std::slice::from_ref(&young)), None);
+    let corrected = next_kept(&mut informing, later + 3000, &state, std::slice::from_ref(&far)).unwrap();
+    assert_eq!(corrected.by.as_str(), "n2");
+    keep(&mut state, corrected);
+    let again = measured("n2", 5, &[(1, 300), (8, 900)], 9000);
+    let soon = later + 3000 + 599_000;
+    assert_eq!(next_kept(&mut informing, soon, &state, std::slice::from_ref(&again)), None, "too soon");
+    assert!(next_kept(&mut informing, soon + 1000, &state, std::slice::from_ref(&again)).is_some());
+    let mut successor = Informing::new(Instant::from_millis(soon));
+    assert_eq!(next_kept(&mut successor, soon + 1000, &state, &[again]), None, "a new leader waits as long");
 }

@@ -43,7 +43,11 @@ impl State {
             return (first.clone(), Vec::new());
         }
         let (result, changes) = match self.decide(index, &entry.command) {
-            Ok(effect) => (Ok(Done { index, lines: effect.lines }), effect.changes),
+            Ok(Effect { lines, mut changes }) => {
+                let orphaned = self.orphaned_profiles(&changes);
+                changes.extend(orphaned.into_iter().map(Change::ProfilesGone));
+                (Ok(Done { index, lines }), changes)
+            }
             Err(refusal) => (Err(refusal), Vec::new()),
         };
         for change in &changes {
@@ -89,6 +93,10 @@ impl State {
                 self.members.insert(member.id, member);
             }
             Change::MemberGone(id) => drop(self.members.remove(&id)),
+            Change::Profile(profile) => {
+                self.profiles.insert((profile.digest, profile.hardware.clone()), profile);
+            }
+            Change::ProfilesGone(digest) => self.profiles.retain(|(of, _), _| *of != digest),
         }
     }
 
@@ -191,6 +199,14 @@ impl State {
                 Effect::one(format!("grant {id} revoked"), Change::GrantGone(id.clone()))
             }
             Command::MemberSet { id, member } => self.set_member(*id, member.as_ref()),
+            Command::KeepProfile(profile) => {
+                self.check_profile(profile)?;
+                let line = format!("profile of {} on {} kept", profile.digest, profile.hardware);
+                if self.profile(profile.digest, &profile.hardware) == Some(profile) {
+                    return Ok(Effect { lines: vec![line], changes: Vec::new() });
+                }
+                Effect::one(line, Change::Profile(profile.clone()))
+            }
         }
     }
 
@@ -349,7 +365,7 @@ fn named(endpoint: &Endpoint) -> impl Iterator<Item = &ModelRef> {
     endpoint.stages.iter().map(|stage| &stage.model)
 }
 
-fn gone_model(change: &Change) -> Option<&ModelRef> {
+pub(super) fn gone_model(change: &Change) -> Option<&ModelRef> {
     match change {
         Change::ModelGone(model) => Some(model),
         _ => None,

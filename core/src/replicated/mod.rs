@@ -6,6 +6,7 @@
 
 mod apply;
 mod artifacts;
+mod profiles;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use crate::tensor::Signature;
 use crate::units::Bytes;
 
 pub use artifacts::{KEPT_FOR, Unreferenced};
+pub use profiles::{HARDWARE_LONGEST, HARDWARE_PER_ARTIFACT, KeptProfile, POINTS_MOST};
 
 /// Which engine runs an artifact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +101,9 @@ pub struct Device {
     pub kind: String,
     /// Batches that run at once.
     pub slots: u32,
+    /// What makes it as fast as it is. A model takes as long on every device that names the same, so profiles are kept by it;
+    /// empty where a profile that was measured here says nothing about others.
+    pub hardware: String,
 }
 
 /// Which replica stands where. Immutable; its epoch is the index of the entry that set it.
@@ -181,6 +186,8 @@ pub enum Command {
     GrantRevoke(String),
     /// What a membership change of the log itself says about its member; `None` takes the member away.
     MemberSet { id: MemberId, member: Option<Member> },
+    /// What a node measured, for the next one that loads the artifact on the same hardware.
+    KeepProfile(KeptProfile),
 }
 
 /// A log entry's payload: a command, who asked, and under which request.
@@ -209,6 +216,9 @@ pub enum Change {
     GrantGone(String),
     Member(Member),
     MemberGone(MemberId),
+    Profile(KeptProfile),
+    /// All of an artifact.
+    ProfilesGone(Digest),
 }
 
 /// Why an entry changed nothing. Each says what to do.
@@ -254,6 +264,8 @@ pub struct State {
     pub grants: BTreeMap<String, Grant>,
     /// By id.
     pub members: BTreeMap<MemberId, Member>,
+    /// By artifact and hardware. They go with the last model that names the artifact.
+    pub profiles: BTreeMap<(Digest, String), KeptProfile>,
     /// Smallest replica id that no plan has used.
     pub next_replica: ReplicaId,
     /// Smallest member id that nobody has had.

@@ -8,7 +8,7 @@ use crate::endpoint::Stage;
 use crate::ids::{ModelName, StageName, Version};
 use crate::outcome::Class;
 use crate::tensor::{DType, Signature, TensorSpec};
-use crate::units::Instant;
+use crate::units::{Instant, ServiceTime};
 
 fn spec(name: &str) -> TensorSpec {
     TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![None, Some(4)] }
@@ -50,7 +50,12 @@ fn node(name: &str) -> Node {
     Node {
         name: NodeName::parse(name).unwrap(),
         address: "127.0.0.1:7400".into(),
-        devices: vec![Device { name: DeviceName::parse("cpu0").unwrap(), kind: "cpu".into(), slots: 1 }],
+        devices: vec![Device {
+            name: DeviceName::parse("cpu0").unwrap(),
+            kind: "cpu".into(),
+            slots: 1,
+            hardware: "x".into(),
+        }],
         memory: Bytes(1 << 30),
         draining: false,
     }
@@ -317,6 +322,57 @@ fn an_artifact_may_go_a_day_after_the_last_model_that_named_it() {
     assert_eq!(kept.look(at(3 * day + 1000), &cluster.state, &stored), stored.iter().copied().collect::<Vec<_>>());
 }
 
+fn kept_profile(digest: u8, hardware: &str) -> KeptProfile {
+    KeptProfile {
+        digest: Digest([digest; 32]),
+        hardware: hardware.into(),
+        points: vec![(1, ServiceTime::from_micros(10)), (8, ServiceTime::from_micros(20))],
+        by: NodeName::parse("n1").unwrap(),
+    }
+}
+
+#[test]
+fn a_profile_is_kept_until_the_last_model_with_its_artifact_goes() {
+    let mut cluster = Log::default();
+    let refused = cluster.run(Command::KeepProfile(kept_profile(1, "x"))).unwrap_err();
+    assert!(matches!(refused, Refusal::NotFound { .. }), "nobody would ever take it away: {refused}");
+    cluster.lines(apply(&[model("a", 1), model("b", 1)], &[endpoint("e", &["a"]), endpoint("f", &["b"])]));
+    cluster.lines(Command::KeepProfile(kept_profile(1, "x")));
+    cluster.lines(Command::KeepProfile(kept_profile(1, "y")));
+    let corrected = KeptProfile { by: NodeName::parse("n2").unwrap(), ..kept_profile(1, "x") };
+    cluster.lines(Command::KeepProfile(corrected.clone()));
+    assert_eq!(cluster.state.profile(Digest([1; 32]), "x"), Some(&corrected), "the later one counts");
+    cluster.lines(Command::DeleteEndpoint(EndpointName::parse("e").unwrap()));
+    assert_eq!(cluster.state.profiles_of(Digest([1; 32])).count(), 2, "b has the artifact too");
+    cluster.lines(Command::DeleteEndpoint(EndpointName::parse("f").unwrap()));
+    assert_eq!(cluster.state.profiles.len(), 0);
+}
+
+#[test]
+fn profiles_are_bounded_and_make_sense() {
+    let mut cluster = Log::default();
+    cluster.lines(apply(&[model("a", 1)], &[endpoint("e", &["a"])]));
+    let profile = || kept_profile(1, "x");
+    let us = ServiceTime::from_micros;
+    for bad in [
+        KeptProfile { hardware: String::new(), ..profile() },
+        KeptProfile { hardware: "x".repeat(HARDWARE_LONGEST + 1), ..profile() },
+        KeptProfile { points: vec![], ..profile() },
+        KeptProfile { points: vec![(0, us(1))], ..profile() },
+        KeptProfile { points: vec![(2, us(1)), (1, us(2))], ..profile() },
+        KeptProfile { points: (1..=POINTS_MOST as u32 + 1).map(|batch| (batch, us(1))).collect(), ..profile() },
+    ] {
+        let refused = cluster.run(Command::KeepProfile(bad)).unwrap_err();
+        assert!(matches!(refused, Refusal::Invalid { .. }), "{refused}");
+    }
+    for i in 0..HARDWARE_PER_ARTIFACT {
+        cluster.lines(Command::KeepProfile(kept_profile(1, &format!("h{i}"))));
+    }
+    let refused = cluster.run(Command::KeepProfile(profile())).unwrap_err();
+    assert!(matches!(refused, Refusal::Conflict { .. }), "{refused}");
+    cluster.lines(Command::KeepProfile(kept_profile(1, "h3")));
+}
+
 fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
     let names = prop_oneof![Just("a"), Just("b"), Just("c")];
     let command = prop_oneof![
@@ -333,10 +389,11 @@ fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
             replaces: Epoch(replaces),
             assignments: BTreeMap::from([(ReplicaId(id), assignment(&format!("{model}@1"), node))]),
         }),
-        (names, any::<bool>()).prop_map(|(name, on)| Command::Quarantine {
+        (names.clone(), any::<bool>()).prop_map(|(name, on)| Command::Quarantine {
             model: ModelRef::parse(&format!("{name}@1")).unwrap(),
             because: on.then(|| "died".to_owned()),
         }),
+        (1..3u8, names.clone()).prop_map(|(digest, on)| Command::KeepProfile(kept_profile(digest, on))),
         (0..6u64, 0..6u64, any::<bool>(), any::<bool>()).prop_map(|(id, name, learner, gone)| Command::MemberSet {
             id: MemberId(id),
             member: (!gone).then(|| member(id, &format!("c{name}"), learner)),
@@ -365,6 +422,9 @@ proptest! {
             }
             for assignment in log.state.plan.assignments.values() {
                 prop_assert!(log.state.models.contains_key(&assignment.model));
+            }
+            for (digest, _) in log.state.profiles.keys() {
+                prop_assert!(log.state.models.values().any(|model| model.digest == *digest), "an orphaned profile");
             }
             let names: BTreeSet<_> = log.state.members.values().map(|member| &member.name).collect();
             prop_assert_eq!(names.len(), log.state.members.len());

@@ -1,6 +1,7 @@
 use std::sync::mpsc;
 
 use weir_core::replicated::EngineKind;
+use weir_core::units::ServiceTime;
 
 use super::*;
 use crate::engine::engine;
@@ -70,7 +71,7 @@ fn a_panic_fails_its_batch_and_ends_its_actor() {
 fn probing_finds_that_rows_batch_and_what_they_cost() {
     let model = "width = 2\nalpha_us = 300\nbeta_us = 50\n";
     let mut session = engine(EngineKind::Synthetic).unwrap().load(model.as_bytes()).unwrap();
-    let probed = probe(&mut *session, Some(6), BUDGET);
+    let probed = probe(&mut *session, Some(6), BUDGET, &[]);
     assert_eq!(probed.batching, Batching::Rows);
     assert_eq!(probed.points.iter().map(|(size, _)| *size).collect::<Vec<_>>(), [1, 2, 4, 6]);
     assert_eq!(probed.max_batch, 6);
@@ -78,9 +79,33 @@ fn probing_finds_that_rows_batch_and_what_they_cost() {
 }
 
 #[test]
+fn what_is_known_of_a_model_is_believed_where_a_few_runs_agree() {
+    let us = ServiceTime::from_micros;
+    let probed = |declared, known: &[(u32, ServiceTime)]| {
+        let model = "width = 2\nalpha_us = 8000\nbeta_us = 1000\n";
+        let mut session = engine(EngineKind::Synthetic).unwrap().load(model.as_bytes()).unwrap();
+        let probed = probe(&mut *session, declared, Duration::from_secs(60), known);
+        assert_eq!(probed.batching, Batching::Rows, "proved again, whatever is known");
+        probed
+    };
+    let sizes = |points: &[(u32, ServiceTime)]| points.iter().map(|(size, _)| *size).collect::<Vec<_>>();
+    let known = [(1, us(12_000)), (3, us(15_000)), (8, us(20_000))];
+    let believed = probed(None, &known);
+    assert_eq!((believed.informed, believed.points.as_slice(), believed.max_batch), (true, &known[..], 8));
+    let bound = probed(Some(3), &known);
+    assert_eq!((bound.informed, bound.points.as_slice(), bound.max_batch), (true, &known[..2], 3));
+    let others = [(1, us(12_000)), (8, us(60_000))];
+    for (declared, unbelievable) in [(Some(8), &others[..]), (Some(4), &known[..]), (Some(4), &known[1..])] {
+        let measured = probed(declared, unbelievable);
+        assert!(!measured.informed, "{declared:?} {unbelievable:?}");
+        assert_eq!(sizes(&measured.points), if declared == Some(8) { vec![1, 2, 4, 8] } else { vec![1, 2, 4] });
+    }
+}
+
+#[test]
 fn a_slow_model_is_probed_by_few_runs() {
     let mut session = engine(EngineKind::Synthetic).unwrap().load(b"width = 2\nalpha_us = 40000").unwrap();
-    let probed = probe(&mut *session, None, Duration::from_millis(60));
+    let probed = probe(&mut *session, None, Duration::from_millis(60), &[]);
     assert!(matches!(probed.batching, Batching::Unbatched { ref because } if because.contains("too slow")));
     assert_eq!(probed.points.len(), 1, "one run to know what it costs");
 }

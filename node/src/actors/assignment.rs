@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use actix::Actor;
 use tokio::sync::{mpsc, oneshot};
-use weir_core::ids::{Epoch, ReplicaId};
+use weir_core::ids::{Digest, Epoch, ReplicaId};
 use weir_core::placement::{ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::profile::Profile;
-use weir_core::replicated::{Assignment, Model, Plan, State};
-use weir_core::units::{Bytes, Instant};
+use weir_core::replicated::{Assignment, KeptProfile, Model, Plan, State};
+use weir_core::units::{Bytes, Instant, ServiceTime};
 use weir_host::spawn::{Place, Spawn};
 use weir_ml_workers::engine::engine;
 use weir_ml_workers::model_actor::{ModelActor, Pauses};
@@ -47,6 +47,8 @@ pub struct Replicas {
 struct Inner {
     epoch: Epoch,
     replicas: BTreeMap<ReplicaId, Replica>,
+    /// What other devices like those here have measured.
+    profiles: BTreeMap<(Digest, String), KeptProfile>,
     coordinator: Option<Rc<node_home::Client>>,
 }
 
@@ -63,7 +65,7 @@ struct Replica {
 impl Replicas {
     /// None yet.
     pub fn new(shared: Arc<Shared>, artifacts: Artifacts) -> Rc<Replicas> {
-        let inner = Inner { epoch: Epoch(0), replicas: BTreeMap::new(), coordinator: None };
+        let inner = Inner { epoch: Epoch(0), replicas: BTreeMap::new(), profiles: BTreeMap::new(), coordinator: None };
         Rc::new(Replicas { shared, artifacts, inner: RefCell::new(inner) })
     }
 
@@ -86,6 +88,9 @@ impl Replicas {
             return;
         }
         inner.epoch = plan.epoch;
+        let here = |hardware: &str| self.shared.hardware.values().any(|here| here == hardware);
+        let known = state.profiles.iter().filter(|((_, hardware), _)| here(hardware));
+        inner.profiles = known.map(|(key, profile)| (key.clone(), profile.clone())).collect();
         let mine = |assignment: &Assignment| assignment.node == self.shared.name;
         let gone: Vec<ReplicaId> =
             inner.replicas.keys().filter(|id| !plan.assignments.get(id).is_some_and(mine)).copied().collect();
@@ -159,13 +164,14 @@ impl Replicas {
         let place = Stopping(Some(self.shared.host.spawn.place_without_sockets()));
         let (send, loaded) = oneshot::channel();
         let wanted = Arc::clone(model);
+        let known = self.known(id, model);
         let pauses = match self.shared.host.spawn {
             Spawn::Threads => Pauses::OnThread,
             Spawn::Inline => Pauses::OnTimer,
         };
         place.place().run(move || async move {
             // Nobody waits where the replica was let go meanwhile; then the thread is stopped too.
-            let _ = send.send(load_here(&wanted, &artifact, pauses));
+            let _ = send.send(load_here(&wanted, &artifact, pauses, &known));
         });
         let loaded = loaded.await.unwrap_or_else(|_| {
             Err("its thread ended while it was loaded (the model may need more memory than there is)".into())
@@ -191,6 +197,14 @@ impl Replicas {
                 Err(why)
             }
         }
+    }
+
+    /// What the model took on devices like the one that the replica is to stand on; empty where nobody knows.
+    fn known(&self, id: ReplicaId, model: &Model) -> Vec<(u32, ServiceTime)> {
+        let inner = self.inner.borrow();
+        let hardware = inner.replicas.get(&id).and_then(|replica| self.shared.hardware.get(&replica.assignment.device));
+        let known = hardware.and_then(|hardware| inner.profiles.get(&(model.digest, hardware.clone())));
+        known.map(|profile| profile.points.clone()).unwrap_or_default()
     }
 
     /// Restarts replicas that die, for ever.
@@ -267,13 +281,18 @@ impl Drop for Stopping {
 }
 
 /// Loads and probes on the thread that will run the model, and starts its actor there.
-fn load_here(model: &Model, artifact: &[u8], pauses: Pauses) -> Result<(LoadedReplica, ReplicaProfile), String> {
+fn load_here(
+    model: &Model,
+    artifact: &[u8],
+    pauses: Pauses,
+    known: &[(u32, ServiceTime)],
+) -> Result<(LoadedReplica, ReplicaProfile), String> {
     let mut session =
         engine(model.engine).and_then(|engine| engine.load(artifact)).map_err(|error| error.to_string())?;
     if *session.signature() != model.signature {
         return Err("its artifact takes or gives other tensors than it was registered with; apply it again".into());
     }
-    let Probed { batching, max_batch, points } = probe(&mut *session, model.max_batch, BUDGET);
+    let Probed { batching, max_batch, points, informed } = probe(&mut *session, model.max_batch, BUDGET, known);
     let profile = ReplicaProfile {
         points: points.clone(),
         max_batch,
@@ -282,6 +301,7 @@ fn load_here(model: &Model, artifact: &[u8], pauses: Pauses) -> Result<(LoadedRe
             Batching::Rows | Batching::Fixed { .. } => String::new(),
         },
         memory: Bytes(session.memory().0),
+        informed,
     };
     let terminator = session.terminator();
     let batches_rows = !matches!(batching, Batching::Unbatched { .. });

@@ -2,7 +2,8 @@
 //!
 //! RPC threads call [`Device::submit`] and [`Device::cancel`]; a model actor's thread calls back when its batch is done,
 //! feeds the scheduler and hands its own actor the next batch before it answers anybody. So a query crosses threads
-//! twice, once to the model and once back, and the device never waits for an RPC thread.
+//! twice, once to the model and once back, and the device never waits for an RPC thread. How long the way back takes it
+//! learns from echoes: what it sends an RPC thread after a batch's replies comes through when those have been dealt with.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Rejection};
 use weir_core::profile::Profile;
+use weir_core::reply_path::ReplyPath;
 use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
 use weir_core::tensor::Row;
@@ -103,6 +105,7 @@ pub struct Device {
     inner: Mutex<Inner>,
     /// Tells the timer that the next wake-up moved.
     rescheduled: Notify,
+    echoes: Mutex<Echoes>,
     /// One death per replica at a time; there are at most as many replicas as the plan names.
     deaths: mpsc::UnboundedSender<Death>,
 }
@@ -119,8 +122,19 @@ struct Inner {
     wake_at: Option<Instant>,
     /// Slot time spent computing, ended batches only.
     busy: ServiceTime,
+    /// Of what comes from here.
+    reply_path: ReplyPath,
     /// Reused between events.
     actions: Vec<Action>,
+}
+
+/// RPC threads, and which of them is sent the next echo.
+#[derive(Default)]
+struct Echoes {
+    /// A thread that is busy for seconds has hundreds before it.
+    threads: Vec<mpsc::UnboundedSender<Instant>>,
+    turn: usize,
+    next: Instant,
 }
 
 struct Hosted {
@@ -184,6 +198,8 @@ pub struct Load {
 const HANG_FACTOR: f64 = 20.0;
 /// Nothing shorter is a hang: a preempted machine stalls for a second now and then.
 const HANG_AT_LEAST: Duration = Duration::from_secs(2);
+/// How often an echo is sent at most: often enough to know of a change within a second, too seldom to cost anything.
+const ECHO_EVERY: Duration = Duration::from_millis(10);
 /// How long a run that was asked to stop has for it.
 const TERMINATION_GRACE: Duration = Duration::from_millis(500);
 
@@ -209,11 +225,38 @@ impl Device {
                 next_batch: 0,
                 wake_at: None,
                 busy: ServiceTime::ZERO,
+                reply_path: ReplyPath::default(),
                 actions: Vec::new(),
             }),
             rescheduled: Notify::new(),
+            echoes: Mutex::default(),
             deaths,
         })
+    }
+
+    /// Run on each thread that replies go to: measures how long they take.
+    pub fn echo(self: &Arc<Self>) -> impl Future<Output = ()> + use<> {
+        let device = Arc::clone(self);
+        let (sender, mut ended) = mpsc::unbounded_channel();
+        self.lock_echoes().threads.push(sender);
+        async move {
+            while let Some(ended) = ended.recv().await {
+                let took = device.clock.now().since(ended);
+                device.lock().reply_path.observe(took);
+            }
+        }
+    }
+
+    /// The replies of a batch that ended at `ended` are on their way.
+    fn send_echo(&self, ended: Instant) {
+        let mut echoes = self.lock_echoes();
+        if ended < echoes.next || echoes.threads.is_empty() {
+            return;
+        }
+        echoes.next = ended + ECHO_EVERY;
+        echoes.turn = (echoes.turn + 1) % echoes.threads.len();
+        // A thread that has ended hears nothing.
+        let _ = echoes.threads[echoes.turn].send(ended);
     }
 
     /// Its name.
@@ -292,7 +335,7 @@ impl Device {
                     let cost = cost(&row.inputs, batches_rows);
                     let query = Query {
                         ticket,
-                        deadline: row.deadline,
+                        deadline: inner.reply_path.at_device(now, row.deadline),
                         class: row.class,
                         shape: shape_key(&row.inputs),
                         mergeable: batches_rows && row.inputs.row.is_some(),
@@ -468,7 +511,7 @@ impl Device {
 
     /// Called on the model's thread, exactly once a batch.
     fn finished(self: &Arc<Self>, replica: ReplicaId, batch: u64, done: BatchDone) {
-        let mut ended = None;
+        let (mut ended, mut at) = (None, Instant::ZERO);
         self.step(|inner, now, actions, _| {
             let Some(hosted) = inner.replicas.get_mut(&replica) else { return };
             let Some(running) = hosted.running.take_if(|running| running.batch == batch) else { return };
@@ -485,7 +528,7 @@ impl Device {
                 }
                 inner.scheduler.on_batch_done(now, replica, took, actions);
             }
-            ended = Some(running);
+            (ended, at) = (Some(running), now);
         });
         let Some(running) = ended else { return };
         for (row, result) in running.rows.iter().zip(done.results) {
@@ -497,6 +540,11 @@ impl Device {
                 Err(error) => StageReply::Failed(error.to_string()),
             });
         }
+        self.send_echo(at);
+    }
+
+    fn lock_echoes(&self) -> MutexGuard<'_, Echoes> {
+        self.echoes.lock().expect("nothing panics under it")
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -12,12 +12,13 @@ use weir_core::ids::{
     StageName,
 };
 use weir_core::replicated::{
-    Applied, Assignment, Change, Command, Device, Done, EngineKind, Entry, Grant, Member, Model, Node, Plan, Refusal,
-    ReplicaRange, Role, State,
+    Applied, Assignment, Change, Command, Device, Done, EngineKind, Entry, Grant, KeptProfile, Member, Model, Node,
+    Plan, Refusal, ReplicaRange, Role, State,
 };
 use weir_core::units::Bytes;
 
 use super::predict::{class_from_wire, class_to_wire, halves, span_from_us, span_to_us};
+use super::report::{read_points, write_points};
 use super::tensor::{read_signature, write_signature};
 use super::{BadMessage, count, framed};
 use crate::control_capnp as wire;
@@ -185,6 +186,7 @@ pub fn write_node(mut b: wire::node::Builder<'_>, node: &Node) {
         b.set_name(device.name.as_str());
         b.set_kind(&device.kind);
         b.set_slots(device.slots);
+        b.set_hardware(&device.hardware);
     }
 }
 
@@ -195,6 +197,7 @@ pub fn read_node(r: wire::node::Reader<'_>) -> Result<Node, BadMessage> {
             name: DeviceName::parse(r.get_name()?.to_str()?)?,
             kind: text(r.get_kind()?)?,
             slots: r.get_slots(),
+            hardware: text(r.get_hardware()?)?,
         })
     };
     Ok(Node {
@@ -295,6 +298,24 @@ pub fn read_member(r: wire::member::Reader<'_>) -> Result<Member, BadMessage> {
     })
 }
 
+/// Writes a profile that is kept.
+pub fn write_kept_profile(mut b: wire::kept_profile::Builder<'_>, profile: &KeptProfile) {
+    b.set_digest(&profile.digest.0);
+    b.set_hardware(&profile.hardware);
+    b.set_by(profile.by.as_str());
+    write_points(b.init_points(count(profile.points.len())), &profile.points);
+}
+
+/// Reads a profile that is kept.
+pub fn read_kept_profile(r: wire::kept_profile::Reader<'_>) -> Result<KeptProfile, BadMessage> {
+    Ok(KeptProfile {
+        digest: read_digest(r.get_digest()?)?,
+        hardware: text(r.get_hardware()?)?,
+        points: read_points(r.get_points()?)?,
+        by: NodeName::parse(r.get_by()?.to_str()?)?,
+    })
+}
+
 /// Writes each item of a list with `write`.
 fn write_list<'a, T, O>(
     mut list: struct_list::Builder<'a, O>,
@@ -350,6 +371,7 @@ pub fn write_command(mut b: wire::command::Builder<'_>, command: &Command) {
                 None => b.init_member().set_id(id.0),
             }
         }
+        Command::KeepProfile(profile) => write_kept_profile(b.init_keep_profile(), profile),
     }
 }
 
@@ -385,6 +407,7 @@ pub fn read_command(r: wire::command::Reader<'_>) -> Result<Command, BadMessage>
             let id = MemberId(member.get_id());
             Command::MemberSet { id, member: if r.get_gone() { None } else { Some(read_member(member)?) } }
         }
+        Which::KeepProfile(r) => Command::KeepProfile(read_kept_profile(r?)?),
     })
 }
 
@@ -469,6 +492,8 @@ pub fn write_change(mut b: wire::change::Builder<'_>, index: LogIndex, change: &
         Change::GrantGone(id) => b.set_grant_gone(id),
         Change::Member(member) => write_member(b.init_member(), member),
         Change::MemberGone(id) => b.set_member_gone(id.0),
+        Change::Profile(profile) => write_kept_profile(b.init_profile(), profile),
+        Change::ProfilesGone(digest) => b.set_profiles_gone(&digest.0),
     }
 }
 
@@ -488,6 +513,8 @@ pub fn read_change(r: wire::change::Reader<'_>) -> Result<(LogIndex, Option<Chan
         Which::GrantGone(id) => Change::GrantGone(text(id?)?),
         Which::Member(r) => Change::Member(read_member(r?)?),
         Which::MemberGone(id) => Change::MemberGone(MemberId(id)),
+        Which::Profile(r) => Change::Profile(read_kept_profile(r?)?),
+        Which::ProfilesGone(digest) => Change::ProfilesGone(read_digest(digest?)?),
         Which::Applied(()) => return Ok((LogIndex(r.get_index()), None)),
     };
     Ok((LogIndex(r.get_index()), Some(change)))
@@ -506,6 +533,8 @@ pub fn write_state(mut b: wire::state::Builder<'_>, state: &State, secrets: bool
     let grants = b.reborrow().init_grants(count(state.grants.len()));
     write_list(grants, state.grants.values(), |b, grant| write_grant(b, grant, secrets));
     write_list(b.reborrow().init_members(count(state.members.len())), state.members.values(), write_member);
+    let profiles = b.reborrow().init_profiles(count(state.profiles.len()));
+    write_list(profiles, state.profiles.values(), write_kept_profile);
     if secrets {
         let requests = b.init_requests(count(state.requests.len()));
         write_list(
@@ -527,6 +556,7 @@ pub fn read_state(r: wire::state::Reader<'_>) -> Result<State, BadMessage> {
     let nodes = r.get_nodes()?.iter().map(|r| read_node(r).map(|n| (n.name.clone(), n)));
     let grants = r.get_grants()?.iter().map(|r| read_grant(r).map(|g| (g.id.clone(), g)));
     let members = r.get_members()?.iter().map(|r| read_member(r).map(|m| (m.id, m)));
+    let profiles = r.get_profiles()?.iter().map(|r| read_kept_profile(r).map(|p| ((p.digest, p.hardware.clone()), p)));
     let requests = r.get_requests()?.iter().map(|r| -> Result<_, BadMessage> {
         Ok((LogIndex(r.get_index()), RequestId(read_u128(r.get_request()?)), read_applied(r.get_result()?)?))
     });
@@ -539,6 +569,7 @@ pub fn read_state(r: wire::state::Reader<'_>) -> Result<State, BadMessage> {
         plan: read_plan(r.get_plan()?)?,
         grants: grants.collect::<Result<_, _>>()?,
         members: members.collect::<Result<_, _>>()?,
+        profiles: profiles.collect::<Result<_, _>>()?,
         next_replica: ReplicaId(r.get_next_replica()),
         next_member: MemberId(r.get_next_member()),
         requests: requests.collect::<Result<VecDeque<_>, _>>()?,

@@ -1,5 +1,6 @@
 //! What nodes report to the leader.
 
+use capnp::struct_list;
 use weir_core::ids::{DeviceName, EndpointName, Epoch, NodeName, ReplicaId};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::scheduler::{Batches, Closed};
@@ -116,26 +117,40 @@ pub fn write_profile(mut b: profile::Builder<'_>, measured: &ReplicaProfile) {
     b.set_max_batch(measured.max_batch);
     b.set_unbatched(&measured.unbatched);
     b.set_memory(measured.memory.0);
-    let mut points = b.init_points(count(measured.points.len()));
-    for (i, (batch, time)) in measured.points.iter().enumerate() {
-        let mut b = points.reborrow().get(i as u32);
+    b.set_informed(measured.informed);
+    write_points(b.init_points(count(measured.points.len())), &measured.points);
+}
+
+/// Writes latency by batch size.
+pub fn write_points(mut b: struct_list::Builder<'_, profile::point::Owned>, points: &[(u32, ServiceTime)]) {
+    for (i, (batch, time)) in points.iter().enumerate() {
+        let mut b = b.reborrow().get(i as u32);
         b.set_batch(*batch);
         b.set_us(time.as_nanos() as f64 / 1e3);
     }
 }
 
-/// Reads a profile: at least one point, ascending sizes from 1.
-pub fn read_profile(r: profile::Reader<'_>) -> Result<ReplicaProfile, BadMessage> {
+/// Reads latency by batch size: at least one point, ascending sizes from 1.
+pub fn read_points(r: struct_list::Reader<'_, profile::point::Owned>) -> Result<Vec<(u32, ServiceTime)>, BadMessage> {
     let points: Vec<(u32, ServiceTime)> =
-        r.get_points()?.iter().map(|p| (p.get_batch(), ServiceTime::from_nanos((p.get_us() * 1e3) as u64))).collect();
+        r.iter().map(|p| (p.get_batch(), ServiceTime::from_nanos((p.get_us() * 1e3).round() as u64))).collect();
     let ascending = points.windows(2).all(|pair| pair[0].0 < pair[1].0);
-    if points.first().is_none_or(|(batch, _)| *batch == 0) || !ascending || r.get_max_batch() == 0 {
+    if points.first().is_none_or(|(batch, _)| *batch == 0) || !ascending {
         return Err(BadMessage::new("a profile needs points at ascending batch sizes from 1"));
     }
+    Ok(points)
+}
+
+/// Reads a profile: at least one point, ascending sizes from 1.
+pub fn read_profile(r: profile::Reader<'_>) -> Result<ReplicaProfile, BadMessage> {
+    if r.get_max_batch() == 0 {
+        return Err(BadMessage::new("a profile needs a largest batch from 1"));
+    }
     Ok(ReplicaProfile {
-        points,
+        points: read_points(r.get_points()?)?,
         max_batch: r.get_max_batch(),
         unbatched: r.get_unbatched()?.to_str()?.to_owned(),
         memory: Bytes(r.get_memory()),
+        informed: r.get_informed(),
     })
 }

@@ -92,7 +92,12 @@ fn node() -> Node {
     Node {
         name: NodeName::parse("n1").unwrap(),
         address: "127.0.0.1:7400".into(),
-        devices: vec![Device { name: DeviceName::parse("cpu0").unwrap(), kind: "cpu".into(), slots: 3 }],
+        devices: vec![Device {
+            name: DeviceName::parse("cpu0").unwrap(),
+            kind: "cpu".into(),
+            slots: 3,
+            hardware: String::new(),
+        }],
         memory: Bytes(1 << 33),
         draining: true,
     }
@@ -120,6 +125,15 @@ fn member() -> Member {
     Member { id: MemberId(4), name: MemberName::parse("c4").unwrap(), address: "127.0.0.1:7303".into(), learner: true }
 }
 
+fn kept_profile() -> KeptProfile {
+    KeptProfile {
+        digest: Digest([7; 32]),
+        hardware: "cpu: a fast one, 2 slots of 4 cores".into(),
+        points: vec![(1, ServiceTime::from_nanos(12_345)), (64, ServiceTime::from_nanos(999_999))],
+        by: NodeName::parse("n1").unwrap(),
+    }
+}
+
 /// One of each.
 fn commands() -> Vec<(&'static str, Command)> {
     vec![
@@ -136,6 +150,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("grant_revoke", Command::GrantRevoke("ops".into())),
         ("member_set", Command::MemberSet { id: MemberId(4), member: Some(member()) }),
         ("member_gone", Command::MemberSet { id: MemberId(4), member: None }),
+        ("keep_profile", Command::KeepProfile(kept_profile())),
     ]
 }
 
@@ -155,9 +170,25 @@ fn state() -> State {
         plan: Plan { epoch: Epoch(40), assignments: assignments() },
         grants: grants().into_iter().map(|grant| (grant.id.clone(), grant)).collect(),
         members: BTreeMap::from([(member().id, member())]),
+        profiles: BTreeMap::new(),
         next_replica: ReplicaId(10),
         next_member: MemberId(5),
         requests: VecDeque::from([(LogIndex(6), RequestId(1), refused), (LogIndex(7), RequestId(2), done)]),
+    }
+}
+
+#[test]
+fn what_the_first_version_did_not_know_comes_back_too() {
+    let mut state = state();
+    state.profiles.insert((Digest([7; 32]), kept_profile().hardware), kept_profile());
+    state.nodes.values_mut().for_each(|node| node.devices[0].hardware = kept_profile().hardware);
+    assert_eq!(state_from_bytes(&state_to_bytes(&state)).unwrap(), state);
+    for change in [Change::Profile(kept_profile()), Change::ProfilesGone(Digest([7; 32]))] {
+        let mut message = Builder::new_default();
+        write_change(message.init_root(), LogIndex(3), &change, false);
+        let bytes = capnp::serialize::write_message_to_words(&message);
+        let read = framed::<control_capnp::change::Owned>(&bytes).unwrap();
+        assert_eq!(read_change(read.get().unwrap()).unwrap(), (LogIndex(3), Some(change)));
     }
 }
 
@@ -254,6 +285,7 @@ fn reports_come_back_as_they_were_sent() {
         max_batch: 8,
         unbatched: "random".into(),
         memory: Bytes(1 << 20),
+        informed: true,
     };
     let report = NodeReport {
         node: NodeName::parse("n1").unwrap(),

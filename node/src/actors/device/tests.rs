@@ -133,6 +133,47 @@ fn a_slowed_device_takes_as_long_as_was_measured_whatever_one_batch_took() {
 }
 
 #[test]
+fn the_time_that_replies_take_is_kept_back_from_deadlines() {
+    in_a_system(|| {
+        let bench = Bench::new();
+        let (place, tell) = bench.add(1, "a");
+        let echo = bench.device.echo();
+        // A batch takes a millisecond by the profile; an eighth of the time may be kept back.
+        let submit = |slot: usize| {
+            let inputs = Row { tensors: Arc::new(vec![Tensor::f32(&[1, 1], &[0.0])]), row: Some(0) };
+            let deadline = Deadline::after(bench.clock.now(), Duration::from_micros(1100));
+            let row = Submission { slot, inputs, deadline, class: Class::Default, value: None };
+            bench.device.submit(&model("a"), vec![row], &bench.replies);
+        };
+        submit(0);
+        tell.send(1.0).unwrap();
+        assert!(matches!(bench.reply(), (0, StageReply::Answered { .. })), "nothing is known of the way back");
+        // The thread that the reply went to looks at it three milliseconds later.
+        bench.clock.0.store(3, Ordering::SeqCst);
+        let heard = async {
+            while bench.device.lock().reply_path.at_device(Instant::ZERO, Deadline(Instant::from_millis(80)))
+                != Deadline(Instant::from_millis(77))
+            {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                runtime.block_on(async {
+                    let heard = tokio::time::timeout(PATIENCE, heard);
+                    tokio::select! { () = echo => false, heard = heard => heard.is_ok() }
+                })
+            });
+            assert!(thread.join().unwrap(), "no echo came through");
+        });
+        submit(1);
+        assert!(matches!(bench.reply(), (1, StageReply::Rejected(_))), "it would be late by the way back");
+        place.stop();
+    });
+}
+
+#[test]
 fn a_batch_that_was_given_up_on_does_not_answer_for_its_successor() {
     in_a_system(|| {
         let mut bench = Bench::new();
