@@ -3,7 +3,7 @@
 //! Rows of one call that want the same stage at the same moment, and have tried the same targets for it, go together. The home
 //! tells a [`Trip`] what happened, sends each [`Group`] that it then asks for, and answers when [`Trip::is_over`].
 
-use crate::endpoint::Ladder;
+use crate::endpoint::{Judged, Ladder};
 use crate::outcome::Rejection;
 use crate::units::Instant;
 
@@ -83,6 +83,11 @@ impl Trip {
     /// What running that stage is worth: see [`Journey::value`].
     pub fn value(&self, slot: usize) -> Option<f64> {
         self.rows[slot].journey.value()
+    }
+
+    /// What the gate behind the stage that answered last for a row said: see [`Journey::judged`].
+    pub fn judged(&self, slot: usize) -> Option<Judged> {
+        self.rows[slot].journey.judged()
     }
 
     /// The next rows to send somewhere; `None` until something else has happened.
