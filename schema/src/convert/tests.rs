@@ -44,6 +44,25 @@ fn endpoint() -> Endpoint {
         model: ModelRef::parse("m@1").unwrap(),
         gate,
     };
+    let stages = vec![stage("a", None), stage("b", Some(Gate::ConfidenceBelow(0.9)))];
+    Endpoint {
+        name: EndpointName::parse("e").unwrap(),
+        deadline: Duration::from_micros(1500),
+        weight: 2.5,
+        class: Class::Sheddable,
+        label_output: Some("probs".into()),
+        confidence_output: None,
+        stages,
+    }
+}
+
+/// An endpoint with every kind of gate.
+fn gated() -> Endpoint {
+    let stage = |name: &str, gate| Stage {
+        name: StageName::parse(name).unwrap(),
+        model: ModelRef::parse("m@1").unwrap(),
+        gate,
+    };
     let bin = |confidence, next: &[f32]| Bin {
         confidence,
         rows: 40,
@@ -60,15 +79,15 @@ fn endpoint() -> Endpoint {
         stage("d", Some(Gate::MarginBelow(0.25))),
         stage("e", Some(Gate::Gain { table: Arc::new(table), min_gain: 0.003 })),
     ];
-    Endpoint {
-        name: EndpointName::parse("e").unwrap(),
-        deadline: Duration::from_micros(1500),
-        weight: 2.5,
-        class: Class::Sheddable,
-        label_output: Some("probs".into()),
-        confidence_output: None,
-        stages,
-    }
+    Endpoint { stages, ..endpoint() }
+}
+
+#[test]
+fn every_gate_survives_the_wire() {
+    let mut message = Builder::new_default();
+    write_endpoint(message.init_root(), &gated());
+    let read = read_endpoint(message.get_root_as_reader().unwrap()).unwrap();
+    assert_eq!(read, gated());
 }
 
 fn node() -> Node {
