@@ -2,21 +2,26 @@
 //! who must act.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use weir_core::ids::{Digest, LogIndex, RequestId};
+use weir_core::history::{Explained, NodeRecent};
+use weir_core::ids::{Digest, LogIndex, QueryId, RequestId};
 use weir_core::placement::NodeReport;
 use weir_core::replicated::{Applied, Change, Command, Done, Grant, Member, Refusal, State};
 use weir_core::units::Instant;
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role as Granted, enter, remote_text};
 use weir_host::limits::Limits;
-use weir_schema::control_capnp::{self as wire, admin, leader, operator, upload_result, watch_result, write_result};
+use weir_schema::control_capnp::{
+    self as wire, admin, leader, node_operator, operator, upload_result, watch_result, write_result,
+};
 use weir_schema::convert::BadMessage;
 use weir_schema::convert::control::{
     read_applied, read_change, read_member, read_state, write_command, write_grant, write_u128,
 };
+use weir_schema::convert::history::{read_explained, read_recent};
 use weir_schema::convert::report::read_report;
 use weir_schema::predict_capnp::Purpose;
 
@@ -38,6 +43,8 @@ pub struct Admin {
     host: Host,
     options: Options,
     current: RefCell<Option<(String, Entered)>>,
+    /// Connections to nodes, by address.
+    nodes: RefCell<BTreeMap<String, Entered>>,
     /// When the call that is being made last got on.
     progress: Cell<Instant>,
 }
@@ -101,7 +108,13 @@ enum Tried<T> {
 impl Admin {
     /// Makes no connection yet.
     pub fn new(host: Host, options: Options) -> Admin {
-        Admin { host, options, current: RefCell::new(None), progress: Cell::new(Instant::ZERO) }
+        Admin {
+            host,
+            options,
+            current: RefCell::new(None),
+            nodes: RefCell::default(),
+            progress: Cell::new(Instant::ZERO),
+        }
     }
 
     /// Writes a command once, however often it has to be sent.
@@ -308,6 +321,55 @@ impl Admin {
         })
         .await?;
         Ok(digest)
+    }
+
+    /// The last seconds of a node.
+    pub async fn recent(&self, address: &str) -> Result<NodeRecent, ClientError> {
+        self.at_node(address, async |node| {
+            let answer = node.recent_request().send().promise.await?;
+            read_recent(answer.get()?.get_recent()?).map_err(|bad| capnp::Error::failed(bad.to_string()))
+        })
+        .await
+    }
+
+    /// What a node knows of a query.
+    pub async fn explain(&self, address: &str, id: QueryId) -> Result<Explained, ClientError> {
+        self.at_node(address, async |node| {
+            let mut call = node.explain_request();
+            write_u128(call.get().init_id(), id.0);
+            let answer = call.send().promise.await?;
+            read_explained(answer.get()?.get_explained()?).map_err(|bad| capnp::Error::failed(bad.to_string()))
+        })
+        .await
+    }
+
+    /// Asks a node once, over the connection that there is.
+    async fn at_node<T>(
+        &self,
+        address: &str,
+        ask: impl AsyncFn(node_operator::Client) -> Result<T, capnp::Error>,
+    ) -> Result<T, ClientError> {
+        let unreachable = |last: String| ClientError::Unreachable { tried: address.to_owned(), last };
+        let known = self.nodes.borrow().get(address).filter(|entered| !entered.is_closed()).cloned();
+        let entered = match known {
+            Some(entered) => entered,
+            None => match self.enter(address).await {
+                Err(DialError::Refused { message, .. }) => return Err(ClientError::Refused(message)),
+                Err(error) => return Err(unreachable(error.to_string())),
+                Ok(entered) => {
+                    self.nodes.borrow_mut().insert(address.to_owned(), entered.clone());
+                    entered
+                }
+            },
+        };
+        let Granted::NodeOperator(node) = entered.role() else {
+            return Err(ClientError::BadAnswer(format!("{address} is no node")));
+        };
+        match tokio::time::timeout(TRY, ask(node.clone())).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(unreachable(remote_text(&error))),
+            Err(_) => Err(unreachable("no answer".into())),
+        }
     }
 
     async fn enter(&self, address: &str) -> Result<Entered, DialError> {

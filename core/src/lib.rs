@@ -4,6 +4,7 @@
 //! `tests/boundaries.rs`). The cluster, the simulator and the tests drive the same functions.
 pub mod call;
 pub mod endpoint;
+pub mod history;
 pub mod ids;
 pub mod outcome;
 pub mod placement;

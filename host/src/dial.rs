@@ -7,7 +7,7 @@ use capnp::capability::Response;
 use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use tokio::sync::watch;
-use weir_schema::control_capnp::{admin, directory, node_home, operator};
+use weir_schema::control_capnp::{admin, directory, node_home, node_operator, operator};
 use weir_schema::predict_capnp::{Purpose, granted, login, predictor, stages};
 use weir_schema::raft_capnp::peer;
 
@@ -56,6 +56,7 @@ pub enum Role {
     Admin(admin::Client),
     NodeHome(node_home::Client),
     Peer(peer::Client),
+    NodeOperator(node_operator::Client),
 }
 
 /// A connection that was let in. Ends when the last clone is dropped.
@@ -186,6 +187,7 @@ fn read_granted(response: &Response<login::login_results::Owned>) -> capnp::Resu
         granted::role::Admin(client) => Role::Admin(client?),
         granted::role::NodeHome(client) => Role::NodeHome(client?),
         granted::role::Peer(client) => Role::Peer(client?),
+        granted::role::NodeOperator(client) => Role::NodeOperator(client?),
         granted::role::None(()) => return Err(capnp::Error::failed("nothing was granted".into())),
     };
     let told = Told {

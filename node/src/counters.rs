@@ -1,12 +1,14 @@
-//! What became of queries at this home, by endpoint, since the node started.
+//! What became of queries at this home, by endpoint: since the node started, and in the last seconds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
+use weir_core::history::{Recent, Record, Seconds};
 use weir_core::ids::EndpointName;
 use weir_core::outcome::Outcome;
 use weir_core::placement::EndpointLoad;
+use weir_core::units::Instant;
 
 /// Stages counted one by one; a cascade with more is a mistake.
 const STAGES_MAX: usize = 16;
@@ -22,6 +24,8 @@ pub struct Counters {
     degraded: AtomicU64,
     by_stage: [AtomicU64; STAGES_MAX],
     last_error: Mutex<String>,
+    /// Taken twice a call, for a moment: when it comes and when it ends.
+    recent: Mutex<Option<Recent>>,
 }
 
 /// Counters of all endpoints.
@@ -47,16 +51,37 @@ impl Ledger {
 
 impl Counters {
     /// Rows of a call came.
-    pub fn arrived(&self, rows: usize) {
+    pub fn arrived(&self, now: Instant, rows: usize) {
         self.arrived.fetch_add(rows as u64, Ordering::Relaxed);
+        self.with_recent(now, |recent| recent.at(now).arrived += rows as u64);
     }
 
-    /// A row ended; where it was answered, by which stage.
-    pub fn ended(&self, outcome: Outcome, stage: usize, degraded: bool, message: &str) {
-        let counter = match outcome {
+    /// Rows of a call ended.
+    pub fn ended(&self, now: Instant, records: &[Record]) {
+        records.iter().for_each(|record| self.count(record));
+        self.with_recent(now, |recent| {
+            let tally = recent.at(now);
+            for record in records {
+                let latency = record.ended.since(record.arrived);
+                tally.ended(record.outcome, record.stage, record.degraded, !record.is_late(), latency);
+            }
+        });
+    }
+
+    /// The last whole seconds.
+    pub fn recent(&self, now: Instant) -> Seconds {
+        self.with_recent(now, |recent| recent.read(now))
+    }
+
+    fn with_recent<T>(&self, now: Instant, with: impl FnOnce(&mut Recent) -> T) -> T {
+        with(self.recent.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Recent::new(now)))
+    }
+
+    fn count(&self, record: &Record) {
+        let counter = match record.outcome {
             Outcome::Answered => {
-                self.by_stage[stage.min(STAGES_MAX - 1)].fetch_add(1, Ordering::Relaxed);
-                if degraded {
+                self.by_stage[record.stage.min(STAGES_MAX - 1)].fetch_add(1, Ordering::Relaxed);
+                if record.degraded {
                     self.degraded.fetch_add(1, Ordering::Relaxed);
                 }
                 &self.answered
@@ -64,7 +89,7 @@ impl Counters {
             Outcome::Rejected(_) => &self.rejected,
             Outcome::Expired => &self.expired,
             Outcome::Failed | Outcome::Unknown => {
-                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = message.to_owned();
+                self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&record.message);
                 &self.failed
             }
         };

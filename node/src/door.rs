@@ -1,4 +1,5 @@
-//! Who gets which object at a node: clients a predictor bound to their endpoints, other nodes the stages.
+//! Who gets which object at a node: clients a predictor bound to their endpoints, other nodes the stages, operators what the node
+//! knows of itself.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use weir_schema::convert::tensor::write_specs;
 use weir_schema::predict_capnp::{Purpose, granted, predictor};
 
 use crate::home::Home;
+use crate::operators::OperatorObject;
 use crate::stages::StagesObject;
 use crate::table::Table;
 
@@ -37,6 +39,9 @@ impl Authority for Door {
             }
             (Purpose::Member, Role::Member) => {
                 role.set_stages(capnp_rpc::new_client(StagesObject { shared: Arc::clone(&self.0.shared) }));
+            }
+            (Purpose::Operate, Role::Operator | Role::Admin) => {
+                role.set_node_operator(capnp_rpc::new_client(OperatorObject { shared: Arc::clone(&self.0.shared) }));
             }
             (purpose, _) => return Err(format!("a node does not let this token's bearer {}", purpose_word(purpose))),
         }

@@ -11,20 +11,21 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use weir_core::endpoint::{Endpoint, Ladders, Source, Wiring};
-use weir_core::ids::{ModelRef, NodeName, TicketId};
+use weir_core::history::{Record, Visit};
+use weir_core::ids::{ModelRef, NodeName, QueryId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
-use weir_core::router::{Choice, Depth, Group, StageEnd, Step, Target, Trip, choose};
+use weir_core::router::{Choice, Depth, End, Group, StageEnd, Step, Target, Trip, choose};
 use weir_core::tensor::{DType, Row, Tensor, TensorSpec};
 use weir_core::units::{Deadline, Instant};
-use weir_schema::convert::predict::{class_from_wire, outcome_to_wire, span_from_us, span_to_us};
+use weir_schema::convert::predict::{class_from_wire, outcome_to_wire, query_id, span_from_us, span_to_us};
 use weir_schema::convert::tensor::{TensorView, read_tensor, write_row_tensor};
 use weir_schema::predict_capnp::{answer, predict_request, predict_response};
 
 use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
-use crate::counters::Counters;
 use crate::deadlines::Deadlines;
+use crate::operators::Remembered;
 use crate::stages::Peers;
 use crate::table::{Table, candidates, price};
 
@@ -37,12 +38,33 @@ pub struct Home {
     pub peers: Peers,
     deadlines: Deadlines,
     prng: RefCell<Prng>,
+    remembered: Remembered,
 }
 
 /// A call as a whole is refused.
 struct Refused {
     why: Rejection,
     message: String,
+}
+
+impl Refused {
+    /// What is remembered of it: how many rows there were, nobody has looked.
+    fn record(self, id: QueryId, now: Instant) -> Record {
+        Record {
+            id,
+            rows: ROWS_MAX as u32,
+            endpoint: None,
+            arrived: now,
+            deadline: None,
+            class: Class::Default,
+            visits: Vec::new(),
+            ended: now,
+            outcome: Outcome::Rejected(self.why),
+            stage: 0,
+            degraded: false,
+            message: self.message,
+        }
+    }
 }
 
 fn bad_input(message: impl Into<String>) -> Refused {
@@ -69,6 +91,8 @@ struct Gathered {
     execute: Duration,
     /// Of what failed last.
     message: String,
+    /// Its stage calls, for those who ask why.
+    visits: Vec<Visit>,
 }
 
 /// A call under way.
@@ -99,7 +123,8 @@ impl Home {
     pub fn new(shared: Arc<Shared>) -> Rc<Home> {
         let prng = RefCell::new(Prng::new(shared.host.random.u64()));
         let deadlines = Deadlines::new(Arc::clone(&shared.host.clock));
-        Rc::new(Home { peers: Peers::new(shared.host.clone(), shared.token.clone()), deadlines, shared, prng })
+        let peers = Peers::new(shared.host.clone(), shared.token.clone());
+        Rc::new(Home { peers, deadlines, remembered: shared.histories.begin(), shared, prng })
     }
 
     /// Serves one call: `allowed` says which endpoints the caller may query.
@@ -110,24 +135,30 @@ impl Home {
         allowed: impl Fn(&Table, &str) -> bool,
     ) -> Result<(), capnp::Error> {
         let started = self.shared.host.clock.now();
+        let id = query_id(request.get_id_high(), request.get_id_low());
         let call = match self.decode(request, started, allowed)? {
             Ok(call) => call,
             Err(refused) => {
                 let mut b = response.init_refused();
                 write_outcome(b.reborrow(), Outcome::Rejected(refused.why), &refused.message);
+                self.remembered.add([refused.record(id, started)]);
                 return Ok(());
             }
         };
         let _in_flight = self.shared.in_flight();
         let counters = self.shared.ledger.of(&call.ladders.endpoint().name);
-        counters.arrived(call.rows.len());
-        let (trip, rows) = self.travel(&call).await;
+        counters.arrived(started, call.rows.len());
+        let (trip, mut rows) = self.travel(&call).await;
         let mut answers = response.reborrow().init_answers(rows.len() as u32);
-        for (slot, row) in rows.iter().enumerate() {
+        let mut records = Vec::with_capacity(rows.len());
+        for (slot, row) in rows.iter_mut().enumerate() {
             let end = trip.end(slot).expect("every row has ended");
-            let b = answers.reborrow().get(slot as u32);
-            answer(&call, row, end.step, end.at.since(started), &counters, b);
+            let record = record(&call, id.row(slot as u64), started, row, end);
+            answer(&call, row, &record, answers.reborrow().get(slot as u32));
+            records.push(record);
         }
+        counters.ended(self.shared.host.clock.now(), &records);
+        self.remembered.add(records);
         Ok(())
     }
 
@@ -276,6 +307,7 @@ impl Home {
                 Choice::To(target) => target,
             };
             travel.trip.on_sent(&group, &target);
+            travel.note_sent(now, &group, &target, &shared.name);
             let sink = Sink { replies: travel.replies.clone(), stage: group.stage };
             match target {
                 Target::Local(device) => {
@@ -336,8 +368,11 @@ impl Travel<'_> {
     /// Takes in what became of a row's stage call, at a price of the next one; what a gate has found that to be worth.
     fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply, price: f64) -> Option<f64> {
         let row = &mut self.rows[slot];
+        if let Some(visit) = row.visits.last_mut() {
+            visit.end = Some((now, reply.reply.told()));
+        }
         let end = match reply.reply {
-            StageReply::Answered { outputs, queue, execute } => {
+            StageReply::Answered { outputs, queue, execute, .. } => {
                 row.queue += queue;
                 row.execute += execute;
                 let signal = signal(self.call, reply.stage, &outputs);
@@ -352,7 +387,29 @@ impl Travel<'_> {
             }
             StageReply::Lost => StageEnd::Lost,
         };
-        self.trip.on_stage_end(now, self.call.ladders.at(price), slot, end)
+        let weighed = self.trip.on_stage_end(now, self.call.ladders.at(price), slot, end);
+        if let (StageEnd::Answered(_), Some(visit)) = (end, self.rows[slot].visits.last_mut()) {
+            visit.judged = self.trip.judged(slot);
+        }
+        weighed
+    }
+
+    /// Remembers where the rows of a group went.
+    fn note_sent(&mut self, now: Instant, group: &Group, target: &Target, me: &NodeName) {
+        let (node, device) = match target {
+            Target::Local(device) => (me, Some(device)),
+            Target::Remote(node) => (node, None),
+        };
+        for slot in &group.slots {
+            self.rows[*slot].visits.push(Visit {
+                stage: group.stage,
+                node: node.clone(),
+                device: device.cloned(),
+                sent: now,
+                end: None,
+                judged: None,
+            });
+        }
     }
 
     /// What a group asks of its stage. A row to which the stage before gave something else than one row fails here, and leaves
@@ -377,22 +434,40 @@ impl Travel<'_> {
     }
 }
 
-/// Writes how a row ended.
-fn answer(call: &Call, row: &Gathered, end: Step, total: Duration, counters: &Counters, mut b: answer::Builder<'_>) {
-    b.set_queue_us(span_to_us(row.queue));
-    b.set_execute_us(span_to_us(row.execute));
-    b.set_total_us(span_to_us(total));
+/// How a row ended and what led to that. Takes from the row what nobody else needs.
+fn record(call: &Call, id: QueryId, arrived: Instant, row: &mut Gathered, end: End) -> Record {
     let unanswered = |outcome: Outcome| (outcome, 0, false, outcome.explanation().to_owned());
-    let (outcome, stage, degraded, message) = match end {
+    let (outcome, stage, degraded, message) = match end.step {
         Step::Answer { stage, degraded } => (Outcome::Answered, stage, degraded, String::new()),
         Step::Refuse(why) => unanswered(Outcome::Rejected(why)),
         Step::Expire => unanswered(Outcome::Expired),
         Step::Fail if row.message.is_empty() => unanswered(Outcome::Failed),
-        Step::Fail => (Outcome::Failed, 0, false, row.message.clone()),
+        Step::Fail => (Outcome::Failed, 0, false, std::mem::take(&mut row.message)),
         Step::Call { .. } => unreachable!("a call is not an end"),
     };
-    counters.ended(outcome, stage, degraded, &message);
-    write_outcome(b.reborrow(), outcome, &message);
+    Record {
+        id,
+        rows: 1,
+        endpoint: Some(call.ladders.shared_endpoint()),
+        arrived,
+        deadline: Some(call.deadline),
+        class: call.class,
+        visits: std::mem::take(&mut row.visits),
+        ended: end.at,
+        outcome,
+        stage,
+        degraded,
+        message,
+    }
+}
+
+/// Writes how a row ended.
+fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Builder<'_>) {
+    let Record { outcome, stage, degraded, ref message, .. } = *record;
+    b.set_queue_us(span_to_us(row.queue));
+    b.set_execute_us(span_to_us(row.execute));
+    b.set_total_us(span_to_us(record.ended.since(record.arrived)));
+    write_outcome(b.reborrow(), outcome, message);
     if outcome != Outcome::Answered {
         return;
     }

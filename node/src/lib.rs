@@ -9,6 +9,7 @@ mod deadlines;
 mod door;
 mod home;
 mod link;
+mod operators;
 mod stages;
 mod table;
 
@@ -38,6 +39,7 @@ use crate::counters::Ledger;
 use crate::door::Door;
 use crate::home::Home;
 use crate::link::Link;
+use crate::operators::Histories;
 use crate::table::{RemoteWaits, Table};
 
 /// How a node is started.
@@ -127,6 +129,7 @@ pub(crate) struct Shared {
     pub table: ArcSwap<Table>,
     pub remote_waits: RemoteWaits,
     pub ledger: Ledger,
+    pub histories: Histories,
     /// Something changed that the leader should hear at once.
     pub rebuild_needed: Notify,
     draining: AtomicBool,
@@ -214,6 +217,7 @@ pub async fn run(
         table: ArcSwap::default(),
         remote_waits: RemoteWaits::default(),
         ledger: Ledger::default(),
+        histories: Histories::default(),
         rebuild_needed: Notify::new(),
         draining: AtomicBool::new(false),
         calls: Arc::default(),

@@ -17,7 +17,8 @@ use weir_host::limits::Limits;
 use weir_host::lines::{Line, Lines};
 use weir_host::login::Token;
 use weir_schema::convert::predict::{
-    class_from_wire, class_to_wire, outcome_from_wire, outcome_to_wire, span_from_us, span_to_us,
+    batch_from_wire, batch_to_wire, class_from_wire, class_to_wire, outcome_from_wire, outcome_to_wire, span_from_us,
+    span_to_us,
 };
 use weir_schema::convert::tensor::{read_tensor, write_rows};
 use weir_schema::predict_capnp::{Purpose, stage_request, stage_response, stages};
@@ -159,6 +160,7 @@ fn read_response(
                     outputs: Row { tensors: Arc::clone(tensors), row },
                     queue: span_from_us(answer.get_queue_us())?,
                     execute: span_from_us(answer.get_execute_us())?,
+                    batch: batch_from_wire(answer.get_batch_rows(), answer.get_closed()),
                 }
             }
             Outcome::Rejected(why) => StageReply::Rejected(why),
@@ -295,12 +297,15 @@ fn write_response(mut b: stage_response::Builder<'_>, ahead: &Told, replies: &[S
     for (slot, reply) in replies.iter().enumerate() {
         let mut b = rows.reborrow().get(slot as u32);
         let (outcome, message) = match reply {
-            StageReply::Answered { queue, execute, .. } => {
+            StageReply::Answered { queue, execute, batch, .. } => {
                 let (block, row) = place[&slot];
                 b.set_block(block);
                 b.set_row(row);
                 b.set_queue_us(span_to_us(*queue));
                 b.set_execute_us(span_to_us(*execute));
+                let (rows, closed) = batch_to_wire(*batch);
+                b.set_batch_rows(rows);
+                b.set_closed(closed);
                 (Outcome::Answered, "")
             }
             StageReply::Rejected(why) => (Outcome::Rejected(*why), ""),

@@ -380,3 +380,114 @@ struct ReportResult {
     unknownNode @3 :Void;     # join first
   }
 }
+
+# ---- what a node tells operators about itself, at once and from memory ----
+
+interface NodeOperator {
+  recent @0 () -> (recent :NodeRecent);
+  # The last seconds of the queries whose home it is, and what its devices have before them.
+  explain @1 (id :U128) -> (explained :Explained);
+  # What became of a query whose home it was.
+}
+
+struct NodeRecent {
+  endpoints @0 :List(EndpointRecent);
+  devices @1 :List(DeviceNow);
+}
+
+struct EndpointRecent {
+  endpoint @0 :Text;
+  seconds @1 :UInt32;         # whole ones that the counts are of
+  arrived @2 :UInt64;
+  answered @3 :UInt64;
+  inTime @4 :UInt64;          # of those answered; so are degraded, stageAnswers and latencies
+  degraded @5 :UInt64;
+  rejected @6 :UInt64;
+  expired @7 :UInt64;
+  failed @8 :UInt64;
+  stages @9 :List(StageRecent);
+  latencies @10 :List(UInt32);    # by bucket, see core::history::Latencies; those that are missing are 0
+  price @11 :Float64;         # of a second of slot time, in units of value
+}
+
+struct StageRecent {
+  stage @0 :Text;
+  answers @1 :UInt64;
+}
+
+struct DeviceNow {
+  device @0 :Text;
+  slots @1 :UInt32;
+  running @2 :UInt32;         # batches
+  busyUs @3 :UInt64;          # slot-microseconds spent computing since the node started
+  backlogUs @4 :UInt64;
+  models @5 :List(ModelNow);
+}
+
+struct ModelNow {
+  model @0 :Text;
+  queued @1 :UInt32;          # rows
+  batchesClosed @2 :List(UInt64);  # since its replicas are ready: full, target, deadline, idle, timer
+  batchRows @3 :UInt64;
+}
+
+struct Explained {
+  records @0 :List(QueryRecord);  # oldest first; several where it was asked here several times
+  kept @1 :UInt32;            # queries that each connection thread remembers of either kind
+  answeredReachUs @2 :UInt64; # how far back those go that went well; 0: none has been forgotten
+  troubledReachUs @3 :UInt64; # likewise, those that were refused, late, degraded, or failed
+}
+
+struct QueryRecord {
+  endpoint @0 :Text;          # empty where the call was refused before that was known
+  class @1 :Predict.Class;
+  agoUs @2 :UInt64;           # since it ended
+  deadlineUs @3 :UInt64;      # from its arrival; 0: not known
+  totalUs @4 :UInt64;         # from its arrival to its end
+  outcome @5 :Predict.OutcomeCode;
+  rejection @6 :Predict.Rejection;
+  message @7 :Text;
+  stage @8 :Text;             # that gave the answer
+  degraded @9 :Bool;
+  visits @10 :List(Visit);    # in the order in which they were sent
+}
+
+struct Visit {
+  # One stage call.
+  stage @0 :Text;
+  model @1 :Text;
+  node @2 :Text;
+  device @3 :Text;            # empty on another node, which chooses
+  afterUs @4 :UInt64;         # from the query's arrival
+  tookUs @5 :UInt64;          # until it came back, where it did
+  end :union {
+    none @6 :Void;            # the query ended first
+    answered :group {
+      queueUs @7 :UInt64;
+      executeUs @8 :UInt64;
+      batchRows @9 :UInt32;   # 0: not told
+      closed @10 :Predict.Closed;
+    }
+    rejected @11 :Predict.Rejection;
+    expired @12 :Void;
+    failed @13 :Void;
+    lost @14 :Void;
+  }
+  gate :union {
+    unasked @15 :Void;        # there is none, or the caller had said how deep to go
+    asked @16 :Judged;
+  }
+}
+
+struct Judged {
+  # What a gate was asked, and what it said.
+  signal @0 :Float32;         # NaN where the stage gave none
+  rule :union {
+    confidenceBelow @1 :Float32;
+    entropyAbove @2 :Float32;
+    marginBelow @3 :Float32;
+    gain :group { value @4 :Float64; least @5 :Float64; }   # in units of value
+  }
+  cost @6 :Float64;           # of the stage behind the gate at the price that held
+  deeper @7 :Bool;
+}

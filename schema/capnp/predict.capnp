@@ -24,7 +24,7 @@ struct LoginRequest {
 
 enum Purpose {
   predict @0;             # at a node: predictor; at a coordinator: directory
-  operate @1;             # at a coordinator: operator, or admin for an admin's token
+  operate @1;             # at a coordinator: operator, or admin for an admin's token; at a node: nodeOperator
   member @2;              # at a node: stages; at a coordinator: nodeHome (for nodes)
   coordinator @3;         # at a coordinator: peer
 }
@@ -46,6 +46,7 @@ struct Granted {
     admin @11 :Control.Admin;
     nodeHome @12 :Control.NodeHome;
     peer @13 :Raft.Peer;
+    nodeOperator @14 :Control.NodeOperator;
   }
 }
 
@@ -163,4 +164,8 @@ struct StageAnswer {
   row @4 :Int64;          # which row of it; -1: all of it
   queueUs @5 :UInt64;
   executeUs @6 :UInt64;
+  batchRows @7 :UInt32;   # queries in the batch that it ran in; 0: not told
+  closed @8 :Closed;      # why that batch was not larger
 }
+
+enum Closed { untold @0; full @1; target @2; deadline @3; idle @4; timer @5; }

@@ -13,8 +13,10 @@ mod server;
 mod simulate;
 mod snapshot;
 mod status;
+mod top;
 mod up;
 mod watch;
+mod why;
 
 use clap::{Args, CommandFactory, Subcommand};
 
@@ -53,6 +55,12 @@ pub enum Command {
     /// The cluster on one screen; exit code 1 if an endpoint is not serving
     #[command(after_help = "Example: weir status -o json")]
     Status(With<status::Status>),
+    /// What happens now: rates, queues, stages and latencies, as a live view
+    #[command(after_help = "Examples:\n  weir top\n  weir top -o json")]
+    Top(With<top::Top>),
+    /// What became of a query, and why
+    #[command(after_help = "Example: weir why 0123456789abcdef0123456789abcdef")]
+    Why(With<why::Why>),
     /// Ask an endpoint
     #[command(
         after_help = "Examples:\n  weir predict fashion --input demo/images.npy --rows 0:4\n  weir predict vad --input input=a.npy --input state=s.npy --whole"
@@ -114,6 +122,8 @@ impl Command {
             Command::Get(with) => with.common.json(),
             Command::Describe(with) => with.common.json(),
             Command::Status(with) => with.common.json(),
+            Command::Top(with) => with.common.json(),
+            Command::Why(with) => with.common.json(),
             Command::Predict(with) => with.common.json(),
             Command::Calibrate(with) => with.common.json(),
             Command::Member(with) => with.common.json(),
@@ -136,6 +146,8 @@ impl Command {
             Command::Get(with) => with.command.run(with.common).await,
             Command::Describe(with) => with.command.run(with.common).await,
             Command::Status(with) => with.command.run(with.common).await,
+            Command::Top(with) => with.command.run(with.common).await,
+            Command::Why(with) => with.command.run(with.common).await,
             Command::Predict(with) => with.command.run(with.common).await,
             Command::Calibrate(with) => with.command.run(with.common).await,
             Command::Member(with) => with.command.run(with.common).await,

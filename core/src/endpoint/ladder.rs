@@ -17,6 +17,7 @@ pub struct Ladder {
     values: Vec<Option<Vec<f64>>>,
     /// By stage: what running it costs at this price.
     costs: Vec<f64>,
+    price: f64,
 }
 
 /// Ladders of one endpoint for all prices, in steps: made once, looked up for each row.
@@ -46,6 +47,11 @@ impl Ladders {
     /// What it is of.
     pub fn endpoint(&self) -> &Endpoint {
         self.steps[0].endpoint()
+    }
+
+    /// The same, to keep.
+    pub fn shared_endpoint(&self) -> Arc<Endpoint> {
+        self.steps[0].shared_endpoint()
     }
 
     /// Whether any gate asks for the price.
@@ -86,6 +92,19 @@ impl Verdict {
     }
 }
 
+/// What a gate was asked, and what it said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judged {
+    /// What it looks at: a confidence, a margin or an entropy; not a number where the stage gave none.
+    pub signal: f32,
+    /// What the deeper stage gains, in units of value; `None` where the gate is a fixed threshold.
+    pub value: Option<f64>,
+    /// What running it costs at the price that held, in the same units.
+    pub cost: f64,
+    /// Whether it goes deeper.
+    pub deeper: bool,
+}
+
 impl Ladder {
     /// Of an endpoint whose stages cost `seconds` of slot time a row, at `price` a second, in units of value.
     pub fn new(endpoint: Arc<Endpoint>, price: f64, seconds: &[f64]) -> Ladder {
@@ -103,7 +122,7 @@ impl Ladder {
             };
             values[stage] = Some(table.bins().iter().map(value).collect());
         }
-        Ladder { endpoint, values, costs }
+        Ladder { endpoint, values, costs, price }
     }
 
     /// Where nobody asks for a price: whatever gains is worth running.
@@ -116,23 +135,47 @@ impl Ladder {
         &self.endpoint
     }
 
+    /// What it is of, to keep.
+    pub fn shared_endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.endpoint)
+    }
+
+    /// What the price is per second of slot time, in units of value.
+    pub fn price(&self) -> f64 {
+        self.price
+    }
+
     /// Whether an answer with this signal goes on to `stage`, and whether the signal is not a number. A fixed gate stops then; one
     /// by gain takes the mean.
     pub fn verdict(&self, stage: usize, signal: Option<f32>) -> (Verdict, bool) {
-        let Some(gate) = &self.endpoint.stages[stage].gate else { return (Verdict::Deeper(None), false) };
+        match self.judge(stage, signal) {
+            None => (Verdict::Deeper(None), false),
+            Some(judged) => (judged.verdict(), judged.signal.is_nan()),
+        }
+    }
+
+    /// What the gate before `stage` says of an answer with this signal, and why; `None` where there is no gate.
+    pub fn judge(&self, stage: usize, signal: Option<f32>) -> Option<Judged> {
+        let gate = self.endpoint.stages[stage].gate.as_ref()?;
         let signal = signal.unwrap_or(f32::NAN);
-        let fixed = |deeper: bool| if deeper { Verdict::Deeper(None) } else { Verdict::Stop(None) };
-        let verdict = match gate {
+        let fixed = |deeper: bool| Judged { signal, value: None, cost: self.costs[stage], deeper };
+        Some(match gate {
             Gate::ConfidenceBelow(threshold) | Gate::MarginBelow(threshold) => fixed(signal < *threshold),
             Gate::EntropyAbove(threshold) => fixed(signal > *threshold),
             Gate::Gain { table, min_gain } => {
                 let values = self.values[stage].as_ref().expect("a gate with a table has values");
                 let value = table.read(signal, |bin| values[bin]);
                 let worth_it = value >= min_gain * self.endpoint.weight && value >= self.costs[stage];
-                if worth_it { Verdict::Deeper(Some(value)) } else { Verdict::Stop(Some(value)) }
+                Judged { signal, value: Some(value), cost: self.costs[stage], deeper: worth_it }
             }
-        };
-        (verdict, signal.is_nan())
+        })
+    }
+}
+
+impl Judged {
+    /// What follows.
+    pub fn verdict(&self) -> Verdict {
+        if self.deeper { Verdict::Deeper(self.value) } else { Verdict::Stop(self.value) }
     }
 }
 
@@ -218,6 +261,19 @@ mod tests {
         assert!(!ladders.at(f64::INFINITY).verdict(1, Some(0.2)).0.is_deeper());
         let fixed = endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9)))]);
         assert_eq!(Ladders::new(&Arc::new(fixed), &seconds).steps.len(), 1, "it is never repriced");
+    }
+
+    #[test]
+    fn a_gate_tells_what_it_weighed_also_where_it_stops() {
+        let ladder = Ladder::new(Arc::new(priced()), 30.0, &[0.001, 0.002, 0.01]);
+        let judged = ladder.judge(1, Some(0.8)).expect("there is a gate");
+        assert_eq!((judged.signal, judged.deeper), (0.8, false));
+        assert!((judged.value.unwrap() - 0.05).abs() < 1e-9 && (judged.cost - 0.06).abs() < 1e-9, "{judged:?}");
+        assert_eq!(ladder.price(), 30.0);
+        let fixed =
+            Ladder::free(Arc::new(endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9))), ("c", None)])));
+        assert_eq!(fixed.judge(1, Some(0.5)), Some(Judged { signal: 0.5, value: None, cost: 0.0, deeper: true }));
+        assert_eq!(fixed.judge(2, Some(0.5)), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ pub mod gain;
 pub mod gate;
 pub mod ladder;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::tensor::{DType, Signature, TensorSpec};
 
 pub use gain::GainTable;
 pub use gate::Gate;
-pub use ladder::{Ladder, Ladders, Verdict};
+pub use ladder::{Judged, Ladder, Ladders, Verdict};
 
 /// An endpoint as declared and checked: at least one stage, unique stage names, no gate before the first.
 #[derive(Clone, Debug, PartialEq)]

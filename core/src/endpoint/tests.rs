@@ -12,7 +12,7 @@ fn probs() -> TensorSpec {
     spec("probs", DType::F32, &[-1, 10])
 }
 
-pub(super) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
+pub(crate) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
     let stage = |(name, gate): &(&str, Option<Gate>)| Stage {
         name: StageName::parse(name).unwrap(),
         model: ModelRef::parse(&format!("{name}@1")).unwrap(),

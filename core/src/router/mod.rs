@@ -13,7 +13,7 @@ mod trip;
 pub use choose::{Candidate, Choice, Estimate, Target, Told, cheapest, choose, remote_finish};
 pub use trip::{End, Group, Trip};
 
-use crate::endpoint::{Ladder, Verdict};
+use crate::endpoint::{Judged, Ladder, Verdict};
 use crate::outcome::Rejection;
 
 /// How deep a caller wants to go, by numbers of stages.
@@ -71,29 +71,20 @@ pub struct Journey {
     stage: usize,
     /// What running it is worth, where a gate has weighed that.
     value: Option<f64>,
-    /// What the gate asked last has found.
-    weighed: Option<f64>,
     attempts: u32,
     answered: Option<usize>,
     /// A call of this stage may have run where nobody heard of it.
     lost: bool,
     /// Confidences that were not numbers.
     not_numbers: u32,
+    /// What the gate behind the stage that answered last said.
+    judged: Option<Judged>,
 }
 
 impl Journey {
     /// A row before its first stage.
     pub fn new(depth: Depth) -> Journey {
-        Journey {
-            depth,
-            stage: 0,
-            value: None,
-            weighed: None,
-            attempts: 0,
-            answered: None,
-            lost: false,
-            not_numbers: 0,
-        }
+        Journey { depth, stage: 0, value: None, attempts: 0, answered: None, lost: false, not_numbers: 0, judged: None }
     }
 
     /// The first thing to do.
@@ -112,14 +103,15 @@ impl Journey {
         self.value
     }
 
-    /// What the gate that was asked last found the stage behind it to be worth, whether it runs or not; told once.
-    pub fn take_weighed(&mut self) -> Option<f64> {
-        self.weighed.take()
-    }
-
     /// How often a gate was asked about something that is not a number.
     pub fn not_numbers(&self) -> u32 {
         self.not_numbers
+    }
+
+    /// What the gate behind the stage that answered last said; `None` where none was asked: there is none, or the caller had said how
+    /// deep to go.
+    pub fn judged(&self) -> Option<Judged> {
+        self.judged
     }
 
     /// The stage call asked for last ended.
@@ -154,6 +146,7 @@ impl Journey {
 
     fn on_answer(&mut self, ladder: &Ladder, confidence: Option<f32>) -> Step {
         self.answered = Some(self.stage);
+        self.judged = None;
         let answer = Step::Answer { stage: self.stage, degraded: false };
         let next = self.stage + 1;
         if next == ladder.endpoint().stages.len() || next > self.depth.most {
@@ -162,10 +155,10 @@ impl Journey {
         if next <= self.depth.least {
             return self.call(next, None);
         }
-        let (verdict, not_a_number) = ladder.verdict(next, confidence);
-        self.not_numbers += u32::from(not_a_number);
-        self.weighed = verdict.value();
-        match verdict {
+        let Some(judged) = ladder.judge(next, confidence) else { return self.call(next, None) };
+        self.judged = Some(judged);
+        self.not_numbers += u32::from(judged.signal.is_nan());
+        match judged.verdict() {
             Verdict::Deeper(value) => self.call(next, value),
             Verdict::Stop(_) => answer,
         }

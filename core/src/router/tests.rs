@@ -76,6 +76,20 @@ fn a_caller_says_how_deep_it_goes() {
 }
 
 #[test]
+fn what_a_gate_said_is_remembered_until_the_next_answer() {
+    let ladder = cascade();
+    let mut journey = Journey::new(Depth { least: 1, most: usize::MAX });
+    journey.start();
+    journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.99)));
+    assert_eq!(journey.judged(), None, "the caller wanted more than the first stage");
+    journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.75)));
+    let judged = journey.judged().expect("the second gate was asked");
+    assert_eq!((judged.signal, judged.deeper), (0.75, true));
+    journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.3)));
+    assert_eq!(journey.judged(), None, "there is no gate behind the last stage");
+}
+
+#[test]
 fn whatever_goes_wrong_deeper_ends_in_the_shallow_answer() {
     let ladder = cascade();
     let degraded = Step::Answer { stage: 0, degraded: true };

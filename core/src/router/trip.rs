@@ -3,7 +3,7 @@
 //! Rows of one call that want the same stage at the same moment, and have tried the same targets for it, go together. The home
 //! tells a [`Trip`] what happened, sends each [`Group`] that it then asks for, and answers when [`Trip::is_over`].
 
-use crate::endpoint::Ladder;
+use crate::endpoint::{Judged, Ladder};
 use crate::outcome::Rejection;
 use crate::units::Instant;
 
@@ -85,6 +85,11 @@ impl Trip {
         self.rows[slot].journey.value()
     }
 
+    /// What the gate behind the stage that answered last for a row said: see [`Journey::judged`].
+    pub fn judged(&self, slot: usize) -> Option<Judged> {
+        self.rows[slot].journey.judged()
+    }
+
     /// The next rows to send somewhere; `None` until something else has happened.
     pub fn next_group(&mut self) -> Option<Group> {
         if self.groups.is_empty() { None } else { Some(self.groups.remove(0)) }
@@ -113,7 +118,8 @@ impl Trip {
             return None;
         }
         let step = row.journey.on_stage_end(ladder, end);
-        let weighed = row.journey.take_weighed();
+        let judged = if matches!(end, StageEnd::Answered(_)) { row.journey.judged() } else { None };
+        let weighed = judged.and_then(|judged| judged.value);
         match step {
             Step::Call { stage, again } => {
                 if !again {

@@ -24,6 +24,12 @@ impl Batches {
         self.rows += rows as u64;
     }
 
+    /// Those of another too.
+    pub fn merge(&mut self, other: &Batches) {
+        self.closed.iter_mut().zip(other.closed).for_each(|(mine, more)| *mine += more);
+        self.rows += other.rows;
+    }
+
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.closed.iter().sum()
@@ -53,6 +59,8 @@ mod tests {
         assert_eq!(batches.by_reason().map(|(_, count)| count).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert_eq!((batches.count(), batches.rows()), (15, 45));
         assert_eq!(Batches::of(batches.by_reason().map(|(_, count)| count), 45), batches);
+        batches.merge(&Batches::of([1, 0, 2], 5));
+        assert_eq!(batches, Batches::of([2, 2, 5, 4, 5], 50));
         assert_eq!(Batches::of([7], 9).by_reason().next(), Some((Closed::Full, 7)));
     }
 }

@@ -266,6 +266,16 @@ impl Device {
         self.pool.soft_work().scaled(1.0 / f64::from(self.pool.slots))
     }
 
+    /// Rows that wait, by model, in no order that matters.
+    pub fn waiting(&self) -> impl Iterator<Item = (&ModelRef, usize)> {
+        self.pool.models().map(|(_, model)| (&model.name, model.rows()))
+    }
+
+    /// Batches that run.
+    pub fn running(&self) -> usize {
+        self.pool.running().count()
+    }
+
     /// Estimated work that waits, over all models.
     pub fn backlog(&self) -> ServiceTime {
         self.pool.models().fold(ServiceTime::ZERO, |sum, (_, model)| {

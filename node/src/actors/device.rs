@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use tokio::sync::{Notify, mpsc};
+use weir_core::history::{Batch, DeviceNow, ModelNow, VisitEnd};
 use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Rejection};
 use weir_core::profile::Profile;
@@ -34,6 +35,8 @@ pub enum StageReply {
         queue: Duration,
         /// How long its batch ran.
         execute: Duration,
+        /// The batch; `None` where the node that ran it does not tell.
+        batch: Option<Batch>,
     },
     /// It did not run.
     Rejected(Rejection),
@@ -49,6 +52,19 @@ impl StageReply {
     /// For rows whose actor went before it took them up: another may run them.
     fn not_run() -> StageReply {
         StageReply::Rejected(Rejection::NoReplica)
+    }
+
+    /// What is remembered of it.
+    pub fn told(&self) -> VisitEnd {
+        match self {
+            StageReply::Answered { queue, execute, batch, .. } => {
+                VisitEnd::Answered { queue: *queue, execute: *execute, batch: *batch }
+            }
+            StageReply::Rejected(why) => VisitEnd::Rejected(*why),
+            StageReply::Expired => VisitEnd::Expired,
+            StageReply::Failed(_) => VisitEnd::Failed,
+            StageReply::Lost => VisitEnd::Lost,
+        }
     }
 }
 
@@ -99,6 +115,7 @@ pub struct Death {
 /// One device of this node.
 pub struct Device {
     name: DeviceName,
+    slots: u32,
     clock: Arc<dyn Clock>,
     /// Speed against the real device, at most 1: below it, slots sleep after each batch.
     pace: f64,
@@ -155,6 +172,7 @@ struct Running {
     batch: u64,
     since: Instant,
     expected: ServiceTime,
+    closed: Closed,
     rows: Vec<Waiting>,
     terminated: bool,
 }
@@ -215,6 +233,7 @@ impl Device {
     ) -> Arc<Device> {
         Arc::new(Device {
             name,
+            slots,
             clock,
             pace,
             inner: Mutex::new(Inner {
@@ -391,6 +410,26 @@ impl Device {
         }
     }
 
+    /// What it does now, for operators.
+    pub fn now(&self) -> DeviceNow {
+        let inner = self.lock();
+        let models = inner.scheduler.waiting().filter_map(|(model, queued)| {
+            let mut standing = inner.replicas.values().filter(|hosted| hosted.model == *model).peekable();
+            standing.peek()?;
+            let mut batches = Batches::default();
+            standing.for_each(|hosted| batches.merge(&hosted.batches));
+            Some(ModelNow { model: model.clone(), queued: queued as u32, batches })
+        });
+        DeviceNow {
+            device: self.name.clone(),
+            slots: self.slots,
+            running: inner.scheduler.running() as u32,
+            busy: inner.busy,
+            backlog: inner.scheduler.backlog(),
+            models: models.collect(),
+        }
+    }
+
     /// The profile of a replica as corrected by what its batches took; `None` once it is gone.
     pub fn profile(&self, id: ReplicaId) -> Option<Profile> {
         self.lock().scheduler.profile(id).cloned()
@@ -483,7 +522,7 @@ impl Device {
         let expected = inner.scheduler.profile(replica).map_or(ServiceTime::ZERO, |profile| profile.estimate(cost));
         let inputs = rows.iter_mut().map(|row| row.inputs.take().expect("a row runs once")).collect();
         hosted.batches.add(closed, rows.len());
-        hosted.running = Some(Running { batch, since: now, expected, rows, terminated: false });
+        hosted.running = Some(Running { batch, since: now, expected, closed, rows, terminated: false });
         let device = Arc::clone(self);
         let at_least = hosted.paced.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(cost).as_duration());
         let run = RunBatch::new(inputs, at_least, move |done: BatchDone| device.finished(replica, batch, done));
@@ -531,11 +570,15 @@ impl Device {
             (ended, at) = (Some(running), now);
         });
         let Some(running) = ended else { return };
+        let batch = Some(Batch { rows: running.rows.len() as u32, closed: running.closed });
         for (row, result) in running.rows.iter().zip(done.results) {
             row.reply(match result {
-                Ok(outputs) => {
-                    StageReply::Answered { outputs, queue: running.since.since(row.since), execute: done.execute }
-                }
+                Ok(outputs) => StageReply::Answered {
+                    outputs,
+                    queue: running.since.since(row.since),
+                    execute: done.execute,
+                    batch,
+                },
                 Err(RunError::ActorGone) => StageReply::not_run(),
                 Err(error) => StageReply::Failed(error.to_string()),
             });

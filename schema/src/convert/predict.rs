@@ -1,7 +1,9 @@
 //! Outcomes, classes and ids of queries.
 
+use weir_core::history::Batch;
 use weir_core::ids::QueryId;
 use weir_core::outcome::{Class, Outcome, Rejection};
+use weir_core::scheduler::Closed;
 
 use super::BadMessage;
 use crate::predict_capnp::{self as wire, OutcomeCode};
@@ -50,7 +52,8 @@ pub fn outcome_from_wire(
     }
 }
 
-fn rejection_to_wire(why: Rejection) -> wire::Rejection {
+/// The wire's word for why a query did not run.
+pub fn rejection_to_wire(why: Rejection) -> wire::Rejection {
     match why {
         Rejection::TooLate => wire::Rejection::TooLate,
         Rejection::QueueFull => wire::Rejection::QueueFull,
@@ -63,7 +66,8 @@ fn rejection_to_wire(why: Rejection) -> wire::Rejection {
     }
 }
 
-fn rejection_from_wire(why: wire::Rejection) -> Rejection {
+/// Why a query did not run.
+pub fn rejection_from_wire(why: wire::Rejection) -> Rejection {
     match why {
         wire::Rejection::TooLate => Rejection::TooLate,
         wire::Rejection::QueueFull => Rejection::QueueFull,
@@ -74,6 +78,34 @@ fn rejection_from_wire(why: wire::Rejection) -> Rejection {
         wire::Rejection::Forbidden => Rejection::Forbidden,
         wire::Rejection::Outbid => Rejection::Outbid,
     }
+}
+
+/// Rows of a batch and why it closed; nothing where that is not known.
+pub fn batch_to_wire(batch: Option<Batch>) -> (u32, wire::Closed) {
+    batch.map_or((0, wire::Closed::Untold), |batch| {
+        let closed = match batch.closed {
+            Closed::Full => wire::Closed::Full,
+            Closed::Target => wire::Closed::Target,
+            Closed::Deadline => wire::Closed::Deadline,
+            Closed::Idle => wire::Closed::Idle,
+            Closed::Timer => wire::Closed::Timer,
+        };
+        (batch.rows, closed)
+    })
+}
+
+/// The batch that rows and a reason tell. A peer that tells none, or a reason that this version does not know, tells no batch: it
+/// decides nothing.
+pub fn batch_from_wire(rows: u32, closed: Result<wire::Closed, capnp::NotInSchema>) -> Option<Batch> {
+    let closed = match closed {
+        Ok(wire::Closed::Full) => Closed::Full,
+        Ok(wire::Closed::Target) => Closed::Target,
+        Ok(wire::Closed::Deadline) => Closed::Deadline,
+        Ok(wire::Closed::Idle) => Closed::Idle,
+        Ok(wire::Closed::Timer) => Closed::Timer,
+        Ok(wire::Closed::Untold) | Err(_) => return None,
+    };
+    (rows > 0).then_some(Batch { rows, closed })
 }
 
 /// A query id from its halves.

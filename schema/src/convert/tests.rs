@@ -6,17 +6,19 @@ use std::time::Duration;
 use capnp::message::Builder;
 use proptest::prelude::*;
 use weir_core::endpoint::gain::Bin;
-use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
+use weir_core::endpoint::{Endpoint, GainTable, Gate, Judged, Stage};
+use weir_core::history::*;
 use weir_core::ids::*;
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::replicated::*;
-use weir_core::scheduler::Batches;
+use weir_core::scheduler::{Batches, Closed};
 use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
 use weir_core::units::{Bytes, ServiceTime};
 
 use super::control::*;
 use super::framed;
+use super::history::*;
 use super::predict::*;
 use super::report::*;
 use super::tensor::*;
@@ -321,6 +323,92 @@ fn reports_come_back_as_they_were_sent() {
     let bytes = capnp::serialize::write_message_to_words(&message);
     let read = framed::<control_capnp::node_report::Owned>(&bytes).unwrap();
     assert_eq!(read_report(read.get().unwrap()).unwrap(), report);
+}
+
+#[test]
+fn the_last_seconds_come_back_as_they_were_sent() {
+    let mut tally = Tally { arrived: 9, ..Tally::default() };
+    tally.ended(Outcome::Answered, 1, true, true, Duration::from_millis(3));
+    tally.ended(Outcome::Expired, 0, false, false, Duration::ZERO);
+    let model =
+        ModelNow { model: ModelRef::parse("m@1").unwrap(), queued: 4, batches: Batches::of([1, 2, 3, 4, 5], 99) };
+    let recent = NodeRecent {
+        endpoints: vec![EndpointRecent {
+            endpoint: EndpointName::parse("e").unwrap(),
+            stages: vec![StageName::parse("a").unwrap(), StageName::parse("b").unwrap()],
+            price: 1.5,
+            recent: Seconds { seconds: 7, tally },
+        }],
+        devices: vec![DeviceNow {
+            device: DeviceName::parse("cpu0").unwrap(),
+            slots: 2,
+            running: 1,
+            busy: ServiceTime::from_micros(7),
+            backlog: ServiceTime::from_micros(9),
+            models: vec![model],
+        }],
+    };
+    let mut message = Builder::new_default();
+    write_recent(message.init_root(), &recent);
+    let bytes = capnp::serialize::write_message_to_words(&message);
+    let read = framed::<control_capnp::node_recent::Owned>(&bytes).unwrap();
+    assert_eq!(read_recent(read.get().unwrap()).unwrap(), recent);
+}
+
+#[test]
+fn what_is_known_of_a_query_comes_back_as_it_was_sent() {
+    let ms = Duration::from_millis;
+    let visit = |end: Option<VisitEnd>, gate| ToldVisit {
+        stage: StageName::parse("a").unwrap(),
+        model: ModelRef::parse("m@1").unwrap(),
+        node: NodeName::parse("n1").unwrap(),
+        device: end.and_then(|_| DeviceName::parse("cpu0").ok()),
+        after: ms(1),
+        end: end.map(|end| (ms(2), end)),
+        gate,
+    };
+    let ran = |closed| VisitEnd::Answered { queue: ms(3), execute: ms(4), batch: Some(Batch { rows: 5, closed }) };
+    let untold = VisitEnd::Answered { queue: ms(3), execute: ms(4), batch: None };
+    let rules = [
+        (Rule::ConfidenceBelow(0.5), None),
+        (Rule::EntropyAbove(0.25), None),
+        (Rule::MarginBelow(0.75), None),
+        (Rule::Gain { least: 0.125 }, Some(0.5)),
+    ];
+    let gates = rules.map(|(rule, value)| (rule, Judged { signal: 0.5, value, cost: 0.1, deeper: value.is_some() }));
+    let others =
+        [untold, VisitEnd::Rejected(Rejection::QueueFull), VisitEnd::Expired, VisitEnd::Failed, VisitEnd::Lost];
+    let mut visits: Vec<_> = Closed::ALL.into_iter().map(|closed| visit(Some(ran(closed)), None)).collect();
+    visits.extend(others.map(|end| visit(Some(end), None)));
+    visits.extend(gates.map(|gate| visit(None, Some(gate))));
+    let told = Told {
+        endpoint: EndpointName::parse("e").ok(),
+        class: Class::Sheddable,
+        ago: ms(6),
+        deadline: Some(ms(7)),
+        total: ms(8),
+        outcome: Outcome::Answered,
+        message: String::new(),
+        stage: StageName::parse("b").ok(),
+        degraded: true,
+        visits,
+    };
+    let refused = Told {
+        endpoint: None,
+        deadline: None,
+        outcome: Outcome::Rejected(Rejection::BadInput),
+        message: "no".into(),
+        stage: None,
+        visits: Vec::new(),
+        ..told.clone()
+    };
+    let explained =
+        Explained { records: vec![told, refused], kept: 10, answered_reach: Some(ms(9)), troubled_reach: None };
+    let mut message = Builder::new_default();
+    write_explained(message.init_root(), &explained);
+    let bytes = capnp::serialize::write_message_to_words(&message);
+    let read = framed::<control_capnp::explained::Owned>(&bytes).unwrap();
+    assert_eq!(read_explained(read.get().unwrap()).unwrap(), explained);
 }
 
 #[test]

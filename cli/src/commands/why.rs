@@ -1,0 +1,233 @@
+//! `weir why`: what became of one query, and why.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use weir_client::Admin;
+use weir_core::endpoint::Judged;
+use weir_core::history::{Explained, Rule, Told, ToldVisit, VisitEnd};
+use weir_core::ids::QueryId;
+use weir_core::outcome::Outcome;
+
+use crate::connect::Common;
+use crate::failure::Failure;
+
+/// What became of a query, and why.
+#[derive(Args)]
+pub struct Why {
+    /// The id that `weir predict -o json` and the client's answers tell: 32 hex digits
+    query: String,
+}
+
+/// What a node said, by its name.
+type Said = (String, Result<Explained, String>);
+
+impl Why {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
+        let id = QueryId::parse(&self.query).ok_or_else(|| {
+            Failure::Usage(format!(
+                "{:?} is no query id: that is 32 hex digits, as `weir predict -o json` prints them",
+                self.query
+            ))
+        })?;
+        let said = ask(&common.admin()?, id).await?;
+        if !said.iter().any(|(_, said)| said.as_ref().is_ok_and(|explained| !explained.records.is_empty())) {
+            return Err(unknown(id, &said));
+        }
+        if common.json() {
+            println!("{}", as_json(id, &said));
+        } else {
+            println!("{}", as_text(id, &said));
+        }
+        Ok(())
+    }
+}
+
+/// Asks every node: any may have been its home, and several where the client tried several.
+async fn ask(admin: &Admin, id: QueryId) -> Result<Vec<Said>, Failure> {
+    let mut said = Vec::new();
+    for node in admin.status().await?.state.nodes.values() {
+        let explained = admin.explain(&node.address, id).await.map_err(|error| error.to_string());
+        said.push((node.name.to_string(), explained));
+    }
+    Ok(said)
+}
+
+fn unknown(id: QueryId, said: &[Said]) -> Failure {
+    let known: Vec<&Explained> = said.iter().filter_map(|(_, said)| said.as_ref().ok()).collect();
+    let silent: Vec<&str> = said.iter().filter(|(_, said)| said.is_err()).map(|(node, _)| node.as_str()).collect();
+    let kept = known.iter().map(|explained| explained.kept).max().unwrap_or_default();
+    let reach = |of: fn(&Explained) -> Option<Duration>| match known.iter().filter_map(|explained| of(explained)).min()
+    {
+        Some(reach) => format!("now {:.0} s back", reach.as_secs_f64()),
+        None => "now all since the node started".to_owned(),
+    };
+    let mut text = format!(
+        "no node remembers query {id}: each connection thread of a node keeps the last {kept} that were answered well ({}) and as many that were refused, late, degraded or failed ({})",
+        reach(|explained| explained.answered_reach),
+        reach(|explained| explained.troubled_reach),
+    );
+    if !silent.is_empty() {
+        text += &format!("; {} did not answer", silent.join(", "));
+    }
+    Failure::NotFound(text)
+}
+
+fn micros(span: Duration) -> u64 {
+    span.as_micros() as u64
+}
+
+fn as_json(id: QueryId, said: &[Said]) -> Value {
+    let told = said.iter().filter_map(|(node, said)| Some((node, said.as_ref().ok()?)));
+    let records = told.flat_map(|(node, said)| said.records.iter().map(move |told| record(node, told)));
+    let silent = said.iter().filter(|(_, said)| said.is_err()).map(|(node, _)| node.clone());
+    json!({"id": id.to_string(), "records": records.collect::<Vec<_>>(), "silent": silent.collect::<Vec<_>>()})
+}
+
+fn record(home: &str, told: &Told) -> Value {
+    let late = told.deadline.is_some_and(|deadline| told.outcome == Outcome::Answered && told.total > deadline);
+    json!({
+        "home": home,
+        "endpoint": told.endpoint.as_ref().map(ToString::to_string),
+        "class": told.class.word(),
+        "ago_us": micros(told.ago),
+        "deadline_us": told.deadline.map(micros),
+        "total_us": micros(told.total),
+        "outcome": told.outcome.word(),
+        "late": late,
+        "degraded": told.degraded,
+        "stage": told.stage.as_ref().map(ToString::to_string),
+        "message": told.message,
+        "stages": told.visits.iter().map(visit).collect::<Vec<_>>(),
+    })
+}
+
+fn visit(visit: &ToldVisit) -> Value {
+    let mut shown = json!({
+        "stage": visit.stage.as_str(),
+        "model": visit.model.to_string(),
+        "node": visit.node.as_str(),
+        "device": visit.device.as_ref().map(ToString::to_string),
+        "after_us": micros(visit.after),
+        "took_us": visit.end.map(|(took, _)| micros(took)),
+        "outcome": visit.end.map(|(_, end)| word(end)),
+    });
+    if let Some((_, VisitEnd::Answered { queue, execute, batch })) = visit.end {
+        shown["queue_us"] = json!(micros(queue));
+        shown["execute_us"] = json!(micros(execute));
+        shown["batch"] = json!(batch.map(|batch| json!({"rows": batch.rows, "closed": batch.closed.word()})));
+    }
+    if let Some((_, VisitEnd::Rejected(why))) = visit.end {
+        shown["message"] = json!(why.explanation());
+    }
+    if let Some((rule, judged)) = &visit.gate {
+        shown["gate"] = gate(*rule, judged);
+    }
+    shown
+}
+
+fn word(end: VisitEnd) -> &'static str {
+    match end {
+        VisitEnd::Answered { .. } => "answered",
+        VisitEnd::Rejected(_) => "rejected",
+        VisitEnd::Expired => "expired",
+        VisitEnd::Failed => "failed",
+        VisitEnd::Lost => "lost",
+    }
+}
+
+fn gate(rule: Rule, judged: &Judged) -> Value {
+    let (name, threshold) = match rule {
+        Rule::ConfidenceBelow(threshold) => ("confidence_below", f64::from(threshold)),
+        Rule::EntropyAbove(threshold) => ("entropy_above", f64::from(threshold)),
+        Rule::MarginBelow(threshold) => ("margin_below", f64::from(threshold)),
+        Rule::Gain { least } => ("gain", least),
+    };
+    // What is not a number is null.
+    json!({
+        "rule": name, "signal": judged.signal, "threshold": threshold, "gain": judged.value, "cost": judged.cost,
+        "deeper": judged.deeper,
+    })
+}
+
+fn as_text(id: QueryId, said: &[Said]) -> String {
+    let mut lines = vec![format!("query {id}")];
+    for (node, said) in said {
+        match said {
+            Err(error) => lines.push(format!("{node} did not answer: {error}")),
+            Ok(explained) => explained.records.iter().for_each(|told| lines.extend(story(node, told))),
+        }
+    }
+    lines.join("\n")
+}
+
+/// A record in sentences, in the order in which things happened.
+fn story(home: &str, told: &Told) -> Vec<String> {
+    let ago = format!("{:.1} s ago", told.ago.as_secs_f64());
+    let mut lines = Vec::new();
+    lines.push(match (&told.endpoint, told.deadline) {
+        (Some(endpoint), Some(deadline)) => {
+            format!("{ago} at {home}: endpoint {endpoint}, {} to go, class {}", span(deadline), told.class.word())
+        }
+        _ => format!("{ago} at {home}: the call was refused as a whole"),
+    });
+    for visit in &told.visits {
+        lines.push(format!("  {:>9}  {}", span(visit.after), called(visit)));
+        lines.extend(visit.gate.map(|(rule, judged)| format!("  {:>9}  {}", "", weighed(rule, &judged))));
+    }
+    lines.push(format!("  {:>9}  {}", span(told.total), ended(told)));
+    lines
+}
+
+fn called(visit: &ToldVisit) -> String {
+    let place = visit.device.as_ref().map_or(visit.node.to_string(), |device| format!("{}/{device}", visit.node));
+    let sent = format!("stage {} ({}) sent to {place}", visit.stage, visit.model);
+    match visit.end {
+        None => format!("{sent}; the query ended before it came back"),
+        Some((_, VisitEnd::Answered { queue, execute, batch })) => {
+            let ran = format!("{sent}: waited {}, ran {}", span(queue), span(execute));
+            match batch {
+                Some(batch) => format!("{ran} in a batch of {}, closed by {}", batch.rows, batch.closed.word()),
+                None => ran,
+            }
+        }
+        Some((took, VisitEnd::Rejected(why))) => format!("{sent}: refused after {}: {}", span(took), why.explanation()),
+        Some((took, end)) => format!("{sent}: {} after {}", word(end), span(took)),
+    }
+}
+
+fn weighed(rule: Rule, judged: &Judged) -> String {
+    let then = if judged.deeper { "deeper" } else { "good enough" };
+    let signal = judged.signal;
+    match rule {
+        Rule::ConfidenceBelow(threshold) => format!("gate: confidence {signal:.4}, deeper below {threshold}: {then}"),
+        Rule::EntropyAbove(threshold) => format!("gate: entropy {signal:.4}, deeper above {threshold}: {then}"),
+        Rule::MarginBelow(threshold) => format!("gate: margin {signal:.4}, deeper below {threshold}: {then}"),
+        Rule::Gain { least } => format!(
+            "gate: signal {signal:.4} gains {:.4}, for a cost of {:.4} and at least {least:.4}: {then}",
+            judged.value.unwrap_or_default(),
+            judged.cost
+        ),
+    }
+}
+
+fn ended(told: &Told) -> String {
+    let stage = told.stage.as_ref().map_or(String::new(), |stage| format!(" by stage {stage}"));
+    match told.outcome {
+        Outcome::Answered => {
+            let degraded =
+                if told.degraded { ", degraded: a deeper stage was wanted and could not be had" } else { "" };
+            let late = if told.deadline.is_some_and(|deadline| told.total > deadline) { ", late" } else { "" };
+            format!("answered{stage}{degraded}{late}")
+        }
+        other => format!("{}: {}", other.word(), told.message),
+    }
+}
+
+fn span(span: Duration) -> String {
+    match micros(span) {
+        us if us < 10_000 => format!("{us} us"),
+        us => format!("{:.1} ms", us as f64 / 1e3),
+    }
+}

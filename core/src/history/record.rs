@@ -1,0 +1,104 @@
+//! One query on its way through the stages, as its home saw it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::endpoint::{Endpoint, Judged};
+use crate::ids::{DeviceName, NodeName, QueryId};
+use crate::outcome::{Class, Outcome, Rejection};
+use crate::scheduler::Closed;
+use crate::units::{Deadline, Instant};
+
+/// What a home remembers of a query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Of its first row, where a call was refused as a whole.
+    pub id: QueryId,
+    /// Rows that this tells of: more than one where a call was refused as a whole.
+    pub rows: u32,
+    /// What was asked; `None` where the call was refused before that was known.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// When the home had read it.
+    pub arrived: Instant,
+    /// When its answer is worth nothing any more; `None` where the call was refused before that was known.
+    pub deadline: Option<Deadline>,
+    /// Its importance.
+    pub class: Class,
+    /// Stage calls, in the order in which they were sent.
+    pub visits: Vec<Visit>,
+    /// When it ended.
+    pub ended: Instant,
+    /// How.
+    pub outcome: Outcome,
+    /// Number of the stage that gave the answer.
+    pub stage: usize,
+    /// A deeper stage was wanted and could not be had.
+    pub degraded: bool,
+    /// What went wrong, as its caller was told; empty where it was answered.
+    pub message: String,
+}
+
+/// One stage call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Visit {
+    /// Number of the stage.
+    pub stage: usize,
+    /// Where it went.
+    pub node: NodeName,
+    /// On which device; `None` on another node, which chooses.
+    pub device: Option<DeviceName>,
+    /// When.
+    pub sent: Instant,
+    /// What came back, and when; `None` where the query ended first.
+    pub end: Option<(Instant, VisitEnd)>,
+    /// What the gate behind the stage said; `None` where it was not asked.
+    pub judged: Option<Judged>,
+}
+
+/// What became of a stage call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VisitEnd {
+    /// It ran.
+    Answered {
+        /// From entering the queue to the start of its batch.
+        queue: Duration,
+        /// How long its batch ran.
+        execute: Duration,
+        /// The batch; `None` where the node that ran it does not tell.
+        batch: Option<Batch>,
+    },
+    /// It did not run there.
+    Rejected(Rejection),
+    /// The deadline passed while it waited.
+    Expired,
+    /// It ran and failed.
+    Failed,
+    /// The connection to its node broke; it may have run.
+    Lost,
+}
+
+/// The batch that a row ran in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Queries in it.
+    pub rows: u32,
+    /// Why it was not larger.
+    pub closed: Closed,
+}
+
+impl Record {
+    /// Whether this tells of the query with that id.
+    pub fn is_of(&self, id: QueryId) -> bool {
+        id.0.wrapping_sub(self.id.0) < u128::from(self.rows)
+    }
+
+    /// Whether it was answered after its deadline.
+    pub fn is_late(&self) -> bool {
+        self.outcome == Outcome::Answered && self.deadline.is_some_and(|deadline| deadline.missed_by(self.ended))
+    }
+
+    /// Whether it is other than answered in time by the stage that the gates wanted.
+    pub fn is_troubled(&self) -> bool {
+        self.outcome != Outcome::Answered || self.degraded || self.is_late()
+    }
+}

@@ -1,0 +1,182 @@
+//! What is told to those who ask: names instead of numbers, spans instead of instants.
+
+use std::time::Duration;
+
+use super::{Record, Seconds, Visit, VisitEnd};
+use crate::endpoint::{Endpoint, Gate, Judged};
+use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
+use crate::outcome::{Class, Outcome};
+use crate::scheduler::Batches;
+use crate::units::{Instant, ServiceTime};
+
+/// A node's last seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct NodeRecent {
+    pub endpoints: Vec<EndpointRecent>,
+    pub devices: Vec<DeviceNow>,
+}
+
+/// What happened to queries of an endpoint at their home.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointRecent {
+    /// Which.
+    pub endpoint: EndpointName,
+    /// Its stages, in the order of the tally's.
+    pub stages: Vec<StageName>,
+    /// Of a second of slot time, in units of value.
+    pub price: f64,
+    /// The last whole ones.
+    pub recent: Seconds,
+}
+
+/// What a device does now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceNow {
+    /// Its name.
+    pub device: DeviceName,
+    /// Batches that it can run at once.
+    pub slots: u32,
+    /// Batches that run.
+    pub running: u32,
+    /// Slot time spent computing since the node started.
+    pub busy: ServiceTime,
+    /// Estimated work that waits.
+    pub backlog: ServiceTime,
+    /// By model that stands there.
+    pub models: Vec<ModelNow>,
+}
+
+/// What waits for a model on a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelNow {
+    /// Which.
+    pub model: ModelRef,
+    /// Rows that wait.
+    pub queued: u32,
+    /// Since its replicas are ready.
+    pub batches: Batches,
+}
+
+/// What a node knows of a query.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Explained {
+    /// Oldest first; several where it was asked there several times.
+    pub records: Vec<Told>,
+    /// Queries that each connection thread remembers of either kind.
+    pub kept: u32,
+    /// How far back go those that went well; `None` where none has been forgotten.
+    pub answered_reach: Option<Duration>,
+    /// Likewise, those that were refused, late, degraded, or failed.
+    pub troubled_reach: Option<Duration>,
+}
+
+/// A record, told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// `None` where the call was refused before that was known.
+    pub endpoint: Option<EndpointName>,
+    /// Its importance.
+    pub class: Class,
+    /// Since it ended.
+    pub ago: Duration,
+    /// From its arrival; `None` where that was not known.
+    pub deadline: Option<Duration>,
+    /// From its arrival to its end.
+    pub total: Duration,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What went wrong, as its caller was told; empty where it was answered.
+    pub message: String,
+    /// That gave the answer.
+    pub stage: Option<StageName>,
+    /// A deeper stage was wanted and could not be had.
+    pub degraded: bool,
+    /// In the order in which they were sent.
+    pub visits: Vec<ToldVisit>,
+}
+
+/// A stage call, told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToldVisit {
+    /// Which stage.
+    pub stage: StageName,
+    /// What ran.
+    pub model: ModelRef,
+    /// Where.
+    pub node: NodeName,
+    /// `None` on another node, which chooses.
+    pub device: Option<DeviceName>,
+    /// When it was sent, from the query's arrival.
+    pub after: Duration,
+    /// What came back and how long that took; `None` where the query ended first.
+    pub end: Option<(Duration, VisitEnd)>,
+    /// What the gate behind it said; `None` where it was not asked.
+    pub gate: Option<(Rule, Judged)>,
+}
+
+/// By what a gate decides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// Deeper below this confidence.
+    ConfidenceBelow(f32),
+    /// Deeper above this entropy, in nats.
+    EntropyAbove(f32),
+    /// Deeper below this margin.
+    MarginBelow(f32),
+    /// Deeper where that gains at least this, in units of value, and more than it costs.
+    Gain {
+        /// The least gain.
+        least: f64,
+    },
+}
+
+impl Rule {
+    /// Of a gate of an endpoint whose correct answers are worth `weight`.
+    pub fn of(gate: &Gate, weight: f64) -> Rule {
+        match gate {
+            Gate::ConfidenceBelow(threshold) => Rule::ConfidenceBelow(*threshold),
+            Gate::EntropyAbove(threshold) => Rule::EntropyAbove(*threshold),
+            Gate::MarginBelow(threshold) => Rule::MarginBelow(*threshold),
+            Gate::Gain { min_gain, .. } => Rule::Gain { least: min_gain * weight },
+        }
+    }
+}
+
+impl Record {
+    /// What is told of it at `now`.
+    pub fn tell(&self, now: Instant) -> Told {
+        let endpoint = self.endpoint.as_deref();
+        let answered = endpoint.filter(|_| self.outcome == Outcome::Answered);
+        Told {
+            endpoint: endpoint.map(|endpoint| endpoint.name.clone()),
+            class: self.class,
+            ago: now.since(self.ended),
+            deadline: self.deadline.map(|deadline| deadline.left(self.arrived)),
+            total: self.ended.since(self.arrived),
+            outcome: self.outcome,
+            message: self.message.clone(),
+            stage: answered.map(|endpoint| endpoint.stages[self.stage].name.clone()),
+            degraded: self.degraded,
+            visits: endpoint.map_or_else(Vec::new, |endpoint| {
+                self.visits.iter().map(|visit| visit.tell(endpoint, self.arrived)).collect()
+            }),
+        }
+    }
+}
+
+impl Visit {
+    fn tell(&self, endpoint: &Endpoint, arrived: Instant) -> ToldVisit {
+        let stage = &endpoint.stages[self.stage];
+        let gate = endpoint.stages.get(self.stage + 1).and_then(|next| next.gate.as_ref());
+        ToldVisit {
+            stage: stage.name.clone(),
+            model: stage.model.clone(),
+            node: self.node.clone(),
+            device: self.device.clone(),
+            after: self.sent.since(arrived),
+            end: self.end.map(|(at, end)| (at.since(self.sent), end)),
+            gate: gate.zip(self.judged).map(|(gate, judged)| (Rule::of(gate, endpoint.weight), judged)),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What this node tells operators about itself, from memory.
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use weir_core::endpoint::{Endpoint, Stage};
+use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeRecent, Record};
+use weir_core::ids::QueryId;
+use weir_core::units::{Deadline, Instant};
+use weir_schema::control_capnp::node_operator;
+use weir_schema::convert::control::read_u128;
+use weir_schema::convert::history::{write_explained, write_recent};
+
+use crate::Shared;
+use crate::table::{Table, price};
+
+/// What each RPC thread remembers of the queries whose home it was. A thread writes its own; whoever explains reads all.
+#[derive(Default)]
+pub struct Histories(Mutex<Vec<Arc<Mutex<History>>>>);
+
+/// One thread's.
+pub struct Remembered(Arc<Mutex<History>>);
+
+impl Histories {
+    /// That of a new thread.
+    pub fn begin(&self) -> Remembered {
+        let history = Arc::<Mutex<History>>::default();
+        lock(&self.0).push(Arc::clone(&history));
+        Remembered(history)
+    }
+}
+
+impl Remembered {
+    /// Rows of a call have ended.
+    pub fn add(&self, records: impl IntoIterator<Item = Record>) {
+        let mut history = lock(&self.0);
+        records.into_iter().for_each(|record| history.add(record));
+    }
+}
+
+/// Records are whole, whoever panicked while writing one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an operator's token opens at a node.
+pub struct OperatorObject {
+    pub shared: Arc<Shared>,
+}
+
+impl OperatorObject {
+    fn recent(&self) -> NodeRecent {
+        let now = self.shared.host.clock.now();
+        let table = self.shared.table.load();
+        let endpoints = table.endpoints.iter().map(|(name, served)| EndpointRecent {
+            endpoint: name.clone(),
+            stages: served.ladders.endpoint().stages.iter().map(|stage| stage.name.clone()).collect(),
+            price: self.price(&table, served.ladders.endpoint(), now),
+            recent: self.shared.ledger.of(name).recent(now),
+        });
+        let devices = self.shared.devices.values().map(|device| device.now());
+        NodeRecent { endpoints: endpoints.collect(), devices: devices.collect() }
+    }
+
+    /// What a second of slot time costs a query of an endpoint that comes now, where its deeper stages are dearest.
+    fn price(&self, table: &Table, endpoint: &Endpoint, now: Instant) -> f64 {
+        let (shared, deadline) = (&self.shared, Deadline::after(now, endpoint.deadline));
+        let of = |stage: &Stage| price(table, &shared.devices, &shared.remote_waits, now, &stage.model, deadline);
+        endpoint.stages.iter().skip(1).map(of).fold(0.0, f64::max)
+    }
+
+    fn explain(&self, id: QueryId) -> Explained {
+        let now = self.shared.host.clock.now();
+        let mut explained = Explained { kept: KEPT as u32, ..Explained::default() };
+        for history in lock(&self.shared.histories.0).iter() {
+            let history = lock(history);
+            explained.records.extend(history.find(id).into_iter().map(|record| record.tell(now)));
+            // Of the thread that has forgotten most.
+            let [answered, troubled] = history.reach(now);
+            explained.answered_reach = explained.answered_reach.into_iter().chain(answered).min();
+            explained.troubled_reach = explained.troubled_reach.into_iter().chain(troubled).min();
+        }
+        explained.records.sort_by_key(|told| std::cmp::Reverse(told.ago));
+        explained
+    }
+}
+
+impl node_operator::Server for OperatorObject {
+    async fn recent(
+        self: Rc<Self>,
+        _: node_operator::RecentParams,
+        mut results: node_operator::RecentResults,
+    ) -> Result<(), capnp::Error> {
+        write_recent(results.get().init_recent(), &OperatorObject::recent(&self));
+        Ok(())
+    }
+
+    async fn explain(
+        self: Rc<Self>,
+        params: node_operator::ExplainParams,
+        mut results: node_operator::ExplainResults,
+    ) -> Result<(), capnp::Error> {
+        let id = QueryId(read_u128(params.get()?.get_id()?));
+        write_explained(results.get().init_explained(), &OperatorObject::explain(&self, id));
+        Ok(())
+    }
+}
