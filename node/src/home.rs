@@ -401,7 +401,10 @@ impl Travel<'_> {
             Target::Remote(node) => (node, None),
         };
         for slot in &group.slots {
-            self.rows[*slot].visits.push(Visit {
+            // Most rows visit one stage, and a visit is large: no room for four.
+            let visits = &mut self.rows[*slot].visits;
+            visits.reserve_exact(1);
+            visits.push(Visit {
                 stage: group.stage,
                 node: node.clone(),
                 device: device.cloned(),

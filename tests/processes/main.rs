@@ -2,6 +2,7 @@
 mod bad_input;
 mod config;
 mod faults;
+mod looking;
 mod serving;
 mod stall;
 mod triage;
