@@ -24,7 +24,7 @@ pub struct Counters {
     degraded: AtomicU64,
     by_stage: [AtomicU64; STAGES_MAX],
     last_error: Mutex<String>,
-    /// Taken twice a call, for a moment: when it comes and when it ends.
+    /// Taken once a call, for a moment, when it ends.
     recent: Mutex<Option<Recent>>,
 }
 
@@ -51,9 +51,8 @@ impl Ledger {
 
 impl Counters {
     /// Rows of a call came.
-    pub fn arrived(&self, now: Instant, rows: usize) {
+    pub fn arrived(&self, rows: usize) {
         self.arrived.fetch_add(rows as u64, Ordering::Relaxed);
-        self.with_recent(now, |recent| recent.at(now).arrived += rows as u64);
     }
 
     /// Rows of a call ended.
@@ -61,6 +60,8 @@ impl Counters {
         records.iter().for_each(|record| self.count(record));
         self.with_recent(now, |recent| {
             let tally = recent.at(now);
+            // Counted when they end: nobody can say of those under way whether they are in time.
+            tally.arrived += records.len() as u64;
             for record in records {
                 let latency = record.ended.since(record.arrived);
                 tally.ended(record.outcome, record.stage, record.degraded, !record.is_late(), latency);

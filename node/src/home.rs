@@ -39,6 +39,8 @@ pub struct Home {
     deadlines: Deadlines,
     prng: RefCell<Prng>,
     remembered: Remembered,
+    /// Reused between calls.
+    records: RefCell<Vec<Record>>,
 }
 
 /// A call as a whole is refused.
@@ -124,7 +126,14 @@ impl Home {
         let prng = RefCell::new(Prng::new(shared.host.random.u64()));
         let deadlines = Deadlines::new(Arc::clone(&shared.host.clock));
         let peers = Peers::new(shared.host.clone(), shared.token.clone());
-        Rc::new(Home { peers, deadlines, remembered: shared.histories.begin(), shared, prng })
+        Rc::new(Home {
+            peers,
+            deadlines,
+            remembered: shared.histories.begin(),
+            records: RefCell::default(),
+            shared,
+            prng,
+        })
     }
 
     /// Serves one call: `allowed` says which endpoints the caller may query.
@@ -147,10 +156,10 @@ impl Home {
         };
         let _in_flight = self.shared.in_flight();
         let counters = self.shared.ledger.of(&call.ladders.endpoint().name);
-        counters.arrived(started, call.rows.len());
+        counters.arrived(call.rows.len());
         let (trip, mut rows) = self.travel(&call).await;
         let mut answers = response.reborrow().init_answers(rows.len() as u32);
-        let mut records = Vec::with_capacity(rows.len());
+        let mut records = self.records.take();
         for (slot, row) in rows.iter_mut().enumerate() {
             let end = trip.end(slot).expect("every row has ended");
             let record = record(&call, id.row(slot as u64), started, row, end);
@@ -158,7 +167,8 @@ impl Home {
             records.push(record);
         }
         counters.ended(self.shared.host.clock.now(), &records);
-        self.remembered.add(records);
+        self.remembered.add(records.drain(..));
+        self.records.replace(records);
         Ok(())
     }
 
