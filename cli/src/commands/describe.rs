@@ -11,6 +11,7 @@ use weir_core::placement::ReplicaState;
 use super::status::{beliefs, endpoint_state};
 use crate::connect::Common;
 use crate::failure::Failure;
+use crate::show::short;
 
 /// Tells all about one thing.
 #[derive(Args)]
@@ -87,11 +88,11 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
 /// A gate as weir files have it, and of a table what people ask first.
 fn gate(gate: &Gate) -> Value {
     match gate {
-        Gate::ConfidenceBelow(threshold) => json!({"confidence_below": threshold}),
-        Gate::EntropyAbove(threshold) => json!({"entropy_above": threshold}),
-        Gate::MarginBelow(threshold) => json!({"margin_below": threshold}),
+        Gate::ConfidenceBelow(threshold) => json!({"confidence_below": short(*threshold)}),
+        Gate::EntropyAbove(threshold) => json!({"entropy_above": short(*threshold)}),
+        Gate::MarginBelow(threshold) => json!({"margin_below": short(*threshold)}),
         Gate::Gain { table, min_gain } => {
-            let bin = |bin: &Bin| json!({"confidence": bin.confidence, "rows": bin.rows, "gain": bin.gain, "error": bin.error});
+            let bin = |bin: &Bin| json!({"confidence": short(bin.confidence), "rows": bin.rows, "gain": bin.gain, "error": bin.error});
             json!({"min_gain": min_gain, "gain": table.bins().iter().map(bin).collect::<Vec<_>>()})
         }
     }

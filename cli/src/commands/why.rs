@@ -12,6 +12,7 @@ use weir_core::outcome::Outcome;
 
 use crate::connect::Common;
 use crate::failure::Failure;
+use crate::show::short;
 
 /// What became of a query, and why.
 #[derive(Args)]
@@ -139,14 +140,14 @@ fn word(end: VisitEnd) -> &'static str {
 
 fn gate(rule: Rule, judged: &Judged) -> Value {
     let (name, threshold) = match rule {
-        Rule::ConfidenceBelow(threshold) => ("confidence_below", f64::from(threshold)),
-        Rule::EntropyAbove(threshold) => ("entropy_above", f64::from(threshold)),
-        Rule::MarginBelow(threshold) => ("margin_below", f64::from(threshold)),
+        Rule::ConfidenceBelow(threshold) => ("confidence_below", short(threshold)),
+        Rule::EntropyAbove(threshold) => ("entropy_above", short(threshold)),
+        Rule::MarginBelow(threshold) => ("margin_below", short(threshold)),
         Rule::Gain { least } => ("gain", least),
     };
     // What is not a number is null.
     json!({
-        "rule": name, "signal": judged.signal, "threshold": threshold, "gain": judged.value, "cost": judged.cost,
+        "rule": name, "signal": short(judged.signal), "threshold": threshold, "gain": judged.value, "cost": judged.cost,
         "deeper": judged.deeper,
     })
 }
