@@ -298,7 +298,7 @@ impl Device {
     /// Makes room for a row by pushing out what is worth less for its time, where triage is asked for; or refuses it, where it is
     /// worth less itself than what it would push out or make late.
     fn weigh(&mut self, now: Instant, start: Instant, index: usize, query: &Query, out: &mut Vec<Action>) -> Weighed {
-        let Some(stake) = self.pool.stake(index, query) else { return Weighed::Fits };
+        let Some(stake) = self.pool.stake(now, index, query) else { return Weighed::Fits };
         let soft = query.value.is_some();
         if !soft {
             self.demand.firm(now, stake.cost);

@@ -1,6 +1,7 @@
 //! What waits and what runs on one device: the state that a policy looks at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::Class;
@@ -16,6 +17,9 @@ pub(super) use super::model::Model;
 
 /// Number of a model on this device, for as long as it stands here.
 pub(super) type ModelIndex = usize;
+
+/// A row that has more time than this when it comes has time for everything else: it is in nobody's way.
+const HORIZON: Duration = Duration::from_secs(1);
 
 /// What waits is served in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +160,7 @@ impl Pool {
         let lane = LaneKey::of(query);
         let key = self.key(now, query);
         self.tickets.insert(query.ticket, Place { model: index, lane, key });
-        let stake = self.stake(index, query);
+        let stake = self.stake(now, index, query);
         if let (Some(buffer), Some(stake)) = (&mut self.buffer, stake) {
             buffer.insert(now, query.ticket, query.deadline.0, stake);
         }
@@ -216,11 +220,12 @@ impl Pool {
         cost
     }
 
-    /// What a row is to triage. What is sheddable runs in the gaps and is in nobody's way, and what has no deadline can wait:
-    /// neither stands in the books.
-    pub fn stake(&self, index: ModelIndex, query: &Query) -> Option<Stake> {
+    /// What a row is to triage. What is sheddable runs in the gaps and is in nobody's way, and what has time can wait: neither stands in
+    /// the books, whose steps would have to be as long for all.
+    pub fn stake(&self, now: Instant, index: ModelIndex, query: &Query) -> Option<Stake> {
         self.buffer.as_ref()?;
-        if query.class == Class::Sheddable || query.deadline == Deadline::NEVER {
+        let span = query.deadline.0.as_nanos().saturating_sub(now.as_nanos());
+        if query.class == Class::Sheddable || span > HORIZON.as_nanos() as u64 {
             return None;
         }
         let cost = self.row_cost(index).scaled(f64::from(query.rows));

@@ -73,3 +73,14 @@ fn routing_knows_what_would_give_way() {
     device.on_cancel(ms(2), TicketId(2), &mut Vec::new());
     assert_eq!(device.yields(), ServiceTime::ZERO);
 }
+
+#[test]
+fn who_has_an_hour_does_not_blunt_what_is_decided_for_others() {
+    let mut device = two_depths();
+    arrive(&mut device, 0, "deep", &[deeper(0, 100, 0.5)]);
+    arrive(&mut device, 0, "shallow", &[query(99, 3_600_000)]);
+    let waiting = [deeper(1, 45, 0.3), deeper(2, 45, 0.1), deeper(3, 45, 0.4), deeper(4, 45, 0.2)];
+    assert_eq!(arrive(&mut device, 1, "deep", &waiting), []);
+    // It would make the first of the others late, and is worth less than any of them.
+    assert_eq!(arrive(&mut device, 2, "deep", &[deeper(5, 44, 0.01)]), [outbid(5)]);
+}
