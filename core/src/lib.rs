@@ -8,6 +8,7 @@ pub mod history;
 pub mod ids;
 pub mod outcome;
 pub mod placement;
+pub mod planning;
 pub mod prng;
 pub mod profile;
 pub mod recent;

@@ -40,12 +40,21 @@ pub struct Path {
     pub hop: Duration,
 }
 
+/// A node, with one device.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// Batches that it runs at once.
+    pub slots: u32,
+    /// What models take here, where that is not what [`Model`] says: what the scheduler starts from, and what batches take.
+    pub own: BTreeMap<ModelRef, (Profile, Service)>,
+}
+
 /// A model of the cluster.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// What schedulers start from.
+    /// What schedulers start from, on nodes that are not different.
     pub believed: Profile,
-    /// What batches take.
+    /// What batches take there.
     pub service: Service,
     /// Most rows a batch.
     pub max_batch: u32,
@@ -65,10 +74,8 @@ pub struct Served {
 /// What is simulated.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// How many nodes, each with one device.
-    pub nodes: usize,
-    /// Slots of each.
-    pub slots: u32,
+    /// The nodes, called n1, n2 and so on.
+    pub nodes: Vec<Node>,
     /// Of each device.
     pub policy: Policy,
     /// Every model that a stage names.
@@ -177,10 +184,10 @@ struct Running<'a, F> {
 pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on_end: impl FnMut(Ended)) {
     let mut prng = Prng::part(seed, 3 << 32);
     let names: Vec<NodeName> =
-        (1..=cluster.nodes).map(|i| NodeName::parse(&format!("n{i}")).expect("a valid name")).collect();
+        (1..=cluster.nodes.len()).map(|i| NodeName::parse(&format!("n{i}")).expect("a valid name")).collect();
     let mut balancer = Balancer::new();
     balancer.set_nodes(names.iter().cloned());
-    let devices = (0..cluster.nodes).map(|_| Device::new(cluster.slots, cluster.policy, prng.fork())).collect();
+    let devices = cluster.nodes.iter().map(|node| Device::new(node.slots, cluster.policy, prng.fork())).collect();
     let mut running = Running {
         cluster,
         agenda: Agenda::new(),
@@ -206,15 +213,16 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let mut id = 0;
         for (reference, model) in &self.cluster.models {
             for (node, replicas) in model.replicas.iter().enumerate() {
+                let (believed, service) = self.cluster.takes(node, reference);
                 for _ in 0..*replicas {
                     id += 1;
                     self.devices[node].add_replica(
                         Instant::ZERO,
                         ReplicaId(id),
                         reference.clone(),
-                        model.believed.clone(),
+                        believed.clone(),
                         model.max_batch,
-                        model.service.clone(),
+                        service.clone(),
                         &mut self.effects,
                     );
                 }
@@ -375,7 +383,11 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                 }
             } else {
                 let told = self.waits.get(&(home, node, reference.clone())).copied();
-                let estimate = remote_finish(now, told, model.believed.estimate(rows as u32).as_duration());
+                let estimate = remote_finish(
+                    now,
+                    told,
+                    self.cluster.believed(node, reference).estimate(rows as u32).as_duration(),
+                );
                 known.push(Candidate { target: Target::Remote(self.names[node].clone()), estimate });
             }
         }
@@ -461,7 +473,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                 let model = &self.cluster.endpoints[call.due.endpoint].ladders.endpoint().stages[stage].model;
                 let now = self.agenda.now();
                 if let Some(Estimate { finish, yields }) = self.devices[node].estimate_finish(now, model, 1) {
-                    let wait = finish.since(now + self.cluster.models[model].believed.estimate(1));
+                    let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
                     let price = self.devices[node].price(now, call.deadline);
                     let told = Told { wait, yields, price, at };
                     self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
@@ -492,6 +504,27 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         self.way.observe(latency, call.inside);
         self.balancer.on_outcome(now, &self.names[call.node], outcome, latency);
         (self.on_end)(Ended { latency, outcome, stages, degraded, due: call.due });
+    }
+}
+
+impl Node {
+    /// One that is as the models' profiles say, with so many slots.
+    pub fn of(slots: u32) -> Node {
+        Node { slots, own: BTreeMap::new() }
+    }
+}
+
+impl Cluster {
+    /// What the scheduler of a node starts from for a model, and what its batches take there.
+    fn takes(&self, node: usize, model: &ModelRef) -> (&Profile, &Service) {
+        match self.nodes[node].own.get(model) {
+            Some((believed, service)) => (believed, service),
+            None => (&self.models[model].believed, &self.models[model].service),
+        }
+    }
+
+    fn believed(&self, node: usize, model: &ModelRef) -> &Profile {
+        self.takes(node, model).0
     }
 }
 

@@ -1,5 +1,6 @@
 //! Does the machine do what the simulator says? Each scenario of `benches/simulated` on one node of real processes, and in virtual
-//! time with the profiles that the node measured; then one model at multiples of what it can do, under each policy named.
+//! time with the profiles that the node measured; then the demo's largest model at multiples of what it can do, under each policy
+//! named, and its smallest one on a device at its full speed, where the generator soon measures itself.
 //!
 //! `cargo run --release -p weir-tests --example does_the_machine_do_what_the_simulator_says [-- POLICY…]` (after
 //! `cargo build --release -p weir-cli`). The node's device runs at a tenth of its speed, so that node and generator have room on
@@ -23,48 +24,54 @@ struct Machine {
     measured: Vec<String>,
 }
 
+/// Microseconds of a call apart from queues and batches, and of a batch beyond its profile.
+#[derive(Clone, Copy)]
+struct Path {
+    call: u64,
+    batch: u64,
+}
+
 impl Machine {
-    fn start(policy: &str) -> Machine {
+    /// The path is measured unless it is known: a policy that waits until the last instant lets lone queries expire.
+    fn start(policy: &str, pace: &str, known: Option<Path>) -> (Machine, Path) {
         let cluster = Cluster::start(1, 0);
-        let node = cluster.node("n1", &["--pace", PACE, "--cpu-slots", "1", "--policy", policy]);
+        let node = cluster.node("n1", &["--pace", pace, "--cpu-slots", "1", "--policy", policy]);
         cluster.ok(&["apply", "-f", SERVING]);
         let profile = |model: &str| cluster.ok(&["profile", &format!("fashion-{model}@1"), "-o", "json"]);
         let profiles: Vec<String> = ["tiny", "mid", "big"]
             .iter()
             .map(|model| cluster.write(&format!("{model}.json"), profile(model)))
             .collect();
-        let alone = || {
-            let printed: Value = serde_json::from_str(&profile("mid")).expect("JSON");
-            printed["points"][0]["us"].as_f64().expect("a time")
-        };
-        let before = alone();
-        let path = cluster.ok(&["profile", "--path", "mid", "--data", "demo/images.npy", "-o", "json"]);
-        // What batches really took has corrected the profile of one row since, once the node has reported it.
-        std::thread::sleep(Duration::from_secs(2));
-        let longer = (alone() - before).max(0.0).round() as u64;
-        let path: Value = serde_json::from_str(&path).expect("JSON");
-        let path = path["path_us"]["p50"].as_f64().expect("a time").round() as u64;
-        println!(
-            "policy {policy}: a call takes {path} us apart from queues and batches, a batch {longer} us more than its profile"
-        );
+        let path = known.unwrap_or_else(|| {
+            let alone = || {
+                let printed: Value = serde_json::from_str(&profile("mid")).expect("JSON");
+                printed["points"][0]["us"].as_f64().expect("a time")
+            };
+            let before = alone();
+            let path = cluster.ok(&["profile", "--path", "mid", "--data", "demo/images.npy", "-o", "json"]);
+            // What batches really took has corrected the profile of one row since, once the node has reported it.
+            std::thread::sleep(Duration::from_secs(2));
+            let longer = (alone() - before).max(0.0).round() as u64;
+            let path: Value = serde_json::from_str(&path).expect("JSON");
+            let path = path["path_us"]["p50"].as_f64().expect("a time").round() as u64;
+            println!("a call takes {path} us apart from queues and batches, a batch {longer} us more than its profile");
+            Path { call: path, batch: longer }
+        });
         let measured = [
             "--path-us",
-            &path.to_string(),
+            &path.call.to_string(),
             "--batch-us",
-            &longer.to_string(),
+            &path.batch.to_string(),
             "--pace",
-            PACE,
+            pace,
             "--cpu-slots",
             "1",
             "--policy",
             policy,
         ];
         let measured = measured.iter().map(|word| (*word).to_owned());
-        Machine {
-            cluster,
-            _node: node,
-            measured: measured.chain(["--profile".to_owned(), profiles.join(",")]).collect(),
-        }
+        let measured = measured.chain(["--profile".to_owned(), profiles.join(",")]).collect();
+        (Machine { cluster, _node: node, measured }, path)
     }
 
     fn run(&self, flags: &[&str]) -> Value {
@@ -100,34 +107,49 @@ fn line(name: &str, result: &Value) {
     );
 }
 
+/// The highest rate at which 99 % are in time.
+fn capacity(machine: &Machine, asked: &[&str], most: &str) -> f64 {
+    let goal = ["load", "capacity", "--goal", "attainment>=0.99", "--rate", "100", "--rate-max", most];
+    let found = machine.cluster.ok(&[&goal[..], &["--duration", "5s", "-o", "json"], asked].concat());
+    let found: Value = serde_json::from_str(&found).expect("JSON");
+    found["met_at"].as_f64().expect("a rate that meets the goal")
+}
+
+/// At multiples of a rate.
+fn beyond(name: &str, machine: &Machine, asked: &[&str], capacity: f64, simulated: bool) {
+    for times in [1.0, 1.5, 2.0, 3.0] {
+        let rate = format!("{:.1}", capacity * times);
+        let flags = [asked, &["--rate", &rate, "--duration", "10s"]].concat();
+        line(&format!("{name} at {times} x {capacity:.0}/s"), &machine.run(&flags));
+        if simulated {
+            line("  simulated", &machine.simulate(&flags));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn asked(endpoint: &'static str) -> [&'static str; 8] {
+    ["--endpoint", endpoint, "--data", "demo/images.npy", "--deadline", "50ms", "--seed", "7"]
+}
+
 fn main() {
     let policies: Vec<String> = std::env::args().skip(1).collect();
-    let machine = Machine::start("weir");
+    let (machine, path) = Machine::start("weir", PACE, None);
     for scenario in SCENARIOS {
         let file = format!("benches/simulated/{scenario}.toml");
         line(scenario, &machine.run(&["--scenario", &file]));
         line("  simulated", &machine.simulate(&["--scenario", &file]));
     }
     drop(machine);
-    if policies.is_empty() {
-        return;
-    }
-    let mut capacity: Option<f64> = None;
+    let mut known: Option<f64> = None;
     for policy in &policies {
-        let machine = Machine::start(policy);
-        let asked = ["--endpoint", "big", "--data", "demo/images.npy", "--deadline", "50ms", "--seed", "7"];
-        let capacity = *capacity.get_or_insert_with(|| {
-            let goal = ["load", "capacity", "--goal", "attainment>=0.99", "--rate", "100", "--rate-max", "2000"];
-            let found = machine.cluster.ok(&[&goal[..], &["--duration", "5s", "-o", "json"], &asked[..]].concat());
-            let found: Value = serde_json::from_str(&found).expect("JSON");
-            found["met_at"].as_f64().expect("a rate that meets the goal")
-        });
-        for times in [1.0, 1.5, 2.0, 3.0] {
-            let rate = format!("{:.1}", capacity * times);
-            let flags = [&asked[..], &["--rate", &rate, "--duration", "10s"]].concat();
-            line(&format!("{policy} at {times} x {capacity:.0}/s"), &machine.run(&flags));
-            line("  simulated", &machine.simulate(&flags));
-            std::thread::sleep(Duration::from_secs(1));
-        }
+        let (machine, _) = Machine::start(policy, PACE, Some(path));
+        let capacity = *known.get_or_insert_with(|| capacity(&machine, &asked("big"), "2000"));
+        beyond(policy, &machine, &asked("big"), capacity, true);
+    }
+    if known.is_some() {
+        let (machine, _) = Machine::start("weir", "1", Some(path));
+        let capacity = capacity(&machine, &asked("tiny"), "40000");
+        beyond("weir, unpaced", &machine, &asked("tiny"), capacity, false);
     }
 }

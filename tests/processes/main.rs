@@ -3,6 +3,8 @@ mod bad_input;
 mod config;
 mod faults;
 mod looking;
+mod planning;
 mod serving;
 mod stall;
+mod steering;
 mod triage;

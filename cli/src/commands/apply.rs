@@ -86,10 +86,11 @@ impl Apply {
         let admin = common.admin()?;
         if self.dry_run {
             let state = admin.status().await?.state;
-            return show(&would(state, &declared, self.if_revision)?, &common);
+            show(&would(state, &declared, self.if_revision)?, &common);
+            return Ok(());
         }
         let lines = apply(&admin, &declared, self.if_revision).await?;
-        show(&lines, &common)?;
+        show(&lines, &common);
         if self.no_wait {
             return Ok(());
         }
@@ -97,13 +98,38 @@ impl Apply {
     }
 }
 
-fn show(lines: &[String], common: &Common) -> Result<(), Failure> {
+/// Shows what applying a file would change.
+#[derive(Args)]
+pub struct Diff {
+    /// The weir file
+    #[arg(short, long, env = "WEIR_FILE")]
+    file: PathBuf,
+}
+
+impl Diff {
+    /// The answer is no, exit code 1, where anything differs.
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
+        let declared = read(&self.file)?;
+        let state = common.admin()?.status().await?.state;
+        let index = state.applied;
+        let mut lines = would(state, &declared, None)?;
+        lines.retain(|line| !line.ends_with(" unchanged"));
+        let differs = !lines.is_empty();
+        if !differs && !common.json() {
+            lines.push(format!("the cluster is as {} says, at index {index}", self.file.display()));
+        }
+        show(&lines, &common);
+        if differs { Err(Failure::No(String::new())) } else { Ok(()) }
+    }
+}
+
+/// Prints what a write changed.
+pub fn show(lines: &[String], common: &Common) {
     if common.json() {
         println!("{}", serde_json::json!({"changes": lines}));
     } else {
         lines.iter().for_each(|line| println!("{line}"));
     }
-    Ok(())
 }
 
 /// What applying would do to this state, by doing it to a copy.

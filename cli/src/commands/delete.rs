@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use weir_core::ids::{EndpointName, NodeName};
 use weir_core::replicated::Command;
 
+use super::apply::show;
 use crate::connect::Common;
 use crate::failure::Failure;
 
@@ -30,7 +31,7 @@ impl Delete {
             What::Node { name } => Command::NodeRemove(NodeName::parse(&name).map_err(usage)?),
         };
         let done = common.admin()?.write(command).await?;
-        done.lines.iter().for_each(|line| println!("{line}"));
+        show(&done.lines, &common);
         Ok(())
     }
 }

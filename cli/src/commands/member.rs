@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::apply::show;
 use crate::connect::Common;
 use crate::failure::Failure;
 
@@ -30,7 +31,7 @@ impl Member {
             Verb::Remove { name } => admin.member_remove(&name).await?,
             Verb::Promote { name } => admin.member_promote(&name).await?,
         };
-        done.lines.iter().for_each(|line| println!("{line}"));
+        show(&done.lines, &common);
         Ok(())
     }
 }

@@ -7,14 +7,17 @@ mod get;
 mod load;
 mod member;
 mod node;
+mod plan;
 mod predict;
 mod profile;
+mod scale;
 mod server;
 mod simulate;
 mod snapshot;
 mod status;
 mod top;
 mod up;
+mod wait;
 mod watch;
 mod why;
 
@@ -43,6 +46,17 @@ pub enum Command {
     /// Serve what a file describes
     #[command(after_help = "Example: weir apply -f demo/fashion.toml")]
     Apply(With<apply::Apply>),
+    /// What applying a file would change; exit code 1 if anything
+    #[command(after_help = "Example: weir diff -f demo/fashion.toml")]
+    Diff(With<apply::Diff>),
+    /// How many replicas a model has
+    #[command(after_help = "Example: weir scale fashion-big@1 --replicas 3")]
+    Scale(With<scale::Scale>),
+    /// Wait until something is as one wants it
+    #[command(
+        after_help = "Examples:\n  weir wait endpoint/fashion --for serving --timeout 60s\n  weir node drain n2 && weir wait node/n2 --for empty"
+    )]
+    Wait(With<wait::Wait>),
     /// Take something away
     #[command(after_help = "Example: weir delete endpoint fashion")]
     Delete(With<delete::Delete>),
@@ -93,6 +107,11 @@ pub enum Command {
         after_help = "Example: weir simulate -f demo/fashion.toml --endpoint fashion --data demo/images.npy --labels demo/labels.npy --rate 400 --arrivals gamma:cv=4 --nodes 4 --duration 60s"
     )]
     Simulate(Box<With<simulate::Simulate>>),
+    /// The cheapest machines that meet a goal
+    #[command(
+        after_help = "Example: weir plan -f demo/fashion.toml --endpoint fashion --data demo/images.npy --arrivals gamma:cv=4 --rate 4000 --goal 'attainment>=0.99' --lose n1 --burst 2x"
+    )]
+    Plan(Box<With<plan::Plan>>),
     /// Shell completions
     #[command(after_help = "Example: weir completions bash > /etc/bash_completion.d/weir")]
     Completions {
@@ -118,6 +137,9 @@ impl Command {
             Command::Coordinator(with) => with.common.json(),
             Command::Node(with) => with.common.json(),
             Command::Apply(with) => with.common.json(),
+            Command::Diff(with) => with.common.json(),
+            Command::Scale(with) => with.common.json(),
+            Command::Wait(with) => with.common.json(),
             Command::Delete(with) => with.common.json(),
             Command::Get(with) => with.common.json(),
             Command::Describe(with) => with.common.json(),
@@ -132,6 +154,7 @@ impl Command {
             Command::Profile(with) => with.common.json(),
             Command::Load(with) => with.common.json(),
             Command::Simulate(with) => with.common.json(),
+            Command::Plan(with) => with.common.json(),
         }
     }
 
@@ -142,6 +165,9 @@ impl Command {
             Command::Coordinator(with) => with.command.run(with.common).await,
             Command::Node(with) => with.command.run(with.common).await,
             Command::Apply(with) => with.command.run(with.common).await,
+            Command::Diff(with) => with.command.run(with.common).await,
+            Command::Scale(with) => with.command.run(with.common).await,
+            Command::Wait(with) => with.command.run(with.common).await,
             Command::Delete(with) => with.command.run(with.common).await,
             Command::Get(with) => with.command.run(with.common).await,
             Command::Describe(with) => with.command.run(with.common).await,
@@ -156,6 +182,7 @@ impl Command {
             Command::Profile(with) => with.command.run(with.common).await,
             Command::Load(with) => with.command.run(with.common).await,
             Command::Simulate(with) => with.command.run(with.common),
+            Command::Plan(with) => with.command.run(with.common),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut crate::Arguments::command(), "weir", &mut std::io::stdout());
                 Ok(())

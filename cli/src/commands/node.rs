@@ -13,6 +13,7 @@ use weir_host::Host;
 use weir_loadgen::machine::Machine;
 use weir_node::Config;
 
+use super::apply::show;
 use super::server::until_signal;
 use crate::connect::Common;
 use crate::failure::{Failure, chain};
@@ -105,7 +106,7 @@ impl Node {
             None => return self.start(common).await,
         };
         let done = common.admin()?.write(command).await?;
-        done.lines.iter().for_each(|line| println!("{line}"));
+        show(&done.lines, &common);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! so that gates let through in the simulation what they would let through, and answers are as right.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,21 +15,22 @@ use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
 use weir_core::outcome::Outcome;
 use weir_core::placement::{Problem, solve};
 use weir_core::profile::Profile;
-use weir_core::replicated::{self, Plan};
+use weir_core::replicated::{self, Plan, ReplicaRange};
 use weir_core::tensor::{Signature, Tensor};
 use weir_core::units::{Bytes, Instant, ServiceTime};
 use weir_loadgen::result::RunResult;
 use weir_loadgen::run::{Loop, RunConfig, counted};
+use weir_loadgen::scenario::Scenario;
 use weir_loadgen::schedule::Schedule;
 use weir_loadgen::tally::Ended;
 use weir_loadgen::target::{Reply, RowReply, Stream};
 use weir_ml_workers::engine::{Session, engine};
 use weir_ml_workers::probe::probe;
-use weir_sim::cluster::{self, Cluster, Due, Model, Path, Served};
+use weir_sim::cluster::{self, Cluster, Due, Model, Node, Served};
 use weir_sim::device::Service;
 
 use super::apply::{self, Declared};
-use super::load::asked::{Asked, Files, Offered, config, open, usage};
+use super::load::asked::{Added, Asked, Files, Offered, config, open, usage};
 use super::load::run::Written;
 use super::node::Devices;
 use crate::connect::Common;
@@ -49,10 +50,19 @@ pub struct Simulate {
     #[arg(long, env = "WEIR_NODES", default_value_t = 1)]
     nodes: u16,
     #[command(flatten)]
-    devices: Devices,
+    measured: Measured,
+    #[command(flatten)]
+    written: Written,
+}
+
+/// What is known of machines and the way to them.
+#[derive(Args)]
+pub struct Measured {
+    #[command(flatten)]
+    pub devices: Devices,
     /// Microseconds that a call takes apart from queues and batches, as `weir profile --path` measures it
     #[arg(long, env = "WEIR_PATH_US", default_value_t = PATH_US)]
-    path_us: u64,
+    pub path_us: u64,
     /// Microseconds that a batch takes longer than its profile says: waking up, and sleeping too long where devices are slowed
     #[arg(long, env = "WEIR_BATCH_US", default_value_t = 0)]
     batch_us: u64,
@@ -60,8 +70,6 @@ pub struct Simulate {
     /// leaves it as it is
     #[arg(long, env = "WEIR_PROFILE", value_name = "FILE", value_delimiter = ',')]
     profile: Vec<PathBuf>,
-    #[command(flatten)]
-    written: Written,
 }
 
 /// Of the size that calls over loopback were seen to take; `weir profile --path` measures it.
@@ -77,14 +85,44 @@ impl Simulate {
         }
         self.written.check()?;
         let scenario = self.asked.scenario(None, &added)?;
-        if scenario.closed.is_some() {
-            return Err(usage("the scenario is a closed loop, which is not simulated; give --rate and --arrivals"));
-        }
         if self.nodes == 0 {
             return Err(usage("--nodes: at least one"));
         }
         let declared = apply::read(&self.file)?;
-        let (flows, length) = open(&scenario)?;
+        let target = format!("simulated {} of {} nodes", self.file.display(), self.nodes);
+        let load = Load::read(&self.file, &declared, &scenario, &added, target)?;
+        let modelled = self.measured.model(&self.file, &declared, &load)?;
+        let (slots, memory) = self.measured.devices.resolve()?;
+        let nodes = vec![Machine { slots, memory, own: BTreeMap::new() }; usize::from(self.nodes)];
+        let cluster = modelled
+            .cluster(&nodes)
+            .map_err(|(model, why)| Failure::No(format!("model {model} cannot be placed: {why}")))?;
+        let result = simulate(&cluster, &modelled.learnt, &load.config, dues(&load.config));
+        self.written.write(&result, &common)?;
+        super::load::run::verdict(&result, scenario.goals.iter().find(|goal| !goal.is_met(&result)))
+    }
+}
+
+/// Who is asked what.
+pub struct Load<'a> {
+    /// By stream.
+    pub asked: Vec<(&'a Endpoint, Wiring)>,
+    pub config: RunConfig,
+}
+
+impl<'a> Load<'a> {
+    /// The load of a scenario on what a file declares.
+    pub fn read(
+        file: &Path,
+        declared: &'a Declared,
+        scenario: &Scenario,
+        added: &Added,
+        target: String,
+    ) -> Result<Load<'a>, Failure> {
+        if scenario.closed.is_some() {
+            return Err(usage("the scenario is a closed loop, which is not simulated; give --rate and --arrivals"));
+        }
+        let (flows, length) = open(scenario)?;
         let mut streams = Vec::new();
         let mut asked = Vec::new();
         for part in &scenario.parts {
@@ -93,56 +131,65 @@ impl Simulate {
                 let known: Vec<&str> = declared.endpoints.iter().map(|known| known.name.as_str()).collect();
                 Failure::NotFound(format!(
                     "{} describes no endpoint {}; it has {}",
-                    self.file.display(),
+                    file.display(),
                     part.endpoint,
                     known.join(", ")
                 ))
             })?;
-            let wiring = endpoint.wire(&signatures(&declared)).map_err(usage)?;
+            let wiring = endpoint.wire(&signatures(declared)).map_err(usage)?;
             let (inputs, label_output) = (&wiring.signature.inputs, endpoint.label_output.clone());
             let deadline = part.deadline.unwrap_or(endpoint.deadline);
             streams.push(Files::read(part)?.stream(part, inputs, label_output, deadline)?);
             asked.push((endpoint, wiring));
         }
-        let target = format!("simulated {} of {} nodes", self.file.display(), self.nodes);
         let length = length.unwrap_or(added.default_duration);
-        let config = config(&scenario, target, Loop::Open(flows), streams, length);
-        let config = RunConfig { connections: 0, threads: 1, ..config };
-        let (cluster, learnt) = self.cluster(&declared, &asked, &config)?;
-        let result = simulate(&cluster, &learnt, &config);
-        self.written.write(&result, &common)?;
-        super::load::run::verdict(&result, scenario.goals.iter().find(|goal| !goal.is_met(&result)))
+        let config = config(scenario, target, Loop::Open(flows), streams, length);
+        Ok(Load { asked, config: RunConfig { connections: 0, threads: 1, ..config } })
     }
+}
 
-    /// Loads, measures and asks the models.
-    fn cluster(
-        &self,
-        declared: &Declared,
-        asked: &[(&Endpoint, Wiring)],
-        config: &RunConfig,
-    ) -> Result<(Cluster, Vec<Learnt>), Failure> {
-        let (slots, memory) = self.devices.resolve()?;
+/// Models that were loaded, measured and asked; what is left is where they stand.
+pub struct Modelled {
+    /// Without nodes and replicas.
+    cluster: Cluster,
+    /// By endpoint that is asked.
+    pub learnt: Vec<Learnt>,
+    /// What `replicas` of the file says, and the memory of one.
+    pub wanted: BTreeMap<ModelRef, (ReplicaRange, Bytes)>,
+}
+
+/// A machine that a cluster may have: a node with one device.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub slots: u32,
+    pub memory: Bytes,
+    /// Of models that take something else here than was measured.
+    pub own: BTreeMap<ModelRef, (Profile, Service)>,
+}
+
+impl Measured {
+    /// Loads, measures and asks the models of a load.
+    pub fn model(&self, file: &Path, declared: &Declared, load: &Load<'_>) -> Result<Modelled, Failure> {
         let pace = self.devices.pace;
         if !(pace > 0.0 && pace <= 1.0) {
             return Err(usage("--pace is above 0 and at most 1"));
         }
         let wanted: BTreeSet<&ModelRef> =
-            asked.iter().flat_map(|(endpoint, _)| endpoint.stages.iter().map(|stage| &stage.model)).collect();
+            load.asked.iter().flat_map(|(endpoint, _)| endpoint.stages.iter().map(|stage| &stage.model)).collect();
         let mut sessions: BTreeMap<&ModelRef, Box<dyn Session>> = BTreeMap::new();
         let mut models = BTreeMap::new();
         let mut given = self.profile.iter().map(|file| read_profile(file)).collect::<Result<BTreeMap<_, _>, _>>()?;
         for reference in wanted {
             let model = declared.models.iter().find(|model| model.reference == *reference);
-            let model = model.ok_or_else(|| {
-                usage(format!("{} names model {reference} and does not declare it", self.file.display()))
-            })?;
+            let model = model
+                .ok_or_else(|| usage(format!("{} names model {reference} and does not declare it", file.display())))?;
             let loaded = engine(model.engine).and_then(|engine| engine.load(&declared.artifacts[&model.digest]));
             let mut session = loaded.map_err(usage)?;
             let (profile, max_batch) = match given.remove(&reference.to_string()) {
                 Some(given) => given,
                 None => {
                     let probed = probe(&mut *session, model.max_batch, BUDGET, &[]);
-                    (Profile::new(&probed.points).slowed(pace), probed.max_batch)
+                    (Profile::new(&probed.points).paced(pace), probed.max_batch)
                 }
             };
             let overhead = ServiceTime::from_micros(self.batch_us);
@@ -153,11 +200,11 @@ impl Simulate {
         // One of a model that nobody asks in this load is of no harm.
         let declares = |name: &&String| declared.models.iter().any(|model| model.reference.to_string() == **name);
         if let Some(unknown) = given.keys().find(|name| !declares(name)) {
-            return Err(usage(format!("--profile: {} declares no model {unknown}", self.file.display())));
+            return Err(usage(format!("--profile: {} declares no model {unknown}", file.display())));
         }
         let mut learnt = Vec::new();
         let mut endpoints = Vec::new();
-        for ((endpoint, wiring), stream) in asked.iter().zip(config.streams.iter()) {
+        for ((endpoint, wiring), stream) in load.asked.iter().zip(load.config.streams.iter()) {
             let of_rows = Learnt::ask(endpoint, wiring, stream, &mut sessions)?;
             let seconds: Vec<f64> =
                 endpoint.stages.iter().map(|stage| models[&stage.model].believed.row_seconds()).collect();
@@ -170,72 +217,77 @@ impl Simulate {
             }
             learnt.push(of_rows);
         }
-        self.place(declared, &sessions, &mut models, slots, memory)?;
+        let memory = |model: &replicated::Model| Some(sessions.get(&model.reference)?.memory());
+        let wanted = declared
+            .models
+            .iter()
+            .filter_map(|model| Some((model.reference.clone(), (model.replicas, memory(model)?))))
+            .collect();
         let cluster = Cluster {
-            nodes: usize::from(self.nodes),
-            slots,
+            nodes: Vec::new(),
             policy: self.devices.policy()?,
             models,
             endpoints,
-            path: Path::of(Duration::from_micros(self.path_us)),
+            path: cluster::Path::of(Duration::from_micros(self.path_us)),
         };
-        Ok((cluster, learnt))
+        Ok(Modelled { cluster, learnt, wanted })
+    }
+}
+
+impl Modelled {
+    /// What a model takes on the machine that it was measured on.
+    pub fn profile(&self, model: &ModelRef) -> &Profile {
+        &self.cluster.models[model].believed
     }
 
-    /// Replicas as the leader would place them.
-    fn place(
-        &self,
-        declared: &Declared,
-        sessions: &BTreeMap<&ModelRef, Box<dyn Session>>,
-        models: &mut BTreeMap<ModelRef, Model>,
-        slots: u32,
-        memory: Bytes,
-    ) -> Result<(), Failure> {
+    /// The models that are asked.
+    pub fn asked(&self) -> impl Iterator<Item = (&ModelRef, &Model)> {
+        self.cluster.models.iter()
+    }
+
+    /// A cluster of these machines, with replicas as the leader would place them; or which model has no place, and why.
+    pub fn cluster(&self, machines: &[Machine]) -> Result<Cluster, (ModelRef, String)> {
         let cpu = DeviceName::parse("cpu0").expect("a valid name");
-        let nodes: Vec<replicated::Node> = (1..=self.nodes)
-            .map(|i| replicated::Node {
+        let device =
+            |slots| replicated::Device { name: cpu.clone(), kind: "cpu".into(), slots, hardware: String::new() };
+        let nodes: Vec<replicated::Node> = machines
+            .iter()
+            .zip(1..)
+            .map(|(machine, i)| replicated::Node {
                 name: NodeName::parse(&format!("n{i}")).expect("a valid name"),
                 address: String::new(),
-                devices: vec![replicated::Device {
-                    name: cpu.clone(),
-                    kind: "cpu".into(),
-                    slots,
-                    hardware: String::new(),
-                }],
-                memory,
+                devices: vec![device(machine.slots)],
+                memory: machine.memory,
                 draining: false,
             })
             .collect();
         let placed = solve(&Problem {
-            models: declared
-                .models
-                .iter()
-                .filter_map(|model| {
-                    Some((&model.reference, (model.replicas, sessions.get(&model.reference)?.memory())))
-                })
-                .collect(),
+            models: self.wanted.iter().map(|(model, wanted)| (model, *wanted)).collect(),
             nodes: nodes.iter().collect(),
             plan: &Plan::default(),
             ready: BTreeSet::new(),
             failed: BTreeSet::new(),
             next_replica: ReplicaId(1),
         });
-        if let Some((model, why)) = placed.unplaceable.first() {
-            return Err(Failure::No(format!("model {model} cannot be placed: {why}")));
+        if let Some((model, why)) = placed.unplaceable.into_iter().next() {
+            return Err((model, why));
         }
-        for (reference, model) in models {
+        let mut cluster = self.cluster.clone();
+        cluster.nodes =
+            machines.iter().map(|machine| Node { slots: machine.slots, own: machine.own.clone() }).collect();
+        for (reference, model) in &mut cluster.models {
             let on = |node: &replicated::Node| {
                 let here = placed.assignments.values().filter(|a| a.model == *reference && a.node == node.name);
                 here.count() as u32
             };
             model.replicas = nodes.iter().map(on).collect();
         }
-        Ok(())
+        Ok(cluster)
     }
 }
 
 /// A model's name with its profile and largest batch, as `weir profile -o json` printed them.
-fn read_profile(file: &std::path::Path) -> Result<(String, (Profile, u32)), Failure> {
+pub fn read_profile(file: &Path) -> Result<(String, (Profile, u32)), Failure> {
     let bad = |why: String| usage(format!("--profile {}: {why}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|cause| bad(cause.to_string()))?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|cause| bad(cause.to_string()))?;
@@ -259,7 +311,7 @@ fn signatures(declared: &Declared) -> BTreeMap<ModelRef, &Signature> {
 }
 
 /// What the stages of an endpoint say about each row of the data.
-struct Learnt {
+pub struct Learnt {
     /// By stage and row: what the gate after it looks at.
     signals: Vec<Vec<Option<f32>>>,
     /// By stage and row: the class.
@@ -269,6 +321,20 @@ struct Learnt {
 }
 
 impl Learnt {
+    /// By stage: the share of rows that run it where nothing is dear.
+    pub fn shares(&self, ladders: &Ladders) -> Vec<f64> {
+        let stages = self.signals.len();
+        let ladder = ladders.at(0.0);
+        let rows = self.signals.first().map_or(0, Vec::len);
+        let runs = |row: usize, stage: usize| ladder.verdict(stage, self.signals[stage - 1][row]).0.is_deeper();
+        let mut depths = vec![0.0; stages];
+        for row in 0..rows {
+            let depth = 1 + (1..stages).take_while(|stage| runs(row, *stage)).count();
+            depths.iter_mut().take(depth).for_each(|rows| *rows += 1.0);
+        }
+        depths.iter().map(|runs| runs / rows.max(1) as f64).collect()
+    }
+
     fn ask(
         endpoint: &Endpoint,
         wiring: &Wiring,
@@ -321,16 +387,26 @@ fn scatter(mut times: Vec<f64>) -> f64 {
     (3.0 * variance).sqrt().min(mean) / mean
 }
 
-fn simulate(cluster: &Cluster, learnt: &[Learnt], config: &RunConfig) -> RunResult {
+/// The queries of a load, in order.
+pub fn dues(config: &RunConfig) -> impl Iterator<Item = Due> {
     let Loop::Open(flows) = &config.sending else { unreachable!("closed loops are refused") };
     let rows: Vec<usize> = config.streams.iter().map(|stream| stream.data.rows()).collect();
     let schedule = Schedule::new(flows, &rows, config.rows_per_query, config.seed, config.duration);
-    let dues = schedule.map(|due| Due {
+    schedule.map(|due| Due {
         at: Instant::ZERO + due.at,
         endpoint: due.stream,
         rows: due.rows,
         deadline: config.streams[due.stream].deadline,
-    });
+    })
+}
+
+/// Runs queries of a load in virtual time.
+pub fn simulate(
+    cluster: &Cluster,
+    learnt: &[Learnt],
+    config: &RunConfig,
+    dues: impl IntoIterator<Item = Due>,
+) -> RunResult {
     counted(config, |count| {
         cluster::run(cluster, dues, config.seed, |ended| {
             let (due, of) = (&ended.due, &learnt[ended.due.endpoint]);

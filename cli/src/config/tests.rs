@@ -74,7 +74,7 @@ fn every_flag_of_every_command_has_a_variable() {
                 // Elsewhere it means addresses.
                 ("up", "coordinators") => "WEIR_UP_",
                 // Elsewhere it means which rows.
-                ("load run" | "load capacity" | "simulate", "rows") => "WEIR_LOAD_",
+                ("load run" | "load capacity" | "simulate" | "plan", "rows") => "WEIR_LOAD_",
                 _ => "WEIR_",
             };
             let variable = format!("{prefix}{}", name.to_uppercase().replace('-', "_"));

@@ -306,7 +306,7 @@ impl Device {
     /// Offers a replica to the scheduler.
     pub fn add_replica(self: &Arc<Self>, id: ReplicaId, loaded: LoadedReplica) {
         // What is slower by its pace has a slower profile.
-        let profile = loaded.profile.slowed(self.pace);
+        let profile = loaded.profile.paced(self.pace);
         self.step(|inner, now, actions, _| {
             inner.scheduler.add_replica(now, id, loaded.model.clone(), profile.clone(), loaded.max_batch, actions);
             inner.replicas.insert(

@@ -39,8 +39,7 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
         stages: vec![stage("shallow", None), stage("deep", Some(Gate::ConfidenceBelow(0.5)))],
     };
     Cluster {
-        nodes,
-        slots: 1,
+        nodes: vec![Node::of(1); nodes],
         policy: Policy::default(),
         models: BTreeMap::from([(reference("shallow"), shallow), (reference("deep"), deep)]),
         endpoints: vec![Served {

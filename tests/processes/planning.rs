@@ -1,0 +1,98 @@
+//! `weir plan`: what it promises is what `weir simulate` finds, and what it says where there is no plan.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use weir_tests::processes::{alone, npy};
+
+/// A folder with a model of 1 ms and 0.2 ms a row, and data for it.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("it is ours");
+    write("echo.synthetic", b"width = 1\nalpha_us = 1000\nbeta_us = 200\n");
+    write("echo.toml", b"[[model]]\nname = \"echo\"\nversion = \"1\"\npath = \"echo.synthetic\"\n[[endpoint]]\nname = \"echo\"\nmodel = \"echo@1\"\ndeadline = \"50ms\"\n");
+    // As measured: what this machine is busy with does not matter then.
+    write("echo.json", br#"{"model":"echo@1","points":[{"batch":1,"us":1200},{"batch":32,"us":7400}]}"#);
+    write("rows.npy", &npy(&[4, 1], &[1.0, 2.0, 3.0, 4.0]));
+    folder
+}
+
+fn run(folder: &Path, command: &str, more: &[&str]) -> (Option<i32>, String, String) {
+    let load = ["--endpoint", "echo", "--data", "rows.npy", "--duration", "2s", "--seed", "3", "--cpu-slots", "1"];
+    let arguments = [&[command, "-f", "echo.toml", "--profile", "echo.json"], load.as_slice(), more].concat();
+    let output = alone(&arguments).current_dir(folder).output().expect("weir runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_plan_is_the_fewest_machines_that_the_simulator_finds_enough() {
+    let folder = folder();
+    let load = ["--rate", "12000", "--arrivals", "gamma:cv=2", "--goal", "attainment>=0.99", "-o", "json"];
+    let (code, out, error) = run(folder.path(), "plan", &[&load[..], &["--lose", "n1", "--burst", "2x"]].concat());
+    assert_eq!(code, Some(0), "{error}");
+    let plan: Value = serde_json::from_str(&out).expect("JSON");
+    let machines = plan["machines"][0]["count"].as_u64().expect("a count");
+    assert!((2..20).contains(&machines), "{machines}");
+    assert_eq!(plan["cost_per_hour"], machines as f64);
+    assert_eq!(plan["replicas"]["echo@1"].as_array().map(Vec::len), Some(machines as usize));
+    for (nodes, met) in [(machines, true), (machines - 1, false)] {
+        let (code, out, _) = run(folder.path(), "simulate", &[&load[..], &["--nodes", &nodes.to_string()]].concat());
+        assert_eq!(code == Some(0), met, "{nodes} nodes: {out}");
+        let simulated: Value = serde_json::from_str(&out).expect("JSON");
+        if met {
+            assert_eq!(plan["simulated"]["attainment"], simulated["attainment"]);
+        }
+    }
+    let what_ifs = plan["what_if"].as_array().expect("a list");
+    assert_eq!(what_ifs.iter().map(|what| &what["meets"]).collect::<Vec<_>>(), [false, false]);
+    // One endpoint of one stage: there is nothing to share, and nothing that can stay undone.
+    let coarse = &plan["coarse_grained"];
+    assert!(
+        coarse["peak"].as_f64() >= coarse["mean"].as_f64() && coarse["peak"].as_f64() >= Some(machines as f64),
+        "{coarse}"
+    );
+}
+
+#[test]
+fn the_cheaper_kind_is_taken_and_people_can_read_it() {
+    let folder = folder();
+    let machines = "[[machine]]\nkind = \"old\"\nprice = 0.5\nslots = 1\nmemory = \"1GiB\"\nspeed = 0.25\n\n[[machine]]\nkind = \"new\"\nprice = 1.0\nslots = 1\nmemory = \"1GiB\"\n";
+    std::fs::write(folder.path().join("machines.toml"), machines).expect("it is ours");
+    let (code, out, error) = run(folder.path(), "plan", &["--rate", "6000", "--machines", "machines.toml"]);
+    assert_eq!(code, Some(0), "{error}");
+    let counts: Vec<&str> = out.lines().filter(|line| line.starts_with("old") || line.starts_with("new")).collect();
+    assert!(counts[0].split_whitespace().nth(1) == Some("0"), "four times as slow at half the price: {out}");
+    assert!(out.contains("an hour and meets attainment>=0.99") && out.contains("sized to the peak"), "{out}");
+}
+
+#[test]
+fn where_there_is_no_plan_it_says_what_is_in_the_way() {
+    let folder = folder();
+    let refused = |more: &[&str]| run(folder.path(), "plan", more);
+    let (code, _, error) = refused(&["--rate", "100", "--deadline", "1ms"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("on the fastest machine, calls included, and the deadline of echo is 1.0 ms"), "{error}");
+    let (code, _, error) = refused(&["--rate", "50000", "--most", "2"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("no plan with at most 2 machines") && error.contains("busiest"), "{error}");
+    let (code, _, error) = refused(&["--rate", "100", "--lose", "n9"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("the machines of this plan are n1 to n1"), "{error}");
+    let (code, _, error) = refused(&["--rate", "100", "--burst", "much"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("write it as 2x"), "{error}");
+    std::fs::write(
+        folder.path().join("machines.toml"),
+        "[[machine]]\nkind = \"a\"\nprice = 0\nslots = 1\nmemory = \"1GiB\"\n",
+    )
+    .unwrap();
+    let (code, _, error) = refused(&["--rate", "100", "--machines", "machines.toml"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("a: price is a number above 0"), "{error}");
+    std::fs::write(folder.path().join("machines.toml"), "[[machine]]\nkind = \"a\"\ncost = 1\n").unwrap();
+    let (code, _, error) = refused(&["--rate", "100", "--machines", "machines.toml"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("cost"), "{error}");
+}
