@@ -12,6 +12,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use tokio::time::Instant;
 use weir_core::tensor::{Row, Tensor};
 
+use crate::cores::keep_to;
 use crate::engine::{RunError, Session};
 use crate::probe::Batching;
 
@@ -20,6 +21,8 @@ pub struct ModelActor {
     session: Box<dyn Session>,
     batching: Batching,
     pauses: Pauses,
+    /// Where its thread is kept.
+    core: Option<u32>,
 }
 
 /// How an actor lets time pass in which a model computes nothing.
@@ -35,6 +38,7 @@ pub enum Pauses {
 pub struct RunBatch {
     rows: Vec<Row>,
     at_least: Duration,
+    core: Option<u32>,
     done: Done,
 }
 
@@ -80,7 +84,12 @@ impl RunBatch {
     /// where the message is dropped.
     pub fn new(rows: Vec<Row>, at_least: Duration, done: impl FnOnce(BatchDone) + Send + 'static) -> RunBatch {
         let done = Done { rows: rows.len(), callback: Some(Box::new(done)) };
-        RunBatch { rows, at_least, done }
+        RunBatch { rows, at_least, core: None, done }
+    }
+
+    /// On this core, and no other.
+    pub fn on_core(self, core: Option<u32>) -> RunBatch {
+        RunBatch { core, ..self }
     }
 }
 
@@ -91,7 +100,20 @@ impl Message for RunBatch {
 impl ModelActor {
     /// An actor around a session; `batching` is what probing it has shown.
     pub fn new(session: Box<dyn Session>, batching: Batching, pauses: Pauses) -> ModelActor {
-        ModelActor { session, batching, pauses }
+        ModelActor { session, batching, pauses, core: None }
+    }
+
+    /// Moves this actor's thread to the core of the slot that it was given.
+    fn move_to(&mut self, core: Option<u32>) {
+        if let Some(core) = core
+            && self.core != Some(core)
+        {
+            if let Err(error) = keep_to(core) {
+                // Where it runs changes how fast it is, and not what it answers.
+                tracing::warn!("cannot keep a model's thread to core {core}: {error}");
+            }
+            self.core = Some(core);
+        }
     }
 
     fn run(&mut self, rows: &[Row]) -> Vec<Result<Row, RunError>> {
@@ -180,7 +202,8 @@ impl Handler<RunBatch> for ModelActor {
 
     fn handle(&mut self, batch: RunBatch, context: &mut Self::Context) {
         let started = Instant::now();
-        let RunBatch { rows, at_least, done } = batch;
+        let RunBatch { rows, at_least, core, done } = batch;
+        self.move_to(core);
         match catch_unwind(AssertUnwindSafe(|| self.run(&rows))) {
             Ok(results) if let Some(why) = broken(&results) => {
                 context.stop();

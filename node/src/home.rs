@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use weir_core::endpoint::{Endpoint, Ladders, Source, Wiring};
-use weir_core::history::{Record, Visit};
+use weir_core::history::{Record, Visit, Visits};
 use weir_core::ids::{ModelRef, NodeName, QueryId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
@@ -59,7 +59,7 @@ impl Refused {
             arrived: now,
             deadline: None,
             class: Class::Default,
-            visits: Vec::new(),
+            visits: Visits::default(),
             ended: now,
             outcome: Outcome::Rejected(self.why),
             stage: 0,
@@ -94,7 +94,7 @@ struct Gathered {
     /// Of what failed last.
     message: String,
     /// Its stage calls, for those who ask why.
-    visits: Vec<Visit>,
+    visits: Visits,
 }
 
 /// A call under way.
@@ -411,10 +411,7 @@ impl Travel<'_> {
             Target::Remote(node) => (node, None),
         };
         for slot in &group.slots {
-            // Most rows visit one stage, and a visit is large: no room for four.
-            let visits = &mut self.rows[*slot].visits;
-            visits.reserve_exact(1);
-            visits.push(Visit {
+            self.rows[*slot].visits.push(Visit {
                 stage: group.stage,
                 node: node.clone(),
                 device: device.cloned(),

@@ -33,7 +33,7 @@ use weir_host::listen::{accept, is_exposed};
 use weir_host::login::{Authority, Token};
 
 use crate::actors::assignment::Replicas;
-use crate::actors::device::Device;
+use crate::actors::device::{Device, Slots};
 use crate::artifacts::Artifacts;
 use crate::counters::Ledger;
 use crate::door::Door;
@@ -65,6 +65,8 @@ pub struct Config {
     pub policy: Policy,
     /// Speed of the device against the real one, above 0 and at most 1.
     pub pace: f64,
+    /// The core that each slot computes on, as many as there are slots; empty: wherever the system puts it.
+    pub cores: Vec<u32>,
     /// What its processor is, in words that are the same on machines as fast: its cores included. Empty: no other node learns
     /// from what is measured here, nor this one from others.
     pub processor: String,
@@ -179,6 +181,7 @@ pub async fn run(
     if !(config.pace > 0.0 && config.pace <= 1.0) {
         return Err(NodeError::Usage("--pace is above 0 and at most 1".into()));
     }
+    check_cores(&config)?;
     let token = Token::read_file(&*host.disk, &config.token_file)
         .map_err(|cause| NodeError::Token { path: config.token_file.clone(), cause })?;
     let unlistened = |cause| NodeError::Listen { address: config.listen.clone(), cause };
@@ -193,8 +196,8 @@ pub async fn run(
 
     let (deaths, died) = mpsc::unbounded_channel();
     let cpu = DeviceName::parse("cpu0").expect("a valid name");
-    let device =
-        Device::new(cpu.clone(), config.cpu_slots, config.policy, config.pace, Arc::clone(&host.clock), deaths);
+    let slots = Slots { count: config.cpu_slots, pace: config.pace, cores: config.cores.clone() };
+    let device = Device::new(cpu.clone(), slots, config.policy, Arc::clone(&host.clock), deaths);
     let hardware = hardware(&config);
     let me = Node {
         name: config.name.clone(),
@@ -275,6 +278,29 @@ fn hardware(config: &Config) -> String {
         return String::new();
     }
     format!("cpu: {}, {} slots", config.processor, config.cpu_slots)
+}
+
+/// Slots compute on the cores that they were given, so those must be there, and one for each.
+fn check_cores(config: &Config) -> Result<(), NodeError> {
+    if config.cores.is_empty() {
+        return Ok(());
+    }
+    let usage = |text: String| Err(NodeError::Usage(text));
+    if config.cores.len() != config.cpu_slots as usize {
+        let (cores, slots) = (config.cores.len(), config.cpu_slots);
+        return usage(format!("{slots} slots cannot have {cores} cores: name one for each with --cores"));
+    }
+    let allowed = match weir_ml_workers::cores::allowed() {
+        Ok(allowed) => allowed,
+        Err(cause) => return usage(format!("--cores does not work here: {cause}")),
+    };
+    match config.cores.iter().find(|core| !allowed.contains(core)) {
+        None => Ok(()),
+        Some(core) => {
+            let may = allowed.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            usage(format!("core {core} is not one that this process may use; --cores can name {may}"))
+        }
+    }
 }
 
 async fn look_for_hangs(shared: Arc<Shared>) {

@@ -48,3 +48,61 @@ fn a_node_is_drained_and_waited_for() {
     assert!(said.contains("is never \"serving\"; --for up"), "{said}");
     cluster.fails(2, &["wait", "n1", "--for", "up"]);
 }
+
+/// By thread: the cores that it may use, as the kernel writes them.
+#[cfg(target_os = "linux")]
+fn cores_of_threads(pid: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let status = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let cores = status.filter_map(|text| {
+        Some(text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim().to_owned())
+    });
+    cores.collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_slot_computes_on_the_core_that_it_was_given() {
+    let cluster = Cluster::start(1, 0);
+    let allowed = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let allowed = allowed.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list").trim();
+    let core = allowed.rsplit([',', '-']).next().expect("there is a last one").to_owned();
+    let free = cluster.node("n1", &[]);
+    let kept = cluster.node("n2", &["--cores", &core]);
+    cluster.serve_synthetic("width = 1\n", "replicas = { min = 2, max = 2 }");
+    let rows = cluster.write("rows.npy", weir_tests::processes::npy(&[40, 1], &[0.5; 40]));
+    let (mut here, mut there) = (0, 0);
+    for _ in 0..10 {
+        let answers = cluster.ok(&["predict", "echo", "--input", &rows, "-o", "json"]);
+        here += answers.matches("\"n1\"").count();
+        there += answers.matches("\"n2\"").count();
+    }
+    assert!(here > 0 && there > 0, "both have computed: {here} and {there}");
+    let on_it = |pid: u32| cores_of_threads(pid).iter().filter(|cores| **cores == core).count();
+    if core != allowed {
+        assert_eq!((on_it(free.pid()), on_it(kept.pid())), (0, 1));
+    }
+    let refused = |cores: &str, slots: &str| {
+        let data = cluster.path("refused");
+        cluster.fails(
+            1,
+            &[
+                "node",
+                "--name",
+                "n3",
+                "--data-dir",
+                &data,
+                "--listen",
+                "127.0.0.1:0",
+                "--token-file",
+                &cluster.path("c1/member.token"),
+                "--cpu-slots",
+                slots,
+                "--cores",
+                cores,
+            ],
+        )
+    };
+    assert!(refused("60000", "1").contains("core 60000 is not one that this process may use"));
+    assert!(refused(&core, "2").contains("2 slots cannot have 1 cores"));
+}

@@ -55,6 +55,9 @@ pub struct Devices {
     /// clockwork, nexus or symphony
     #[arg(long, env = "WEIR_POLICY", default_value = "weir")]
     pub policy: String,
+    /// The core that each slot computes on, as 2,3 or 4-7 (Linux); --cpu-slots need not be given then
+    #[arg(long, env = "WEIR_CORES")]
+    pub cores: Option<String>,
     /// Make devices slower: 0.1 is ten times
     #[arg(long, env = "WEIR_PACE", default_value_t = 1.0)]
     pub pace: f64,
@@ -74,10 +77,29 @@ impl Devices {
         Policy::parse(&self.policy).map_err(|bad| Failure::Usage(format!("--policy: {bad}")))
     }
 
+    /// The cores that were named; none where none were.
+    pub fn cores(&self) -> Result<Vec<u32>, Failure> {
+        let Some(text) = &self.cores else { return Ok(Vec::new()) };
+        read_cores(text).ok_or_else(|| Failure::Usage(format!("--cores {text}: write them as 2,3 or 4-7, each once")))
+    }
+
+    /// Those of the node with this number, of so many: cores are parted among them.
+    pub fn share(&self, i: u16, nodes: u16) -> Result<Devices, Failure> {
+        let (cores, nodes) = (self.cores()?, usize::from(nodes));
+        if cores.len() % nodes != 0 {
+            let cores = cores.len();
+            return Err(Failure::Usage(format!("--cores: {cores} cores cannot be parted among {nodes} nodes alike")));
+        }
+        let mut own = cores.chunks((cores.len() / nodes).max(1)).skip(usize::from(i));
+        let text = |cores: &[u32]| cores.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        Ok(Devices { cores: own.next().map(text), ..self.clone() })
+    }
+
     /// Slots and memory, with their defaults.
     pub fn resolve(&self) -> Result<(u32, Bytes), Failure> {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-        let slots = self.cpu_slots.unwrap_or((cores - 1).max(1));
+        let pinned = self.cores()?.len() as u32;
+        let slots = self.cpu_slots.unwrap_or(if pinned > 0 { pinned } else { (cores - 1).max(1) });
         let memory = match &self.memory {
             Some(text) => parse_bytes(text)
                 .ok_or_else(|| Failure::Usage(format!("--memory {text}: write it as 8GiB or 512MiB")))?,
@@ -86,6 +108,24 @@ impl Devices {
         Ok((slots, Bytes(memory)))
     }
 }
+
+/// Numbers and ranges, with commas between them.
+fn read_cores(text: &str) -> Option<Vec<u32>> {
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to): (u32, u32) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
+        if from > to || to >= CORES_MAX {
+            return None;
+        }
+        cores.extend(from..=to);
+    }
+    let each_once = cores.iter().enumerate().all(|(i, core)| !cores[..i].contains(core));
+    each_once.then_some(cores)
+}
+
+/// More than any machine has.
+const CORES_MAX: u32 = 65_536;
 
 /// Memory of this machine; 4 GiB where it does not tell.
 fn machine_memory() -> u64 {
@@ -127,6 +167,7 @@ impl Node {
             memory,
             policy: self.devices.policy()?,
             pace: self.devices.pace,
+            cores: self.devices.cores()?,
             processor: processor(),
             rpc_threads: rpc_threads(),
             insecure_network: self.insecure_network,
@@ -160,4 +201,18 @@ pub fn processor() -> String {
 /// busy is put off by the kernel, and with it whoever shares it, where a second one that mostly sleeps is run at once.
 pub fn rpc_threads() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| (cores.get() / 2).max(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_numbers_and_ranges() {
+        assert_eq!(read_cores("2,3"), Some(vec![2, 3]));
+        assert_eq!(read_cores("4-7, 1"), Some(vec![4, 5, 6, 7, 1]));
+        for text in ["", "a", "3-1", "1,1", "0-2,2", "-1", "0-4000000000"] {
+            assert_eq!(read_cores(text), None, "{text}");
+        }
+    }
 }

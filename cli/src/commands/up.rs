@@ -199,7 +199,8 @@ impl Up {
         coordinators: &[String],
         member_token: &Path,
     ) -> Result<Member, Failure> {
-        let (cpu_slots, memory) = self.devices.resolve()?;
+        let devices = self.devices.share(i, self.nodes)?;
+        let (cpu_slots, memory) = devices.resolve()?;
         let config = weir_node::Config {
             name: NodeName::parse(name).expect("a valid name"),
             data_dir: self.data_dir.join(name),
@@ -209,8 +210,9 @@ impl Up {
             token_file: member_token.to_owned(),
             cpu_slots,
             memory,
-            policy: self.devices.policy()?,
-            pace: self.devices.pace,
+            policy: devices.policy()?,
+            pace: devices.pace,
+            cores: devices.cores()?,
             processor: processor(),
             rpc_threads: rpc_threads(),
             insecure_network: false,
@@ -258,23 +260,26 @@ impl Up {
         coordinators: &[String],
         member_token: &Path,
     ) -> Result<Member, Failure> {
+        let devices = self.devices.share(i, self.nodes)?;
         let mut command = this_binary()?;
         command.args(["node", "--name", name, "--listen", &format!("127.0.0.1:{}", self.port(7400, 10, i))]);
         command.args([
             "--coordinators",
             &coordinators.join(","),
             "--pace",
-            &self.devices.pace.to_string(),
+            &devices.pace.to_string(),
             "--policy",
-            &self.devices.policy,
+            &devices.policy,
             "--data-dir",
         ]);
         command.arg(self.data_dir.join(name)).arg("--token-file").arg(member_token);
-        if let Some(slots) = self.devices.cpu_slots {
+        if let Some(slots) = devices.cpu_slots {
             command.args(["--cpu-slots", &slots.to_string()]);
         }
-        if let Some(memory) = &self.devices.memory {
-            command.args(["--memory", memory]);
+        for (flag, given) in [("--memory", &devices.memory), ("--cores", &devices.cores)] {
+            if let Some(given) = given {
+                command.args([flag, given]);
+            }
         }
         spawn(tasks, command, &format!("node {name}"), name).await
     }

@@ -10,7 +10,7 @@ mod ring;
 mod told;
 
 pub use recent::{LATENCY_BUCKETS, Latencies, Recent, Seconds, Tally, WINDOW};
-pub use record::{Batch, Record, Visit, VisitEnd};
+pub use record::{Batch, Record, Visit, VisitEnd, Visits};
 pub use ring::Ring;
 pub use told::{DeviceNow, EndpointRecent, Explained, ModelNow, NodeRecent, Rule, Told, ToldVisit};
 

@@ -25,7 +25,7 @@ pub struct Record {
     /// Its importance.
     pub class: Class,
     /// Stage calls, in the order in which they were sent.
-    pub visits: Vec<Visit>,
+    pub visits: Visits,
     /// When it ended.
     pub ended: Instant,
     /// How.
@@ -36,6 +36,44 @@ pub struct Record {
     pub degraded: bool,
     /// What went wrong, as its caller was told; empty where it was answered.
     pub message: String,
+}
+
+/// Stage calls of a row. The first stands in the record: most rows make one, and records stay for seconds, so that an allocation for
+/// each would leave the memory that everybody else allocates from full of small holes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Visits {
+    first: Option<Visit>,
+    further: Vec<Visit>,
+}
+
+impl Visits {
+    /// One more.
+    pub fn push(&mut self, visit: Visit) {
+        if self.first.is_none() {
+            self.first = Some(visit);
+        } else {
+            self.further.reserve_exact(1);
+            self.further.push(visit);
+        }
+    }
+
+    /// In the order in which they were sent.
+    pub fn iter(&self) -> impl Iterator<Item = &Visit> {
+        self.first.iter().chain(&self.further)
+    }
+
+    /// The one that was sent last.
+    pub fn last_mut(&mut self) -> Option<&mut Visit> {
+        self.further.last_mut().or(self.first.as_mut())
+    }
+}
+
+impl FromIterator<Visit> for Visits {
+    fn from_iter<T: IntoIterator<Item = Visit>>(visits: T) -> Visits {
+        let mut all = Visits::default();
+        visits.into_iter().for_each(|visit| all.push(visit));
+        all
+    }
 }
 
 /// One stage call.

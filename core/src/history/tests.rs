@@ -17,7 +17,7 @@ fn record(id: u128, outcome: Outcome) -> Record {
         arrived: Instant::from_millis(at),
         deadline: Some(Deadline(Instant::from_millis(at + 50))),
         class: Class::Default,
-        visits: Vec::new(),
+        visits: Visits::default(),
         ended: Instant::from_millis(at + 1),
         outcome,
         stage: 0,
@@ -134,7 +134,7 @@ fn what_is_told_has_names_and_spans() {
     let first = Visit { end: Some((at(1_004), ran)), judged: Some(judged), ..visit(0, 1_000) };
     let told = Record {
         endpoint: Some(Arc::new(endpoint(&stages))),
-        visits: vec![first, visit(1, 1_005)],
+        visits: [first, visit(1, 1_005)].into_iter().collect(),
         ended: at(1_060),
         degraded: true,
         ..record(1_000, Outcome::Answered)

@@ -112,12 +112,23 @@ pub struct Death {
     pub because: String,
 }
 
+/// The slots of a device.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    /// Batches that run at once.
+    pub count: u32,
+    /// Speed against the real device, at most 1: below it, slots sleep after each batch.
+    pub pace: f64,
+    /// The core that each slot computes on; empty: wherever the system puts it.
+    pub cores: Vec<u32>,
+}
+
 /// One device of this node.
 pub struct Device {
     name: DeviceName,
     slots: u32,
     clock: Arc<dyn Clock>,
-    /// Speed against the real device, at most 1: below it, slots sleep after each batch.
+    /// Speed against the real device: see [`Slots`].
     pace: f64,
     inner: Mutex<Inner>,
     /// Tells the timer that the next wake-up moved.
@@ -137,6 +148,8 @@ struct Inner {
     /// was restarted under the same id.
     next_batch: u64,
     wake_at: Option<Instant>,
+    /// Cores of slots that are free, where slots have cores.
+    free_cores: Vec<u32>,
     /// Slot time spent computing, ended batches only.
     busy: ServiceTime,
     /// Of what comes from here.
@@ -175,6 +188,7 @@ struct Running {
     closed: Closed,
     rows: Vec<Waiting>,
     terminated: bool,
+    core: Option<u32>,
 }
 
 struct Waiting {
@@ -222,22 +236,23 @@ const ECHO_EVERY: Duration = Duration::from_millis(10);
 const TERMINATION_GRACE: Duration = Duration::from_millis(500);
 
 impl Device {
-    /// A device with `slots` slots and no replicas that runs batches by `policy`. Deaths of its replicas are told to `deaths`.
+    /// A device without replicas that runs batches by `policy`. Deaths of its replicas are told to `deaths`.
     pub fn new(
         name: DeviceName,
-        slots: u32,
+        slots: Slots,
         policy: Policy,
-        pace: f64,
         clock: Arc<dyn Clock>,
         deaths: mpsc::UnboundedSender<Death>,
     ) -> Arc<Device> {
+        let Slots { count, pace, cores } = slots;
         Arc::new(Device {
             name,
-            slots,
+            slots: count,
             clock,
             pace,
             inner: Mutex::new(Inner {
-                scheduler: scheduler::Device::new(slots, policy),
+                scheduler: scheduler::Device::new(count, policy),
+                free_cores: cores,
                 replicas: BTreeMap::new(),
                 waiting: BTreeMap::new(),
                 next_ticket: 0,
@@ -522,11 +537,12 @@ impl Device {
         let expected = inner.scheduler.profile(replica).map_or(ServiceTime::ZERO, |profile| profile.estimate(cost));
         let inputs = rows.iter_mut().map(|row| row.inputs.take().expect("a row runs once")).collect();
         hosted.batches.add(closed, rows.len());
-        hosted.running = Some(Running { batch, since: now, expected, closed, rows, terminated: false });
+        let core = inner.free_cores.pop();
+        hosted.running = Some(Running { batch, since: now, expected, closed, rows, terminated: false, core });
         let device = Arc::clone(self);
         let at_least = hosted.paced.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(cost).as_duration());
         let run = RunBatch::new(inputs, at_least, move |done: BatchDone| device.finished(replica, batch, done));
-        Effect::Run(hosted.actor.clone(), run)
+        Effect::Run(hosted.actor.clone(), run.on_core(core))
     }
 
     /// A replica whose batch will not end: its rows fail, its slot is free, its supervisor hears of it.
@@ -543,6 +559,7 @@ impl Device {
         hosted.terminator.terminate();
         inner.scheduler.lose_replica(now, id, actions);
         let failed = || StageReply::Failed("the model did not finish; its batch was given up".into());
+        inner.free_cores.extend(hosted.running.as_ref().and_then(|running| running.core));
         let rows = hosted.running.into_iter().flat_map(|running| running.rows);
         effects.extend(rows.map(|row| Effect::Reply(row, failed())));
         let _ = self.deaths.send(Death { replica: id, model: hosted.model, because: "a batch hung".into() });
@@ -556,6 +573,7 @@ impl Device {
             let Some(running) = hosted.running.take_if(|running| running.batch == batch) else { return };
             let took = ServiceTime::from(now.since(running.since));
             inner.busy += took;
+            inner.free_cores.extend(running.core);
             let (model, leaving) = (hosted.model.clone(), hosted.leaving);
             if let Some(because) = &done.died {
                 inner.replicas.remove(&replica);

@@ -327,6 +327,7 @@ impl Cluster {
             memory: Bytes(1 << 30),
             policy: weir_core::scheduler::Policy::default(),
             pace: 1.0,
+            cores: Vec::new(),
             processor: "simulated".into(),
             rpc_threads: 1,
             insecure_network: true,

@@ -77,7 +77,8 @@ impl Bench {
         let clock = Arc::new(HandClock::default());
         let (told, deaths) = mpsc::unbounded_channel();
         let name = DeviceName::parse("cpu0").unwrap();
-        let device = Device::new(name, 1, Policy::default(), pace, Arc::clone(&clock) as Arc<dyn Clock>, told);
+        let slots = Slots { count: 1, pace, cores: Vec::new() };
+        let device = Device::new(name, slots, Policy::default(), Arc::clone(&clock) as Arc<dyn Clock>, told);
         let (reply, came) = sync::channel();
         let replies: Replies = Arc::new(move |slot, what| reply.send((slot, what)).unwrap());
         Bench { device, clock, replies, came, deaths }
