@@ -3,6 +3,7 @@
 //! A mistake is reported with file, line and column and, where it can be guessed, with what was meant. Gain tables are read
 //! with the file. Nothing here touches a cluster or opens a model: the caller resolves `path`, digests and signatures.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
 use weir_core::ids::{EndpointName, ModelName, ModelRef, StageName, Version};
 use weir_core::outcome::Class;
 use weir_core::replicated::{EngineKind, ReplicaRange};
+use weir_core::shapes::{Padding, Shapes};
 use weir_schema::convert::predict::span_to_us;
 
 /// A checked weir file.
@@ -39,6 +41,10 @@ pub struct ModelDeclaration {
     pub engine: EngineKind,
     /// Measured where absent.
     pub max_batch: Option<u32>,
+    /// Sizes of batches and lengths of rows; to be checked against what the artifact takes and gives.
+    pub shapes: Shapes,
+    /// Where they are declared.
+    pub shapes_at: Option<Position>,
     /// 1 to as many as there is room for, unless given.
     pub replicas: ReplicaRange,
 }
@@ -153,7 +159,27 @@ struct ModelTable {
     path: Spanned<String>,
     engine: Option<Spanned<String>>,
     max_batch: Option<Spanned<u32>>,
+    allowed_batch_sizes: Option<Spanned<Vec<u32>>>,
+    pad: Option<Spanned<PadTable>>,
     replicas: Option<Spanned<ReplicasTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PadTable {
+    mask: String,
+    #[serde(default)]
+    inputs: BTreeMap<String, f64>,
+    #[serde(default = "after_rows")]
+    dimension: u32,
+    buckets: Vec<u64>,
+    #[serde(default)]
+    outputs: Vec<String>,
+}
+
+/// The dimension after that of rows.
+fn after_rows() -> u32 {
+    1
 }
 
 #[derive(Deserialize)]
@@ -239,6 +265,18 @@ pub fn parse(text: &str, path: &Path) -> Result<WeirFile, BadWeirFile> {
         }
     }
     Ok(WeirFile { models, endpoints })
+}
+
+fn shapes(table: &ModelTable) -> Shapes {
+    let pad = table.pad.as_ref().map(|pad| pad.get_ref()).map(|pad| Padding {
+        mask: pad.mask.clone(),
+        inputs: pad.inputs.clone(),
+        dimension: pad.dimension,
+        buckets: pad.buckets.clone(),
+        outputs: pad.outputs.clone(),
+    });
+    let batch_sizes = table.allowed_batch_sizes.as_ref().map(|sizes| sizes.get_ref().clone()).unwrap_or_default();
+    Shapes { batch_sizes, pad }
 }
 
 /// A span of time as `50ms`, `1.5s`, `200us` or `2m`.
@@ -363,12 +401,20 @@ impl Source<'_> {
             0 => Err(self.wrong(&max.span(), "max_batch must be at least 1")),
             max => Ok(*max),
         });
+        if let (Some(_), Some(sizes)) = (&table.max_batch, &table.allowed_batch_sizes) {
+            return Err(
+                self.wrong(&sizes.span(), "allowed_batch_sizes end with the largest batch; leave max_batch out")
+            );
+        }
+        let span = table.pad.as_ref().map(Spanned::span).or(table.allowed_batch_sizes.as_ref().map(Spanned::span));
         Ok(ModelDeclaration {
             name,
             version: version.transpose()?,
             path,
             engine,
             max_batch: max_batch.transpose()?,
+            shapes: shapes(table),
+            shapes_at: span.map(|span| self.position(&span)),
             replicas: self.replicas(table.replicas.as_ref())?,
         })
     }

@@ -296,6 +296,7 @@ mod tests {
             engine: EngineKind::Synthetic,
             signature: Signature { inputs: vec![], outputs: vec![] },
             max_batch: None,
+            shapes: Default::default(),
             replicas: ReplicaRange { min: 1, max: 1 },
             quarantined: None,
         }

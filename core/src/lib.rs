@@ -16,6 +16,7 @@ pub mod replicated;
 pub mod reply_path;
 pub mod router;
 pub mod scheduler;
+pub mod shapes;
 pub mod tensor;
 pub mod triage;
 pub mod units;

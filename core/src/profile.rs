@@ -26,6 +26,8 @@ pub struct Profile {
     batches: u64,
     /// Monotone estimates by size, kept in step with the runs.
     points: Vec<(u32, ServiceTime)>,
+    /// The only sizes that batches have, once they are filled up; empty: any.
+    steps: Vec<u32>,
 }
 
 /// A size that was measured at load.
@@ -52,9 +54,33 @@ impl Profile {
         let measured: BTreeMap<u32, ServiceTime> = measured.iter().copied().collect();
         let sizes = measured.values().map(|time| Size::new(*time)).collect();
         let points = measured.into_iter().collect();
-        let mut profile = Profile { sizes, batches: 0, points };
+        let mut profile = Profile { sizes, batches: 0, points, steps: Vec::new() };
         profile.rebuild();
         profile
+    }
+
+    /// Of a model whose batches are filled up to one of these sizes, ascending: any number of rows takes what the next size takes.
+    pub fn stepped(measured: &[(u32, ServiceTime)], steps: &[u32]) -> Profile {
+        let mut points = Vec::new();
+        let mut before = 0;
+        for step in steps {
+            let time = estimate(measured, *step);
+            points.extend([(before + 1, time), (*step, time)]);
+            before = *step;
+        }
+        if points.is_empty() {
+            Profile::new(measured)
+        } else {
+            Profile { steps: steps.to_vec(), ..Profile::new(&points) }
+        }
+    }
+
+    /// How many of `rows` rows are best run together now. Less than all of them where a smaller size serves more a second than the one that
+    /// all of them would have to be filled up to.
+    pub fn trim(&self, rows: usize) -> usize {
+        let below = self.steps.iter().map(|step| *step as usize).take_while(|step| *step < rows).last();
+        let time = |rows: usize| u128::from(self.estimate(rows as u32).as_nanos());
+        below.filter(|below| *below as u128 * time(rows) > rows as u128 * time(*below)).unwrap_or(rows)
     }
 
     /// Estimated time of a batch of `batch` rows; never less than that of a smaller one.
@@ -121,7 +147,7 @@ impl Profile {
     pub fn paced(&self, pace: f64) -> Profile {
         assert!(pace > 0.0 && pace.is_finite(), "a pace is above 0");
         let measured: Vec<_> = self.points.iter().map(|(batch, time)| (*batch, time.scaled(1.0 / pace))).collect();
-        Profile::new(&measured)
+        Profile { steps: self.steps.clone(), ..Profile::new(&measured) }
     }
 
     /// Makes every estimate a little more hopeful: called when a query was refused although nothing else was in its way.
@@ -375,5 +401,16 @@ mod tests {
     fn a_slower_device_scales_every_point() {
         let profile = Profile::new(&[(1, us(10)), (8, us(50))]).paced(0.1);
         assert_eq!(profile.points(), [(1, us(100)), (8, us(500))]);
+    }
+
+    #[test]
+    fn rows_between_allowed_sizes_take_what_the_next_size_takes() {
+        let profile = Profile::stepped(&[(1, us(100)), (4, us(160)), (16, us(400))], &[1, 4, 16]);
+        let times: Vec<u64> = [1, 2, 4, 5, 16].map(|rows| profile.estimate(rows).as_nanos() / 1000).to_vec();
+        assert_eq!(times, [100, 160, 160, 400, 400]);
+        // Five in 400 us are less a second than four in 160; seven would be less too, eleven not.
+        assert_eq!([1, 3, 4, 5, 7, 11, 16].map(|rows| profile.trim(rows)), [1, 3, 4, 4, 4, 11, 16]);
+        assert_eq!(profile.paced(0.5).trim(5), 4);
+        assert_eq!(Profile::new(&[(1, us(10)), (8, us(90))]).trim(5), 5, "where any size is allowed, all go");
     }
 }

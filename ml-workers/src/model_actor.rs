@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use tokio::time::Instant;
+use weir_core::shapes::{PadPlan, Shapes};
 use weir_core::tensor::{Row, Tensor};
 
 use crate::cores::keep_to;
@@ -20,6 +21,8 @@ use crate::probe::Batching;
 pub struct ModelActor {
     session: Box<dyn Session>,
     batching: Batching,
+    shapes: Shapes,
+    plan: Option<Arc<PadPlan>>,
     pauses: Pauses,
     /// Where its thread is kept.
     core: Option<u32>,
@@ -100,7 +103,13 @@ impl Message for RunBatch {
 impl ModelActor {
     /// An actor around a session; `batching` is what probing it has shown.
     pub fn new(session: Box<dyn Session>, batching: Batching, pauses: Pauses) -> ModelActor {
-        ModelActor { session, batching, pauses, core: None }
+        ModelActor { session, batching, shapes: Shapes::default(), plan: None, pauses, core: None }
+    }
+
+    /// With batches of these shapes. How rows are filled up, where they are.
+    pub fn shaped(self, shapes: &Shapes) -> (ModelActor, Option<Arc<PadPlan>>) {
+        let plan = shapes.pad.as_ref().map(|pad| Arc::new(pad.plan(self.session.signature())));
+        (ModelActor { shapes: shapes.clone(), plan: plan.clone(), ..self }, plan)
     }
 
     /// Moves this actor's thread to the core of the slot that it was given.
@@ -137,14 +146,32 @@ impl ModelActor {
     fn together(&mut self, rows: &[Row]) -> Result<Vec<Row>, RunError> {
         let padded = match self.batching {
             Batching::Fixed { size } => size as usize,
-            _ => rows.len(),
+            _ => self.shapes.filled_up(rows.len()),
         };
-        let outputs = self.session.run(&stack(rows, padded))?;
+        let outputs = self.session.run(&stack(rows, padded, self.plan.as_deref()))?;
         if outputs.iter().any(|output| output.shape.first() != Some(&(padded as u64))) {
             return Err(RunError::Model("its outputs are not one row for each row".into()));
         }
         let tensors = Arc::new(outputs);
-        Ok((0..rows.len()).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect())
+        let own = |(number, row): (usize, &Row)| self.cut_back(&tensors, number, row);
+        rows.iter().enumerate().map(own).collect()
+    }
+
+    /// A row's share of what its batch gave; a copy of its own where the row was filled up.
+    fn cut_back(&self, outputs: &Arc<Vec<Tensor>>, number: usize, row: &Row) -> Result<Row, RunError> {
+        let length = self.plan.as_ref().and_then(|plan| Some((plan, plan.length(row)?)));
+        let Some((plan, length)) = length.filter(|(plan, length)| plan.cuts(*length)) else {
+            return Ok(Row { tensors: Arc::clone(outputs), row: Some(number) });
+        };
+        match plan.cut(outputs, number, length) {
+            Ok(own) => Ok(Row { tensors: Arc::new(own), row: Some(0) }),
+            Err(output) => {
+                let name = self.session.signature().outputs.get(output).map_or("", |spec| spec.name.as_str());
+                Err(RunError::Model(format!(
+                    "its output {name} is not as long as its inputs, so it cannot be cut back"
+                )))
+            }
+        }
     }
 
     fn alone(&mut self, row: &Row) -> Result<Row, RunError> {
@@ -152,10 +179,11 @@ impl ModelActor {
             let tensors = Arc::new(self.session.run(&row.tensors)?);
             return Ok(Row { tensors, row: None });
         }
-        if let Batching::Fixed { .. } = self.batching {
+        let filled_up = self.batching == Batching::Rows && !self.shapes.is_plain();
+        if filled_up || matches!(self.batching, Batching::Fixed { .. }) {
             return self.together(std::slice::from_ref(row)).map(|mut rows| rows.remove(0));
         }
-        let outputs = self.session.run(&stack(std::slice::from_ref(row), 1))?;
+        let outputs = self.session.run(&stack(std::slice::from_ref(row), 1, None))?;
         // A model that gives something else than one row for one row gives it to this query as it is.
         let rows = outputs.iter().all(|output| output.shape.first() == Some(&1));
         Ok(Row { tensors: Arc::new(outputs), row: rows.then_some(0) })
@@ -170,18 +198,25 @@ fn broken(results: &[Result<Row, RunError>]) -> Option<String> {
     })
 }
 
-/// Copies rows under each other, once each; the last one again until there are `padded`.
-fn stack(rows: &[Row], padded: usize) -> Vec<Tensor> {
+/// Copies rows under each other, once each; the last one again until there are `padded`. By a plan, each is filled up to its length.
+pub(crate) fn stack(rows: &[Row], padded: usize, plan: Option<&PadPlan>) -> Vec<Tensor> {
     let first = &rows[0];
+    let length = plan.and_then(|plan| plan.length(first));
     (0..first.tensors.len())
         .map(|i| {
             let mut shape = vec![padded as u64];
-            shape.extend(first.shape(i));
+            match plan {
+                Some(plan) => shape.extend(plan.padded_shape(first, i, length)),
+                None => shape.extend(first.shape(i)),
+            }
             let parts = Row::data_of(rows, i);
             let bytes = parts.iter().map(|bytes| bytes.len()).sum::<usize>();
             let mut data = Vec::with_capacity(bytes / rows.len() * padded);
-            for n in 0..padded {
-                data.extend_from_slice(parts[n.min(rows.len() - 1)]);
+            for n in (0..padded).map(|n| n.min(rows.len() - 1)) {
+                match plan {
+                    Some(plan) => plan.append(&rows[n], i, parts[n], &mut data),
+                    None => data.extend_from_slice(parts[n]),
+                }
             }
             Tensor { dtype: first.tensors[i].dtype, shape, data }
         })

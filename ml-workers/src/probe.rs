@@ -4,14 +4,17 @@
 //! each model at load: a few made-up rows are run alone and together, with other companions and at other positions, and
 //! every row must come out as it did alone up to rounding. Otherwise the model is served one query at a time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use weir_core::prng::Prng;
-use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
+use weir_core::shapes::{PadPlan, Shapes};
+use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
 use weir_core::units::ServiceTime;
 
 use crate::engine::Session;
+use crate::model_actor::stack;
 
 /// How queries of a model may share a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Probed {
     pub points: Vec<(u32, ServiceTime)>,
     /// Whether the points are those that were known, and not measured here.
     pub informed: bool,
+    /// Why rows cannot be filled up as their owner says, where they cannot.
+    pub unpaddable: Option<String>,
 }
 
 /// Time given to probing: long enough for three runs of each size of a model that takes 5 ms, short enough to wait for.
@@ -74,6 +79,8 @@ fn elements_of(spec: &TensorSpec, open: u64, rows: usize) -> u64 {
 struct Trial<'a> {
     session: &'a mut dyn Session,
     signature: Signature,
+    /// The input that is 1 everywhere: a mask that hides nothing.
+    mask: Option<usize>,
     /// Size of the dimensions that the model leaves open, other than the first.
     open: u64,
     since: Instant,
@@ -88,11 +95,15 @@ impl Trial<'_> {
         if self.signature.inputs.iter().any(|spec| elements_of(spec, self.open, rows.len()) > ELEMENTS_MAX) {
             return Err("a made-up input of that size would need too much memory".into());
         }
-        let inputs = batch(&self.signature, self.open, rows);
+        let inputs = batch(&self.signature, self.mask, self.open, rows);
+        self.time(&inputs, rows.len())
+    }
+
+    fn time(&mut self, inputs: &[Tensor], rows: usize) -> Result<(Vec<Tensor>, ServiceTime), String> {
         let started = Instant::now();
-        let outputs = self.session.run(&inputs).map_err(|error| error.to_string())?;
+        let outputs = self.session.run(inputs).map_err(|error| error.to_string())?;
         // Nobody need wait for a pause that is known, but it counts.
-        let pause = self.session.pause(rows.len() as u64);
+        let pause = self.session.pause(rows as u64);
         self.paused = self.paused.saturating_add(pause);
         Ok((outputs, ServiceTime::from(started.elapsed().saturating_add(pause))))
     }
@@ -102,11 +113,13 @@ impl Trial<'_> {
     }
 }
 
-/// Probes a session within `budget` and one run. `declared` bounds the batch where its owner said so. `known` is what batches
-/// took on other devices like this one, ascending, or empty: if a few runs agree, it stands for a measurement.
+/// Probes a session within `budget` and one run. `declared` bounds the batch where its owner said so, `shapes` is what they said of
+/// sizes and lengths. `known` is what batches took on other devices like this one, ascending, or empty: if a few runs agree, it
+/// stands for a measurement. Times are those of the longest rows that are filled up.
 pub fn probe(
     session: &mut dyn Session,
     declared: Option<u32>,
+    shapes: &Shapes,
     budget: Duration,
     known: &[(u32, ServiceTime)],
 ) -> Probed {
@@ -116,17 +129,21 @@ pub fn probe(
         max_batch: 1,
         points: or_unknown(points),
         informed: false,
+        unpaddable: shapes.pad.as_ref().map(|_| format!("its rows cannot share a batch at all: {because}")),
     };
     let leading = leading(&signature);
-    let mut trial =
-        Trial { session, signature, open: OPEN_SIZES[0], since: Instant::now(), budget, paused: Duration::ZERO };
+    let plan = shapes.pad.as_ref().map(|pad| pad.plan(&signature));
+    let mask = shapes.pad.as_ref().and_then(|pad| signature.inputs.iter().position(|spec| spec.name == pad.mask));
+    let open_sizes: Vec<u64> = plan.iter().map(PadPlan::longest).chain(OPEN_SIZES).collect();
+    let (open, since) = (open_sizes[0], Instant::now());
+    let mut trial = Trial { session, signature, mask, open, since, budget, paused: Duration::ZERO };
     let fixed = match leading {
         Leading::Free => None,
         Leading::Fixed(size) => Some(size),
         Leading::None(because) => return unbatched(because, time(&mut trial, &[1])),
     };
     let single = fixed.unwrap_or(1);
-    let runs = OPEN_SIZES.into_iter().any(|open| {
+    let runs = open_sizes.into_iter().any(|open| {
         trial.open = open;
         !trial.is_over() && trial.run(&(0..single).collect::<Vec<_>>()).is_ok()
     });
@@ -146,20 +163,72 @@ pub fn probe(
     match fixed {
         Some(size) => {
             let points = or_unknown(time(&mut trial, &[size]));
-            Probed { batching: Batching::Fixed { size: size as u32 }, max_batch: size as u32, points, informed: false }
+            Probed {
+                batching: Batching::Fixed { size: size as u32 },
+                max_batch: size as u32,
+                points,
+                informed: false,
+                unpaddable: None,
+            }
         }
         None => {
-            let bound = declared.unwrap_or(BATCH_MAX);
-            let mut sizes: Vec<u64> = (0..).map(|i| 1u64 << i).take_while(|size| *size <= u64::from(bound)).collect();
-            if !bound.is_power_of_two() {
-                sizes.push(u64::from(bound));
-            }
+            let unpaddable = plan.and_then(|plan| compare_padded(&mut trial, &plan).err());
+            let sizes = sizes(declared, shapes);
             let informed = bound_by(&sizes, known).filter(|points| agree(&mut trial, points));
             let is_informed = informed.is_some();
             let points = informed.unwrap_or_else(|| time(&mut trial, &sizes));
             let max_batch = points.last().map_or(1, |(size, _)| *size);
-            Probed { batching: Batching::Rows, max_batch, points: or_unknown(points), informed: is_informed }
+            Probed {
+                batching: Batching::Rows,
+                max_batch,
+                points: or_unknown(points),
+                informed: is_informed,
+                unpaddable,
+            }
         }
+    }
+}
+
+/// Sizes to measure: the allowed ones, or powers of two up to the bound.
+fn sizes(declared: Option<u32>, shapes: &Shapes) -> Vec<u64> {
+    if !shapes.batch_sizes.is_empty() {
+        let bound = declared.unwrap_or(u32::MAX);
+        return shapes.batch_sizes.iter().filter(|size| **size <= bound).map(|size| u64::from(*size)).collect();
+    }
+    let bound = declared.unwrap_or(BATCH_MAX);
+    let mut sizes: Vec<u64> = (0..).map(|i| 1u64 << i).take_while(|size| *size <= u64::from(bound)).collect();
+    if !bound.is_power_of_two() {
+        sizes.push(u64::from(bound));
+    }
+    sizes
+}
+
+/// Rows as they are against the same rows filled up, beside each other: one as long as the largest bucket, and one that is only just
+/// too long for the bucket before.
+fn compare_padded(trial: &mut Trial<'_>, plan: &PadPlan) -> Result<(), String> {
+    let lengths = [plan.shortest_of_longest(), plan.longest()];
+    let rows = [0, 1].map(|number: u64| Row {
+        tensors: Arc::new(batch(&trial.signature, trial.mask, lengths[number as usize], &[number])),
+        row: Some(0),
+    });
+    if rows.iter().zip(lengths).any(|(row, length)| plan.length(row) != Some(length)) {
+        return Err("its inputs are not as long as each other".into());
+    }
+    let (outputs, _) = trial.time(&stack(&rows, rows.len(), Some(plan)), rows.len())?;
+    for (number, (row, length)) in rows.iter().zip(lengths).enumerate() {
+        let (alone, _) = trial.time(&row.tensors, 1)?;
+        same_cut(plan, &outputs, number, length, &alone)?;
+    }
+    Ok(())
+}
+
+fn same_cut(plan: &PadPlan, outputs: &[Tensor], number: usize, length: u64, alone: &[Tensor]) -> Result<(), String> {
+    let cut = plan.cut(outputs, number, length);
+    let cut = cut.map_err(|output| format!("its output {} is not as long as its inputs", output + 1))?;
+    if same(&cut, 0, alone) {
+        Ok(())
+    } else {
+        Err("a row that is filled up has another answer: the model does not heed its mask".into())
     }
 }
 
@@ -322,7 +391,7 @@ fn time(trial: &mut Trial<'_>, sizes: &[u64]) -> Vec<(u32, ServiceTime)> {
 }
 
 /// Inputs whose rows are the made-up rows of these numbers; row `n` is the same wherever it stands.
-fn batch(signature: &Signature, open: u64, rows: &[u64]) -> Vec<Tensor> {
+fn batch(signature: &Signature, mask: Option<usize>, open: u64, rows: &[u64]) -> Vec<Tensor> {
     let inputs = signature.inputs.iter().enumerate();
     inputs
         .map(|(i, spec)| {
@@ -335,12 +404,24 @@ fn batch(signature: &Signature, open: u64, rows: &[u64]) -> Vec<Tensor> {
             for row in if spec.shape.is_empty() { &[0] } else { rows } {
                 let mut prng = Prng::new(row.wrapping_mul(1_000_003) ^ i as u64);
                 for _ in 0..per_row {
-                    element(spec, &mut prng, &mut data);
+                    match one(spec.dtype).filter(|_| mask == Some(i)) {
+                        Some(one) => data.extend(one),
+                        None => element(spec, &mut prng, &mut data),
+                    }
                 }
             }
             Tensor { dtype: spec.dtype, shape, data }
         })
         .collect()
+}
+
+/// What a mask is where nothing is hidden.
+fn one(dtype: DType) -> Option<Vec<u8>> {
+    Some(match dtype {
+        DType::F16 => half::f16::ONE.to_le_bytes().to_vec(),
+        DType::Bf16 => half::bf16::ONE.to_le_bytes().to_vec(),
+        dtype => weir_core::shapes::number(dtype, 1.0)?,
+    })
 }
 
 /// One made-up element: numbers in [0, 1), or small whole ones, which are valid as indices and lengths more often than others.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use weir_core::replicated::EngineKind;
+use weir_core::shapes::Shapes;
 use weir_core::tensor::{DType, Tensor};
 use weir_ml_workers::engine::{Session, engine, inspect};
 use weir_ml_workers::probe::{BUDGET, Batching, probe};
@@ -77,7 +78,7 @@ fn rows_are_batched_only_where_that_changes_no_answer() {
     for (name, case) in cases() {
         let Some(expected) = case.get("batching").and_then(Value::as_str) else { continue };
         let mut session = load(&name);
-        let probed = probe(&mut *session, None, BUDGET, &[]);
+        let probed = probe(&mut *session, None, &Shapes::default(), BUDGET, &[]);
         let found = match &probed.batching {
             Batching::Rows => "rows",
             Batching::Fixed { .. } => "fixed",
@@ -94,6 +95,6 @@ fn the_demo_s_models_batch() {
     for name in ["tiny", "mid", "big"] {
         let artifact = std::fs::read(folder().join(format!("../../demo/{name}.onnx"))).unwrap();
         let mut session = engine(EngineKind::Onnx).unwrap().load(&artifact).unwrap();
-        assert_eq!(probe(&mut *session, Some(8), BUDGET, &[]).batching, Batching::Rows, "{name}");
+        assert_eq!(probe(&mut *session, Some(8), &Shapes::default(), BUDGET, &[]).batching, Batching::Rows, "{name}");
     }
 }

@@ -32,6 +32,21 @@ struct Model {
   replicasMin @6 :UInt32;
   replicasMax @7 :UInt32;
   quarantined @8 :Text;   # why; empty where it is not
+  batchSizes @9 :List(UInt32);   # ascending; empty: any
+  pad @10 :Padding;              # absent: rows of one shape only share a batch
+}
+
+struct Padding {
+  mask @0 :Text;           # an input
+  inputs @1 :List(PaddedInput);
+  dimension @2 :UInt32;    # at least 1
+  buckets @3 :List(UInt64);   # lengths, ascending
+  outputs @4 :List(Text);  # cut back
+}
+
+struct PaddedInput {
+  name @0 :Text;
+  value @1 :Float64;       # what it is filled up with
 }
 
 struct Stage {

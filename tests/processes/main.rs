@@ -5,6 +5,7 @@ mod faults;
 mod looking;
 mod planning;
 mod serving;
+mod shapes;
 mod stall;
 mod steering;
 mod triage;

@@ -61,6 +61,10 @@ pub fn read(file: &Path) -> Result<Declared, Failure> {
             Some(version) => version.clone(),
             None => Version::parse(&digest.to_string()[..12]).expect("hex digits are a version"),
         };
+        declared.shapes.check(&signature).map_err(|bad| {
+            let at = declared.shapes_at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default();
+            Failure::Usage(format!("{at}model {}: {bad}", declared.name))
+        })?;
         models.push(Model {
             reference: ModelRef { name: declared.name.clone(), version },
             digest,
@@ -68,6 +72,7 @@ pub fn read(file: &Path) -> Result<Declared, Failure> {
             engine: declared.engine,
             signature,
             max_batch: declared.max_batch,
+            shapes: declared.shapes.clone(),
             replicas: declared.replicas,
             quarantined: None,
         });

@@ -7,6 +7,7 @@ use weir_core::endpoint::Gate;
 use weir_core::endpoint::gain::Bin;
 use weir_core::ids::ModelRef;
 use weir_core::placement::ReplicaState;
+use weir_core::shapes::Padding;
 
 use super::status::{beliefs, endpoint_state};
 use crate::connect::Common;
@@ -150,10 +151,16 @@ fn model(status: &Status, reference: &ModelRef) -> Value {
         "digest": model.digest.to_string(),
         "inputs": specs(&model.signature.inputs),
         "outputs": specs(&model.signature.outputs),
+        "allowed_batch_sizes": (!model.shapes.batch_sizes.is_empty()).then(|| &model.shapes.batch_sizes),
+        "pad": model.shapes.pad.as_ref().map(padding),
         "quarantined": model.quarantined,
         "kept_profiles": kept.collect::<Vec<_>>(),
         "replicas": replicas.collect::<Vec<_>>(),
     })
+}
+
+fn padding(pad: &Padding) -> Value {
+    json!({"mask": pad.mask, "inputs": pad.inputs, "dimension": pad.dimension, "buckets": pad.buckets, "outputs": pad.outputs})
 }
 
 /// An object as indented lines.

@@ -11,6 +11,7 @@ use weir_core::ids::{EndpointName, ModelRef};
 use weir_core::outcome::Outcome;
 use weir_core::placement::ReplicaState;
 use weir_core::replicated::EngineKind;
+use weir_core::shapes::Shapes;
 use weir_core::units::ServiceTime;
 use weir_loadgen::data::Data;
 use weir_ml_workers::engine::engine;
@@ -124,7 +125,7 @@ fn measure(model: &str) -> Result<Known, Failure> {
         std::fs::read(&path).map_err(|cause| Failure::Usage(format!("cannot read {}: {cause}", path.display())))?;
     let loaded = engine(kind).and_then(|engine| engine.load(&bytes));
     let mut session = loaded.map_err(|error| Failure::Usage(error.to_string()))?;
-    let probed = probe(&mut *session, None, BUDGET, &[]);
+    let probed = probe(&mut *session, None, &Shapes::default(), BUDGET, &[]);
     let batching = match probed.batching {
         Batching::Rows => format!("in batches of up to {} rows", probed.max_batch),
         Batching::Fixed { size } => format!("in batches of exactly {size} rows"),

@@ -188,8 +188,15 @@ impl Measured {
             let (profile, max_batch) = match given.remove(&reference.to_string()) {
                 Some(given) => given,
                 None => {
-                    let probed = probe(&mut *session, model.max_batch, BUDGET, &[]);
-                    (Profile::new(&probed.points).paced(pace), probed.max_batch)
+                    let probed = probe(&mut *session, model.max_batch, &model.shapes, BUDGET, &[]);
+                    if let Some(why) = probed.unpaddable {
+                        return Err(usage(format!(
+                            "model {reference}: its rows cannot be filled up as `pad` says: {why}"
+                        )));
+                    }
+                    let steps: Vec<u32> =
+                        model.shapes.batch_sizes.iter().copied().filter(|size| *size <= probed.max_batch).collect();
+                    (Profile::stepped(&probed.points, &steps).paced(pace), probed.max_batch)
                 }
             };
             let overhead = ServiceTime::from_micros(self.batch_us);

@@ -178,6 +178,7 @@ fn apply() -> Command {
         engine: EngineKind::Onnx,
         signature: Signature { inputs: Vec::new(), outputs: Vec::new() },
         max_batch: None,
+        shapes: Default::default(),
         replicas: ReplicaRange { min: 1, max: 1 },
         quarantined: None,
     };

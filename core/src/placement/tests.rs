@@ -305,6 +305,7 @@ fn three_deaths_in_a_minute_quarantine_a_version() {
         engine: EngineKind::Synthetic,
         signature: Signature { inputs: vec![], outputs: vec![] },
         max_batch: None,
+        shapes: Default::default(),
         replicas: ReplicaRange { min: 1, max: 1 },
         quarantined: Some(because),
     };
@@ -359,6 +360,7 @@ fn known_model(digest: Digest) -> Model {
         engine: EngineKind::Onnx,
         signature: Signature { inputs: vec![], outputs: vec![] },
         max_batch: None,
+        shapes: Default::default(),
         replicas: ReplicaRange { min: 1, max: 1 },
         quarantined: None,
     }

@@ -231,6 +231,7 @@ impl State {
             if model.signature.inputs.is_empty() || model.signature.outputs.is_empty() {
                 return Err(invalid(format!("model {reference} must take and give at least one tensor")));
             }
+            model.shapes.check(&model.signature).map_err(|bad| invalid(format!("model {reference}: {bad}")))?;
             let known = self.models.get(reference);
             if let Some(known) = known
                 && known.digest != model.digest

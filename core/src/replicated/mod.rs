@@ -16,6 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::ids::{
     DeviceName, Digest, EndpointName, Epoch, LogIndex, MemberId, MemberName, ModelRef, NodeName, ReplicaId, RequestId,
 };
+use crate::shapes::Shapes;
 use crate::tensor::Signature;
 use crate::units::Bytes;
 
@@ -63,6 +64,8 @@ pub struct Model {
     pub signature: Signature,
     /// Declared bound on rows a batch; measured where absent.
     pub max_batch: Option<u32>,
+    /// Declared sizes of batches and lengths of rows.
+    pub shapes: Shapes,
     /// Replicas wanted at least (1 or more) and allowed at most.
     pub replicas: ReplicaRange,
     /// Why this version must not be loaded any more: it killed its actor three times in a minute.

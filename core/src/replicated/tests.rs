@@ -22,6 +22,7 @@ fn model(name: &str, digest: u8) -> Model {
         engine: EngineKind::Onnx,
         signature: Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] },
         max_batch: None,
+        shapes: Default::default(),
         replicas: ReplicaRange { min: 1, max: 4 },
         quarantined: None,
     }

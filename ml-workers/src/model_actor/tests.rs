@@ -71,7 +71,7 @@ fn a_panic_fails_its_batch_and_ends_its_actor() {
 fn probing_finds_that_rows_batch_and_what_they_cost() {
     let model = "width = 2\nalpha_us = 300\nbeta_us = 50\n";
     let mut session = engine(EngineKind::Synthetic).unwrap().load(model.as_bytes()).unwrap();
-    let probed = probe(&mut *session, Some(6), BUDGET, &[]);
+    let probed = probe(&mut *session, Some(6), &Shapes::default(), BUDGET, &[]);
     assert_eq!(probed.batching, Batching::Rows);
     assert_eq!(probed.points.iter().map(|(size, _)| *size).collect::<Vec<_>>(), [1, 2, 4, 6]);
     assert_eq!(probed.max_batch, 6);
@@ -84,7 +84,7 @@ fn what_is_known_of_a_model_is_believed_where_a_few_runs_agree() {
     let probed = |declared, known: &[(u32, ServiceTime)]| {
         let model = "width = 2\nalpha_us = 8000\nbeta_us = 1000\n";
         let mut session = engine(EngineKind::Synthetic).unwrap().load(model.as_bytes()).unwrap();
-        let probed = probe(&mut *session, declared, Duration::from_secs(60), known);
+        let probed = probe(&mut *session, declared, &Shapes::default(), Duration::from_secs(60), known);
         assert_eq!(probed.batching, Batching::Rows, "proved again, whatever is known");
         probed
     };
@@ -105,7 +105,7 @@ fn what_is_known_of_a_model_is_believed_where_a_few_runs_agree() {
 #[test]
 fn a_slow_model_is_probed_by_few_runs() {
     let mut session = engine(EngineKind::Synthetic).unwrap().load(b"width = 2\nalpha_us = 40000").unwrap();
-    let probed = probe(&mut *session, None, Duration::from_millis(60), &[]);
+    let probed = probe(&mut *session, None, &Shapes::default(), Duration::from_millis(60), &[]);
     assert!(matches!(probed.batching, Batching::Unbatched { ref because } if because.contains("too slow")));
     assert_eq!(probed.points.len(), 1, "one run to know what it costs");
 }

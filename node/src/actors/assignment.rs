@@ -280,6 +280,11 @@ impl Drop for Stopping {
     }
 }
 
+/// Sizes that batches have, up to the largest that works.
+fn steps(model: &Model, max_batch: u32) -> Vec<u32> {
+    model.shapes.batch_sizes.iter().copied().filter(|size| *size <= max_batch).collect()
+}
+
 /// Loads and probes on the thread that will run the model, and starts its actor there.
 fn load_here(
     model: &Model,
@@ -292,7 +297,11 @@ fn load_here(
     if *session.signature() != model.signature {
         return Err("its artifact takes or gives other tensors than it was registered with; apply it again".into());
     }
-    let Probed { batching, max_batch, points, informed } = probe(&mut *session, model.max_batch, BUDGET, known);
+    let Probed { batching, max_batch, points, informed, unpaddable } =
+        probe(&mut *session, model.max_batch, &model.shapes, BUDGET, known);
+    if let Some(why) = unpaddable {
+        return Err(format!("its rows cannot be filled up as `pad` says: {why}"));
+    }
     let profile = ReplicaProfile {
         points: points.clone(),
         max_batch,
@@ -305,14 +314,15 @@ fn load_here(
     };
     let terminator = session.terminator();
     let batches_rows = !matches!(batching, Batching::Unbatched { .. });
-    let actor = ModelActor::new(session, batching, pauses).start();
+    let (actor, padding) = ModelActor::new(session, batching, pauses).shaped(&model.shapes);
     let loaded = LoadedReplica {
         model: model.reference.clone(),
-        actor,
+        actor: actor.start(),
         terminator,
-        profile: Profile::new(&points),
+        profile: Profile::stepped(&points, &steps(model, max_batch)),
         max_batch,
         batches_rows,
+        padding,
     };
     Ok((loaded, profile))
 }

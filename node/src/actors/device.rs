@@ -18,6 +18,7 @@ use weir_core::profile::Profile;
 use weir_core::reply_path::ReplyPath;
 use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
+use weir_core::shapes::PadPlan;
 use weir_core::tensor::Row;
 use weir_core::units::{Deadline, Instant, ServiceTime};
 use weir_host::clock::Clock;
@@ -99,6 +100,8 @@ pub struct LoadedReplica {
     pub max_batch: u32,
     /// Whether rows of different queries may share a batch.
     pub batches_rows: bool,
+    /// How rows are filled up to share one, where they are.
+    pub padding: Option<Arc<PadPlan>>,
 }
 
 /// A replica whose actor died or hangs.
@@ -172,6 +175,7 @@ struct Hosted {
     actor: Addr<ModelActor>,
     terminator: Terminator,
     batches_rows: bool,
+    padding: Option<Arc<PadPlan>>,
     /// On a device that is slowed: how long its batches take. As measured at load, not as corrected since, or every delay
     /// would come back many times over.
     paced: Option<Profile>,
@@ -331,6 +335,7 @@ impl Device {
                     actor: loaded.actor,
                     terminator: loaded.terminator,
                     batches_rows: loaded.batches_rows,
+                    padding: loaded.padding,
                     paced: (self.pace < 1.0).then_some(profile),
                     running: None,
                     batches: Batches::default(),
@@ -359,7 +364,11 @@ impl Device {
     pub fn submit(self: &Arc<Self>, model: &ModelRef, rows: Vec<Submission>, replies: &Replies) -> Vec<TicketId> {
         let mut tickets = Vec::with_capacity(rows.len());
         self.step(|inner, now, actions, _| {
-            let batches_rows = inner.replicas.values().any(|hosted| hosted.model == *model && hosted.batches_rows);
+            let mut standing = inner.replicas.values().filter(|hosted| hosted.model == *model && hosted.batches_rows);
+            let (batches_rows, padding) = match standing.next() {
+                Some(hosted) => (true, hosted.padding.clone()),
+                None => (false, None),
+            };
             let queries: Vec<Query> = rows
                 .into_iter()
                 .map(|row| {
@@ -371,7 +380,7 @@ impl Device {
                         ticket,
                         deadline: inner.reply_path.at_device(now, row.deadline),
                         class: row.class,
-                        shape: shape_key(&row.inputs),
+                        shape: shape_key(&row.inputs, padding.as_deref()),
                         mergeable: batches_rows && row.inputs.row.is_some(),
                         rows: cost,
                         value: row.value,
@@ -623,15 +632,20 @@ fn cost(inputs: &Row, batches_rows: bool) -> u32 {
     u32::try_from(first).unwrap_or(u32::MAX).max(1)
 }
 
-/// Rows with equal keys may share a batch: types and shapes of all inputs, without the first dimension.
-fn shape_key(row: &Row) -> ShapeKey {
+/// Rows with equal keys may share a batch: types and shapes of all inputs, without the first dimension, as they are once they are
+/// filled up.
+fn shape_key(row: &Row, padding: Option<&PadPlan>) -> ShapeKey {
+    let length = padding.and_then(|plan| plan.length(row));
     // FNV-1a over the numbers; a collision would only make a batch that is assembled row by row fail and be retried singly.
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     let mut eat = |n: u64| hash = (hash ^ n).wrapping_mul(0x0000_0100_0000_01b3);
     for (i, tensor) in row.tensors.iter().enumerate() {
         eat(tensor.dtype as u64);
         eat(u64::MAX);
-        row.shape(i).iter().for_each(|d| eat(*d));
+        match padding {
+            Some(plan) => plan.padded_shape(row, i, length).into_iter().for_each(&mut eat),
+            None => row.shape(i).iter().copied().for_each(&mut eat),
+        }
     }
     ShapeKey(hash)
 }

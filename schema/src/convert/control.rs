@@ -15,6 +15,7 @@ use weir_core::replicated::{
     Applied, Assignment, Change, Command, Device, Done, EngineKind, Entry, Grant, KeptProfile, Member, Model, Node,
     Plan, Refusal, ReplicaRange, Role, State,
 };
+use weir_core::shapes::{Padding, Shapes};
 use weir_core::units::Bytes;
 
 use super::predict::{class_from_wire, class_to_wire, halves, span_from_us, span_to_us};
@@ -68,6 +69,44 @@ pub fn write_model(mut b: wire::model::Builder<'_>, model: &Model) {
     b.set_replicas_min(model.replicas.min);
     b.set_replicas_max(model.replicas.max);
     b.set_quarantined(model.quarantined.as_deref().unwrap_or(""));
+    let mut sizes = b.reborrow().init_batch_sizes(count(model.shapes.batch_sizes.len()));
+    for (i, size) in model.shapes.batch_sizes.iter().enumerate() {
+        sizes.set(i as u32, *size);
+    }
+    if let Some(pad) = &model.shapes.pad {
+        write_padding(b.init_pad(), pad);
+    }
+}
+
+fn write_padding(mut b: wire::padding::Builder<'_>, pad: &Padding) {
+    b.set_mask(&pad.mask);
+    b.set_dimension(pad.dimension);
+    let mut inputs = b.reborrow().init_inputs(count(pad.inputs.len()));
+    for (i, (name, value)) in pad.inputs.iter().enumerate() {
+        let mut b = inputs.reborrow().get(i as u32);
+        b.set_name(name);
+        b.set_value(*value);
+    }
+    let mut buckets = b.reborrow().init_buckets(count(pad.buckets.len()));
+    for (i, bucket) in pad.buckets.iter().enumerate() {
+        buckets.set(i as u32, *bucket);
+    }
+    let mut outputs = b.init_outputs(count(pad.outputs.len()));
+    for (i, output) in pad.outputs.iter().enumerate() {
+        outputs.set(i as u32, output);
+    }
+}
+
+fn read_padding(r: wire::padding::Reader<'_>) -> Result<Padding, BadMessage> {
+    let input = |r: wire::padded_input::Reader<'_>| Ok((r.get_name()?.to_string()?, r.get_value()));
+    let output = |name: capnp::Result<capnp::text::Reader<'_>>| Ok(name?.to_string()?);
+    Ok(Padding {
+        mask: r.get_mask()?.to_string()?,
+        inputs: r.get_inputs()?.iter().map(input).collect::<Result<_, BadMessage>>()?,
+        dimension: r.get_dimension(),
+        buckets: r.get_buckets()?.iter().collect(),
+        outputs: r.get_outputs()?.iter().map(output).collect::<Result<_, BadMessage>>()?,
+    })
 }
 
 /// Reads a model.
@@ -83,6 +122,10 @@ pub fn read_model(r: wire::model::Reader<'_>) -> Result<Model, BadMessage> {
         },
         signature: read_signature(r.get_signature()?)?,
         max_batch: Some(r.get_max_batch()).filter(|max| *max > 0),
+        shapes: Shapes {
+            batch_sizes: r.get_batch_sizes()?.iter().collect(),
+            pad: if r.has_pad() { Some(read_padding(r.get_pad()?)?) } else { None },
+        },
         replicas: ReplicaRange { min: r.get_replicas_min(), max: r.get_replicas_max() },
         quarantined: none_if_empty(r.get_quarantined()?)?,
     })

@@ -13,6 +13,7 @@ use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::replicated::*;
 use weir_core::scheduler::{Batches, Closed};
+use weir_core::shapes::{Padding, Shapes};
 use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
 use weir_core::units::{Bytes, ServiceTime};
 
@@ -24,6 +25,22 @@ use super::report::*;
 use super::tensor::*;
 use crate::{control_capnp, predict_capnp, raft_capnp};
 
+fn shaped_model() -> Model {
+    Model {
+        shapes: Shapes {
+            batch_sizes: vec![1, 4, 8],
+            pad: Some(Padding {
+                mask: "mask".into(),
+                inputs: BTreeMap::from([("ids".into(), 7.0)]),
+                dimension: 1,
+                buckets: vec![16, 32],
+                outputs: vec!["hidden".into()],
+            }),
+        },
+        ..model()
+    }
+}
+
 fn model() -> Model {
     let spec = |name: &str| TensorSpec { name: name.into(), dtype: DType::Bf16, shape: vec![None, Some(4)] };
     Model {
@@ -33,6 +50,7 @@ fn model() -> Model {
         engine: EngineKind::Kernel,
         signature: Signature { inputs: vec![spec("in put"), spec("ключ")], outputs: vec![spec("y")] },
         max_batch: Some(8),
+        shapes: Shapes::default(),
         replicas: ReplicaRange { min: 2, max: u32::MAX },
         quarantined: Some("died".into()),
     }
@@ -140,6 +158,7 @@ fn kept_profile() -> KeptProfile {
 fn commands() -> Vec<(&'static str, Command)> {
     vec![
         ("found", Command::Found { cluster: "weir-1".into(), grants: grants() }),
+        ("apply_shaped", Command::Apply { models: vec![shaped_model()], endpoints: Vec::new(), if_index: None }),
         ("apply", Command::Apply { models: vec![model()], endpoints: vec![endpoint()], if_index: Some(LogIndex(12)) }),
         ("delete_endpoint", Command::DeleteEndpoint(EndpointName::parse("e").unwrap())),
         ("node_join", Command::NodeJoin(node())),

@@ -128,6 +128,7 @@ impl Cluster {
                         engine: EngineKind::Synthetic,
                         signature: weir_ml_workers::engine::inspect(EngineKind::Synthetic, artifact)?,
                         max_batch: Some(8),
+                        shapes: Default::default(),
                         replicas: ReplicaRange { min: ready as u32, max: ready as u32 },
                         quarantined: None,
                     };

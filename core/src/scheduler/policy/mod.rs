@@ -241,7 +241,7 @@ impl Ripe {
 
 /// Most rows that a batch of this lane may have.
 pub(super) fn most(model: &Model, lane: LaneKey, len: usize) -> usize {
-    if lane.alone { 1 } else { len.min(model.max_batch as usize) }
+    if lane.alone { 1 } else { model.profile.trim(len.min(model.max_batch as usize)) }
 }
 
 /// Early drop: takes out heads that a batch of the size that a model should have would make late.
@@ -261,7 +261,7 @@ pub(super) fn drop_heads(
 
 /// Why a batch of `rows` has that size where nothing was waited for.
 pub(super) fn closed(model: &Model, lane: LaneKey, len: usize, rows: usize) -> Closed {
-    if lane.alone || rows == model.max_batch as usize {
+    if lane.alone || rows == model.max_batch as usize || (rows < len && rows == most(model, lane, len)) {
         Closed::Full
     } else if rows < len {
         Closed::Deadline

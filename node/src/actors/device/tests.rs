@@ -3,7 +3,8 @@ use std::sync::mpsc as sync;
 
 use actix::Actor;
 use weir_core::scheduler::Policy;
-use weir_core::tensor::{Signature, Tensor};
+use weir_core::shapes::Padding;
+use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
 use weir_core::units::Bytes;
 use weir_host::spawn::{Place, Spawn};
 use weir_ml_workers::engine::Session;
@@ -65,6 +66,7 @@ fn loaded(name: &str, actor: Addr<ModelActor>) -> LoadedReplica {
         profile: Profile::new(&[(1, ServiceTime::from_micros(1000))]),
         max_batch: 8,
         batches_rows: true,
+        padding: None,
     }
 }
 
@@ -232,4 +234,26 @@ fn a_query_of_many_rows_costs_as_many_where_rows_are_batched() {
     assert_eq!(cost(&whole, false), 1, "its first dimension need not be rows");
     assert_eq!(cost(&Row { tensors, row: Some(3) }, true), 1);
     assert_eq!(cost(&Row { tensors: Arc::new(vec![Tensor::f32(&[], &[0.0])]), row: None }, true), 1);
+}
+
+#[test]
+fn rows_that_are_filled_up_to_one_length_share_a_batch() {
+    let spec = |name: &str| TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![None, None] };
+    let signature = Signature { inputs: vec![spec("x"), spec("mask")], outputs: Vec::new() };
+    let pad = Padding {
+        mask: "mask".into(),
+        inputs: BTreeMap::from([("x".into(), 0.0)]),
+        dimension: 1,
+        buckets: vec![4, 8],
+        outputs: Vec::new(),
+    };
+    let plan = pad.plan(&signature);
+    let key = |length: u64, plan: Option<&PadPlan>| {
+        let tensor = Tensor::f32(&[1, length], &vec![0.0; length as usize]);
+        shape_key(&Row { tensors: Arc::new(vec![tensor.clone(), tensor]), row: Some(0) }, plan)
+    };
+    assert_eq!(key(2, Some(&plan)), key(4, Some(&plan)));
+    assert_ne!(key(4, Some(&plan)), key(5, Some(&plan)));
+    assert_ne!(key(9, Some(&plan)), key(10, Some(&plan)), "longer than any bucket");
+    assert_ne!(key(2, None), key(4, None));
 }
