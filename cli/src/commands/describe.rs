@@ -151,7 +151,7 @@ fn model(status: &Status, reference: &ModelRef) -> Value {
         "digest": model.digest.to_string(),
         "inputs": specs(&model.signature.inputs),
         "outputs": specs(&model.signature.outputs),
-        "allowed_batch_sizes": (!model.shapes.batch_sizes.is_empty()).then(|| &model.shapes.batch_sizes),
+        "allowed_batch_sizes": (!model.shapes.batch_sizes.is_empty()).then_some(&model.shapes.batch_sizes),
         "pad": model.shapes.pad.as_ref().map(padding),
         "quarantined": model.quarantined,
         "kept_profiles": kept.collect::<Vec<_>>(),
