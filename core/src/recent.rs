@@ -25,24 +25,30 @@ pub struct Recent {
     ring: Box<[(u64, ServiceTime)]>,
     first: usize,
     len: usize,
-    /// Kept in step with the runs.
+    /// The slowest runs, slowest first. Kept in step with the runs, and so is `high`.
+    slowest: [ServiceTime; 4],
     high: ServiceTime,
 }
 
 impl Default for Recent {
     fn default() -> Recent {
-        Recent { ring: vec![(0, ServiceTime::ZERO); KEPT].into(), first: 0, len: 0, high: ServiceTime::ZERO }
+        let ring = vec![(0, ServiceTime::ZERO); KEPT].into();
+        Recent { ring, first: 0, len: 0, slowest: [ServiceTime::ZERO; 4], high: ServiceTime::ZERO }
     }
 }
 
 impl Recent {
     /// Takes in a run; numbers do not fall.
     pub fn push(&mut self, number: u64, took: ServiceTime) {
-        if self.len == KEPT {
-            self.drop_first();
-        }
+        let full = self.len == KEPT;
+        let dropped = if full { self.drop_first() } else { ServiceTime::ZERO };
         self.ring[(self.first + self.len) % KEPT] = (number, took);
         self.len += 1;
+        if full && dropped >= self.slowest[3] {
+            self.find_slowest();
+        } else {
+            insert(&mut self.slowest, took);
+        }
         self.high = self.find_high();
         if self.len > LATELY && self.slowest_lately().scaled(FALLEN) < self.high {
             self.keep_lately();
@@ -67,10 +73,14 @@ impl Recent {
     /// Forgets runs with smaller numbers.
     pub fn forget_before(&mut self, number: u64) {
         let before = self.len;
+        let mut slowest = ServiceTime::ZERO;
         while self.len > 0 && self.ring[self.first].0 < number {
-            self.drop_first();
+            slowest = slowest.max(self.drop_first());
         }
         if self.len < before {
+            if slowest >= self.slowest[3] {
+                self.find_slowest();
+            }
             self.high = self.find_high();
         }
     }
@@ -87,6 +97,7 @@ impl Recent {
             self.ring[(self.first + i) % KEPT] = self.at(i + 1);
         }
         self.len -= 1;
+        self.find_slowest();
         self.high = self.find_high();
     }
 
@@ -94,15 +105,18 @@ impl Recent {
         self.ring[(self.first + i) % KEPT]
     }
 
-    fn drop_first(&mut self) {
+    fn drop_first(&mut self) -> ServiceTime {
+        let (_, took) = self.ring[self.first];
         self.first = (self.first + 1) % KEPT;
         self.len -= 1;
+        took
     }
 
     fn keep_lately(&mut self) {
         while self.len > LATELY {
             self.drop_first();
         }
+        self.find_slowest();
         self.high = self.find_high();
     }
 
@@ -112,7 +126,7 @@ impl Recent {
     }
 
     fn find_high(&self) -> ServiceTime {
-        let [first, second, third, fourth] = self.slowest_four();
+        let [first, second, third, fourth] = self.slowest;
         let alone = |slower: ServiceTime, next: ServiceTime| slower > next.scaled(ALONE);
         match self.len {
             0..=3 => first,
@@ -122,20 +136,25 @@ impl Recent {
         }
     }
 
-    /// The slowest runs, slowest first.
-    fn slowest_four(&self) -> [ServiceTime; 4] {
+    /// Brings `slowest` in step with the runs.
+    fn find_slowest(&mut self) {
         let mut slowest = [ServiceTime::ZERO; 4];
         let end = self.first + self.len;
         // The window in two parts, where it goes round the end of the ring.
         let parts = [&self.ring[self.first..end.min(KEPT)], &self.ring[..end.saturating_sub(KEPT)]];
         for (_, took) in parts.into_iter().flatten() {
-            if *took > slowest[3] {
-                let place = slowest.iter().position(|known| took > known).expect("it is above the last");
-                slowest[place..].rotate_right(1);
-                slowest[place] = *took;
-            }
+            insert(&mut slowest, *took);
         }
-        slowest
+        self.slowest = slowest;
+    }
+}
+
+/// One more run, where it is among the slowest.
+fn insert(slowest: &mut [ServiceTime; 4], took: ServiceTime) {
+    if took > slowest[3] {
+        let place = slowest.iter().position(|known| took > *known).expect("it is above the last");
+        slowest[place..].rotate_right(1);
+        slowest[place] = took;
     }
 }
 
@@ -217,5 +236,23 @@ mod tests {
         assert_eq!((recent.len(), recent.high()), (2, us(40)));
         recent.forget_before(9);
         assert_eq!((recent.is_empty(), recent.high()), (true, ServiceTime::ZERO));
+    }
+
+    #[test]
+    fn the_slowest_are_known_whatever_came_and_went() {
+        let mut prng = Prng::new(9);
+        let mut recent = Recent::default();
+        for number in 0..5_000u64 {
+            match prng.below(40) {
+                0 => recent.forgive(),
+                1 => recent.forget_before(number.saturating_sub(prng.below(200))),
+                // Few different ones, so that equal ones come and go.
+                _ => recent.push(number, us(10 + prng.below(20) + 100 * u64::from(prng.below(50) == 0))),
+            }
+            let mut runs: Vec<ServiceTime> = (0..recent.len()).map(|i| recent.at(i).1).collect();
+            runs.sort_unstable_by(|a, b| b.cmp(a));
+            runs.resize(runs.len().max(4), ServiceTime::ZERO);
+            assert_eq!(recent.slowest, runs[..4], "after {number}");
+        }
     }
 }

@@ -18,6 +18,8 @@
 //! That alone would starve whoever has few queries, and let one model's flood sweep away the others, so each model is certain
 //! of a part of its fair share of the slots.
 
+use std::ops::Range;
+
 use crate::ids::TicketId;
 use crate::outcome::Class;
 use crate::units::{Deadline, Instant, ServiceTime};
@@ -59,6 +61,10 @@ pub(super) struct Weir {
     candidates: Vec<Candidate>,
     /// Numbers of candidates, by deadline.
     order: Vec<(Deadline, TicketId, usize)>,
+    /// Models of the candidates of the last decision, by deadline.
+    turns: Vec<ModelIndex>,
+    /// By model number: its candidates.
+    own: Vec<Range<usize>>,
     /// When each slot is free, for the list schedule.
     slots: Vec<Instant>,
     /// Slots that each model asks for.
@@ -163,12 +169,15 @@ impl Weir {
         blocking.as_nanos() as f64
     }
 
-    /// Finds what could run now.
-    fn find_candidates(&mut self, now: Instant, pool: &Pool) {
+    /// Finds what could run now; whether any head of it is too late for a batch of the size that its model should have.
+    fn find_candidates(&mut self, now: Instant, pool: &Pool) -> bool {
+        let mut late = false;
         self.candidates.clear();
         for (index, model) in pool.models().filter(|(_, model)| model.free > 0) {
             for (key, lane) in &model.lanes {
                 let head = lane.front().expect("lanes are not empty");
+                let alike = if key.alone { head.rows as usize } else { self.plans[index].target.min(lane.len()) };
+                late |= head.deadline.missed_by(now + model.takes(alike));
                 let available = if key.alone { 1 } else { with_siblings(model, *key) };
                 let limit = most(model, *key, available).min(self.plans[index].cap);
                 let rows = model.fits(ServiceTime::from(head.deadline.left(now)), limit).max(1);
@@ -187,9 +196,30 @@ impl Weir {
                 });
             }
         }
+        late
+    }
+
+    /// Puts the candidates in order. Few of them have other heads than at the last decision, so each begins where it stood then, and
+    /// has not far to go.
+    fn order_candidates(&mut self) {
+        let models = self.plans.len();
+        self.own.clear();
+        self.own.resize(models, 0..0);
+        for (i, candidate) in self.candidates.iter().enumerate() {
+            let own = &mut self.own[candidate.model];
+            *own = if own.end == 0 { i..i + 1 } else { own.start..i + 1 };
+        }
         self.order.clear();
-        self.order.extend(self.candidates.iter().enumerate().map(|(i, c)| (c.deadline, c.ticket, i)));
-        self.order.sort_unstable();
+        let stood = self.turns.drain(..).filter(|model| *model < models);
+        for model in stood.chain(0..models) {
+            for i in std::mem::take(&mut self.own[model]) {
+                let candidate = &self.candidates[i];
+                let entry = (candidate.deadline, candidate.ticket, i);
+                let behind = self.order.iter().rev().take_while(|before| **before > entry).count();
+                self.order.insert(self.order.len() - behind, entry);
+            }
+        }
+        self.turns.extend(self.order.iter().map(|(.., i)| self.candidates[*i].model));
     }
 
     fn by_deadline(&self) -> impl Iterator<Item = &Candidate> {
@@ -285,9 +315,12 @@ impl Decide for Weir {
 
     fn next(&mut self, now: Instant, pool: &mut Pool, dropped: &mut Vec<TicketId>) -> Next {
         let blocking = self.plan(now, pool);
-        let plans = &self.plans;
-        drop_heads(now, pool, dropped, |index, _| plans[index].target);
-        self.find_candidates(now, pool);
+        if self.find_candidates(now, pool) {
+            let plans = &self.plans;
+            drop_heads(now, pool, dropped, |index, _| plans[index].target);
+            self.find_candidates(now, pool);
+        }
+        self.order_candidates();
         let blocking = self.candidates.iter().map(|c| c.grown.as_nanos() as f64).fold(blocking, f64::max);
         // On many slots a batch in the way is on one of them only.
         let guard = blocking * (1.0 + 1.0 / f64::from(pool.slots)) / 2.0;
