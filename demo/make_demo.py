@@ -2,7 +2,7 @@
 
 FOLDER holds the trained networks (fm_mlp.onnx, fm_cnn_s.onnx, fm_cnn_l.onnx) and the Fashion-MNIST test images
 (data/fmnist_test_x.npy uint8 [5000,28,28], data/fmnist_test_y.npy uint8 [5000]). Needs numpy and onnxruntime.
-Prints what the cascade of fashion.toml answers offline on the images that it wrote.
+Prints what a cascade of them with fixed thresholds answers offline on the images that it wrote.
 """
 
 import shutil

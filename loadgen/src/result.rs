@@ -42,6 +42,9 @@ pub struct RunResult {
     pub accuracy: Option<f64>,
     /// Rows; null without labels.
     pub correct_within_deadline: Option<u64>,
+    /// Rows that whoever had known all queries beforehand could have got right in time, at most; of simulations of cascades.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correct_at_best: Option<f64>,
     /// Over answered queries, late ones included, from the intended instant.
     pub latency_us: Latency,
     /// How long rejected queries waited for the word, in microseconds; absent where none was rejected.
@@ -294,6 +297,14 @@ impl RunResult {
         if let Some(accuracy) = self.accuracy {
             line("accuracy", format!("{:.2} %", 100.0 * accuracy));
         }
+        if let (Some(best), Some(right)) = (self.correct_at_best, self.correct_within_deadline) {
+            let rows = (self.offered * self.rows_per_query).max(1) as f64;
+            let (right, best) = (100.0 * right as f64 / rows, 100.0 * best / rows);
+            line(
+                "right in time",
+                format!("{right:.2} % of all rows; {best:.2} % at best, by whoever knew them beforehand"),
+            );
+        }
         let rows = self.stages.values().sum::<u64>().max(1);
         let share = |count: u64| 100.0 * count as f64 / rows as f64;
         let stages =
@@ -362,6 +373,7 @@ pub(crate) mod tests {
             goodput_per_s: 399.0,
             accuracy: Some(0.921),
             correct_within_deadline: Some(11_020),
+            correct_at_best: None,
             latency_us: Latency { p50: 1800, p90: 6100, p99: 21_000, p999: 52_000, max: 61_200 },
             rejected_after_us: Some(Latency { p50: 300, p90: 400, p99: 900, p999: 1000, max: 1100 }),
             stages: [("tiny".into(), 7011), ("mid".into(), 3977), ("big".into(), 1000)].into(),

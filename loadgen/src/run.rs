@@ -751,6 +751,7 @@ fn result(config: &RunConfig, made: Made, tally: Tally) -> RunResult {
         goodput_per_s: tally.all.within as f64 / seconds.max(1e-9),
         accuracy: tally.accuracy().filter(|_| labelled),
         correct_within_deadline: labelled.then(|| tally.correct_within()),
+        correct_at_best: None,
         latency_us: tally.all.percentiles(),
         rejected_after_us: tally.rejected_after(),
         stages: tally.stages(),

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::endpoint::{Endpoint, Ladders, Source, Wiring};
+use weir_core::endpoint::{Endpoint, Ladder, Ladders, Source, Wiring};
 use weir_core::history::{Record, Visit, Visits};
-use weir_core::ids::{ModelRef, NodeName, QueryId, TicketId};
+use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::router::{Choice, Depth, End, Group, StageEnd, Step, Target, Trip, choose};
 use weir_core::tensor::{DType, Row, Tensor, TensorSpec};
+use weir_core::triage::{Method, WholeStage};
 use weir_core::units::{Deadline, Instant};
 use weir_schema::convert::predict::{class_from_wire, outcome_to_wire, query_id, span_from_us, span_to_us};
 use weir_schema::convert::tensor::{TensorView, read_tensor, write_row_tensor};
@@ -27,7 +28,7 @@ use crate::actors::device::{Device, Replies, StageReply, Submission};
 use crate::deadlines::Deadlines;
 use crate::operators::Remembered;
 use crate::stages::Peers;
-use crate::table::{Table, candidates, price};
+use crate::table::{Served, Table, candidates, load, price};
 
 /// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here.
 const ROWS_MAX: usize = 65_536;
@@ -38,6 +39,8 @@ pub struct Home {
     pub peers: Peers,
     deadlines: Deadlines,
     prng: RefCell<Prng>,
+    /// The stage for all queries of an endpoint, where triage asks for one.
+    wholes: RefCell<BTreeMap<EndpointName, WholeStage>>,
     remembered: Remembered,
     /// Reused between calls.
     records: RefCell<Vec<Record>>,
@@ -133,6 +136,7 @@ impl Home {
             records: RefCell::default(),
             shared,
             prng,
+            wholes: RefCell::default(),
         })
     }
 
@@ -208,6 +212,7 @@ impl Home {
         };
         let (least, most) = (request.get_min_stage()?.to_str()?, request.get_max_stage()?.to_str()?);
         let depth = match depth(served.ladders.endpoint(), least, most) {
+            Ok(Depth::ANY) => self.depth(now, served, rows.len()),
             Ok(depth) => depth,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -236,6 +241,22 @@ impl Home {
             depth,
             outputs,
         }))
+    }
+
+    /// How deep rows go whose caller has not said.
+    fn depth(&self, now: Instant, served: &Served, rows: usize) -> Depth {
+        let ladders = &served.ladders;
+        let whole = || {
+            let mut wholes = self.wholes.borrow_mut();
+            let whole = wholes.entry(ladders.endpoint().name.clone()).or_default();
+            let slots: u32 = self.shared.devices.values().map(|device| device.slots()).sum();
+            (0..rows).map(|_| whole.on_arrival(now, ladders.seconds(), f64::from(slots))).min().unwrap_or(0)
+        };
+        let depth = self.shared.triage.depth(ladders.endpoint().stages.len(), whole);
+        // What takes something from the stage before cannot be asked alone.
+        let alone =
+            |stage: usize| served.wiring.sources[stage].iter().all(|source| matches!(source, Source::Request(_)));
+        if depth.from > 0 && !alone(depth.from) { Depth { from: 0, ..depth } } else { depth }
     }
 
     /// Takes all rows to their ends.
@@ -271,20 +292,23 @@ impl Home {
         let call = travel.call;
         if !call.ladders.weighs() {
             for (slot, reply) in replies {
-                travel.on_reply(now, slot, reply, 0.0);
+                travel.on_reply(now, slot, reply, call.ladders.at(0.0));
             }
             return;
         }
         let (table, shared) = (self.shared.table.load(), &self.shared);
-        let mut weighed: BTreeMap<usize, (f64, Vec<f64>)> = BTreeMap::new();
+        let mut weighed: BTreeMap<usize, (&Ladder, Vec<f64>)> = BTreeMap::new();
         for (slot, reply) in replies {
             let next = reply.stage + 1;
-            let (price, values) = weighed.entry(next).or_insert_with(|| {
+            let (ladder, values) = weighed.entry(next).or_insert_with(|| {
                 let model = call.ladders.endpoint().stages.get(next).map(|stage| &stage.model);
-                let ask = |model| price(&table, &shared.devices, &shared.remote_waits, now, model, call.deadline);
-                (model.map_or(0.0, ask), Vec::new())
+                let (devices, waits) = (&shared.devices, &shared.remote_waits);
+                let asked = |model| price(&table, devices, waits, now, model, call.deadline);
+                let loaded = |model| load(&table, devices, waits, now, model, call.deadline);
+                let (price, load) = (|| model.map_or(0.0, asked), || model.map_or(0.0, loaded));
+                (shared.triage.ladder(&call.ladders, price, load), Vec::new())
             });
-            values.extend(travel.on_reply(now, slot, reply, *price));
+            values.extend(travel.on_reply(now, slot, reply, ladder));
         }
         for (next, (_, values)) in weighed.into_iter().filter(|(_, (_, values))| !values.is_empty()) {
             let model = &call.ladders.endpoint().stages[next].model;
@@ -302,7 +326,7 @@ impl Home {
         let table = self.shared.table.load();
         let call = travel.call;
         while let Some(mut group) = travel.trip.next_group() {
-            let rows = travel.asks(now, &mut group);
+            let rows = travel.asks(now, &mut group, self.shared.triage);
             if rows.is_empty() {
                 continue;
             }
@@ -375,8 +399,8 @@ impl Home {
 }
 
 impl Travel<'_> {
-    /// Takes in what became of a row's stage call, at a price of the next one; what a gate has found that to be worth.
-    fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply, price: f64) -> Option<f64> {
+    /// Takes in what became of a row's stage call; what a gate has found the next one to be worth.
+    fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply, ladder: &Ladder) -> Option<f64> {
         let row = &mut self.rows[slot];
         if let Some(visit) = row.visits.last_mut() {
             visit.end = Some((now, reply.reply.told()));
@@ -397,7 +421,7 @@ impl Travel<'_> {
             }
             StageReply::Lost => StageEnd::Lost,
         };
-        let weighed = self.trip.on_stage_end(now, self.call.ladders.at(price), slot, end);
+        let weighed = self.trip.on_stage_end(now, ladder, slot, end);
         if let (StageEnd::Answered(_), Some(visit)) = (end, self.rows[slot].visits.last_mut()) {
             visit.judged = self.trip.judged(slot);
         }
@@ -424,12 +448,14 @@ impl Travel<'_> {
 
     /// What a group asks of its stage. A row to which the stage before gave something else than one row fails here, and leaves
     /// the group.
-    fn asks(&mut self, now: Instant, group: &mut Group) -> Vec<Submission> {
+    fn asks(&mut self, now: Instant, group: &mut Group, triage: Method) -> Vec<Submission> {
         let (deadline, class) = (self.call.deadline, self.call.class);
         let mut rows = Vec::with_capacity(group.slots.len());
         for slot in group.slots.iter().copied() {
             match stage_inputs(self.call, &self.rows[slot], group.stage, slot) {
-                Some(inputs) => rows.push(Submission { slot, inputs, deadline, class, value: self.trip.value(slot) }),
+                Some(inputs) => {
+                    rows.push(Submission { slot, inputs, deadline, class, value: triage.stake(self.trip.value(slot)) })
+                }
                 None => {
                     let stage = &self.call.ladders.endpoint().stages[group.stage].name;
                     self.rows[slot].message = format!("what the stage before {stage} gave is not one row");
@@ -531,7 +557,7 @@ fn depth(endpoint: &Endpoint, least: &str, most: &str) -> Result<Depth, Refused>
     if least > most {
         return Err(bad_input("the least stage that may answer is deeper than the last that may be asked"));
     }
-    Ok(Depth { least, most })
+    Ok(Depth { least, most, ..Depth::ANY })
 }
 
 /// The inputs of a stage for one row, from the request and from the stage before; `None` where that gave something else than

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use weir_core::ids::{DeviceName, NodeName};
 use weir_core::replicated::{Device as DeviceSpec, Node};
 use weir_core::scheduler::Policy;
+use weir_core::triage::Method;
 use weir_core::units::Bytes;
 use weir_host::Host;
 use weir_host::limits::Limits;
@@ -63,6 +64,8 @@ pub struct Config {
     pub memory: Bytes,
     /// Which batch its device runs when.
     pub policy: Policy,
+    /// Which deeper stages run when there is too much to do.
+    pub triage: Method,
     /// Speed of the device against the real one, above 0 and at most 1.
     pub pace: f64,
     /// The core that each slot computes on, as many as there are slots; empty: wherever the system puts it.
@@ -126,6 +129,7 @@ pub(crate) struct Shared {
     pub name: NodeName,
     pub token: Token,
     pub devices: Devices,
+    pub triage: Method,
     /// What makes the devices as fast as they are, by name; none of a device whose times say nothing about others.
     pub hardware: BTreeMap<DeviceName, String>,
     pub table: ArcSwap<Table>,
@@ -217,6 +221,7 @@ pub async fn run(
         token,
         hardware: BTreeMap::from([(cpu.clone(), hardware)]),
         devices: Devices::from([(cpu, device)]),
+        triage: config.triage,
         table: ArcSwap::default(),
         remote_waits: RemoteWaits::default(),
         ledger: Ledger::default(),

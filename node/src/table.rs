@@ -10,6 +10,7 @@ use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, Replic
 use weir_core::profile::Profile;
 use weir_core::replicated::{Grant, Model, State};
 use weir_core::router::{Candidate, Target, Told, cheapest, remote_finish};
+use weir_core::triage;
 use weir_core::units::{Deadline, Instant};
 
 use crate::Devices;
@@ -140,6 +141,20 @@ pub fn price(
     let Some(targets) = table.targets.get(model) else { return 0.0 };
     let local = targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, deadline)));
     cheapest(now, local, targets.remote.iter().map(|node| waits.told(node, model)))
+}
+
+/// How much of the time until `deadline` the wait for a model takes, where it is shortest.
+pub fn load(
+    table: &Table,
+    devices: &Devices,
+    waits: &RemoteWaits,
+    now: Instant,
+    model: &ModelRef,
+    deadline: Deadline,
+) -> f64 {
+    let known = candidates(table, devices, waits, now, model, 1, &[]);
+    let finish = known.iter().map(|candidate| candidate.estimate.finish).min();
+    finish.map_or(0.0, |finish| triage::load(now, finish, deadline))
 }
 
 /// Everything that could run `rows` rows of `model` now, and when they would be done; none of `tried`.

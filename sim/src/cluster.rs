@@ -19,9 +19,10 @@ use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    Candidate, Choice, Depth, Estimate, Group, StageEnd, Step, Target, Told, Trip, cheapest, choose, remote_finish,
+    Candidate, Choice, Estimate, Group, StageEnd, Step, Target, Told, Trip, cheapest, choose, remote_finish,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
+use weir_core::triage::{self, Method, WholeStage};
 use weir_core::units::{Deadline, Instant};
 
 use crate::device::{Device, Effect, Service};
@@ -78,6 +79,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// Of each device.
     pub policy: Policy,
+    /// Of each home.
+    pub triage: Method,
     /// Every model that a stage names.
     pub models: BTreeMap<ModelRef, Model>,
     /// What queries name by number.
@@ -176,6 +179,8 @@ struct Running<'a, F> {
     /// By ticket: call and row.
     tickets: Vec<(u64, usize)>,
     waits: BTreeMap<(usize, usize, ModelRef), Told>,
+    /// By home and endpoint: the stage for all, where triage asks for one.
+    wholes: BTreeMap<(usize, usize), WholeStage>,
     on_end: F,
     effects: Vec<Effect>,
 }
@@ -201,6 +206,7 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         next_call: 0,
         tickets: Vec::new(),
         waits: BTreeMap::new(),
+        wholes: BTreeMap::new(),
         on_end,
         effects: Vec::new(),
     };
@@ -269,12 +275,18 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         self.balancer.on_sent(&name, 1);
         let node = self.names.iter().position(|known| *known == name).expect("a node of this cluster");
         let home = now + self.cluster.path.request;
+        let ladders = &self.cluster.endpoints[due.endpoint].ladders;
+        let whole = self.wholes.entry((node, due.endpoint)).or_default();
+        let slots = f64::from(self.cluster.nodes[node].slots);
+        let depth = self.cluster.triage.depth(ladders.endpoint().stages.len(), || {
+            due.rows.iter().map(|_| whole.on_arrival(now, ladders.seconds(), slots)).min().unwrap_or(0)
+        });
         let call = Call {
             // What is left travels, not the instant: the way to the home is not charged.
             deadline: Deadline(home + self.way.at_node(due.deadline)),
             home,
             inside: Duration::ZERO,
-            trip: Trip::new(due.rows.len(), Depth::ANY),
+            trip: Trip::new(due.rows.len(), depth),
             ended: false,
             due,
             node,
@@ -297,13 +309,14 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let (node, deadline) = (call.node, call.deadline);
         // Rows of one call that come home together were at one stage.
         let next = call.trip.stage(replies[0].0) + 1;
-        let price = match ladders.endpoint().stages.get(next) {
-            Some(stage) if ladders.weighs() => self.price(now, node, &stage.model, deadline),
-            _ => 0.0,
-        };
+        let (triage, model) = (self.cluster.triage, ladders.endpoint().stages.get(next).map(|stage| &stage.model));
+        let model = model.filter(|_| ladders.weighs());
+        let price = model.map_or(0.0, |model| self.price(now, node, model, deadline));
+        let load = model.filter(|_| triage.reads_load()).map_or(0.0, |model| self.load(now, node, model, deadline));
+        let ladder = triage.ladder(ladders, || price, || load);
         let call = self.calls.get_mut(&id).expect("it was just seen");
         for (slot, end) in replies {
-            if let Some(value) = call.trip.on_stage_end(now, ladders.at(price), *slot, *end) {
+            if let Some(value) = call.trip.on_stage_end(now, ladder, *slot, *end) {
                 self.devices[node].weighed(now, &ladders.endpoint().stages[next].model, value);
             }
         }
@@ -366,6 +379,13 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         cheapest(now, local.into_iter(), told)
     }
 
+    /// How much of the time that is left the wait for a model takes, where it is shortest.
+    fn load(&self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline) -> f64 {
+        let known = self.candidates(now, home, model, 1, &[]);
+        let finish = known.iter().map(|candidate| candidate.estimate.finish).min();
+        finish.map_or(0.0, |finish| triage::load(now, finish, deadline))
+    }
+
     fn candidates(
         &self,
         now: Instant,
@@ -411,7 +431,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                 shape: ShapeKey(0),
                 mergeable: self.cluster.models[&endpoint.stages[stage].model].max_batch > 1,
                 rows: 1,
-                value: call.trip.value(*slot),
+                value: self.cluster.triage.stake(call.trip.value(*slot)),
             });
         }
         self.devices[node].arrive(now, &endpoint.stages[stage].model, &queries, &mut self.effects);

@@ -3,10 +3,11 @@
 //!
 //! [`engine`] keeps events in order; [`device`] is one device whose scheduler is the cluster's; [`cluster`] is nodes, clients
 //! and gates. [`pool`] asks which policy serves most on one device, and [`clairvoyant`] how much anybody could who knew what comes;
-//! [`small`] compares with the optimum of small cases.
+//! [`knapsack`] asks it of cascades; [`small`] compares with the optimum of small cases.
 pub mod clairvoyant;
 pub mod cluster;
 pub mod device;
 pub mod engine;
+pub mod knapsack;
 pub mod pool;
 pub mod small;

@@ -221,6 +221,17 @@ impl Cluster {
         path
     }
 
+    /// A weir file that is the demo's with these gates before its second and third stage; returns its path.
+    pub fn demo_with(&self, gates: [&str; 2]) -> String {
+        let demo = std::fs::read_to_string(root().join("demo/fashion.toml")).expect("the demo is there");
+        let mut demo = demo.replace("path = \"", &format!("path = \"{}/demo/", root().display()));
+        for (own, gate) in ["gain = \"tiny-mid.csv\"", "gain = \"mid-big.csv\""].into_iter().zip(gates) {
+            assert!(demo.contains(own), "the demo's gates are {own}");
+            demo = demo.replace(own, gate);
+        }
+        self.write("fashion.toml", demo)
+    }
+
     /// Serves a synthetic model of this text behind the endpoint `echo`.
     pub fn serve_synthetic(&self, model: &str, more: &str) {
         self.write("echo.synthetic", model);

@@ -17,7 +17,8 @@ fn ask(cluster: &Cluster, more: &[&str]) -> Vec<Value> {
 #[test]
 fn a_query_is_explained_whichever_node_it_came_to() {
     let cluster = Cluster::start(1, 2);
-    cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+    let fixed = cluster.demo_with(["confidence_below = 0.95", "confidence_below = 0.8"]);
+    cluster.ok(&["apply", "-f", &fixed]);
     let answers = ask(&cluster, &["--deadline", "20s"]);
     let deep = answers.iter().find(|answer| answer["stage"] == "big").expect("one of twenty goes to the end");
     let told = one(&cluster.ok(&["why", deep["id"].as_str().unwrap(), "-o", "json"]));

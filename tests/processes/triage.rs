@@ -1,7 +1,7 @@
 //! Cascades whose gates weigh: calibrated, served, asked for a depth, and with more asked of them than they can do.
 
 use serde_json::Value;
-use weir_tests::processes::{Cluster, root};
+use weir_tests::processes::Cluster;
 
 /// A cluster that serves the demo, its gates by gain tables that `weir calibrate` has just written.
 fn weighing(pace: &str) -> (Cluster, Value) {
@@ -21,11 +21,7 @@ fn weighing(pace: &str) -> (Cluster, Value) {
         "-o",
         "json",
     ]);
-    let demo = std::fs::read_to_string(root().join("demo/fashion.toml")).unwrap();
-    let demo = demo.replace("path = \"", &format!("path = \"{}/demo/", root().display()));
-    let demo = demo.replace("confidence_below = 0.95", "gain = \"tiny-mid.csv\"");
-    let demo = demo.replace("confidence_below = 0.8", "gain = \"mid-big.csv\"");
-    let file = cluster.write("weighing.toml", demo);
+    let file = cluster.demo_with(["gain = \"tiny-mid.csv\"", "gain = \"mid-big.csv\""]);
     assert!(cluster.ok(&["apply", "-f", &file]).contains("endpoint fashion configured"));
     (cluster, serde_json::from_str(&calibrated).expect("one object"))
 }
@@ -92,4 +88,23 @@ fn with_too_much_to_do_answers_are_shallower_and_none_is_lost() {
     assert_eq!((count("failed"), count("unknown")), (0, 0), "{run}");
     assert!(count("degraded") > 0, "{run}");
     assert!(count("answered") * 2 > count("offered"), "{run}");
+}
+
+/// The share of rows that are answered by each stage under a way of triage, with hardly anything to do.
+#[test]
+fn other_ways_of_triage_can_be_compared() {
+    let by_stage = |method: &str| {
+        let cluster = Cluster::start_with(1, 1, &["--triage", method]);
+        cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+        let answers = asked(&cluster, &[]);
+        ["tiny", "mid", "big"].map(|stage| answers.iter().filter(|answer| answer["stage"] == stage).count())
+    };
+    assert_eq!(by_stage("reject-only"), [0, 0, 500]);
+    let [tiny, mid, big] = by_stage("fixed");
+    assert!(tiny > 100 && mid > 50 && big > 10, "{tiny} {mid} {big}");
+    let cluster = Cluster::start(1, 0);
+    let data = cluster.path("n1");
+    let token = cluster.path("c1/member.token");
+    let node = ["node", "--name", "n1", "--data-dir", &data, "--token-file", &token, "--triage", "luck"];
+    assert!(cluster.fails(2, &node).contains("write one of weir, push-out"));
 }

@@ -8,6 +8,7 @@ use weir_client::weirfile::parse_bytes;
 use weir_core::ids::NodeName;
 use weir_core::replicated::Command;
 use weir_core::scheduler::Policy;
+use weir_core::triage::Method;
 use weir_core::units::Bytes;
 use weir_host::Host;
 use weir_loadgen::machine::Machine;
@@ -55,6 +56,10 @@ pub struct Devices {
     /// clockwork, nexus or symphony
     #[arg(long, env = "WEIR_POLICY", default_value = "weir")]
     pub policy: String,
+    /// Which deeper stages run when there is too much to do: weir, or for comparison push-out, price, load-indexed, fixed, whole or
+    /// reject-only
+    #[arg(long, env = "WEIR_TRIAGE", default_value = "weir")]
+    pub triage: String,
     /// The core that each slot computes on, as 2,3 or 4-7 (Linux); --cpu-slots need not be given then
     #[arg(long, env = "WEIR_CORES")]
     pub cores: Option<String>,
@@ -75,6 +80,11 @@ impl Devices {
     /// The policy that was named.
     pub fn policy(&self) -> Result<Policy, Failure> {
         Policy::parse(&self.policy).map_err(|bad| Failure::Usage(format!("--policy: {bad}")))
+    }
+
+    /// The way of triage that was named.
+    pub fn triage(&self) -> Result<Method, Failure> {
+        Method::parse(&self.triage).map_err(|bad| Failure::Usage(format!("--triage: {bad}")))
     }
 
     /// The cores that were named; none where none were.
@@ -166,6 +176,7 @@ impl Node {
             cpu_slots,
             memory,
             policy: self.devices.policy()?,
+            triage: self.devices.triage()?,
             pace: self.devices.pace,
             cores: self.devices.cores()?,
             processor: processor(),

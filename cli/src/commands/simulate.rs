@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use weir_core::endpoint::frontier::{Known, calibrate};
 use weir_core::endpoint::gate::label;
 use weir_core::endpoint::{Endpoint, Ladders, Source, Wiring};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
@@ -28,6 +29,7 @@ use weir_ml_workers::engine::{Session, engine};
 use weir_ml_workers::probe::probe;
 use weir_sim::cluster::{self, Cluster, Due, Model, Node, Served};
 use weir_sim::device::Service;
+use weir_sim::knapsack::{Options, bound};
 
 use super::apply::{self, Declared};
 use super::load::asked::{Added, Asked, Files, Offered, config, open, usage};
@@ -97,7 +99,8 @@ impl Simulate {
         let cluster = modelled
             .cluster(&nodes)
             .map_err(|(model, why)| Failure::No(format!("model {model} cannot be placed: {why}")))?;
-        let result = simulate(&cluster, &modelled.learnt, &load.config, dues(&load.config));
+        let mut result = simulate(&cluster, &modelled.learnt, &load.config, dues(&load.config));
+        result.correct_at_best = at_best(&cluster, &modelled.learnt, &load);
         self.written.write(&result, &common)?;
         super::load::run::verdict(&result, scenario.goals.iter().find(|goal| !goal.is_met(&result)))
     }
@@ -233,6 +236,7 @@ impl Measured {
         let cluster = Cluster {
             nodes: Vec::new(),
             policy: self.devices.policy()?,
+            triage: self.devices.triage()?,
             models,
             endpoints,
             path: cluster::Path::of(Duration::from_micros(self.path_us)),
@@ -342,6 +346,17 @@ impl Learnt {
         depths.iter().map(|runs| runs / rows.max(1) as f64).collect()
     }
 
+    /// What all stages say of each row, and which of them are right.
+    fn known(&self, labels: &[i64]) -> Option<Vec<Known>> {
+        let stages = || 0..self.signals.len();
+        let of = |(row, label): (usize, &i64)| {
+            let confidences = stages().map(|stage| self.signals[stage][row]).collect::<Option<Vec<f32>>>()?;
+            let right = stages().map(|stage| self.classes[stage][row] == Some(*label)).collect();
+            Some(Known { confidences, right })
+        };
+        labels.iter().enumerate().map(of).collect()
+    }
+
     fn ask(
         endpoint: &Endpoint,
         wiring: &Wiring,
@@ -392,6 +407,35 @@ fn scatter(mut times: Vec<f64>) -> f64 {
     let mean = kept.iter().sum::<f64>() / kept.len() as f64;
     let variance = kept.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / kept.len() as f64;
     (3.0 * variance).sqrt().min(mean) / mean
+}
+
+/// Rows that could be right in time at most, where one cascade is asked whose gates weigh, and labels say what is right. What stages
+/// gain is read from tables made of these very rows.
+fn at_best(cluster: &Cluster, learnt: &[Learnt], load: &Load<'_>) -> Option<f64> {
+    let ([served], [learnt], [stream]) = (cluster.endpoints.as_slice(), learnt, &load.config.streams[..]) else {
+        return None;
+    };
+    let (endpoint, labels) = (served.ladders.endpoint(), stream.labels.as_ref()?);
+    let tables = calibrate(&learnt.known(labels)?)?;
+    let costs: Vec<f64> =
+        endpoint.stages.iter().map(|stage| cluster.models[&stage.model].service.profile.row_seconds()).collect();
+    let first = tables.first()?;
+    let options = |row: usize| {
+        let confidence = |stage: usize| learnt.signals[stage][row].unwrap_or(f32::NAN);
+        let mut sum = (costs[0], first.read(confidence(0), |bin| first.bins()[bin].right));
+        let mut options = vec![sum];
+        for (stage, table) in tables.iter().enumerate() {
+            sum = (sum.0 + costs[stage + 1], sum.1 + table.read(confidence(stage), |bin| table.bins()[bin].gain));
+            options.push(sum);
+        }
+        options
+    };
+    let options: Vec<Options> = (0..labels.len()).map(options).collect();
+    let arrivals: Vec<(Instant, usize)> = dues(&load.config)
+        .flat_map(|due| due.rows.iter().map(|row| (due.at, *row as usize)).collect::<Vec<_>>())
+        .collect();
+    let slots = cluster.nodes.iter().map(|node| f64::from(node.slots)).sum();
+    Some(bound(&arrivals, &options, slots, stream.deadline))
 }
 
 /// The queries of a load, in order.

@@ -211,6 +211,7 @@ impl Up {
             cpu_slots,
             memory,
             policy: devices.policy()?,
+            triage: devices.triage()?,
             pace: devices.pace,
             cores: devices.cores()?,
             processor: processor(),
@@ -270,6 +271,8 @@ impl Up {
             &devices.pace.to_string(),
             "--policy",
             &devices.policy,
+            "--triage",
+            &devices.triage,
             "--data-dir",
         ]);
         command.arg(self.data_dir.join(name)).arg("--token-file").arg(member_token);

@@ -26,6 +26,8 @@ pub struct Ladders {
     /// For no price, and then for prices that rise by [`STEP`] each from `least` on.
     steps: Vec<Ladder>,
     least: f64,
+    /// By stage: slot time of a row.
+    seconds: Vec<f64>,
 }
 
 /// A price counts as that of its step: values that differ by less are not told apart.
@@ -41,7 +43,20 @@ impl Ladders {
         let mut steps = vec![Ladder::new(Arc::clone(endpoint), 0.0, seconds)];
         let priced = (0..=STEPS).map(|step| Ladder::new(Arc::clone(endpoint), least * STEP.powi(step as i32), seconds));
         steps.extend(priced.filter(|_| weighs));
-        Ladders { steps, least }
+        Ladders { steps, least, seconds: seconds.to_vec() }
+    }
+
+    /// Slot time of a row in seconds, by stage; empty where it is not known.
+    pub fn seconds(&self) -> &[f64] {
+        &self.seconds
+    }
+
+    /// By how loaded a device is instead of by its price: freely up to a quarter, nothing deeper at 1, in between dearer by the
+    /// same factor for each eighth.
+    pub fn indexed(&self, load: f64) -> &Ladder {
+        let share = ((load - 0.25) / 0.75).clamp(0.0, 1.0);
+        let eighth = (8.0 * share).floor() / 8.0;
+        &self.steps[(eighth * (self.steps.len() - 1) as f64).round() as usize]
     }
 
     /// What it is of.
@@ -259,6 +274,9 @@ mod tests {
         assert_eq!(ladders.at(0.0), &Ladder::new(Arc::new(priced()), 0.0, &seconds));
         assert_eq!(ladders.at(f64::NAN), ladders.at(0.0));
         assert!(!ladders.at(f64::INFINITY).verdict(1, Some(0.2)).0.is_deeper());
+        assert_eq!(ladders.indexed(0.2), ladders.at(0.0));
+        assert!(!ladders.indexed(1.0).verdict(1, Some(0.2)).0.is_deeper());
+        assert!(ladders.indexed(0.4).price() < ladders.indexed(0.8).price());
         let fixed = endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9)))]);
         assert_eq!(Ladders::new(&Arc::new(fixed), &seconds).steps.len(), 1, "it is never repriced");
     }

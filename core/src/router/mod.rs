@@ -19,6 +19,8 @@ use crate::outcome::Rejection;
 /// How deep a caller wants to go, by numbers of stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
+    /// Where it begins: shallower stages are not asked.
+    pub from: usize,
     /// No shallower stage may answer: then rather none does.
     pub least: usize,
     /// No deeper stage is asked.
@@ -27,7 +29,12 @@ pub struct Depth {
 
 impl Depth {
     /// As the gates say.
-    pub const ANY: Depth = Depth { least: 0, most: usize::MAX };
+    pub const ANY: Depth = Depth { from: 0, least: 0, most: usize::MAX };
+
+    /// One stage, asked alone.
+    pub const fn only(stage: usize) -> Depth {
+        Depth { from: stage, least: stage, most: stage }
+    }
 }
 
 /// What the home does next for one row.
@@ -89,7 +96,7 @@ impl Journey {
 
     /// The first thing to do.
     pub fn start(&mut self) -> Step {
-        self.call(0, None)
+        self.call(self.depth.from, None)
     }
 
     /// The stage that was asked for last.

@@ -55,7 +55,7 @@ fn a_sure_answer_goes_out_and_an_unsure_one_goes_deeper() {
 #[test]
 fn a_caller_says_how_deep_it_goes() {
     let ladder = cascade();
-    let mut journey = Journey::new(Depth { least: 1, most: 1 });
+    let mut journey = Journey::new(Depth { from: 0, least: 1, most: 1 });
     assert_eq!(journey.start(), call(0));
     assert_eq!(journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.99))), call(1), "the gate is not asked");
     assert_eq!(
@@ -68,7 +68,7 @@ fn a_caller_says_how_deep_it_goes() {
         (StageEnd::Expired, Step::Expire),
         (StageEnd::Failed, Step::Fail),
     ] {
-        let mut journey = Journey::new(Depth { least: 2, most: 2 });
+        let mut journey = Journey::new(Depth { from: 0, least: 2, most: 2 });
         journey.start();
         journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1)));
         assert_eq!(journey.on_stage_end(&ladder, end), step, "rather none than a shallow answer");
@@ -78,7 +78,7 @@ fn a_caller_says_how_deep_it_goes() {
 #[test]
 fn what_a_gate_said_is_remembered_until_the_next_answer() {
     let ladder = cascade();
-    let mut journey = Journey::new(Depth { least: 1, most: usize::MAX });
+    let mut journey = Journey::new(Depth { from: 0, least: 1, most: usize::MAX });
     journey.start();
     journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.99)));
     assert_eq!(journey.judged(), None, "the caller wanted more than the first stage");
@@ -233,4 +233,22 @@ fn two_remote_replicas_are_compared_and_every_one_gets_its_turn() {
     // The worst of five is never the better of two; the best wins with probability 2/5.
     assert_eq!(chosen.get(&remote("n4")), None);
     assert!((350..450).contains(&chosen[&remote("n0")]), "{chosen:?}");
+}
+
+#[test]
+fn one_stage_can_be_asked_alone() {
+    let mut journey = Journey::new(Depth::only(1));
+    assert_eq!(journey.start(), Step::Call { stage: 1, again: false });
+    let ladder = cascade();
+    assert_eq!(
+        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.0))),
+        Step::Answer { stage: 1, degraded: false }
+    );
+    let mut journey = Journey::new(Depth::only(1));
+    journey.start();
+    assert_eq!(
+        journey.on_stage_end(&ladder, StageEnd::Rejected(Rejection::TooLate)),
+        Step::Refuse(Rejection::TooLate),
+        "there is no shallower answer"
+    );
 }

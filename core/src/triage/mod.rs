@@ -7,6 +7,8 @@
 
 mod buffer;
 mod demand;
+mod method;
 
 pub use buffer::{Buffer, Offer, Stake};
 pub use demand::Demand;
+pub use method::{BadMethod, Method, WholeStage, load};

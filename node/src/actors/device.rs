@@ -302,6 +302,11 @@ impl Device {
         &self.name
     }
 
+    /// Batches that run at once.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
     /// Runs the scheduler's timers; ends when nobody else holds the device.
     pub async fn keep_time(self: Arc<Self>) {
         loop {

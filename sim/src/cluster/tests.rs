@@ -41,6 +41,7 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
     Cluster {
         nodes: vec![Node::of(1); nodes],
         policy: Policy::default(),
+        triage: Method::default(),
         models: BTreeMap::from([(reference("shallow"), shallow), (reference("deep"), deep)]),
         endpoints: vec![Served {
             ladders: Ladders::new(&Arc::new(endpoint), &[]),

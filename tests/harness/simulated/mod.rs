@@ -327,6 +327,7 @@ impl Cluster {
             cpu_slots: 1,
             memory: Bytes(1 << 30),
             policy: weir_core::scheduler::Policy::default(),
+            triage: weir_core::triage::Method::default(),
             pace: 1.0,
             cores: Vec::new(),
             processor: "simulated".into(),

@@ -1,0 +1,101 @@
+//! What is triage worth? The demo's cascade with gates by gain in virtual time, from a quarter to 32 times the rate at which every
+//! query could run all stages, under each way of triage, against what could be had at best.
+//!
+//! `cargo run --release -p weir-tests --example what_is_triage_worth [DATA LABELS]` (after `cargo build --release -p weir-cli`). One
+//! node with one slot at a tenth of its speed; its models are measured once, by the first run of `weir profile` on each file.
+
+use std::path::Path;
+
+use serde_json::Value;
+use weir_tests::processes::{alone, root};
+
+const METHODS: [&str; 7] = ["weir", "push-out", "price", "load-indexed", "fixed", "whole", "reject-only"];
+const TIMES: [f64; 8] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+const PACE: f64 = 0.1;
+const DEADLINE: &str = "50ms";
+
+fn weir(arguments: &[&str]) -> Value {
+    let output = alone(arguments).current_dir(root()).output().expect("weir runs");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {error}"))
+}
+
+/// Profiles of the stages as `--profile` takes them, slowed; the slot time that a row of all stages takes, in seconds.
+fn profiles(folder: &Path) -> (String, f64) {
+    let mut files = Vec::new();
+    let mut seconds = 0.0;
+    for name in ["tiny", "mid", "big"] {
+        let measured = weir(&["profile", &format!("demo/{name}.onnx"), "-o", "json"]);
+        let points: Vec<(f64, f64)> = measured["points"]
+            .as_array()
+            .expect("points")
+            .iter()
+            .map(|point| (point["batch"].as_f64().expect("a size"), point["us"].as_f64().expect("a time") / PACE))
+            .collect();
+        seconds += points.iter().map(|(batch, us)| us / batch / 1e6).fold(f64::INFINITY, f64::min);
+        let points: Vec<Value> =
+            points.iter().map(|(batch, us)| serde_json::json!({"batch": *batch as u64, "us": us})).collect();
+        let path = folder.join(format!("{name}.json"));
+        let json = serde_json::json!({"model": format!("fashion-{name}@1"), "points": points});
+        std::fs::write(&path, json.to_string()).expect("the folder is ours");
+        files.push(path.display().to_string());
+    }
+    (files.join(","), seconds)
+}
+
+fn main() {
+    let mut files = std::env::args().skip(1);
+    let data = files.next().unwrap_or_else(|| "demo/images.npy".into());
+    let labels = files.next().unwrap_or_else(|| "demo/labels.npy".into());
+    let folder = tempfile::tempdir().expect("a folder");
+    let (profiles, seconds) = profiles(folder.path());
+    let full = 1.0 / seconds;
+    println!("every query could run all stages at {full:.0} a second; right in time, of all that came, and in time");
+    for arrivals in ["poisson", "gamma:cv=4", "trace:benches/traces/azure_conversation_15min.csv.gz"] {
+        println!("\n{arrivals}");
+        println!("{:>6} {:>8} {}", "times", "at best", METHODS.map(|method| format!("{method:>17}")).concat());
+        for times in TIMES {
+            let rate = format!("{:.1}", full * times);
+            let mut line = String::new();
+            let mut best = f64::NAN;
+            for method in METHODS {
+                let result = weir(&[
+                    "simulate",
+                    "-f",
+                    "demo/fashion.toml",
+                    "--endpoint",
+                    "fashion",
+                    "--data",
+                    &data,
+                    "--labels",
+                    &labels,
+                    "--rate",
+                    &rate,
+                    "--arrivals",
+                    arrivals,
+                    "--duration",
+                    "10s",
+                    "--deadline",
+                    DEADLINE,
+                    "--seed",
+                    "3",
+                    "--cpu-slots",
+                    "1",
+                    "--pace",
+                    "0.1",
+                    "--profile",
+                    &profiles,
+                    "--triage",
+                    method,
+                    "-o",
+                    "json",
+                ]);
+                let offered = result["offered"].as_f64().expect("a count");
+                let share = |key: &str| 100.0 * result[key].as_f64().unwrap_or(f64::NAN) / offered;
+                best = share("correct_at_best");
+                line += &format!("{:>9.2} {:>6.2} ", share("correct_within_deadline"), share("within_deadline"));
+            }
+            println!("{times:>6} {best:>8.2} {line}");
+        }
+    }
+}
