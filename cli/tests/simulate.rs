@@ -45,9 +45,19 @@ fn the_demo_is_as_right_in_virtual_time_as_it_is_offline_and_a_seed_repeats() {
         path.display().to_string()
     };
     let given = [profile("tiny", 100.0, 10.0), profile("mid", 300.0, 250.0), profile("big", 1000.0, 2500.0)].join(",");
+    // Fixed thresholds, as offline: see demo/README.md.
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let fixed = std::fs::read_to_string(format!("{root}/demo/fashion.toml")).unwrap();
+    let fixed = fixed.replace("path = \"", &format!("path = \"{root}/demo/"));
+    let fixed = fixed.replace("gain = \"tiny-mid.csv\"", "confidence_below = 0.95");
+    let fixed = fixed.replace("gain = \"mid-big.csv\"", "confidence_below = 0.8");
+    let file = folder.path().join("fashion.toml");
+    std::fs::write(&file, fixed).unwrap();
+    let file = file.display().to_string();
     // 5,000 queries of the 500 rows: each is asked ten times. Slowed devices have no noise.
     let flags = ["--profile", &given, "--pace", "0.5", "--arrivals", "constant", "--rate", "250", "--seed", "3"];
     let flags = [&flags[..], &["--duration", "20001ms", "--cpu-slots", "2", "-o", "json"]].concat();
+    let simulate = |flags: &[&str]| weir(&[&["simulate", "-f", &file], &FASHION[3..], flags].concat());
     let (first, second) = (simulate(&flags), simulate(&flags));
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
     let (first, second) = (json(&first), json(&second));

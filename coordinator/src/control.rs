@@ -354,6 +354,7 @@ impl OperatorObject {
                 | Command::NodeDrain { .. }
                 | Command::NodeRemove(_)
                 | Command::Quarantine { because: None, .. }
+                | Command::Dial { .. }
         );
         if !operators {
             return Err(Error::failed("operators cannot ask for this".into()));

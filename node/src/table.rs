@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use weir_core::endpoint::{Ladders, Wiring};
 use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use weir_core::profile::Profile;
-use weir_core::replicated::{Grant, Model, State};
+use weir_core::replicated::{Assignment, Grant, Model, State};
 use weir_core::router::{Candidate, Target, Told, cheapest, remote_finish};
 use weir_core::triage;
 use weir_core::units::{Deadline, Instant};
@@ -49,6 +49,8 @@ pub struct Targets {
     pub remote: BTreeSet<NodeName>,
     /// Latency on another node, before it has told anything itself.
     pub profile: Option<Profile>,
+    /// The price of its devices, where somebody holds it by hand.
+    pub held: Option<f64>,
 }
 
 /// What the leader says of who serves: ordered by (term, counter).
@@ -85,6 +87,7 @@ impl Table {
         let mut targets: BTreeMap<ModelRef, Targets> = BTreeMap::new();
         for (id, assignment) in &state.plan.assignments {
             let of_model = targets.entry(assignment.model.clone()).or_default();
+            of_model.held = of_model.held.or(held(state, assignment));
             if assignment.node == *me {
                 of_model.local.insert(assignment.device.clone());
             } else if routing.ready.contains(id) {
@@ -105,6 +108,13 @@ impl Table {
             grants: state.grants.clone(),
         }
     }
+}
+
+/// The price that the pool of a replica is held at.
+fn held(state: &State, assignment: &Assignment) -> Option<f64> {
+    let devices = &state.nodes.get(&assignment.node)?.devices;
+    let device = devices.iter().find(|device| device.name == assignment.device)?;
+    state.dials.get(&device.kind).copied()
 }
 
 /// Slot time of a row of a model, as its ready replicas report it; nothing where none is.
@@ -139,6 +149,9 @@ pub fn price(
     deadline: Deadline,
 ) -> f64 {
     let Some(targets) = table.targets.get(model) else { return 0.0 };
+    if let Some(held) = targets.held {
+        return held;
+    }
     let local = targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, deadline)));
     cheapest(now, local, targets.remote.iter().map(|node| waits.told(node, model)))
 }

@@ -152,6 +152,16 @@ struct Command {
     grantRevoke @15 :Text;
     memberSet :group { member @16 :Member; gone @17 :Bool; }    # gone: only the id counts
     keepProfile @18 :KeptProfile;
+    dial @19 :Dial;
+  }
+}
+
+struct Dial {
+  # Somebody holds the price of computing time of a pool by hand.
+  pool @0 :Text;          # a kind of device
+  held :union {
+    auto @1 :Void;        # nobody does any more
+    price @2 :Float64;    # in value a second of slot time; at least 0
   }
 }
 
@@ -193,6 +203,7 @@ struct Change {
     applied @13 :Void;    # nothing that this reader may see changed
     profile @14 :KeptProfile;
     profilesGone @15 :Data;   # digest of an artifact: all of it
+    dial @16 :Dial;
   }
 }
 
@@ -210,6 +221,7 @@ struct State {
   nextMember @9 :UInt64;
   requests @10 :List(Remembered);
   profiles @11 :List(KeptProfile);
+  dials @12 :List(Dial);
 
   struct Remembered {
     index @0 :UInt64;

@@ -110,3 +110,27 @@ fn other_ways_of_triage_can_be_compared() {
     let node = ["node", "--name", "n1", "--data-dir", &data, "--token-file", &token, "--triage", "luck"];
     assert!(cluster.fails(2, &node).contains("write one of weir, push-out"));
 }
+
+#[test]
+fn the_price_is_held_by_hand() {
+    let cluster = Cluster::start(1, 1);
+    cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+    let deeper = || asked(&cluster, &[]).iter().filter(|answer| answer["stage"] != "tiny").count();
+    assert!(deeper() > 50);
+    assert!(cluster.ok(&["dial"]).contains("is found by load"));
+    // Dearer than anything gains.
+    assert!(cluster.ok(&["dial", "--pool", "cpu", "1e9"]).contains("held at 1000000000"));
+    let started = std::time::Instant::now();
+    while deeper() > 0 {
+        assert!(started.elapsed().as_secs() < 20, "the node does not hear of it");
+    }
+    let answers = asked(&cluster, &[]);
+    assert!(answers.iter().all(|answer| answer["price"].as_f64() > Some(0.0)), "{}", answers[0]);
+    cluster.ok(&["dial", "--pool", "cpu", "auto"]);
+    let started = std::time::Instant::now();
+    while deeper() < 50 {
+        assert!(started.elapsed().as_secs() < 20, "the node does not hear of it");
+    }
+    assert!(cluster.fails(5, &["dial", "--pool", "gpu", "5"]).contains("there are cpu"));
+    assert!(cluster.fails(2, &["dial", "dear"]).contains("or auto"));
+}

@@ -3,6 +3,7 @@ mod apply;
 mod calibrate;
 mod delete;
 mod describe;
+mod dial;
 mod get;
 mod load;
 mod member;
@@ -49,6 +50,9 @@ pub enum Command {
     /// What applying a file would change; exit code 1 if anything
     #[command(after_help = "Example: weir diff -f demo/fashion.toml")]
     Diff(With<apply::Diff>),
+    /// The price of computing time, by hand
+    #[command(after_help = "Examples:\n  weir dial --pool cpu 100\n  weir dial --pool cpu auto")]
+    Dial(With<dial::Dial>),
     /// How many replicas a model has
     #[command(after_help = "Example: weir scale fashion-big@1 --replicas 3")]
     Scale(With<scale::Scale>),
@@ -138,6 +142,7 @@ impl Command {
             Command::Node(with) => with.common.json(),
             Command::Apply(with) => with.common.json(),
             Command::Diff(with) => with.common.json(),
+            Command::Dial(with) => with.common.json(),
             Command::Scale(with) => with.common.json(),
             Command::Wait(with) => with.common.json(),
             Command::Delete(with) => with.common.json(),
@@ -166,6 +171,7 @@ impl Command {
             Command::Node(with) => with.command.run(with.common).await,
             Command::Apply(with) => with.command.run(with.common).await,
             Command::Diff(with) => with.command.run(with.common).await,
+            Command::Dial(with) => with.command.run(with.common).await,
             Command::Scale(with) => with.command.run(with.common).await,
             Command::Wait(with) => with.command.run(with.common).await,
             Command::Delete(with) => with.command.run(with.common).await,

@@ -72,7 +72,7 @@ impl Watch {
             Change::Endpoint(_) | Change::EndpointGone(_) => What::Endpoints,
             Change::Node(_) | Change::NodeGone(_) => What::Nodes,
             Change::Member(_) | Change::MemberGone(_) => What::Members,
-            Change::Cluster(_) | Change::Grant(_) | Change::GrantGone(_) => What::All,
+            Change::Cluster(_) | Change::Dial(..) | Change::Grant(_) | Change::GrantGone(_) => What::All,
         };
         self.what == What::All || self.what == kind
     }
@@ -111,5 +111,7 @@ fn describe(change: &Change) -> String {
             format!("profile of {} on {} as {} measured it", profile.digest, profile.hardware, profile.by)
         }
         Change::ProfilesGone(digest) => format!("profiles of {digest} deleted"),
+        Change::Dial(pool, Some(price)) => format!("price of pool {pool} held at {price}"),
+        Change::Dial(pool, None) => format!("price of pool {pool} found by load"),
     }
 }

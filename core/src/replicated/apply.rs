@@ -97,6 +97,8 @@ impl State {
                 self.profiles.insert((profile.digest, profile.hardware.clone()), profile);
             }
             Change::ProfilesGone(digest) => self.profiles.retain(|(of, _), _| *of != digest),
+            Change::Dial(pool, None) => drop(self.dials.remove(&pool)),
+            Change::Dial(pool, Some(price)) => drop(self.dials.insert(pool, price)),
         }
     }
 
@@ -207,7 +209,27 @@ impl State {
                 }
                 Effect::one(line, Change::Profile(profile.clone()))
             }
+            Command::Dial { pool, price } => self.dial(pool, *price),
         }
+    }
+
+    fn dial(&self, pool: &str, price: Option<f64>) -> Result<Effect, Refusal> {
+        let pools: BTreeSet<&str> =
+            self.nodes.values().flat_map(|node| &node.devices).map(|device| device.kind.as_str()).collect();
+        // A pool whose last device has gone can still be let go of.
+        if !pools.contains(pool) && !self.dials.contains_key(pool) {
+            let known = pools.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(not_found(format!("there is no pool {pool:?}; there are {known}")));
+        }
+        let line = match price {
+            Some(price) if price.is_finite() && price >= 0.0 => format!("the price of pool {pool} is held at {price}"),
+            Some(price) => return Err(invalid(format!("{price} is no price: a number, at least 0"))),
+            None => format!("the price of pool {pool} is found by load"),
+        };
+        if self.dials.get(pool).copied() == price {
+            return Ok(Effect { lines: vec![line], changes: Vec::new() });
+        }
+        Effect::one(line, Change::Dial(pool.to_owned(), price))
     }
 
     fn declare(&self, models: &[Model], endpoints: &[Endpoint], if_index: Option<LogIndex>) -> Result<Effect, Refusal> {

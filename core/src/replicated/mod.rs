@@ -191,6 +191,8 @@ pub enum Command {
     MemberSet { id: MemberId, member: Option<Member> },
     /// What a node measured, for the next one that loads the artifact on the same hardware.
     KeepProfile(KeptProfile),
+    /// Holds the price of computing time of a pool (a kind of device) by hand, in value a second of slot time; `None` lets go of it.
+    Dial { pool: String, price: Option<f64> },
 }
 
 /// A log entry's payload: a command, who asked, and under which request.
@@ -222,6 +224,8 @@ pub enum Change {
     Profile(KeptProfile),
     /// All of an artifact.
     ProfilesGone(Digest),
+    /// The price that a pool is held at, or that it is not any more.
+    Dial(String, Option<f64>),
 }
 
 /// Why an entry changed nothing. Each says what to do.
@@ -269,6 +273,8 @@ pub struct State {
     pub members: BTreeMap<MemberId, Member>,
     /// By artifact and hardware. They go with the last model that names the artifact.
     pub profiles: BTreeMap<(Digest, String), KeptProfile>,
+    /// Prices that are held by hand, by pool.
+    pub dials: BTreeMap<String, f64>,
     /// Smallest replica id that no plan has used.
     pub next_replica: ReplicaId,
     /// Smallest member id that nobody has had.

@@ -415,6 +415,7 @@ pub fn write_command(mut b: wire::command::Builder<'_>, command: &Command) {
             }
         }
         Command::KeepProfile(profile) => write_kept_profile(b.init_keep_profile(), profile),
+        Command::Dial { pool, price } => write_dial(b.init_dial(), pool, *price),
     }
 }
 
@@ -451,6 +452,10 @@ pub fn read_command(r: wire::command::Reader<'_>) -> Result<Command, BadMessage>
             Command::MemberSet { id, member: if r.get_gone() { None } else { Some(read_member(member)?) } }
         }
         Which::KeepProfile(r) => Command::KeepProfile(read_kept_profile(r?)?),
+        Which::Dial(r) => {
+            let (pool, price) = read_dial(r?)?;
+            Command::Dial { pool, price }
+        }
     })
 }
 
@@ -519,6 +524,22 @@ pub fn read_applied(r: wire::applied::Reader<'_>) -> Result<Applied, BadMessage>
     })
 }
 
+fn write_dial(mut b: wire::dial::Builder<'_>, pool: &str, price: Option<f64>) {
+    b.set_pool(pool);
+    match price {
+        None => b.init_held().set_auto(()),
+        Some(price) => b.init_held().set_price(price),
+    }
+}
+
+fn read_dial(r: wire::dial::Reader<'_>) -> Result<(String, Option<f64>), BadMessage> {
+    let price = match r.get_held().which()? {
+        wire::dial::held::Auto(()) => None,
+        wire::dial::held::Price(price) => Some(price),
+    };
+    Ok((text(r.get_pool()?)?, price))
+}
+
 /// Writes a change, with token hashes only where `secrets` are for the reader.
 pub fn write_change(mut b: wire::change::Builder<'_>, index: LogIndex, change: &Change, secrets: bool) {
     b.set_index(index.0);
@@ -537,6 +558,7 @@ pub fn write_change(mut b: wire::change::Builder<'_>, index: LogIndex, change: &
         Change::MemberGone(id) => b.set_member_gone(id.0),
         Change::Profile(profile) => write_kept_profile(b.init_profile(), profile),
         Change::ProfilesGone(digest) => b.set_profiles_gone(&digest.0),
+        Change::Dial(pool, price) => write_dial(b.init_dial(), pool, *price),
     }
 }
 
@@ -558,6 +580,10 @@ pub fn read_change(r: wire::change::Reader<'_>) -> Result<(LogIndex, Option<Chan
         Which::MemberGone(id) => Change::MemberGone(MemberId(id)),
         Which::Profile(r) => Change::Profile(read_kept_profile(r?)?),
         Which::ProfilesGone(digest) => Change::ProfilesGone(read_digest(digest?)?),
+        Which::Dial(r) => {
+            let (pool, price) = read_dial(r?)?;
+            Change::Dial(pool, price)
+        }
         Which::Applied(()) => return Ok((LogIndex(r.get_index()), None)),
     };
     Ok((LogIndex(r.get_index()), Some(change)))
@@ -578,6 +604,8 @@ pub fn write_state(mut b: wire::state::Builder<'_>, state: &State, secrets: bool
     write_list(b.reborrow().init_members(count(state.members.len())), state.members.values(), write_member);
     let profiles = b.reborrow().init_profiles(count(state.profiles.len()));
     write_list(profiles, state.profiles.values(), write_kept_profile);
+    let dials = b.reborrow().init_dials(count(state.dials.len()));
+    write_list(dials, state.dials.iter(), |b, (pool, price)| write_dial(b, pool, Some(*price)));
     if secrets {
         let requests = b.init_requests(count(state.requests.len()));
         write_list(
@@ -600,6 +628,10 @@ pub fn read_state(r: wire::state::Reader<'_>) -> Result<State, BadMessage> {
     let grants = r.get_grants()?.iter().map(|r| read_grant(r).map(|g| (g.id.clone(), g)));
     let members = r.get_members()?.iter().map(|r| read_member(r).map(|m| (m.id, m)));
     let profiles = r.get_profiles()?.iter().map(|r| read_kept_profile(r).map(|p| ((p.digest, p.hardware.clone()), p)));
+    let dials = r.get_dials()?.iter().map(|r| {
+        let (pool, price) = read_dial(r)?;
+        Ok((pool, price.ok_or_else(|| BadMessage::new("a dial of the state holds a price"))?))
+    });
     let requests = r.get_requests()?.iter().map(|r| -> Result<_, BadMessage> {
         Ok((LogIndex(r.get_index()), RequestId(read_u128(r.get_request()?)), read_applied(r.get_result()?)?))
     });
@@ -613,6 +645,7 @@ pub fn read_state(r: wire::state::Reader<'_>) -> Result<State, BadMessage> {
         grants: grants.collect::<Result<_, _>>()?,
         members: members.collect::<Result<_, _>>()?,
         profiles: profiles.collect::<Result<_, _>>()?,
+        dials: dials.collect::<Result<_, BadMessage>>()?,
         next_replica: ReplicaId(r.get_next_replica()),
         next_member: MemberId(r.get_next_member()),
         requests: requests.collect::<Result<VecDeque<_>, _>>()?,

@@ -172,6 +172,8 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("member_set", Command::MemberSet { id: MemberId(4), member: Some(member()) }),
         ("member_gone", Command::MemberSet { id: MemberId(4), member: None }),
         ("keep_profile", Command::KeepProfile(kept_profile())),
+        ("dial", Command::Dial { pool: "cpu".into(), price: Some(12.5) }),
+        ("dial_auto", Command::Dial { pool: "cpu".into(), price: None }),
     ]
 }
 
@@ -192,6 +194,7 @@ fn state() -> State {
         grants: grants().into_iter().map(|grant| (grant.id.clone(), grant)).collect(),
         members: BTreeMap::from([(member().id, member())]),
         profiles: BTreeMap::new(),
+        dials: BTreeMap::new(),
         next_replica: ReplicaId(10),
         next_member: MemberId(5),
         requests: VecDeque::from([(LogIndex(6), RequestId(1), refused), (LogIndex(7), RequestId(2), done)]),
