@@ -69,6 +69,8 @@ pub struct Answer {
     pub degraded: bool,
     /// Where that model ran.
     pub node: String,
+    /// Of a second of slot time, in units of value: the highest that a gate met. 0 where nothing was dear.
+    pub price: f64,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -445,6 +447,7 @@ fn blank(id: QueryId, outcome: Outcome, message: &str) -> Answer {
         model: String::new(),
         stage: String::new(),
         degraded: false,
+        price: 0.0,
         node: String::new(),
         timings: Timings::default(),
     }
@@ -498,6 +501,7 @@ fn read_answer(r: answer::Reader<'_>, id: QueryId) -> Result<Answer, weir_schema
         model: text(r.get_model())?,
         stage: text(r.get_stage())?,
         degraded: r.get_degraded(),
+        price: Some(r.get_price()).filter(|price| price.is_finite()).unwrap_or(0.0),
         node: text(r.get_node())?,
         timings: Timings {
             total: span_from_us(r.get_total_us())?,

@@ -96,6 +96,8 @@ struct Gathered {
     execute: Duration,
     /// Of what failed last.
     message: String,
+    /// The highest price that its gates met.
+    price: f64,
     /// Its stage calls, for those who ask why.
     visits: Visits,
 }
@@ -421,6 +423,7 @@ impl Travel<'_> {
             }
             StageReply::Lost => StageEnd::Lost,
         };
+        row.price = row.price.max(ladder.price());
         let weighed = self.trip.on_stage_end(now, ladder, slot, end);
         if let (StageEnd::Answered(_), Some(visit)) = (end, self.rows[slot].visits.last_mut()) {
             visit.judged = self.trip.judged(slot);
@@ -503,6 +506,7 @@ fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Builder<'
     b.set_queue_us(span_to_us(row.queue));
     b.set_execute_us(span_to_us(row.execute));
     b.set_total_us(span_to_us(record.ended.since(record.arrived)));
+    b.set_price(row.price);
     write_outcome(b.reborrow(), outcome, message);
     if outcome != Outcome::Answered {
         return;

@@ -127,6 +127,7 @@ struct Answer {
   queueUs @8 :UInt64;         # all stages together
   executeUs @9 :UInt64;
   totalUs @10 :UInt64;        # at the home node, from reading the request
+  price @11 :Float64;         # of a second of slot time, in value, the highest that a gate met; 0 where nothing was dear
 }
 
 interface Stages {

@@ -113,6 +113,8 @@ pub struct Ended {
     /// By row: the stage that answered.
     pub stages: Vec<Option<usize>>,
     pub degraded: bool,
+    /// The highest price that its gates met, of a second of slot time.
+    pub price: f64,
 }
 
 struct Call {
@@ -123,6 +125,7 @@ struct Call {
     home: Instant,
     inside: Duration,
     trip: Trip,
+    price: f64,
     /// The answer is on its way.
     ended: bool,
     /// Where its rows wait or run: (node, ticket).
@@ -287,6 +290,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             home,
             inside: Duration::ZERO,
             trip: Trip::new(due.rows.len(), depth),
+            price: 0.0,
             ended: false,
             due,
             node,
@@ -315,6 +319,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let load = model.filter(|_| triage.reads_load()).map_or(0.0, |model| self.load(now, node, model, deadline));
         let ladder = triage.ladder(ladders, || price, || load);
         let call = self.calls.get_mut(&id).expect("it was just seen");
+        call.price = call.price.max(ladder.price());
         for (slot, end) in replies {
             if let Some(value) = call.trip.on_stage_end(now, ladder, *slot, *end) {
                 self.devices[node].weighed(now, &ladders.endpoint().stages[next].model, value);
@@ -523,7 +528,7 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let latency = now.since(call.due.at);
         self.way.observe(latency, call.inside);
         self.balancer.on_outcome(now, &self.names[call.node], outcome, latency);
-        (self.on_end)(Ended { latency, outcome, stages, degraded, due: call.due });
+        (self.on_end)(Ended { latency, outcome, stages, degraded, price: call.price, due: call.due });
     }
 }
 

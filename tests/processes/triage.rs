@@ -87,6 +87,8 @@ fn with_too_much_to_do_answers_are_shallower_and_none_is_lost() {
     let count = |key: &str| run[key].as_u64().expect("a count");
     assert_eq!((count("failed"), count("unknown")), (0, 0), "{run}");
     assert!(count("degraded") > 0, "{run}");
+    let seconds = run["per_second"].as_array().expect("seconds");
+    assert!(seconds.iter().any(|second| second["price"].as_f64() > Some(0.0)), "computing time was dear");
     assert!(count("answered") * 2 > count("offered"), "{run}");
 }
 

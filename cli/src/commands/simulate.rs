@@ -474,6 +474,7 @@ pub fn simulate(
                     })
                     .collect();
                 reply.degraded = ended.degraded;
+                reply.price = ended.price;
             }
             count(Ended {
                 intended: due.at.since(Instant::ZERO),

@@ -114,7 +114,7 @@ fn reply(answers: Vec<Answer>, label_output: Option<&str>) -> Reply {
         outcome: Outcome::Answered,
         message: String::new(),
         degraded: answers.iter().any(|answer| answer.degraded),
-        price: 0.0,
+        price: answers.iter().map(|answer| answer.price).fold(0.0, f64::max),
         rows: answers
             .into_iter()
             .map(|answer| RowReply { label: label(&answer.outputs), stage: answer.stage })
