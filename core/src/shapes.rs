@@ -141,13 +141,14 @@ impl PadPlan {
         self.buckets.iter().rev().nth(1).map_or(1, |before| before + 1)
     }
 
-    /// How long a row is: all its inputs that are filled up agree, or it has no length and runs as it is.
+    /// How long a row is: all its inputs that are filled up agree, or it has no length and runs as it is. So does one of length 0:
+    /// with nothing to see but what was filled up, a model would answer something else.
     pub fn length(&self, row: &Row) -> Option<u64> {
         row.row?;
         let mut lengths =
             (0..row.tensors.len()).filter(|i| self.fills(*i)).map(|i| row.shape(i).get(self.dimension - 1));
         let first = *lengths.next()??;
-        lengths.all(|length| length == Some(&first)).then_some(first)
+        (first > 0 && lengths.all(|length| length == Some(&first))).then_some(first)
     }
 
     /// The shape that input `i` of a row of this length has in a batch.
@@ -220,7 +221,9 @@ fn inner(shape: &[u64], at: usize) -> usize {
 pub fn number(dtype: DType, value: f64) -> Option<Vec<u8>> {
     macro_rules! whole {
         ($type:ty) => {{
-            let fits = value.fract() == 0.0 && value >= <$type>::MIN as f64 && value <= <$type>::MAX as f64;
+            // The largest 64-bit numbers have no f64 of their own, one more than the largest has.
+            let over = (<$type>::MAX / 2 + 1) as f64 * 2.0;
+            let fits = value.fract() == 0.0 && value >= <$type>::MIN as f64 && value < over;
             fits.then(|| (value as $type).to_le_bytes().to_vec())
         }};
     }
@@ -235,7 +238,7 @@ pub fn number(dtype: DType, value: f64) -> Option<Vec<u8>> {
         DType::I32 => whole!(i32),
         DType::I64 => whole!(i64),
         DType::F16 | DType::Bf16 => (value == 0.0).then(|| vec![0, 0]),
-        DType::F32 => value.is_finite().then(|| (value as f32).to_le_bytes().to_vec()),
+        DType::F32 => (value as f32).is_finite().then(|| (value as f32).to_le_bytes().to_vec()),
         DType::F64 => value.is_finite().then(|| value.to_le_bytes().to_vec()),
         DType::String => None,
     }
@@ -344,6 +347,17 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_no_length_stays_as_it_is() {
+        let plan = padding().plan(&signature());
+        let none = row(0);
+        assert_eq!(plan.length(&none), None, "a mask with nothing in it would hide the whole row");
+        assert_eq!(plan.padded_shape(&none, 0, plan.length(&none)), [0]);
+        let mut out = Vec::new();
+        (0..2).for_each(|i| plan.append(&none, i, none.data(i), &mut out));
+        assert_eq!(out, []);
+    }
+
+    #[test]
     fn batches_are_filled_up_to_the_next_allowed_size() {
         let shapes = Shapes { batch_sizes: vec![1, 4, 16], pad: None };
         assert_eq!([1, 2, 4, 5, 16, 17].map(|rows| shapes.filled_up(rows)), [1, 4, 4, 16, 16, 17]);
@@ -362,6 +376,7 @@ mod tests {
                 "dimension 1 of input temperature f32[-,1] is not open",
             ),
             (Padding { inputs: ids(0.5), ..padding() }, "0.5 is no i64"),
+            (Padding { inputs: ids(2f64.powi(63)), ..padding() }, "is no i64"),
             (Padding { dimension: 0, ..padding() }, "dimension 0 is that of rows"),
             (Padding { buckets: vec![4, 2], ..padding() }, "each larger than the one before"),
             (Padding { buckets: Vec::new(), ..padding() }, "each larger"),
@@ -374,6 +389,9 @@ mod tests {
             let said = shapes(pad).check(&signature()).unwrap_err();
             assert!(said.contains(what), "{said}");
         }
+        assert_eq!(number(DType::F32, 1e300), None, "it would be infinite");
+        assert_eq!(number(DType::U64, 2f64.powi(64)), None);
+        assert_eq!(number(DType::I8, -128.0), Some(vec![0x80]));
         let sizes = Shapes { batch_sizes: vec![4, 4], pad: None };
         assert!(sizes.check(&signature()).unwrap_err().contains("each larger than the one before"));
         let fixed = Signature { inputs: vec![spec("x", DType::F32, &[Some(8), None])], outputs: Vec::new() };

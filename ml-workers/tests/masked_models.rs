@@ -86,6 +86,18 @@ fn rows_of_several_lengths_answer_together_as_they_do_alone() {
 }
 
 #[test]
+fn a_row_of_no_length_does_no_harm() {
+    let none = row(&mut Prng::new(13), 0);
+    let alone = load("masked").run(&none.tensors).map_err(|error| error.to_string());
+    let own = run(vec![none], &shapes(&["hidden"])).remove(0).map_err(|error| error.to_string());
+    // Whatever the model makes of it, filling up makes nothing else of it.
+    match (own, alone) {
+        (Ok(own), Ok(alone)) => assert_eq!((own.shape(0), own.data(0)), (&[0][..], &alone[0].data[..])),
+        (own, alone) => assert_eq!(own.map(|_| ()), alone.map(|_| ())),
+    }
+}
+
+#[test]
 fn an_output_that_is_not_as_long_is_told() {
     let mut prng = Prng::new(12);
     let mut wrong = shapes(&["hidden"]);
