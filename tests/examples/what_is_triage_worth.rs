@@ -90,7 +90,11 @@ fn main() {
                     "-o",
                     "json",
                 ]);
-                let offered = result["offered"].as_f64().expect("a count");
+                // A trace cannot be scaled without end.
+                let Some(offered) = result["offered"].as_f64() else {
+                    line += &format!("{:>17}", "-");
+                    continue;
+                };
                 let share = |key: &str| 100.0 * result[key].as_f64().unwrap_or(f64::NAN) / offered;
                 best = share("correct_at_best");
                 line += &format!("{:>9.2} {:>6.2} ", share("correct_within_deadline"), share("within_deadline"));
