@@ -161,3 +161,80 @@ fn where_there_is_room_everybody_goes_deeper() {
     let dues = (0..200u64).map(|i| due(i * 4000, &[(i % 2) as u32], 50_000)).collect();
     assert!(ends(&cluster, dues, 7).iter().all(|end| end.stages == [Some(1)] && !end.degraded));
 }
+
+/// The demo's cascade on a slow slot: rows come out of its stages as its gain tables say.
+fn demo() -> Cluster {
+    let read = |name: &str| {
+        let path = format!("{}/../demo/{name}.csv", env!("CARGO_MANIFEST_DIR"));
+        GainTable::from_csv(&std::fs::read_to_string(path).expect("it belongs to the demo")).expect("a table")
+    };
+    let tables = [read("tiny-mid"), read("mid-big")];
+    let mut cluster = cascade(1, model(75, 21, &[1]), model(100, 310, &[1]));
+    cluster.models.insert(reference("big"), model(100, 3950, &[1]));
+    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+    let gate = |table: &GainTable| Some(Gate::Gain { table: Arc::new(table.clone()), min_gain: Gate::MIN_GAIN });
+    endpoint.stages[1].gate = gate(&tables[0]);
+    endpoint.stages.push(Stage {
+        name: StageName::parse("big").unwrap(),
+        model: reference("big"),
+        gate: gate(&tables[1]),
+    });
+    let mut prng = Prng::new(1);
+    let mut pick = |shares: Vec<f64>| {
+        let mut left = prng.uniform() * shares.iter().sum::<f64>();
+        let within = |share: &f64| {
+            left -= share;
+            left < 0.0
+        };
+        shares.iter().position(within).unwrap_or(0)
+    };
+    let mut signals = vec![Vec::new(); 3];
+    for _ in 0..2000 {
+        let first = pick(tables[0].bins().iter().map(|bin| f64::from(bin.rows)).collect());
+        let second = pick(tables[0].bins()[first].next.iter().map(|share| f64::from(*share)).collect());
+        signals[0].push(Some(tables[0].bins()[first].confidence));
+        signals[1].push(Some(tables[1].bins()[second].confidence));
+        signals[2].push(None);
+    }
+    cluster.endpoints[0] = Served { ladders: Ladders::new(&Arc::new(endpoint), &[2.1e-5, 3.1e-4, 3.95e-3]), signals };
+    cluster
+}
+
+/// Ten times the rate for two seconds, ten seeds taken together, by tenths of a second: nobody notices but by the depth of the
+/// answers, and that is back as soon as the spike is over.
+#[test]
+fn in_a_spike_deeper_stages_go_dark_and_come_back_and_answers_are_in_time() {
+    let cluster = demo();
+    // Offered, in time, answered by more than the first stage.
+    let mut tenths = vec![[0u32; 3]; 60];
+    for seed in 0..10 {
+        let mut prng = Prng::new(100 + seed);
+        let (mut at, mut dues) = (0.0, Vec::new());
+        while at < 6.0 {
+            let rate = if (2.0..4.0).contains(&at) { 4000.0 } else { 400.0 };
+            at += prng.exponential() / rate;
+            dues.push(due((at * 1e6) as u64, &[prng.below(2000) as u32], 50_000));
+        }
+        for end in ends(&cluster, dues, seed) {
+            let tenth = (end.due.at.as_nanos() / 100_000_000) as usize;
+            let Some([offered, in_time, deeper]) = tenths.get_mut(tenth) else { continue };
+            *offered += 1;
+            *in_time += u32::from(end.outcome == Outcome::Answered && end.latency <= us(50_000));
+            *deeper += u32::from(end.stages[0] > Some(0));
+        }
+    }
+    for (tenth, [offered, in_time, _]) in tenths.iter().enumerate() {
+        assert!(*in_time as f64 >= 0.97 * f64::from(*offered), "{in_time} of {offered} in the tenth {tenth}");
+    }
+    let depth = |tenths: &[[u32; 3]]| {
+        let sum = |i: usize| f64::from(tenths.iter().map(|tenth| tenth[i]).sum::<u32>());
+        sum(2) / sum(0)
+    };
+    let (calm, spike) = (depth(&tenths[5..20]), depth(&tenths[22..40]));
+    assert!(calm > 0.5 && spike < 0.6 * calm, "{calm} before it and {spike} in it");
+    let after: Vec<f64> = tenths[45..].chunks(5).map(depth).collect();
+    assert!(
+        after.iter().all(|depth| *depth > 0.9 * calm),
+        "{after:?} from half a second after it on, {calm} before it"
+    );
+}
