@@ -1,7 +1,7 @@
 //! What is triage worth? The demo's cascade with gates by gain in virtual time, from a quarter to 32 times the rate at which every
 //! query could run all stages, under each way of triage, against what could be had at best.
 //!
-//! `cargo run --release -p weir-tests --example what_is_triage_worth [DATA LABELS]` (after `cargo build --release -p weir-cli`). One
+//! `cargo run --release -p weir-tests --example what_is_triage_worth [DATA LABELS [WAY…]]` (after `cargo build --release -p weir-cli`). One
 //! node with one slot at a tenth of its speed; its models are measured once, by the first run of `weir profile` on each file.
 
 use std::path::Path;
@@ -47,18 +47,25 @@ fn main() {
     let mut files = std::env::args().skip(1);
     let data = files.next().unwrap_or_else(|| "demo/images.npy".into());
     let labels = files.next().unwrap_or_else(|| "demo/labels.npy".into());
+    let named: Vec<String> = files.collect();
+    let named = if named.is_empty() { METHODS.map(str::to_owned).to_vec() } else { named };
     let folder = tempfile::tempdir().expect("a folder");
     let (profiles, seconds) = profiles(folder.path());
     let full = 1.0 / seconds;
     println!("every query could run all stages at {full:.0} a second; right in time, of all that came, and in time");
     for arrivals in ["poisson", "gamma:cv=4", "trace:benches/traces/azure_conversation_15min.csv.gz"] {
         println!("\n{arrivals}");
-        println!("{:>6} {:>8} {}", "times", "at best", METHODS.map(|method| format!("{method:>17}")).concat());
+        println!(
+            "{:>6} {:>8} {}",
+            "times",
+            "at best",
+            named.iter().map(|way| format!("{way:>17}")).collect::<String>()
+        );
         for times in TIMES {
             let rate = format!("{:.1}", full * times);
             let mut line = String::new();
             let mut best = f64::NAN;
-            for method in METHODS {
+            for method in &named {
                 let result = weir(&[
                     "simulate",
                     "-f",
