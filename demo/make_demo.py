@@ -1,7 +1,8 @@
 """Makes the demo's files: python3 make_demo.py FOLDER
 
-FOLDER holds the trained networks (fm_mlp.onnx, fm_cnn_s.onnx, fm_cnn_l.onnx) and the Fashion-MNIST test images
-(data/fmnist_test_x.npy uint8 [5000,28,28], data/fmnist_test_y.npy uint8 [5000]). Needs numpy and onnxruntime.
+FOLDER holds the trained networks (fm_*.onnx, me_*.onnx, txt_*.onnx), the Fashion-MNIST test images
+(data/fmnist_test_x.npy uint8 [5000,28,28], data/fmnist_test_y.npy uint8 [5000]) and the texts (data/sms_calib_x.npy, …_y.npy).
+Needs numpy and onnxruntime.
 Prints what a cascade of them with fixed thresholds answers offline on the images that it wrote.
 """
 
@@ -16,12 +17,28 @@ IMAGES = 500
 STAGES = {"tiny": ("fm_mlp", 0.95), "mid": ("fm_cnn_s", 0.8), "big": ("fm_cnn_l", 0.0)}
 
 
+COPIES = {
+    "segment-0": "me_seg0",
+    "segment-1": "me_seg1",
+    "segment-2": "me_seg2",
+    "whole": "me_full",
+    "spam-features": "txt_feat_c3",
+    "spam-a": "txt_head_c3_lr_a",
+    "spam-b": "txt_head_c3_lr_b",
+    "spam-nb": "txt_head_c3_nb",
+}
+
+
 def main(source: Path, here: Path) -> None:
     x = np.load(source / "data/fmnist_test_x.npy")[:IMAGES]
     y = np.load(source / "data/fmnist_test_y.npy")[:IMAGES]
     images = (x.astype(np.float32) / np.float32(255)).reshape(-1, 1, 28, 28)
     np.save(here / "images.npy", images)
     np.save(here / "labels.npy", y)
+    np.save(here / "texts.npy", np.load(source / "data/sms_calib_x.npy"))
+    np.save(here / "spam.npy", np.load(source / "data/sms_calib_y.npy"))
+    for name, file in COPIES.items():
+        shutil.copyfile(source / f"{file}.onnx", here / f"{name}.onnx")
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     answers = np.full(IMAGES, -1)

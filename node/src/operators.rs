@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeRecent, Record};
-use weir_core::ids::QueryId;
+use weir_core::ids::{ModelRef, QueryId};
 use weir_core::units::{Deadline, Instant};
 use weir_schema::control_capnp::node_operator;
 use weir_schema::convert::control::read_u128;
@@ -65,8 +65,8 @@ impl OperatorObject {
     /// What a second of slot time costs a query of an endpoint that comes now, where its deeper stages are dearest.
     fn price(&self, table: &Table, endpoint: &Endpoint, now: Instant) -> f64 {
         let (shared, deadline) = (&self.shared, Deadline::after(now, endpoint.deadline));
-        let of = |stage: &Stage| price(table, &shared.devices, &shared.remote_waits, now, &stage.model, deadline);
-        endpoint.stages.iter().skip(1).map(of).fold(0.0, f64::max)
+        let of = |model: &ModelRef| price(table, &shared.devices, &shared.remote_waits, now, model, deadline);
+        endpoint.stages.iter().skip(1).filter_map(Stage::model).map(of).fold(0.0, f64::max)
     }
 
     fn explain(&self, id: QueryId) -> Explained {

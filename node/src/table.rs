@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use weir_core::endpoint::{Ladders, Wiring};
+use weir_core::endpoint::{Ladders, Stage, Wiring};
 use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, Grant, Model, State};
@@ -38,6 +38,8 @@ pub struct Served {
     pub ladders: Arc<Ladders>,
     /// Its stages, wired to each other.
     pub wiring: Arc<Wiring>,
+    /// By stage: its share of the time of itself and of what has to follow it.
+    pub shares: Arc<[f64]>,
 }
 
 /// Where a model stands.
@@ -75,10 +77,11 @@ impl Table {
             // The state machine has checked it; a version with other rules may not have.
             match endpoint.wire(&signatures) {
                 Ok(wiring) => {
-                    let seconds: Vec<f64> =
-                        endpoint.stages.iter().map(|stage| row_seconds(state, routing, &stage.model)).collect();
+                    let of = |stage: &Stage| stage.model().map_or(0.0, |model| row_seconds(state, routing, model));
+                    let seconds: Vec<f64> = endpoint.stages.iter().map(of).collect();
                     let ladders = Arc::new(Ladders::new(&Arc::new(endpoint.clone()), &seconds));
-                    let served = Served { ladders, wiring: Arc::new(wiring) };
+                    let shares = wiring.flow.shares(&seconds).into();
+                    let served = Served { ladders, wiring: Arc::new(wiring), shares };
                     endpoints.insert(name.clone(), served);
                 }
                 Err(bad) => tracing::warn!(%bad, "an endpoint cannot be served"),

@@ -59,6 +59,33 @@ struct Stage {
     marginBelow @5 :Float32;
     gain @6 :GainGate;
   }
+  # A graph's; a chain has none of them.
+  inputs @7 :List(Feed);      # those that are not found by their names; of a combination, all
+  when @8 :Condition;         # absent: always
+  combine @9 :Combine;        # instead of a model, whose name is empty then
+}
+
+struct Feed {
+  input @0 :Text;
+  stage @1 :Int32;            # by number; -1: the request
+  tensor @2 :Text;
+  each @3 :Bool;              # item by item
+}
+
+struct Condition {
+  stage @0 :UInt32;           # by number
+  signal @1 :Text;            # confidence, margin, entropy, label, or an output
+  is @2 :Comparison;
+  than @3 :Float32;
+}
+
+enum Comparison { less @0; lessOrEqual @1; greater @2; greaterOrEqual @3; equal @4; notEqual @5; }
+
+struct Combine {
+  how @0 :How;
+  weights @1 :List(Float64);  # of weighted alone: one for each input
+  atLeast @2 :UInt32;         # 0: all
+  enum How { mean @0; weighted @1; vote @2; concat @3; }
 }
 
 struct GainGate {
@@ -83,6 +110,7 @@ struct Endpoint {
   labelOutput @4 :Text;       # empty: none
   confidenceOutput @5 :Text;  # empty: none
   stages @6 :List(Stage);
+  defaultOutputs @7 :List(Predict.Tensor);   # one row each; empty: no default answer
 }
 
 struct Device {

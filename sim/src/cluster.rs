@@ -10,16 +10,18 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_core::call::{Balancer, Way};
-use weir_core::endpoint::Ladders;
+use weir_core::endpoint::graph::Stages;
+use weir_core::endpoint::{Flow, Ladder, Ladders, Stage};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
-use weir_core::outcome::Outcome;
+use weir_core::outcome::{Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    Candidate, Choice, Estimate, Group, StageEnd, Step, Target, Told, Trip, cheapest, choose, remote_finish,
+    Candidate, Choice, Ending, Estimate, Group, StageEnd, Target, Told, Trip, cheapest, choose, doubted, remote_finish,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::triage::{self, Method, WholeStage};
@@ -68,8 +70,21 @@ pub struct Model {
 pub struct Served {
     /// Stages and gates.
     pub ladders: Ladders,
-    /// By stage and row: what the gate after it looks at, where the endpoint has that.
-    pub signals: Vec<Vec<Option<f32>>>,
+    /// What stages wait for.
+    pub flow: Arc<Flow>,
+    /// By stage and row: what it says. A combination is taken to say the same whatever of its inputs came.
+    pub says: Vec<Vec<Says>>,
+}
+
+/// What a stage says about a row of the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Says {
+    /// What the gate after it looks at, where the endpoint has that.
+    pub signal: Option<f32>,
+    /// The stages whose condition looks at it, and holds.
+    pub holds: Stages,
+    /// How many items it runs for this row, where it runs them one by one.
+    pub items: Option<u32>,
 }
 
 /// What is simulated.
@@ -125,15 +140,22 @@ struct Call {
     home: Instant,
     inside: Duration,
     trip: Trip,
+    /// No shallower stage may answer.
+    least: usize,
     price: f64,
     /// The answer is on its way.
     ended: bool,
     /// Where its rows wait or run: (node, ticket).
     tickets: Vec<(usize, TicketId)>,
+    /// By row and stage that runs item by item: how many are not back yet.
+    items: BTreeMap<(usize, usize), u32>,
 }
 
-/// A reply to a row: (call, row, stage), and how it went there.
-type Reply = (u64, usize, StageEnd);
+/// What a ticket is: a call, a row of it and a stage.
+type Place = (u64, usize, usize);
+
+/// A reply to a row, and how it went there.
+type Reply = (Place, StageEnd);
 
 enum Event {
     Send,
@@ -153,7 +175,7 @@ enum Event {
     /// Replies to rows of one call get home.
     Replies {
         call: u64,
-        replies: Vec<(usize, StageEnd)>,
+        replies: Vec<(usize, usize, StageEnd)>,
     },
     /// The word of a node on the wait of a model gets to another.
     Told {
@@ -179,8 +201,8 @@ struct Running<'a, F> {
     prng: Prng,
     calls: BTreeMap<u64, Call>,
     next_call: u64,
-    /// By ticket: call and row.
-    tickets: Vec<(u64, usize)>,
+    /// By ticket.
+    tickets: Vec<Place>,
     waits: BTreeMap<(usize, usize, ModelRef), Told>,
     /// By home and endpoint: the stage for all, where triage asks for one.
     wholes: BTreeMap<(usize, usize), WholeStage>,
@@ -217,7 +239,7 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
     running.go(dues.into_iter());
 }
 
-impl<F: FnMut(Ended)> Running<'_, F> {
+impl<'a, F: FnMut(Ended)> Running<'a, F> {
     fn place(&mut self) {
         let mut id = 0;
         for (reference, model) in &self.cluster.models {
@@ -289,7 +311,9 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             deadline: Deadline(home + self.way.at_node(due.deadline)),
             home,
             inside: Duration::ZERO,
-            trip: Trip::new(due.rows.len(), depth),
+            trip: Trip::new(&self.cluster.endpoints[due.endpoint].flow, due.rows.len(), depth),
+            least: depth.least,
+            items: BTreeMap::new(),
             price: 0.0,
             ended: false,
             due,
@@ -304,28 +328,69 @@ impl<F: FnMut(Ended)> Running<'_, F> {
     fn start(&mut self, now: Instant, id: u64) {
         let call = &self.calls[&id];
         self.agenda.at(call.deadline.0, Event::Deadline(id));
-        self.send_groups(now, id);
-    }
-
-    fn replies(&mut self, now: Instant, id: u64, replies: &[(usize, StageEnd)]) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
-        let ladders = &self.cluster.endpoints[call.due.endpoint].ladders;
-        let (node, deadline) = (call.node, call.deadline);
-        // Rows of one call that come home together were at one stage.
-        let next = call.trip.stage(replies[0].0) + 1;
-        let (triage, model) = (self.cluster.triage, ladders.endpoint().stages.get(next).map(|stage| &stage.model));
-        let model = model.filter(|_| ladders.weighs());
-        let price = model.map_or(0.0, |model| self.price(now, node, model, deadline));
-        let load = model.filter(|_| triage.reads_load()).map_or(0.0, |model| self.load(now, node, model, deadline));
-        let ladder = triage.ladder(ladders, || price, || load);
-        let call = self.calls.get_mut(&id).expect("it was just seen");
-        call.price = call.price.max(ladder.price());
-        for (slot, end) in replies {
-            if let Some(value) = call.trip.on_stage_end(now, ladder, *slot, *end) {
-                self.devices[node].weighed(now, &ladders.endpoint().stages[next].model, value);
+        if self.is_hopeless(now, id) {
+            let trip = &mut self.calls.get_mut(&id).expect("an open call").trip;
+            while let Some(group) = trip.next_group() {
+                trip.on_no_choice(now, &group, Rejection::TooLate);
             }
         }
         self.send_groups(now, id);
+    }
+
+    /// Whether stages that have to follow each other before there is any answer would be late: see the cluster's homes.
+    fn is_hopeless(&mut self, now: Instant, id: u64) -> bool {
+        let call = &self.calls[&id];
+        let served = &self.cluster.endpoints[call.due.endpoint];
+        if served.flow.is_chain() && call.least == 0 {
+            return false;
+        }
+        let span = |model| {
+            let known = self.candidates(now, call.node, model, 1, &[]);
+            known.iter().map(|known| known.estimate.soonest()).min().map_or(0.0, |at| at.since(now).as_secs_f64())
+        };
+        let stages = &served.ladders.endpoint().stages;
+        let spans: Vec<f64> = stages.iter().map(|stage| stage.model().map_or(0.0, span)).collect();
+        let answer = now + Duration::from_secs_f64(served.flow.until_answer(&spans, call.least).min(1e9));
+        call.deadline.missed_by(answer) && !doubted(&mut self.prng)
+    }
+
+    fn replies(&mut self, now: Instant, id: u64, replies: &[(usize, usize, StageEnd)]) {
+        if !self.calls.contains_key(&id) {
+            return;
+        }
+        // As in the cluster's homes, what comes home together meets one price.
+        let mut ladders: BTreeMap<usize, &Ladder> = BTreeMap::new();
+        for (slot, stage, end) in replies {
+            let ladder = *ladders.entry(*stage).or_insert_with(|| self.ladder(now, id, stage + 1));
+            self.on_stage_end(now, id, *slot, *stage, *end, ladder);
+        }
+        self.send_groups(now, id);
+    }
+
+    /// A stage call of a row ended; where a gate weighs what follows, the home's device hears of it.
+    fn on_stage_end(&mut self, now: Instant, id: u64, slot: usize, stage: usize, end: StageEnd, ladder: &Ladder) {
+        let call = self.calls.get_mut(&id).expect("an open call");
+        let served = &self.cluster.endpoints[call.due.endpoint];
+        let holds = served.says[stage].get(call.due.rows[slot] as usize).map_or(0, |says| says.holds);
+        call.price = call.price.max(ladder.price());
+        let weighed = call.trip.on_stage_end(now, ladder, slot, stage, end, holds);
+        let next = served.ladders.endpoint().stages.get(stage + 1).and_then(Stage::model);
+        if let (Some(value), Some(next)) = (weighed, next) {
+            let node = call.node;
+            self.devices[node].weighed(now, next, value);
+        }
+    }
+
+    /// What the gate before a stage weighs by now.
+    fn ladder(&mut self, now: Instant, id: u64, stage: usize) -> &'a Ladder {
+        let (cluster, call) = (self.cluster, &self.calls[&id]);
+        let (node, deadline) = (call.node, call.deadline);
+        let ladders = &cluster.endpoints[call.due.endpoint].ladders;
+        let next = ladders.endpoint().stages.get(stage).and_then(Stage::model).filter(|_| ladders.weighs());
+        let price = next.map_or(0.0, |model| self.price(now, node, model, deadline));
+        let loaded = next.filter(|_| cluster.triage.reads_load());
+        let load = loaded.map_or(0.0, |model| self.load(now, node, model, deadline));
+        cluster.triage.ladder(ladders, || price, || load)
     }
 
     fn deadline(&mut self, now: Instant, id: u64) {
@@ -337,9 +402,19 @@ impl<F: FnMut(Ended)> Running<'_, F> {
     /// What a home does when something has happened to a call.
     fn send_groups(&mut self, now: Instant, id: u64) {
         let call = self.calls.get_mut(&id).expect("an open call");
-        let (home, deadline, endpoint) = (call.node, call.deadline, call.due.endpoint);
+        let (home, endpoint) = (call.node, call.due.endpoint);
         while let Some(group) = self.calls.get_mut(&id).and_then(|call| call.trip.next_group()) {
-            let model = &self.cluster.endpoints[endpoint].ladders.endpoint().stages[group.stage].model;
+            let served = &self.cluster.endpoints[endpoint];
+            let Some(model) = served.ladders.endpoint().stages[group.stage].model() else {
+                let ladder = self.ladder(now, id, group.stage + 1);
+                for slot in group.slots {
+                    let row = self.calls[&id].due.rows[slot] as usize;
+                    let signal = served.says[group.stage].get(row).and_then(|says| says.signal);
+                    self.on_stage_end(now, id, slot, group.stage, StageEnd::Answered(signal), ladder);
+                }
+                continue;
+            };
+            let deadline = self.deadline_of(now, id, group.stage);
             let known = self.candidates(now, home, model, group.slots.len(), &group.tried);
             let choice = choose(&known, deadline, &mut self.prng);
             let call = self.calls.get_mut(&id).expect("an open call");
@@ -372,6 +447,17 @@ impl<F: FnMut(Ended)> Running<'_, F> {
             }
             self.agenda.at(now + self.cluster.path.reply, Event::Answer { call: id });
         }
+    }
+
+    /// By when a stage has to be done, so that what has to follow can be in time as well.
+    fn deadline_of(&self, now: Instant, id: u64, stage: usize) -> Deadline {
+        let call = &self.calls[&id];
+        let served = &self.cluster.endpoints[call.due.endpoint];
+        if served.flow.is_chain() {
+            return call.deadline;
+        }
+        let share = served.flow.shares(served.ladders.seconds())[stage];
+        if share >= 1.0 { call.deadline } else { Deadline::after(now, call.deadline.left(now).mul_f64(share)) }
     }
 
     /// What a second of slot time costs for a model, as a home knows it.
@@ -422,24 +508,36 @@ impl<F: FnMut(Ended)> Running<'_, F> {
 
     /// Rows of one call enter the queue of a device together.
     fn enqueue(&mut self, now: Instant, node: usize, id: u64, stage: usize, rows: &[usize]) {
-        let Some(call) = self.calls.get_mut(&id).filter(|call| !call.ended) else { return };
-        let endpoint = self.cluster.endpoints[call.due.endpoint].ladders.endpoint();
+        if self.calls.get(&id).is_none_or(|call| call.ended) {
+            return;
+        }
+        let deadline = self.deadline_of(now, id, stage);
+        let call = self.calls.get_mut(&id).expect("it was just seen");
+        let served = &self.cluster.endpoints[call.due.endpoint];
+        let endpoint = served.ladders.endpoint();
+        let model = endpoint.stages[stage].model().expect("a model is sent somewhere");
         let mut queries = Vec::with_capacity(rows.len());
         for slot in rows {
-            let ticket = TicketId(self.tickets.len() as u64);
-            self.tickets.push((id, *slot));
-            call.tickets.push((node, ticket));
-            queries.push(Query {
-                ticket,
-                deadline: call.deadline,
-                class: endpoint.class,
-                shape: ShapeKey(0),
-                mergeable: self.cluster.models[&endpoint.stages[stage].model].max_batch > 1,
-                rows: 1,
-                value: self.cluster.triage.stake(call.trip.value(*slot)),
-            });
+            let items = served.says[stage].get(call.due.rows[*slot] as usize).and_then(|says| says.items);
+            if let Some(items) = items {
+                call.items.insert((*slot, stage), items);
+            }
+            for _ in 0..items.unwrap_or(1) {
+                let ticket = TicketId(self.tickets.len() as u64);
+                self.tickets.push((id, *slot, stage));
+                call.tickets.push((node, ticket));
+                queries.push(Query {
+                    ticket,
+                    deadline,
+                    class: endpoint.class,
+                    shape: ShapeKey(0),
+                    mergeable: self.cluster.models[model].max_batch > 1,
+                    rows: 1,
+                    value: self.cluster.triage.stake(call.trip.value(*slot, stage)),
+                });
+            }
         }
-        self.devices[node].arrive(now, &endpoint.stages[stage].model, &queries, &mut self.effects);
+        self.devices[node].arrive(now, model, &queries, &mut self.effects);
         self.perform_effects(now, node);
     }
 
@@ -447,13 +545,19 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let ran = self.devices[node].finish(now, replica, &mut self.effects);
         let mut replies = Vec::with_capacity(ran.len());
         for ticket in ran {
-            let (id, slot) = self.tickets[ticket.0 as usize];
+            let place @ (id, slot, stage) = self.tickets[ticket.0 as usize];
             let Some(call) = self.calls.get_mut(&id) else { continue };
             call.tickets.retain(|(_, known)| *known != ticket);
             let row = call.due.rows[slot] as usize;
-            let stage = call.trip.stage(slot);
-            let signal = self.cluster.endpoints[call.due.endpoint].signals[stage].get(row).copied().flatten();
-            replies.push((id, slot, StageEnd::Answered(signal)));
+            let says = self.cluster.endpoints[call.due.endpoint].says[stage].get(row).copied().unwrap_or_default();
+            if says.items.is_some() {
+                let Some(left) = call.items.get_mut(&(slot, stage)) else { continue };
+                *left -= 1;
+                if *left > 0 {
+                    continue;
+                }
+            }
+            replies.push((place, StageEnd::Answered(says.signal)));
         }
         self.perform_effects(now, node);
         self.bring_home(now + self.cluster.path.hand_off, node, replies);
@@ -474,28 +578,30 @@ impl<F: FnMut(Ended)> Running<'_, F> {
                 Effect::Rejected { ticket, why } => (ticket, StageEnd::Rejected(why)),
                 Effect::Expired { ticket } => (ticket, StageEnd::Expired),
             };
-            let (id, slot) = self.tickets[ticket.0 as usize];
+            let place @ (id, slot, stage) = self.tickets[ticket.0 as usize];
             if let Some(call) = self.calls.get_mut(&id) {
                 call.tickets.retain(|(_, known)| *known != ticket);
+                // Of a row's items one is as good as all.
+                call.items.remove(&(slot, stage));
             }
-            refused.push((id, slot, end));
+            refused.push((place, end));
         }
         self.bring_home(now, node, refused);
     }
 
     /// Replies go home from a node, those of one call together.
     fn bring_home(&mut self, at: Instant, node: usize, replies: Vec<Reply>) {
-        let mut by_call: BTreeMap<u64, Vec<(usize, StageEnd)>> = BTreeMap::new();
-        for (id, slot, end) in replies {
-            by_call.entry(id).or_default().push((slot, end));
+        let mut by_call: BTreeMap<u64, Vec<(usize, usize, StageEnd)>> = BTreeMap::new();
+        for ((id, slot, stage), end) in replies {
+            by_call.entry(id).or_default().push((slot, stage, end));
         }
         for (id, replies) in by_call {
             let Some(call) = self.calls.get(&id) else { continue };
             let mut at = at;
             if call.node != node {
                 at = at + self.cluster.path.hop;
-                let stage = call.trip.stage(replies[0].0);
-                let model = &self.cluster.endpoints[call.due.endpoint].ladders.endpoint().stages[stage].model;
+                let stages = &self.cluster.endpoints[call.due.endpoint].ladders.endpoint().stages;
+                let model = stages[replies[0].1].model().expect("a model came home");
                 let now = self.agenda.now();
                 if let Some(Estimate { finish, yields }) = self.devices[node].estimate_finish(now, model, 1) {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
@@ -513,14 +619,14 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         let mut outcome = Outcome::Answered;
         let (mut stages, mut degraded) = (Vec::with_capacity(call.trip.len()), false);
         for slot in 0..call.trip.len() {
-            let (end, stage) = match call.trip.end(slot).expect("every row has ended").step {
-                Step::Answer { stage, degraded: less } => {
+            let (end, stage) = match call.trip.end(slot).expect("every row has ended").how {
+                Ending::Answer { stage, degraded: less } => {
                     degraded |= less;
                     (Outcome::Answered, Some(stage))
                 }
-                Step::Refuse(why) => (Outcome::Rejected(why), None),
-                Step::Expire => (Outcome::Expired, None),
-                Step::Fail | Step::Call { .. } => (Outcome::Failed, None),
+                Ending::Refuse(why) => (Outcome::Rejected(why), None),
+                Ending::Expire => (Outcome::Expired, None),
+                Ending::Fail => (Outcome::Failed, None),
             };
             stages.push(stage);
             outcome = outcome.max(end);
@@ -529,6 +635,17 @@ impl<F: FnMut(Ended)> Running<'_, F> {
         self.way.observe(latency, call.inside);
         self.balancer.on_outcome(now, &self.names[call.node], outcome, latency);
         (self.on_end)(Ended { latency, outcome, stages, degraded, price: call.price, due: call.due });
+    }
+}
+
+impl Served {
+    /// A cascade, by what its gates look at, by stage and row.
+    pub fn cascade(ladders: Ladders, signals: &[Vec<Option<f32>>]) -> Served {
+        let flow = Flow::chain(ladders.endpoint().stages.iter().map(|stage| stage.gate.is_some()));
+        let says = |of_rows: &Vec<Option<f32>>| {
+            of_rows.iter().map(|signal| Says { signal: *signal, ..Says::default() }).collect()
+        };
+        Served { ladders, flow: Arc::new(flow), says: signals.iter().map(says).collect() }
     }
 }
 

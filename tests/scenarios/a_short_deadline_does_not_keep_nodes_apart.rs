@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weir_client::Request;
+use weir_core::endpoint::Run;
 use weir_core::ids::{EndpointName, ModelRef};
 use weir_core::outcome::Outcome;
 use weir_core::replicated::{Command, ReplicaRange};
@@ -24,7 +25,7 @@ fn a_short_deadline_does_not_keep_nodes_apart() -> Result<(), Wrong> {
         model.reference = ModelRef::parse("single@1")?;
         model.replicas = ReplicaRange { min: 1, max: 1 };
         let mut single = endpoint("single", 1_000_000);
-        single.stages[0].model = model.reference.clone();
+        single.stages[0].run = Run::Model(model.reference.clone());
         admin.write(Command::Apply { models: vec![model], endpoints: vec![single], if_index: None }).await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
         let client = world.client().await?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use weir_core::endpoint::Run;
 use weir_core::ids::ModelRef;
 use weir_core::outcome::Outcome;
 use weir_core::replicated::{Command, Model};
@@ -12,7 +13,7 @@ async fn go_to(world: &World, model: Model) -> Result<(), Wrong> {
     let (admin, client) = (world.admin(), world.client().await?);
     let reference = model.reference.clone();
     let mut endpoint = endpoint(ECHO, 1_000_000);
-    endpoint.stages[0].model = reference.clone();
+    endpoint.stages[0].run = Run::Model(reference.clone());
     admin.write(Command::Apply { models: vec![model], endpoints: vec![endpoint], if_index: None }).await?;
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -119,8 +119,8 @@ fn cascade<'a>(status: &'a Status, name: &EndpointName) -> Result<&'a Endpoint, 
     let endpoint = status.state.endpoints.get(name).ok_or_else(|| {
         Failure::NotFound(format!("endpoint {name} not found; `weir get endpoints` lists what there is"))
     })?;
-    if endpoint.stages.len() < 2 {
-        return Err(Failure::Usage(format!("endpoint {name} has one stage; only cascades have gates to calibrate")));
+    if endpoint.stages.len() < 2 || !endpoint.is_chain() {
+        return Err(Failure::Usage(format!("endpoint {name} is no cascade; only cascades have gates to calibrate")));
     }
     Ok(endpoint)
 }
@@ -138,9 +138,8 @@ fn costs(status: &Status, endpoint: &Endpoint) -> Result<Vec<f64>, Failure> {
         });
         reports.map(|profile| Profile::new(&profile.points).row_seconds()).min_by(f64::total_cmp)
     };
-    let stages = endpoint.stages.iter().map(|stage| {
-        cost(&stage.model)
-            .ok_or_else(|| Failure::NotFound(format!("no replica of {} is ready; see `weir status`", stage.model)))
+    let stages = endpoint.models().map(|model| {
+        cost(model).ok_or_else(|| Failure::NotFound(format!("no replica of {model} is ready; see `weir status`")))
     });
     stages.collect()
 }

@@ -3,8 +3,9 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use weir_client::admin::Status;
-use weir_core::endpoint::Gate;
 use weir_core::endpoint::gain::Bin;
+use weir_core::endpoint::graph::How;
+use weir_core::endpoint::{Combine, Endpoint, Feed, Gate, Run};
 use weir_core::ids::ModelRef;
 use weir_core::placement::ReplicaState;
 use weir_core::shapes::Padding;
@@ -64,7 +65,18 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         loads.flat_map(|report| &report.endpoints).filter(|load| load.endpoint == endpoint.name).collect();
     let sum = |of: fn(&weir_core::placement::EndpointLoad) -> u64| loads.iter().map(|load| of(load)).sum::<u64>();
     let stages = endpoint.stages.iter().enumerate().map(|(i, stage)| {
-        let mut told = model(status, &stage.model);
+        let mut told = match &stage.run {
+            Run::Model(reference) => model(status, reference),
+            Run::Combine(combine) => json!({"combine": combined(combine)}),
+        };
+        if !stage.inputs.is_empty() {
+            let feed = |feed: &Feed| (feed.input.clone(), Value::String(source(endpoint, feed)));
+            told["inputs"] = Value::Object(stage.inputs.iter().map(feed).collect());
+        }
+        if let Some(when) = &stage.when {
+            let looked_at = &endpoint.stages[when.stage as usize].name;
+            told["when"] = json!(format!("{looked_at}.{} {} {}", when.signal.word(), when.is.word(), when.than));
+        }
         told["stage"] = json!(stage.name.as_str());
         told["gate"] = stage.gate.as_ref().map_or(Value::Null, gate);
         told["answered"] = json!(loads.iter().map(|load| load.by_stage.get(i).copied().unwrap_or(0)).sum::<u64>());
@@ -84,6 +96,22 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "last_error": loads.iter().map(|load| load.last_error.as_str()).find(|error| !error.is_empty()),
         "stages": stages.collect::<Vec<_>>(),
     }))
+}
+
+/// Where an input comes from, as weir files have it.
+fn source(endpoint: &Endpoint, feed: &Feed) -> String {
+    let from = feed.stage.map_or("request", |stage| endpoint.stages[stage as usize].name.as_str());
+    format!("{from}.{}{}", feed.tensor, if feed.each { "[]" } else { "" })
+}
+
+/// A combination as weir files have it.
+fn combined(combine: &Combine) -> Value {
+    match &combine.how {
+        How::Mean => json!("mean"),
+        How::Vote => json!("vote"),
+        How::Concat => json!("concat"),
+        How::Weighted(weights) => json!({"weighted": weights}),
+    }
 }
 
 /// A gate as weir files have it, and of a table what people ask first.

@@ -202,9 +202,9 @@ impl<'a> Planner<'a> {
         };
         let arrivals: Vec<Statistics> = (0..load.asked.len()).map(of).collect();
         let all = Statistics::of(&queries.iter().map(|due| due.at).collect::<Vec<_>>());
-        let mix = load.asked.iter().enumerate().map(|(i, (endpoint, _))| {
+        let mix = load.asked.iter().enumerate().map(|(i, (endpoint, wiring))| {
             let ladders = Ladders::new(&std::sync::Arc::new((*endpoint).clone()), &[]);
-            (arrivals[i].count as f64 / all.count.max(1) as f64, modelled.learnt[i].shares(&ladders))
+            (arrivals[i].count as f64 / all.count.max(1) as f64, modelled.learnt[i].shares(&wiring.flow, &ladders))
         });
         let mix = mix.collect();
         let prices = kinds.iter().map(|kind| kind.price).collect();
@@ -230,15 +230,18 @@ impl<'a> Planner<'a> {
     /// Says why no number of machines helps, where that is so.
     fn possible(&self, path: Duration) -> Result<(), Failure> {
         for (i, stream) in self.config().streams.iter().enumerate() {
-            let first = &self.endpoint(i).stages[0];
-            let fastest = self.kinds.iter().map(|kind| self.profile(kind, &first.model).estimate(1).as_duration());
-            let fastest = fastest.min().expect("there are kinds") + path;
-            if fastest > stream.deadline {
+            let flow = &self.load.asked[i].1.flow;
+            let stages = &self.endpoint(i).stages;
+            let soonest = |kind: &Kind| {
+                let span = |model| self.profile(kind, model).estimate(1).as_duration().as_secs_f64();
+                let spans: Vec<f64> = stages.iter().map(|stage| stage.model().map_or(0.0, span)).collect();
+                flow.until_answer(&spans, 0)
+            };
+            let fastest = self.kinds.iter().map(soonest).fold(f64::INFINITY, f64::min) + path.as_secs_f64();
+            if fastest > stream.deadline.as_secs_f64() {
                 return Err(Failure::No(format!(
-                    "no plan: a row of stage {} ({}) takes {:.1} ms on the fastest machine, calls included, and the deadline of {} is {:.1} ms; a longer deadline or a smaller first stage is needed",
-                    first.name,
-                    first.model,
-                    1e3 * fastest.as_secs_f64(),
+                    "no plan: the first answer to a row takes {:.1} ms on the fastest machine, calls included, and the deadline of {} is {:.1} ms; a longer deadline or a smaller first stage is needed",
+                    1e3 * fastest,
                     self.endpoint(i).name,
                     1e3 * stream.deadline.as_secs_f64(),
                 )));
@@ -334,7 +337,8 @@ impl<'a> Planner<'a> {
             let seconds = self.mix.iter().enumerate().map(|(i, (share, runs))| {
                 let stages = self.endpoint(i).stages.iter().zip(runs);
                 let stages = stages.take(if deep { usize::MAX } else { 1 });
-                share * stages.map(|(stage, runs)| runs * self.profile(kind, &stage.model).row_seconds()).sum::<f64>()
+                let seconds = |model| self.profile(kind, model).row_seconds();
+                share * stages.filter_map(|(stage, runs)| Some(runs * seconds(stage.model()?))).sum::<f64>()
             });
             f64::from(kind.machine.slots) / (rows * seconds.sum::<f64>()).max(1e-9)
         };
@@ -370,7 +374,7 @@ impl<'a> Planner<'a> {
 
     /// Rows a second that a machine of a kind serves with all stages, in the largest batches of which two fit before the deadline.
     fn whole(&self, kind: &Kind, endpoint: &Endpoint, deadline: Duration) -> Option<f64> {
-        let profiles: Vec<Profile> = endpoint.stages.iter().map(|stage| self.profile(kind, &stage.model)).collect();
+        let profiles: Vec<Profile> = endpoint.models().map(|model| self.profile(kind, model)).collect();
         let time = |batch: u32| profiles.iter().map(|profile| profile.estimate(batch).as_duration()).sum::<Duration>();
         let most = profiles.iter().filter_map(|profile| profile.points().last()).map(|(batch, _)| *batch).min()?;
         let batch = (1..=most).rev().find(|batch| time(*batch) * 2 <= deadline)?;

@@ -11,13 +11,15 @@ use std::time::Duration;
 use clap::Args;
 use weir_core::endpoint::frontier::{Known, calibrate};
 use weir_core::endpoint::gate::label;
-use weir_core::endpoint::{Endpoint, Ladders, Source, Wiring};
+use weir_core::endpoint::passage::{empty, holds, signal, stacked};
+use weir_core::endpoint::{Asks, Endpoint, Flow, Ladders, Passage, Stage, Wiring};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
 use weir_core::outcome::Outcome;
 use weir_core::placement::{Problem, solve};
 use weir_core::profile::Profile;
 use weir_core::replicated::{self, Plan, ReplicaRange};
-use weir_core::tensor::{Signature, Tensor};
+use weir_core::router::{Call, Depth, Journey, StageEnd};
+use weir_core::tensor::{Row, Signature, Tensor};
 use weir_core::units::{Bytes, Instant, ServiceTime};
 use weir_loadgen::result::RunResult;
 use weir_loadgen::run::{Loop, RunConfig, counted};
@@ -27,7 +29,7 @@ use weir_loadgen::tally::Ended;
 use weir_loadgen::target::{Reply, RowReply, Stream};
 use weir_ml_workers::engine::{Session, engine};
 use weir_ml_workers::probe::probe;
-use weir_sim::cluster::{self, Cluster, Due, Model, Node, Served};
+use weir_sim::cluster::{self, Cluster, Due, Model, Node, Says, Served};
 use weir_sim::device::Service;
 use weir_sim::knapsack::{Options, bound};
 
@@ -177,8 +179,7 @@ impl Measured {
         if !(pace > 0.0 && pace <= 1.0) {
             return Err(usage("--pace is above 0 and at most 1"));
         }
-        let wanted: BTreeSet<&ModelRef> =
-            load.asked.iter().flat_map(|(endpoint, _)| endpoint.stages.iter().map(|stage| &stage.model)).collect();
+        let wanted: BTreeSet<&ModelRef> = load.asked.iter().flat_map(|(endpoint, _)| endpoint.models()).collect();
         let mut sessions: BTreeMap<&ModelRef, Box<dyn Session>> = BTreeMap::new();
         let mut models = BTreeMap::new();
         let mut given = self.profile.iter().map(|file| read_profile(file)).collect::<Result<BTreeMap<_, _>, _>>()?;
@@ -216,12 +217,13 @@ impl Measured {
         let mut endpoints = Vec::new();
         for ((endpoint, wiring), stream) in load.asked.iter().zip(load.config.streams.iter()) {
             let of_rows = Learnt::ask(endpoint, wiring, stream, &mut sessions)?;
-            let seconds: Vec<f64> =
-                endpoint.stages.iter().map(|stage| models[&stage.model].believed.row_seconds()).collect();
+            let of = |stage: &Stage| stage.model().map_or(0.0, |model| models[model].believed.row_seconds());
+            let seconds: Vec<f64> = endpoint.stages.iter().map(of).collect();
             let ladders = Ladders::new(&Arc::new((*endpoint).clone()), &seconds);
-            endpoints.push(Served { ladders, signals: of_rows.signals.clone() });
+            endpoints.push(Served { ladders, flow: Arc::clone(&wiring.flow), says: of_rows.says.clone() });
             for (stage, noise) in endpoint.stages.iter().zip(&of_rows.noise) {
-                let service = &mut models.get_mut(&stage.model).expect("it was loaded").service;
+                let Some(model) = stage.model() else { continue };
+                let service = &mut models.get_mut(model).expect("it was loaded").service;
                 // Sleeping hides it.
                 service.noise = if pace < 1.0 { 0.0 } else { *noise };
             }
@@ -323,8 +325,8 @@ fn signatures(declared: &Declared) -> BTreeMap<ModelRef, &Signature> {
 
 /// What the stages of an endpoint say about each row of the data.
 pub struct Learnt {
-    /// By stage and row: what the gate after it looks at.
-    signals: Vec<Vec<Option<f32>>>,
+    /// By stage and row: what it says.
+    says: Vec<Vec<Says>>,
     /// By stage and row: the class.
     classes: Vec<Vec<Option<i64>>>,
     /// By stage: how far runs of one row scatter.
@@ -332,31 +334,37 @@ pub struct Learnt {
 }
 
 impl Learnt {
-    /// By stage: the share of rows that run it where nothing is dear.
-    pub fn shares(&self, ladders: &Ladders) -> Vec<f64> {
-        let stages = self.signals.len();
-        let ladder = ladders.at(0.0);
-        let rows = self.signals.first().map_or(0, Vec::len);
-        let runs = |row: usize, stage: usize| ladder.verdict(stage, self.signals[stage - 1][row]).0.is_deeper();
-        let mut depths = vec![0.0; stages];
+    /// By stage: how often it runs for a row where nothing is dear.
+    pub fn shares(&self, flow: &Flow, ladders: &Ladders) -> Vec<f64> {
+        let rows = self.says.first().map_or(0, Vec::len);
+        let mut runs = vec![0.0; self.says.len()];
+        let mut calls = Vec::new();
         for row in 0..rows {
-            let depth = 1 + (1..stages).take_while(|stage| runs(row, *stage)).count();
-            depths.iter_mut().take(depth).for_each(|rows| *rows += 1.0);
+            let mut journey = Journey::new(Depth::ANY);
+            calls.clear();
+            journey.start(flow, &mut calls);
+            while let Some(Call { stage, .. }) = calls.pop() {
+                let says = self.says[stage][row];
+                runs[stage] += f64::from(says.items.unwrap_or(1));
+                let answered = StageEnd::Answered(says.signal);
+                journey.on_stage_end(flow, ladders.at(0.0), stage, answered, says.holds, &mut calls);
+            }
         }
-        depths.iter().map(|runs| runs / rows.max(1) as f64).collect()
+        runs.iter().map(|runs| runs / rows.max(1) as f64).collect()
     }
 
     /// What all stages say of each row, and which of them are right.
     fn known(&self, labels: &[i64]) -> Option<Vec<Known>> {
-        let stages = || 0..self.signals.len();
+        let stages = || 0..self.says.len();
         let of = |(row, label): (usize, &i64)| {
-            let confidences = stages().map(|stage| self.signals[stage][row]).collect::<Option<Vec<f32>>>()?;
+            let confidences = stages().map(|stage| self.says[stage][row].signal).collect::<Option<Vec<f32>>>()?;
             let right = stages().map(|stage| self.classes[stage][row] == Some(*label)).collect();
             Some(Known { confidences, right })
         };
         labels.iter().enumerate().map(of).collect()
     }
 
+    /// Asks every stage about every row, whatever gates and conditions say: in virtual time any of them may run.
     fn ask(
         endpoint: &Endpoint,
         wiring: &Wiring,
@@ -365,34 +373,59 @@ impl Learnt {
     ) -> Result<Learnt, Failure> {
         let stages = endpoint.stages.len();
         let mut learnt =
-            Learnt { signals: vec![Vec::new(); stages], classes: vec![Vec::new(); stages], noise: Vec::new() };
+            Learnt { says: vec![Vec::new(); stages], classes: vec![Vec::new(); stages], noise: Vec::new() };
         let mut times = vec![Vec::new(); stages];
-        for row in 0..stream.data.rows() as u32 {
-            let request: Vec<Tensor> = stream.data.take(&[row]).into_iter().map(|(_, tensor)| tensor).collect();
-            let mut previous: Vec<Tensor> = Vec::new();
+        for number in 0..stream.data.rows() as u32 {
+            let tensors = stream.data.take(&[number]).into_iter().map(|(_, tensor)| tensor).collect();
+            let request = Row { tensors: Arc::new(tensors), row: (!stream.data.whole()).then_some(0) };
+            let mut answers: Vec<Row> = Vec::new();
             for (i, stage) in endpoint.stages.iter().enumerate() {
-                let session = sessions.get_mut(&stage.model).expect("it was loaded");
-                let inputs: Vec<Tensor> = wiring.sources[i]
-                    .iter()
-                    .map(|source| match source {
-                        Source::Request(input) => request[*input].clone(),
-                        Source::Previous(output) => previous[*output].clone(),
-                    })
-                    .collect();
-                let started = std::time::Instant::now();
-                let outputs = session.run(&inputs).map_err(|error| {
-                    Failure::No(format!("model {} fails on row {row} of the data: {error}", stage.model))
-                })?;
-                times[i].push(started.elapsed().as_secs_f64());
-                let numbers = wiring.confidence[i].and_then(|output| outputs.get(output)?.as_f32());
-                learnt.signals[i].push(numbers.as_deref().and_then(|numbers| endpoint.signal(i, numbers)));
-                learnt.classes[i].push(numbers.as_deref().and_then(label).map(|(class, _)| class as i64));
-                previous = outputs;
+                let fails =
+                    |why: String| Failure::No(format!("stage {} fails on row {number} of the data: {why}", stage.name));
+                let answer = |stage: usize| answers.get(stage);
+                let passage = Passage { endpoint, wiring, request: &request, answer: &answer };
+                let mut run = |row: &Row| {
+                    let model = stage.model().expect("only models are asked");
+                    let started = std::time::Instant::now();
+                    let outputs = sessions.get_mut(model).expect("it was loaded").run(&row.tensors);
+                    times[i].push(started.elapsed().as_secs_f64());
+                    let outputs = outputs.map_err(|error| error.to_string())?;
+                    Ok(Row { tensors: Arc::new(outputs), row: row.row })
+                };
+                let mut items = None;
+                let outputs = if stage.model().is_none() {
+                    passage.combined(i).map_err(fails)?
+                } else {
+                    match passage.asks(i).map_err(fails)? {
+                        Asks::One(row) => run(&row).map_err(fails)?,
+                        Asks::Each(rows) => {
+                            items = Some(rows.len() as u32);
+                            let outputs =
+                                rows.iter().map(&mut run).collect::<Result<Vec<_>, String>>().map_err(fails)?;
+                            stacked(&outputs).unwrap_or_else(|| empty(&wiring.gives[i]))
+                        }
+                    }
+                };
+                let (signal, holds) = (signal(endpoint, wiring, i, &outputs), holds(endpoint, wiring, i, &outputs));
+                learnt.says[i].push(Says { signal, holds, items });
+                learnt.classes[i].push(class(wiring, i, &outputs));
+                answers.push(outputs);
             }
         }
         learnt.noise = times.into_iter().map(scatter).collect();
         Ok(learnt)
     }
+}
+
+/// The label that a stage gives a row, where it gives class probabilities.
+fn class(wiring: &Wiring, stage: usize, outputs: &Row) -> Option<i64> {
+    let i = wiring.confidence[stage]?;
+    let numbers = Tensor {
+        dtype: outputs.tensors.get(i)?.dtype,
+        shape: outputs.shape(i).to_vec(),
+        data: outputs.data(i).to_vec(),
+    };
+    label(&numbers.as_f32()?).map(|(class, _)| class as i64)
 }
 
 /// Half the width of an even spread that scatters as these times do, relative to their mean; the longest and shortest
@@ -416,12 +449,14 @@ fn at_best(cluster: &Cluster, learnt: &[Learnt], load: &Load<'_>) -> Option<f64>
         return None;
     };
     let (endpoint, labels) = (served.ladders.endpoint(), stream.labels.as_ref()?);
+    if !endpoint.is_chain() {
+        return None;
+    }
     let tables = calibrate(&learnt.known(labels)?)?;
-    let costs: Vec<f64> =
-        endpoint.stages.iter().map(|stage| cluster.models[&stage.model].service.profile.row_seconds()).collect();
+    let costs: Vec<f64> = endpoint.models().map(|model| cluster.models[model].service.profile.row_seconds()).collect();
     let first = tables.first()?;
     let options = |row: usize| {
-        let confidence = |stage: usize| learnt.signals[stage][row].unwrap_or(f32::NAN);
+        let confidence = |stage: usize| learnt.says[stage][row].signal.unwrap_or(f32::NAN);
         let mut sum = (costs[0], first.read(confidence(0), |bin| first.bins()[bin].right));
         let mut options = vec![sum];
         for (stage, table) in tables.iter().enumerate() {

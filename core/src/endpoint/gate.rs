@@ -43,7 +43,7 @@ impl Gate {
 }
 
 /// Entropy in nats, −Σ p·ln p.
-fn entropy(probabilities: &[f32]) -> Option<f32> {
+pub(super) fn entropy(probabilities: &[f32]) -> Option<f32> {
     let nats = |p: &f32| if *p <= 0.0 { 0.0 } else { -p * p.ln() };
     // Which of its terms is not a number does not matter: then the sum is none either.
     let any_nan = probabilities.iter().any(|p| p.is_nan());
@@ -51,7 +51,7 @@ fn entropy(probabilities: &[f32]) -> Option<f32> {
 }
 
 /// The largest probability less the second largest; the largest where it is the only one.
-fn margin(probabilities: &[f32]) -> Option<f32> {
+pub(super) fn margin(probabilities: &[f32]) -> Option<f32> {
     let (label, first) = label(probabilities)?;
     let others = probabilities.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, p)| *p);
     Some(if first.is_nan() { f32::NAN } else { first - others.reduce(f32::max).unwrap_or(0.0) })

@@ -1,4 +1,5 @@
 use super::*;
+use crate::tensor::{DType, Signature, TensorSpec};
 
 fn spec(name: &str, dtype: DType, shape: &[i64]) -> TensorSpec {
     TensorSpec { name: name.into(), dtype, shape: shape.iter().map(|d| u64::try_from(*d).ok()).collect() }
@@ -13,10 +14,8 @@ fn probs() -> TensorSpec {
 }
 
 pub(crate) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
-    let stage = |(name, gate): &(&str, Option<Gate>)| Stage {
-        name: StageName::parse(name).unwrap(),
-        model: ModelRef::parse(&format!("{name}@1")).unwrap(),
-        gate: gate.clone(),
+    let stage = |(name, gate): &(&str, Option<Gate>)| {
+        Stage::new(StageName::parse(name).unwrap(), ModelRef::parse(&format!("{name}@1")).unwrap(), gate.clone())
     };
     Endpoint {
         name: EndpointName::parse("e").unwrap(),
@@ -25,6 +24,7 @@ pub(crate) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,
+        default_outputs: Vec::new(),
         stages: stages.iter().map(stage).collect(),
     }
 }
@@ -34,6 +34,7 @@ fn wire(endpoint: &Endpoint, signatures: &[(&str, &Signature)]) -> Result<Wiring
     endpoint.wire(&signatures).map_err(|bad| bad.to_string())
 }
 
+const ASKED: Source = Source::Request { input: 0, each: false };
 const GATE: Option<Gate> = Some(Gate::ConfidenceBelow(0.9));
 
 #[test]
@@ -42,7 +43,7 @@ fn a_cascade_answers_with_what_its_stages_share() {
     let (first, second) = (image(&[hidden.clone(), probs()]), image(&[probs(), spec("extra", DType::I64, &[-1])]));
     let wiring = wire(&endpoint(&[("a", None), ("b", GATE)]), &[("a", &first), ("b", &second)]).unwrap();
     assert_eq!(wiring.signature, image(&[probs()]));
-    assert_eq!(wiring.sources, [[Source::Request(0)], [Source::Request(0)]]);
+    assert_eq!(wiring.sources, [[ASKED], [ASKED]]);
     assert_eq!(wiring.outputs, [[1], [0]]);
     assert_eq!(wiring.confidence, [Some(1), Some(0)]);
 }
@@ -52,7 +53,7 @@ fn a_segment_takes_the_hidden_tensor_of_the_one_before() {
     let first = image(&[spec("h_out", DType::F32, &[-1, 32, 14, 14]), probs()]);
     let second = Signature { inputs: vec![spec("h", DType::F32, &[-1, 32, 14, 14])], outputs: vec![probs()] };
     let wiring = wire(&endpoint(&[("a", None), ("b", GATE)]), &[("a", &first), ("b", &second)]).unwrap();
-    assert_eq!(wiring.sources[1], [Source::Previous(0)]);
+    assert_eq!(wiring.sources[1], [Source::Stage { stage: 0, output: 0, each: false }]);
 }
 
 #[test]
@@ -98,4 +99,114 @@ fn gates_that_cannot_decide_are_refused() {
     assert!(wire(&fits, &[("a", &good), ("b", &good), ("c", &good)]).is_ok());
     let alone = cascade(gate(&[1.0]), GATE);
     assert!(wire(&alone, &[("a", &good), ("b", &good), ("c", &good)]).is_ok(), "the next gate needs no table");
+}
+
+fn feed(input: &str, stage: Option<u32>, tensor: &str, each: bool) -> Feed {
+    Feed { input: input.into(), stage, tensor: tensor.into(), each }
+}
+
+fn combining(name: &str, how: graph::How, inputs: Vec<Feed>) -> Stage {
+    let run = Run::Combine(Combine { how, at_least: None });
+    Stage { name: StageName::parse(name).unwrap(), run, gate: None, inputs, when: None }
+}
+
+/// Two models side by side, and what combines them.
+fn ensemble(how: graph::How) -> Endpoint {
+    let mut both = endpoint(&[("a", None), ("b", None)]);
+    let inputs = vec![feed("a", Some(0), "probs", false), feed("b", Some(1), "probs", false)];
+    both.stages.push(combining("both", how, inputs));
+    both
+}
+
+#[test]
+fn stages_that_name_nothing_run_side_by_side_in_a_graph() {
+    let good = image(&[probs()]);
+    let models = [("a", &good), ("b", &good)];
+    let wiring = wire(&ensemble(graph::How::Mean), &models).unwrap();
+    assert_eq!(wiring.signature, image(&[probs()]));
+    assert_eq!(wiring.flow.answers(), 0b111, "a branch can answer where the combination cannot");
+    assert_eq!(wiring.flow.needs()[1].mask(), 0);
+    assert_eq!(wiring.flow.needs()[2].some, Some((0b11, 2)));
+    let joined = wire(&ensemble(graph::How::Concat), &models).unwrap();
+    assert_eq!(joined.signature.outputs, [spec("probs", DType::F32, &[-1, 20])]);
+    assert_eq!(joined.flow.answers(), 0b100, "what branches give is something else");
+}
+
+#[test]
+fn a_flattened_stage_gives_a_list_that_is_combined_by_item() {
+    let cut = image(&[spec("crops", DType::F32, &[-1, -1, 1, 8, 8])]);
+    let of_crop = Signature { inputs: vec![spec("x", DType::F32, &[-1, 1, 8, 8])], outputs: vec![probs()] };
+    let mut flat = endpoint(&[("a", None), ("b", None)]);
+    flat.stages[1].inputs = vec![feed("x", Some(0), "crops", true)];
+    let models = [("a", &cut), ("b", &of_crop)];
+    let listed = wire(&flat, &models).unwrap();
+    assert_eq!(listed.signature.outputs, [spec("probs", DType::F32, &[-1, -1, 10])]);
+    assert!(listed.is_flattened(1) && !listed.is_flattened(0));
+    flat.stages.push(combining("all", graph::How::Mean, vec![feed("probs", Some(1), "probs", false)]));
+    let joined = wire(&flat, &models).unwrap();
+    assert_eq!(joined.signature.outputs, [probs()]);
+    assert_eq!(joined.flow.answers(), 0b100);
+    flat.stages[1].inputs = vec![feed("x", Some(0), "crops", false)];
+    assert!(wire(&flat, &models).unwrap_err().contains("needs the input x f32[-,1,8,8] and would get crops"));
+}
+
+#[test]
+fn a_condition_looks_at_a_stage_before() {
+    let good = image(&[probs(), spec("score", DType::F32, &[-1])]);
+    let models = [("a", &good), ("b", &good)];
+    let when = |stage, signal| {
+        let mut routed = endpoint(&[("a", None), ("b", None)]);
+        routed.stages[1].when = Some(Condition { stage, signal, is: graph::Comparison::Less, than: 0.5 });
+        wire(&routed, &models)
+    };
+    let wiring = when(0, graph::Signal::Confidence).unwrap();
+    assert_eq!((wiring.conditions[0].as_slice(), wiring.flow.needs()[1].when), ([(1, 0)].as_slice(), Some(0)));
+    assert_eq!(when(0, graph::Signal::Output("score".into())).unwrap().conditions[0], [(1, 1)]);
+    assert!(when(0, graph::Signal::Output("scores".into())).unwrap_err().contains("looks at a.scores"));
+    assert!(when(1, graph::Signal::Label).unwrap_err().contains("does not stand before it"));
+}
+
+#[test]
+fn graphs_that_cannot_be_served_are_refused_with_the_reason() {
+    let good = image(&[probs()]);
+    let models = [("a", &good), ("b", &good)];
+    let refused = |change: fn(&mut Endpoint)| {
+        let mut graph = ensemble(graph::How::Mean);
+        change(&mut graph);
+        wire(&graph, &models).unwrap_err()
+    };
+    assert!(refused(|g| g.stages[2].inputs[0].tensor = "prob".into()).contains("there is no a.prob; a has probs"));
+    assert!(refused(|g| g.stages[2].inputs[0].stage = Some(2)).contains("does not stand before it"));
+    assert!(refused(|g| g.stages[2].inputs.clear()).contains("has no inputs"));
+    assert!(refused(|g| g.stages[0].inputs = vec![feed("y", None, "x", false)]).contains("has no input y; it has x"));
+    assert!(
+        refused(|g| g.stages[2].run = Run::Combine(Combine { how: graph::How::Mean, at_least: Some(3) }))
+            .contains("at_least is from 1")
+    );
+    assert!(
+        refused(|g| g.stages[2].run = Run::Combine(Combine { how: graph::How::Weighted(vec![1.0]), at_least: None }))
+            .contains("weights need")
+    );
+    let other = image(&[spec("probs", DType::F32, &[-1, 11])]);
+    assert!(
+        wire(&ensemble(graph::How::Mean), &[("a", &good), ("b", &other)]).unwrap_err().contains("do not go together")
+    );
+    let mut idle = ensemble(graph::How::Concat);
+    idle.stages[2].inputs.pop();
+    assert!(wire(&idle, &models).is_ok(), "b has the same output as one input alone, so it can answer");
+    let hidden = image(&[spec("h", DType::F32, &[-1, 4])]);
+    assert!(wire(&idle, &[("a", &good), ("b", &hidden)]).unwrap_err().contains("nothing takes what stage b gives"));
+}
+
+#[test]
+fn a_default_answer_is_what_the_stages_give() {
+    let good = image(&[probs()]);
+    let with = |name: &str, classes: u64| {
+        let mut cascade = endpoint(&[("a", None), ("b", GATE)]);
+        cascade.default_outputs = vec![(name.into(), Tensor::f32(&[1, classes], &vec![0.1; classes as usize]))];
+        wire(&cascade, &[("a", &good), ("b", &good)])
+    };
+    assert!(with("probs", 10).is_ok());
+    assert!(with("probs", 9).unwrap_err().contains("default_output probs is f32[9], its stages give probs f32[-,10]"));
+    assert!(with("prob", 10).unwrap_err().contains("has no probs"));
 }

@@ -62,9 +62,9 @@ impl Visits {
         self.first.iter().chain(&self.further)
     }
 
-    /// The one that was sent last.
-    pub fn last_mut(&mut self) -> Option<&mut Visit> {
-        self.further.last_mut().or(self.first.as_mut())
+    /// The one of a stage that was sent last.
+    pub fn last_of(&mut self, stage: usize) -> Option<&mut Visit> {
+        self.further.iter_mut().rev().chain(&mut self.first).find(|visit| visit.stage == stage)
     }
 }
 
@@ -91,6 +91,13 @@ pub struct Visit {
     pub end: Option<(Instant, VisitEnd)>,
     /// What the gate behind the stage said; `None` where it was not asked.
     pub judged: Option<Judged>,
+}
+
+impl Visit {
+    /// Whether the stage answered.
+    pub fn is_answered(&self) -> bool {
+        matches!(self.end, Some((_, VisitEnd::Answered { .. })))
+    }
 }
 
 /// What became of a stage call.

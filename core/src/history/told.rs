@@ -156,7 +156,8 @@ impl Record {
             total: self.ended.since(self.arrived),
             outcome: self.outcome,
             message: self.message.clone(),
-            stage: answered.map(|endpoint| endpoint.stages[self.stage].name.clone()),
+            stage: answered
+                .map(|endpoint| StageName::parse(endpoint.stage_name(self.stage)).expect("a name of a stage")),
             degraded: self.degraded,
             visits: endpoint.map_or_else(Vec::new, |endpoint| {
                 self.visits.iter().map(|visit| visit.tell(endpoint, self.arrived)).collect()
@@ -171,7 +172,7 @@ impl Visit {
         let gate = endpoint.stages.get(self.stage + 1).and_then(|next| next.gate.as_ref());
         ToldVisit {
             stage: stage.name.clone(),
-            model: stage.model.clone(),
+            model: stage.model().expect("what is sent somewhere runs a model").clone(),
             node: self.node.clone(),
             device: self.device.clone(),
             after: self.sent.since(arrived),

@@ -315,13 +315,15 @@ impl Liveness {
                 .filter(|(id, assignment)| assignment.model == *model && ready.contains(id))
                 .count() as u32
         };
-        let by_stage: Vec<u32> = endpoint.stages.iter().map(|stage| count(&stage.model)).collect();
-        let models: BTreeSet<&ModelRef> = endpoint.stages.iter().map(|stage| &stage.model).collect();
+        let models: BTreeSet<&ModelRef> = endpoint.models().collect();
         let wanted = models.iter().map(|model| state.models.get(model).map_or(1, |model| model.replicas.min)).sum();
-        let word = match by_stage.first() {
-            Some(0) | None => EndpointState::Unavailable,
-            Some(_) if by_stage.contains(&0) => EndpointState::Degraded,
-            Some(_) => EndpointState::Serving,
+        let missing =
+            endpoint.stages.iter().enumerate().filter(|(_, stage)| stage.model().is_some_and(|m| count(m) == 0));
+        let missing = missing.fold(0, |mask, (stage, _)| mask | 1 << stage);
+        let word = match endpoint.wire(&state.signatures()) {
+            Ok(_) if missing == 0 => EndpointState::Serving,
+            Ok(wiring) if wiring.flow.answers_without(missing) => EndpointState::Degraded,
+            _ => EndpointState::Unavailable,
         };
         (word, models.iter().map(|model| count(model)).sum(), wanted)
     }

@@ -104,7 +104,7 @@ impl State {
 
     /// The models that some endpoint names, apart from quarantined ones.
     pub fn wanted_models(&self) -> BTreeSet<&ModelRef> {
-        let named = self.endpoints.values().flat_map(|endpoint| endpoint.stages.iter().map(|stage| &stage.model));
+        let named = self.endpoints.values().flat_map(Endpoint::models);
         named.filter(|model| self.models.get(model).is_some_and(|model| model.quarantined.is_none())).collect()
     }
 
@@ -132,9 +132,9 @@ impl State {
                 }
                 let mut effect = Effect::one(format!("endpoint {name} deleted"), Change::EndpointGone(name.clone()))?;
                 let others = || self.endpoints.values().filter(|endpoint| endpoint.name != *name);
-                let named: BTreeSet<_> = self.endpoints[name].stages.iter().map(|stage| &stage.model).collect();
+                let named: BTreeSet<_> = self.endpoints[name].models().collect();
                 for model in named {
-                    if !others().any(|endpoint| endpoint.stages.iter().any(|stage| stage.model == *model)) {
+                    if !others().any(|endpoint| endpoint.models().any(|other| other == model)) {
                         effect.lines.push(format!("model {model} deleted"));
                         effect.changes.push(Change::ModelGone(model.clone()));
                     }
@@ -287,9 +287,9 @@ impl State {
             }
         }
         let named_before = endpoints.iter().filter_map(|endpoint| self.endpoints.get(&endpoint.name));
-        let left: BTreeSet<&ModelRef> = named_before.flat_map(named).collect();
+        let left: BTreeSet<&ModelRef> = named_before.flat_map(Endpoint::models).collect();
         let unchanged = |known: &&Endpoint| endpoints.iter().all(|endpoint| endpoint.name != known.name);
-        let after = || self.endpoints.values().filter(unchanged).chain(endpoints).flat_map(named);
+        let after = || self.endpoints.values().filter(unchanged).chain(endpoints).flat_map(Endpoint::models);
         for model in left {
             let declared = models.iter().any(|declared| declared.reference == *model);
             // One that still has replicas goes with the plan that takes the last of them away.
@@ -375,17 +375,13 @@ impl State {
         let mut effect = Effect::one(format!("plan {index} set"), Change::Plan(plan))?;
         let mut gone: BTreeSet<&ModelRef> = self.plan.assignments.values().map(|before| &before.model).collect();
         let placed = assignments.values().map(|assignment| &assignment.model);
-        for model in self.endpoints.values().flat_map(named).chain(placed) {
+        for model in self.endpoints.values().flat_map(Endpoint::models).chain(placed) {
             gone.remove(model);
         }
         // What was never placed stays: the endpoint that names it may be declared later.
         effect.changes.extend(gone.into_iter().cloned().map(Change::ModelGone));
         Ok(effect)
     }
-}
-
-fn named(endpoint: &Endpoint) -> impl Iterator<Item = &ModelRef> {
-    endpoint.stages.iter().map(|stage| &stage.model)
 }
 
 pub(super) fn gone_model(change: &Change) -> Option<&ModelRef> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::endpoint::Stage;
+use crate::endpoint::{Run, Stage};
 use crate::ids::{ModelName, StageName, Version};
 use crate::outcome::Class;
 use crate::tensor::{DType, Signature, TensorSpec};
@@ -36,12 +36,12 @@ fn endpoint(name: &str, models: &[&str]) -> Endpoint {
         class: Class::Default,
         label_output: None,
         confidence_output: None,
+        default_outputs: Vec::new(),
         stages: models
             .iter()
-            .map(|model| Stage {
-                name: StageName::parse(model).unwrap(),
-                model: ModelRef::parse(&format!("{model}@1")).unwrap(),
-                gate: None,
+            .map(|model| {
+                let reference = ModelRef::parse(&format!("{model}@1")).unwrap();
+                Stage::new(StageName::parse(model).unwrap(), reference, None)
             })
             .collect(),
     }
@@ -266,7 +266,7 @@ fn a_version_that_was_replaced_goes_with_its_last_replica() {
     };
     let naming = |version: &str| {
         let mut endpoint = endpoint("e", &["a"]);
-        endpoint.stages[0].model = ModelRef::parse(&format!("a@{version}")).unwrap();
+        endpoint.stages[0].run = Run::Model(ModelRef::parse(&format!("a@{version}")).unwrap());
         endpoint
     };
     let models = |cluster: &Log| cluster.state.models.keys().map(ToString::to_string).collect::<Vec<_>>();

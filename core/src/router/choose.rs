@@ -34,7 +34,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// If nothing that can be pushed out were in the way.
-    fn soonest(self) -> Instant {
+    pub fn soonest(self) -> Instant {
         Instant::from_nanos(self.finish.as_nanos().saturating_sub(self.yields.as_nanos() as u64))
     }
 }
@@ -111,7 +111,12 @@ pub fn choose(candidates: &[Candidate], deadline: Deadline, prng: &mut Prng) -> 
     if !deadline.missed_by(soonest) {
         return Choice::To(other.clone());
     }
-    if prng.below(DOUBTED) == 0 { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
+    if doubted(prng) { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
+}
+
+/// Whether to try all the same what all profiles say will be late: see [`choose`].
+pub fn doubted(prng: &mut Prng) -> bool {
+    prng.below(DOUBTED) == 0
 }
 
 fn two_of<'a>(all: &[&'a Candidate], prng: &mut Prng) -> [Option<&'a Candidate>; 2] {

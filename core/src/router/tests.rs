@@ -2,17 +2,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::endpoint::{Endpoint, Gate, Stage};
+use crate::endpoint::graph::{Needs, Stages};
+use crate::endpoint::{Endpoint, Flow, Gate, Ladder, Stage};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use crate::outcome::Class;
 use crate::prng::Prng;
 use crate::units::{Deadline, Instant};
 
 pub(super) fn cascade() -> Ladder {
-    let stage = |name: &str, gate| Stage {
-        name: StageName::parse(name).unwrap(),
-        model: ModelRef::parse(&format!("{name}@1")).unwrap(),
-        gate,
+    let stage = |name: &str, gate| {
+        Stage::new(StageName::parse(name).unwrap(), ModelRef::parse(&format!("{name}@1")).unwrap(), gate)
     };
     let endpoint = Endpoint {
         name: EndpointName::parse("e").unwrap(),
@@ -21,6 +20,7 @@ pub(super) fn cascade() -> Ladder {
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,
+        default_outputs: Vec::new(),
         stages: vec![
             stage("tiny", None),
             stage("mid", Some(Gate::ConfidenceBelow(0.9))),
@@ -30,129 +30,170 @@ pub(super) fn cascade() -> Ladder {
     Ladder::free(Arc::new(endpoint))
 }
 
-fn call(stage: usize) -> Step {
-    Step::Call { stage, again: false }
+/// What stages of [`cascade`] wait for.
+pub(super) fn flow() -> Arc<Flow> {
+    Arc::new(Flow::chain([false, true, true].into_iter()))
+}
+
+/// What a journey said.
+#[derive(Debug, PartialEq)]
+enum Said {
+    /// Call these; again where they have been tried.
+    Call(Vec<usize>),
+    Again(usize),
+    End(Ending),
+}
+
+/// A journey through a graph, the stage of each call told by what it said.
+struct Walk {
+    flow: Arc<Flow>,
+    ladder: Ladder,
+    journey: Journey,
+    stage: usize,
+}
+
+impl Walk {
+    fn of(flow: Arc<Flow>, depth: Depth) -> Walk {
+        Walk { flow, ladder: cascade(), journey: Journey::new(depth), stage: 0 }
+    }
+
+    /// A started journey through the cascade.
+    fn new(depth: Depth) -> Walk {
+        let mut walk = Walk::of(flow(), depth);
+        walk.start();
+        walk
+    }
+
+    fn start(&mut self) -> Said {
+        self.said(|journey, flow, _, calls| journey.start(flow, calls))
+    }
+
+    fn end(&mut self, end: StageEnd) -> Said {
+        self.end_of(self.stage, end, 0)
+    }
+
+    fn end_of(&mut self, stage: usize, end: StageEnd, holds: Stages) -> Said {
+        self.said(|journey, flow, ladder, calls| journey.on_stage_end(flow, ladder, stage, end, holds, calls))
+    }
+
+    fn no_choice(&mut self, why: Rejection) -> Said {
+        let stage = self.stage;
+        self.said(|journey, flow, _, calls| journey.on_no_choice(flow, stage, why, calls))
+    }
+
+    fn deadline(&mut self) -> Said {
+        self.said(|journey, flow, _, calls| journey.on_deadline(flow, calls))
+    }
+
+    fn said(&mut self, what: impl FnOnce(&mut Journey, &Flow, &Ladder, &mut Vec<Call>) -> Option<Ending>) -> Said {
+        let mut calls = Vec::new();
+        let ended = what(&mut self.journey, &self.flow, &self.ladder, &mut calls);
+        if let Some(end) = ended {
+            assert_eq!(calls, [], "whoever has ended calls nothing");
+            return Said::End(end);
+        }
+        self.stage = calls.last().map_or(self.stage, |call| call.stage);
+        let again = calls.first().is_some_and(|call| !call.tried.is_empty());
+        // Each is sent at once.
+        calls.iter().for_each(|call| self.journey.on_sent(call.stage, &local()));
+        if again { Said::Again(calls[0].stage) } else { Said::Call(calls.iter().map(|call| call.stage).collect()) }
+    }
+}
+
+fn call(stage: usize) -> Said {
+    Said::Call(vec![stage])
+}
+
+fn answer(stage: usize, degraded: bool) -> Said {
+    Said::End(Ending::Answer { stage, degraded })
 }
 
 #[test]
 fn a_sure_answer_goes_out_and_an_unsure_one_goes_deeper() {
-    let ladder = cascade();
-    let mut journey = Journey::new(Depth::ANY);
-    assert_eq!(journey.start(), call(0));
-    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.5))), call(1));
-    assert_eq!(
-        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.85))),
-        Step::Answer { stage: 1, degraded: false }
-    );
-    let mut journey = Journey::new(Depth::ANY);
-    journey.start();
-    assert_eq!(
-        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.9))),
-        Step::Answer { stage: 0, degraded: false }
-    );
+    let mut walk = Walk::new(Depth::ANY);
+    assert_eq!(walk.end(StageEnd::Answered(Some(0.5))), call(1));
+    assert_eq!(walk.end(StageEnd::Answered(Some(0.85))), answer(1, false));
+    let mut walk = Walk::new(Depth::ANY);
+    assert_eq!(walk.end(StageEnd::Answered(Some(0.9))), answer(0, false));
 }
 
 #[test]
 fn a_caller_says_how_deep_it_goes() {
-    let ladder = cascade();
-    let mut journey = Journey::new(Depth { from: 0, least: 1, most: 1 });
-    assert_eq!(journey.start(), call(0));
-    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.99))), call(1), "the gate is not asked");
-    assert_eq!(
-        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1))),
-        Step::Answer { stage: 1, degraded: false },
-        "no deeper one was wanted"
-    );
+    let mut walk = Walk::new(Depth { from: 0, least: 1, most: 1 });
+    assert_eq!(walk.end(StageEnd::Answered(Some(0.99))), call(1), "the gate is not asked");
+    assert_eq!(walk.end(StageEnd::Answered(Some(0.1))), answer(1, false), "no deeper one was wanted");
     for (end, step) in [
-        (StageEnd::Rejected(Rejection::TooLate), Step::Refuse(Rejection::TooLate)),
-        (StageEnd::Expired, Step::Expire),
-        (StageEnd::Failed, Step::Fail),
+        (StageEnd::Rejected(Rejection::TooLate), Said::End(Ending::Refuse(Rejection::TooLate))),
+        (StageEnd::Expired, Said::End(Ending::Expire)),
+        (StageEnd::Failed, Said::End(Ending::Fail)),
     ] {
-        let mut journey = Journey::new(Depth { from: 0, least: 2, most: 2 });
-        journey.start();
-        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1)));
-        assert_eq!(journey.on_stage_end(&ladder, end), step, "rather none than a shallow answer");
+        let mut walk = Walk::new(Depth { from: 0, least: 2, most: 2 });
+        walk.end(StageEnd::Answered(Some(0.1)));
+        assert_eq!(walk.end(end), step, "rather none than a shallow answer");
     }
 }
 
 #[test]
 fn what_a_gate_said_is_remembered_until_the_next_answer() {
-    let ladder = cascade();
-    let mut journey = Journey::new(Depth { from: 0, least: 1, most: usize::MAX });
-    journey.start();
-    journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.99)));
-    assert_eq!(journey.judged(), None, "the caller wanted more than the first stage");
-    journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.75)));
-    let judged = journey.judged().expect("the second gate was asked");
+    let mut walk = Walk::new(Depth { from: 0, least: 1, most: usize::MAX });
+    walk.end(StageEnd::Answered(Some(0.99)));
+    assert_eq!(walk.journey.judged(), None, "the caller wanted more than the first stage");
+    walk.end(StageEnd::Answered(Some(0.75)));
+    let judged = walk.journey.judged().expect("the second gate was asked");
     assert_eq!((judged.signal, judged.deeper), (0.75, true));
-    journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.3)));
-    assert_eq!(journey.judged(), None, "there is no gate behind the last stage");
+    walk.end(StageEnd::Answered(Some(0.3)));
+    assert_eq!(walk.journey.judged(), None, "there is no gate behind the last stage");
 }
 
 #[test]
 fn whatever_goes_wrong_deeper_ends_in_the_shallow_answer() {
-    let ladder = cascade();
-    let degraded = Step::Answer { stage: 0, degraded: true };
+    let degraded = || answer(0, true);
     for end in [StageEnd::Expired, StageEnd::Failed, StageEnd::Rejected(Rejection::TooLate)] {
-        let mut journey = Journey::new(Depth::ANY);
-        journey.start();
-        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1)));
-        assert_eq!(journey.on_stage_end(&ladder, end), degraded);
+        let mut walk = Walk::new(Depth::ANY);
+        walk.end(StageEnd::Answered(Some(0.1)));
+        assert_eq!(walk.end(end), degraded());
     }
-    let mut journey = Journey::new(Depth::ANY);
-    journey.start();
-    journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.1)));
-    assert_eq!(journey.on_no_choice(Rejection::NoReplica), degraded);
-    assert_eq!(journey.on_deadline(), degraded);
+    let mut walk = Walk::new(Depth::ANY);
+    walk.end(StageEnd::Answered(Some(0.1)));
+    assert_eq!(walk.no_choice(Rejection::NoReplica), degraded());
+    assert_eq!(walk.deadline(), degraded());
 }
 
 #[test]
 fn what_may_have_run_is_not_said_to_have_been_refused() {
-    let mut journey = Journey::new(Depth::ANY);
-    journey.start();
-    assert_eq!(journey.on_stage_end(&cascade(), StageEnd::Lost), Step::Call { stage: 0, again: true });
-    assert_eq!(journey.on_no_choice(Rejection::NoReplica), Step::Fail);
-    let mut journey = Journey::new(Depth::ANY);
-    journey.start();
-    assert_eq!(journey.on_no_choice(Rejection::NoReplica), Step::Refuse(Rejection::NoReplica));
+    let mut walk = Walk::new(Depth::ANY);
+    assert_eq!(walk.end(StageEnd::Lost), Said::Again(0));
+    assert_eq!(walk.no_choice(Rejection::NoReplica), Said::End(Ending::Fail));
+    let mut walk = Walk::new(Depth::ANY);
+    assert_eq!(walk.no_choice(Rejection::NoReplica), Said::End(Ending::Refuse(Rejection::NoReplica)));
 }
 
 #[test]
 fn without_an_answer_the_outcome_says_what_happened() {
-    let ladder = cascade();
     let ends = [
-        (StageEnd::Expired, Step::Expire),
-        (StageEnd::Failed, Step::Fail),
-        (StageEnd::Rejected(Rejection::TooLate), Step::Refuse(Rejection::TooLate)),
+        (StageEnd::Expired, Said::End(Ending::Expire)),
+        (StageEnd::Failed, Said::End(Ending::Fail)),
+        (StageEnd::Rejected(Rejection::TooLate), Said::End(Ending::Refuse(Rejection::TooLate))),
     ];
     for (end, step) in ends {
-        let mut journey = Journey::new(Depth::ANY);
-        journey.start();
-        assert_eq!(journey.on_stage_end(&ladder, end), step);
+        let mut walk = Walk::new(Depth::ANY);
+        assert_eq!(walk.end(end), step);
     }
 }
 
 #[test]
 fn lost_calls_are_tried_elsewhere_three_times_in_all() {
-    let ladder = cascade();
-    let mut journey = Journey::new(Depth::ANY);
-    journey.start();
-    let again = Step::Call { stage: 0, again: true };
-    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Lost), again);
-    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Rejected(Rejection::NoReplica)), again);
-    assert_eq!(journey.on_stage_end(&ladder, StageEnd::Lost), Step::Fail);
+    let mut walk = Walk::new(Depth::ANY);
+    assert_eq!(walk.end(StageEnd::Lost), Said::Again(0));
+    assert_eq!(walk.end(StageEnd::Rejected(Rejection::NoReplica)), Said::Again(0));
+    assert_eq!(walk.end(StageEnd::Lost), Said::End(Ending::Fail));
 }
 
 #[test]
 fn a_confidence_that_is_not_a_number_stops_and_is_counted() {
-    let ladder = cascade();
-    let mut journey = Journey::new(Depth::ANY);
-    journey.start();
-    assert_eq!(
-        journey.on_stage_end(&ladder, StageEnd::Answered(Some(f32::NAN))),
-        Step::Answer { stage: 0, degraded: false }
-    );
-    assert_eq!(journey.not_numbers(), 1);
+    let mut walk = Walk::new(Depth::ANY);
+    assert_eq!(walk.end(StageEnd::Answered(Some(f32::NAN))), answer(0, false));
+    assert_eq!(walk.journey.not_numbers(), 1);
 }
 
 fn candidate(target: Target, us: u64) -> Candidate {
@@ -237,18 +278,95 @@ fn two_remote_replicas_are_compared_and_every_one_gets_its_turn() {
 
 #[test]
 fn one_stage_can_be_asked_alone() {
-    let mut journey = Journey::new(Depth::only(1));
-    assert_eq!(journey.start(), Step::Call { stage: 1, again: false });
-    let ladder = cascade();
+    let mut walk = Walk::new(Depth::only(1));
+    assert_eq!(walk.stage, 1);
+    assert_eq!(walk.end(StageEnd::Answered(Some(0.0))), answer(1, false));
+    let mut walk = Walk::new(Depth::only(1));
     assert_eq!(
-        journey.on_stage_end(&ladder, StageEnd::Answered(Some(0.0))),
-        Step::Answer { stage: 1, degraded: false }
-    );
-    let mut journey = Journey::new(Depth::only(1));
-    journey.start();
-    assert_eq!(
-        journey.on_stage_end(&ladder, StageEnd::Rejected(Rejection::TooLate)),
-        Step::Refuse(Rejection::TooLate),
+        walk.end(StageEnd::Rejected(Rejection::TooLate)),
+        Said::End(Ending::Refuse(Rejection::TooLate)),
         "there is no shallower answer"
     );
+}
+
+/// Three side by side, and 3 of as many of them as are enough.
+fn ensemble(enough: u32) -> Arc<Flow> {
+    let combined = Needs { some: Some((0b111, enough)), at_home: true, ..Needs::default() };
+    Arc::new(Flow::new(vec![Needs::default(), Needs::default(), Needs::default(), combined], 0b1111))
+}
+
+const SURE: StageEnd = StageEnd::Answered(Some(0.95));
+
+#[test]
+fn branches_run_side_by_side_and_are_combined() {
+    let mut walk = Walk::of(ensemble(3), Depth::ANY);
+    assert_eq!(walk.start(), Said::Call(vec![0, 1, 2]));
+    assert_eq!(walk.end_of(1, SURE, 0), Said::Call(vec![]));
+    assert_eq!(walk.end_of(0, SURE, 0), Said::Call(vec![]));
+    assert_eq!(walk.end_of(2, SURE, 0), call(3));
+    assert_eq!(walk.end_of(3, SURE, 0), answer(3, false));
+}
+
+#[test]
+fn where_a_branch_fails_the_others_do_if_they_are_enough() {
+    let mut walk = Walk::of(ensemble(2), Depth::ANY);
+    walk.start();
+    walk.end_of(0, SURE, 0);
+    assert_eq!(walk.end_of(1, StageEnd::Failed, 0), Said::Call(vec![]));
+    assert_eq!(walk.end_of(2, SURE, 0), call(3));
+    assert_eq!(walk.end_of(3, SURE, 0), answer(3, true), "visibly");
+    let mut walk = Walk::of(ensemble(3), Depth::ANY);
+    walk.start();
+    walk.end_of(0, SURE, 0);
+    walk.end_of(1, StageEnd::Failed, 0);
+    assert_eq!(walk.end_of(2, SURE, 0), answer(2, true), "too few: the best single answer");
+    let mut walk = Walk::of(ensemble(3), Depth { from: 0, least: 3, most: 3 });
+    walk.start();
+    assert_eq!(walk.end_of(1, StageEnd::Failed, 0), Said::End(Ending::Fail), "nobody waits for what cannot help");
+}
+
+#[test]
+fn at_the_deadline_what_came_is_combined() {
+    let mut walk = Walk::of(ensemble(2), Depth::ANY);
+    walk.start();
+    walk.end_of(0, SURE, 0);
+    walk.end_of(1, SURE, 0);
+    assert_eq!(walk.deadline(), call(3));
+    assert_eq!(walk.end_of(2, SURE, 0), Said::Call(vec![]), "it came too late");
+    assert_eq!(walk.end_of(3, SURE, 0), answer(3, true));
+    let mut walk = Walk::of(ensemble(2), Depth::ANY);
+    walk.start();
+    walk.end_of(2, SURE, 0);
+    assert_eq!(walk.deadline(), answer(2, true));
+}
+
+#[test]
+fn a_stage_whose_condition_does_not_hold_is_not_missed() {
+    // 0 says which of 1 and 2 runs; 3 takes what ran.
+    let branch = Needs { when: Some(0), ..Needs::default() };
+    let joined = Needs { some: Some((0b110, 2)), at_home: true, ..Needs::default() };
+    let graph = Arc::new(Flow::new(vec![Needs::default(), branch, branch, joined], 0b1110));
+    let mut walk = Walk::of(Arc::clone(&graph), Depth::ANY);
+    assert_eq!(walk.start(), call(0));
+    assert_eq!(walk.end_of(0, SURE, 0b010), call(1));
+    assert_eq!(walk.end_of(1, SURE, 0), call(3));
+    assert_eq!(walk.end_of(3, SURE, 0), answer(3, false));
+    let mut walk = Walk::of(Arc::clone(&graph), Depth::ANY);
+    walk.start();
+    assert_eq!(walk.end_of(0, SURE, 0), Said::End(Ending::Fail), "no branch, no answer");
+    let mut walk = Walk::of(graph, Depth { from: 0, least: 1, most: 1 });
+    walk.start();
+    assert_eq!(walk.end_of(0, SURE, 0), call(1), "the caller wants it");
+    assert_eq!(walk.end_of(1, SURE, 0), answer(1, false));
+}
+
+#[test]
+fn what_nobody_needs_any_more_is_not_started() {
+    // 1 feeds 2 alone, and 2 runs where 0 says so.
+    let second = Needs { all: 0b10, when: Some(0), ..Needs::default() };
+    let late = Needs { all: 0b01, ..Needs::default() };
+    let graph = Arc::new(Flow::new(vec![Needs::default(), late, second], 0b101));
+    let mut walk = Walk::of(graph, Depth { from: 0, least: 0, most: 1 });
+    assert_eq!(walk.start(), call(0));
+    assert_eq!(walk.end_of(0, SURE, 0b100), answer(0, false), "2 is too deep for this caller, so 1 is for nothing");
 }

@@ -1,15 +1,11 @@
 //! Objects of the replicated state, commands, and changes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use capnp::message::Builder;
 use capnp::struct_list;
-use weir_core::endpoint::gain::Bin;
-use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
 use weir_core::ids::{
     DeviceName, Digest, EndpointName, Epoch, LogIndex, MemberId, MemberName, ModelRef, NodeName, ReplicaId, RequestId,
-    StageName,
 };
 use weir_core::replicated::{
     Applied, Assignment, Change, Command, Device, Done, EngineKind, Entry, Grant, KeptProfile, Member, Model, Node,
@@ -18,7 +14,8 @@ use weir_core::replicated::{
 use weir_core::shapes::{Padding, Shapes};
 use weir_core::units::Bytes;
 
-use super::predict::{class_from_wire, class_to_wire, halves, span_from_us, span_to_us};
+use super::endpoint::{read_endpoint, write_endpoint};
+use super::predict::halves;
 use super::report::{read_points, write_points};
 use super::tensor::{read_signature, write_signature};
 use super::{BadMessage, count, framed};
@@ -41,16 +38,16 @@ pub fn read_digest(data: &[u8]) -> Result<Digest, BadMessage> {
     Ok(Digest(data.try_into().map_err(|_| BadMessage::new("a digest has 32 bytes"))?))
 }
 
-fn none_if_empty(text: capnp::text::Reader<'_>) -> Result<Option<String>, BadMessage> {
+pub(super) fn none_if_empty(text: capnp::text::Reader<'_>) -> Result<Option<String>, BadMessage> {
     let text = text.to_str()?;
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-fn text(reader: capnp::text::Reader<'_>) -> Result<String, BadMessage> {
+pub(super) fn text(reader: capnp::text::Reader<'_>) -> Result<String, BadMessage> {
     Ok(reader.to_str()?.to_owned())
 }
 
-fn model_ref(reader: capnp::text::Reader<'_>) -> Result<ModelRef, BadMessage> {
+pub(super) fn model_ref(reader: capnp::text::Reader<'_>) -> Result<ModelRef, BadMessage> {
     Ok(ModelRef::parse(reader.to_str()?)?)
 }
 
@@ -128,92 +125,6 @@ pub fn read_model(r: wire::model::Reader<'_>) -> Result<Model, BadMessage> {
         },
         replicas: ReplicaRange { min: r.get_replicas_min(), max: r.get_replicas_max() },
         quarantined: none_if_empty(r.get_quarantined()?)?,
-    })
-}
-
-/// Writes an endpoint.
-pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
-    b.set_name(endpoint.name.as_str());
-    b.set_deadline_us(span_to_us(endpoint.deadline));
-    b.set_weight(endpoint.weight);
-    b.set_class(class_to_wire(endpoint.class));
-    b.set_label_output(endpoint.label_output.as_deref().unwrap_or(""));
-    b.set_confidence_output(endpoint.confidence_output.as_deref().unwrap_or(""));
-    let mut stages = b.init_stages(count(endpoint.stages.len()));
-    for (i, stage) in endpoint.stages.iter().enumerate() {
-        let mut b = stages.reborrow().get(i as u32);
-        b.set_name(stage.name.as_str());
-        b.set_model(stage.model.to_string());
-        write_gate(b.init_gate(), stage.gate.as_ref());
-    }
-}
-
-fn write_gate(mut b: wire::stage::gate::Builder<'_>, gate: Option<&Gate>) {
-    match gate {
-        None => b.set_none(()),
-        Some(Gate::ConfidenceBelow(threshold)) => b.set_confidence_below(*threshold),
-        Some(Gate::EntropyAbove(threshold)) => b.set_entropy_above(*threshold),
-        Some(Gate::MarginBelow(threshold)) => b.set_margin_below(*threshold),
-        Some(Gate::Gain { table, min_gain }) => {
-            let mut b = b.init_gain();
-            b.set_min_gain(*min_gain);
-            let mut bins = b.init_bins(count(table.bins().len()));
-            for (i, bin) in table.bins().iter().enumerate() {
-                let mut b = bins.reborrow().get(i as u32);
-                b.set_confidence(bin.confidence);
-                b.set_rows(bin.rows);
-                b.set_right(bin.right);
-                b.set_gain(bin.gain);
-                b.set_error(bin.error);
-                let mut next = b.init_next(count(bin.next.len()));
-                bin.next.iter().enumerate().for_each(|(i, share)| next.set(i as u32, *share));
-            }
-        }
-    }
-}
-
-fn read_gate(r: wire::stage::gate::Reader<'_>) -> Result<Option<Gate>, BadMessage> {
-    Ok(Some(match r.which()? {
-        wire::stage::gate::None(()) => return Ok(None),
-        wire::stage::gate::ConfidenceBelow(threshold) => Gate::ConfidenceBelow(threshold),
-        wire::stage::gate::EntropyAbove(threshold) => Gate::EntropyAbove(threshold),
-        wire::stage::gate::MarginBelow(threshold) => Gate::MarginBelow(threshold),
-        wire::stage::gate::Gain(gain) => {
-            let gain = gain?;
-            let bin = |r: wire::gain_bin::Reader<'_>| -> Result<Bin, BadMessage> {
-                Ok(Bin {
-                    confidence: r.get_confidence(),
-                    rows: r.get_rows(),
-                    right: r.get_right(),
-                    gain: r.get_gain(),
-                    error: r.get_error(),
-                    next: r.get_next()?.iter().collect(),
-                })
-            };
-            let bins = gain.get_bins()?.iter().map(bin).collect::<Result<_, _>>()?;
-            let table = GainTable::new(bins).map_err(|bad| BadMessage::new(bad.to_string()))?;
-            Gate::Gain { table: Arc::new(table), min_gain: gain.get_min_gain() }
-        }
-    }))
-}
-
-/// Reads an endpoint.
-pub fn read_endpoint(r: wire::endpoint::Reader<'_>) -> Result<Endpoint, BadMessage> {
-    let stage = |r: wire::stage::Reader<'_>| -> Result<Stage, BadMessage> {
-        Ok(Stage {
-            name: StageName::parse(r.get_name()?.to_str()?)?,
-            model: model_ref(r.get_model()?)?,
-            gate: read_gate(r.get_gate())?,
-        })
-    };
-    Ok(Endpoint {
-        name: EndpointName::parse(r.get_name()?.to_str()?)?,
-        deadline: span_from_us(r.get_deadline_us())?,
-        weight: r.get_weight(),
-        class: class_from_wire(r.get_class()?),
-        label_output: none_if_empty(r.get_label_output()?)?,
-        confidence_output: none_if_empty(r.get_confidence_output()?)?,
-        stages: r.get_stages()?.iter().map(stage).collect::<Result<_, _>>()?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Wire to core and back. What is read is checked; what cannot be read is a [`BadMessage`].
 
 pub mod control;
+pub mod endpoint;
 pub mod history;
 pub mod predict;
 pub mod report;

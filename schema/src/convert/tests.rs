@@ -6,7 +6,8 @@ use std::time::Duration;
 use capnp::message::Builder;
 use proptest::prelude::*;
 use weir_core::endpoint::gain::Bin;
-use weir_core::endpoint::{Endpoint, GainTable, Gate, Judged, Stage};
+use weir_core::endpoint::graph::{Comparison, How, Signal};
+use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Judged, Run, Stage};
 use weir_core::history::*;
 use weir_core::ids::*;
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -18,6 +19,7 @@ use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
 use weir_core::units::{Bytes, ServiceTime};
 
 use super::control::*;
+use super::endpoint::*;
 use super::framed;
 use super::history::*;
 use super::predict::*;
@@ -57,11 +59,7 @@ fn model() -> Model {
 }
 
 fn endpoint() -> Endpoint {
-    let stage = |name: &str, gate| Stage {
-        name: StageName::parse(name).unwrap(),
-        model: ModelRef::parse("m@1").unwrap(),
-        gate,
-    };
+    let stage = |name: &str, gate| Stage::new(StageName::parse(name).unwrap(), ModelRef::parse("m@1").unwrap(), gate);
     let stages = vec![stage("a", None), stage("b", Some(Gate::ConfidenceBelow(0.9)))];
     Endpoint {
         name: EndpointName::parse("e").unwrap(),
@@ -70,17 +68,14 @@ fn endpoint() -> Endpoint {
         class: Class::Sheddable,
         label_output: Some("probs".into()),
         confidence_output: None,
+        default_outputs: Vec::new(),
         stages,
     }
 }
 
 /// An endpoint with every kind of gate.
 fn gated() -> Endpoint {
-    let stage = |name: &str, gate| Stage {
-        name: StageName::parse(name).unwrap(),
-        model: ModelRef::parse("m@1").unwrap(),
-        gate,
-    };
+    let stage = |name: &str, gate| Stage::new(StageName::parse(name).unwrap(), ModelRef::parse("m@1").unwrap(), gate);
     let bin = |confidence, next: &[f32]| Bin {
         confidence,
         rows: 40,
@@ -100,12 +95,35 @@ fn gated() -> Endpoint {
     Endpoint { stages, ..endpoint() }
 }
 
+/// A graph with everything that a graph can have.
+fn graph() -> Endpoint {
+    let feed = |stage, each| Feed { input: "x".into(), stage, tensor: "y".into(), each };
+    let combining = |name: &str, how, at_least| Stage {
+        run: Run::Combine(Combine { how, at_least }),
+        inputs: vec![feed(Some(0), false), feed(None, true)],
+        ..Stage::new(StageName::parse(name).unwrap(), ModelRef::parse("m@1").unwrap(), None)
+    };
+    let mut endpoint = endpoint();
+    endpoint.default_outputs = vec![("probs".into(), Tensor::f32(&[1, 2], &[0.5, 0.5]))];
+    for (i, is) in Comparison::ALL.into_iter().enumerate() {
+        let words = ["confidence", "margin", "entropy", "label", "score", "label"];
+        let mut stage = combining(&format!("s{i}"), How::Mean, None);
+        stage.when = Some(Condition { stage: 1, signal: Signal::parse(words[i]), is, than: 0.25 });
+        endpoint.stages.push(stage);
+    }
+    endpoint.stages.push(combining("w", How::Weighted(vec![1.0, 2.5]), Some(1)));
+    endpoint.stages.push(combining("v", How::Vote, None));
+    endpoint.stages.push(combining("c", How::Concat, None));
+    endpoint
+}
+
 #[test]
-fn every_gate_survives_the_wire() {
-    let mut message = Builder::new_default();
-    write_endpoint(message.init_root(), &gated());
-    let read = read_endpoint(message.get_root_as_reader().unwrap()).unwrap();
-    assert_eq!(read, gated());
+fn every_gate_and_graph_survives_the_wire() {
+    for endpoint in [gated(), graph()] {
+        let mut message = Builder::new_default();
+        write_endpoint(message.init_root(), &endpoint);
+        assert_eq!(read_endpoint(message.get_root_as_reader().unwrap()).unwrap(), endpoint);
+    }
 }
 
 fn node() -> Node {
@@ -160,6 +178,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("found", Command::Found { cluster: "weir-1".into(), grants: grants() }),
         ("apply_shaped", Command::Apply { models: vec![shaped_model()], endpoints: Vec::new(), if_index: None }),
         ("apply", Command::Apply { models: vec![model()], endpoints: vec![endpoint()], if_index: Some(LogIndex(12)) }),
+        ("apply_graph", Command::Apply { models: Vec::new(), endpoints: vec![graph()], if_index: None }),
         ("delete_endpoint", Command::DeleteEndpoint(EndpointName::parse("e").unwrap())),
         ("node_join", Command::NodeJoin(node())),
         ("node_drain", Command::NodeDrain { node: NodeName::parse("n1").unwrap(), draining: true }),

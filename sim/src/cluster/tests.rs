@@ -28,7 +28,7 @@ const PATH: Path = Path { request: us(40), reply: us(40), hand_off: us(20), hop:
 
 /// A shallow stage that is sure of even rows, and a deep one.
 fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
-    let stage = |name: &str, gate| Stage { name: StageName::parse(name).unwrap(), model: reference(name), gate };
+    let stage = |name: &str, gate| Stage::new(StageName::parse(name).unwrap(), reference(name), gate);
     let endpoint = Endpoint {
         name: EndpointName::parse("e").unwrap(),
         deadline: us(50_000),
@@ -36,6 +36,7 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,
+        default_outputs: Vec::new(),
         stages: vec![stage("shallow", None), stage("deep", Some(Gate::ConfidenceBelow(0.5)))],
     };
     Cluster {
@@ -43,10 +44,10 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
         policy: Policy::default(),
         triage: Method::default(),
         models: BTreeMap::from([(reference("shallow"), shallow), (reference("deep"), deep)]),
-        endpoints: vec![Served {
-            ladders: Ladders::new(&Arc::new(endpoint), &[]),
-            signals: vec![vec![Some(0.9), Some(0.1)], vec![Some(0.9); 2]],
-        }],
+        endpoints: vec![Served::cascade(
+            Ladders::new(&Arc::new(endpoint), &[]),
+            &[vec![Some(0.9), Some(0.1)], vec![Some(0.9); 2]],
+        )],
         path: PATH,
     }
 }
@@ -174,11 +175,7 @@ fn demo() -> Cluster {
     let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
     let gate = |table: &GainTable| Some(Gate::Gain { table: Arc::new(table.clone()), min_gain: Gate::MIN_GAIN });
     endpoint.stages[1].gate = gate(&tables[0]);
-    endpoint.stages.push(Stage {
-        name: StageName::parse("big").unwrap(),
-        model: reference("big"),
-        gate: gate(&tables[1]),
-    });
+    endpoint.stages.push(Stage::new(StageName::parse("big").unwrap(), reference("big"), gate(&tables[1])));
     let mut prng = Prng::new(1);
     let mut pick = |shares: Vec<f64>| {
         let mut left = prng.uniform() * shares.iter().sum::<f64>();
@@ -196,7 +193,7 @@ fn demo() -> Cluster {
         signals[1].push(Some(tables[1].bins()[second].confidence));
         signals[2].push(None);
     }
-    cluster.endpoints[0] = Served { ladders: Ladders::new(&Arc::new(endpoint), &[2.1e-5, 3.1e-4, 3.95e-3]), signals };
+    cluster.endpoints[0] = Served::cascade(Ladders::new(&Arc::new(endpoint), &[2.1e-5, 3.1e-4, 3.95e-3]), &signals);
     cluster
 }
 

@@ -519,11 +519,12 @@ pub fn endpoint(name: &str, deadline_us: u64) -> Endpoint {
         class: Class::Default,
         label_output: None,
         confidence_output: None,
-        stages: vec![Stage {
-            name: StageName::parse(ECHO).expect("a name"),
-            model: ModelRef::parse("echo@1").expect("a name"),
-            gate: None,
-        }],
+        default_outputs: Vec::new(),
+        stages: vec![Stage::new(
+            StageName::parse(ECHO).expect("a name"),
+            ModelRef::parse("echo@1").expect("a name"),
+            None,
+        )],
     }
 }
 

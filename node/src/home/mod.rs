@@ -3,6 +3,8 @@
 //! Lives on an RPC thread. It decides nothing: [`Trip`] says what its rows do next, [`choose`] where. Dropping the call drops this, and with it whatever still
 //! waits somewhere.
 
+mod join;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -10,17 +12,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::endpoint::{Endpoint, Ladder, Ladders, Source, Wiring};
+use weir_core::endpoint::passage::{empty, holds, signal};
+use weir_core::endpoint::{Asks, Endpoint, Ladder, Ladders, Passage, Wiring};
 use weir_core::history::{Record, Visit, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
-use weir_core::router::{Choice, Depth, End, Group, StageEnd, Step, Target, Trip, choose};
-use weir_core::tensor::{DType, Row, Tensor, TensorSpec};
+use weir_core::router::{Choice, Depth, End, Ending, Group, StageEnd, Target, Trip, choose, doubted};
+use weir_core::tensor::{Row, TensorSpec};
 use weir_core::triage::{Method, WholeStage};
 use weir_core::units::{Deadline, Instant};
 use weir_schema::convert::predict::{class_from_wire, outcome_to_wire, query_id, span_from_us, span_to_us};
-use weir_schema::convert::tensor::{TensorView, read_tensor, write_row_tensor};
+use weir_schema::convert::tensor::{TensorView, read_tensor, write_row_tensor, write_tensor};
 use weir_schema::predict_capnp::{answer, predict_request, predict_response};
 
 use crate::Shared;
@@ -30,6 +33,10 @@ use crate::operators::Remembered;
 use crate::stages::Peers;
 use crate::table::{Served, Table, candidates, load, price};
 
+use join::{Item, Join};
+
+/// Of an answer that nobody could give, though nothing went wrong.
+const NO_BRANCH: &str = "no stage that can answer was wanted: none of their conditions held";
 /// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here.
 const ROWS_MAX: usize = 65_536;
 
@@ -80,10 +87,14 @@ fn bad_input(message: impl Into<String>) -> Refused {
 struct Call {
     ladders: Arc<Ladders>,
     wiring: Arc<Wiring>,
+    /// By stage: the share of the time left that it may take; the rest is for what has to follow.
+    shares: Arc<[f64]>,
     rows: Vec<Row>,
     deadline: Deadline,
     class: Class,
     depth: Depth,
+    /// The caller wants a stage to answer: no default will do.
+    demanding: bool,
     outputs: Vec<String>,
 }
 
@@ -109,6 +120,9 @@ struct Travel<'a> {
     rows: Vec<Gathered>,
     replies: mpsc::UnboundedSender<(usize, HomeReply)>,
     waiting: Vec<Waiting<'a>>,
+    /// Their replies come with numbers after those of rows.
+    items: Vec<Item>,
+    joins: Vec<Join>,
     /// Most calls go nowhere else.
     remote: Option<tokio::task::JoinSet<()>>,
 }
@@ -233,6 +247,7 @@ impl Home {
         Ok(Ok(Call {
             ladders: Arc::clone(&served.ladders),
             wiring: Arc::clone(&served.wiring),
+            shares: Arc::clone(&served.shares),
             rows,
             deadline: Deadline::after(now, left),
             class: if request.get_class_given() {
@@ -241,6 +256,7 @@ impl Home {
                 served.ladders.endpoint().class
             },
             depth,
+            demanding: !least.is_empty(),
             outputs,
         }))
     }
@@ -256,9 +272,8 @@ impl Home {
         };
         let depth = self.shared.triage.depth(ladders.endpoint().stages.len(), whole);
         // What takes something from the stage before cannot be asked alone.
-        let alone =
-            |stage: usize| served.wiring.sources[stage].iter().all(|source| matches!(source, Source::Request(_)));
-        if depth.from > 0 && !alone(depth.from) { Depth { from: 0, ..depth } } else { depth }
+        let alone = served.wiring.flow.is_chain() && (depth.from == 0 || served.wiring.is_alone(depth.from));
+        if alone { depth } else { Depth { from: 0, ..depth } }
     }
 
     /// Takes all rows to their ends.
@@ -267,9 +282,20 @@ impl Home {
         let (replies, mut ended) = mpsc::unbounded_channel();
         let count = call.rows.len();
         let rows = std::iter::repeat_with(Gathered::default).take(count).collect();
-        let mut travel =
-            Travel { call, trip: Trip::new(count, call.depth), rows, replies, waiting: Vec::new(), remote: None };
+        let mut travel = Travel {
+            call,
+            trip: Trip::new(&call.wiring.flow, count, call.depth),
+            rows,
+            replies,
+            waiting: Vec::new(),
+            items: Vec::new(),
+            joins: Vec::new(),
+            remote: None,
+        };
         let mut batch = Vec::new();
+        if self.is_hopeless(call) {
+            travel.refuse(self.shared.host.clock.now(), Rejection::TooLate);
+        }
         self.send_groups(&mut travel);
         while !travel.trip.is_over() {
             let in_time = tokio::select! {
@@ -288,54 +314,90 @@ impl Home {
         (travel.trip, travel.rows)
     }
 
+    /// Whether no answer can be had in time that the caller would take: where several stages have to follow each other for one, all of
+    /// them count, so that none runs for nothing.
+    fn is_hopeless(&self, call: &Call) -> bool {
+        let flow = &call.wiring.flow;
+        if flow.is_chain() && call.depth.least <= call.depth.from {
+            return false;
+        }
+        let (now, table, shared) = (self.shared.host.clock.now(), self.shared.table.load(), &self.shared);
+        let span = |model: Option<&ModelRef>| {
+            // What a combination takes is nothing beside models; who has no replica is told so.
+            let known =
+                model.map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, 1, &[]));
+            let soonest = known.into_iter().flatten().map(|candidate| candidate.estimate.soonest()).min();
+            soonest.map_or(0.0, |finish| finish.since(now).as_secs_f64())
+        };
+        let spans: Vec<f64> = call.ladders.endpoint().stages.iter().map(|stage| span(stage.model())).collect();
+        let answer = now + Duration::from_secs_f64(flow.until_answer(&spans, call.depth.least).min(1e9));
+        call.deadline.missed_by(answer) && !doubted(&mut self.prng.borrow_mut())
+    }
+
+    /// What the gate before `stage` weighs by now.
+    fn ladder<'a>(&self, table: &Table, now: Instant, call: &'a Call, stage: usize) -> &'a Ladder {
+        if !call.ladders.weighs() {
+            return call.ladders.at(0.0);
+        }
+        let shared = &self.shared;
+        let model = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model());
+        let (devices, waits) = (&shared.devices, &shared.remote_waits);
+        let asked = |model| price(table, devices, waits, now, model, call.deadline);
+        let loaded = |model| load(table, devices, waits, now, model, call.deadline);
+        shared.triage.ladder(&call.ladders, || model.map_or(0.0, asked), || model.map_or(0.0, loaded))
+    }
+
     /// Takes in what became of stage calls. Where gates weigh, this node's devices hear what was found: it is what is asked of them,
     /// sent or not.
     fn on_replies(&self, now: Instant, travel: &mut Travel<'_>, replies: impl Iterator<Item = (usize, HomeReply)>) {
         let call = travel.call;
-        if !call.ladders.weighs() {
-            for (slot, reply) in replies {
-                travel.on_reply(now, slot, reply, call.ladders.at(0.0));
-            }
-            return;
-        }
-        let (table, shared) = (self.shared.table.load(), &self.shared);
+        let table = self.shared.table.load();
         let mut weighed: BTreeMap<usize, (&Ladder, Vec<f64>)> = BTreeMap::new();
         for (slot, reply) in replies {
+            let Some((slot, reply)) = travel.joined(slot, reply) else { continue };
             let next = reply.stage + 1;
-            let (ladder, values) = weighed.entry(next).or_insert_with(|| {
-                let model = call.ladders.endpoint().stages.get(next).map(|stage| &stage.model);
-                let (devices, waits) = (&shared.devices, &shared.remote_waits);
-                let asked = |model| price(&table, devices, waits, now, model, call.deadline);
-                let loaded = |model| load(&table, devices, waits, now, model, call.deadline);
-                let (price, load) = (|| model.map_or(0.0, asked), || model.map_or(0.0, loaded));
-                (shared.triage.ladder(&call.ladders, price, load), Vec::new())
-            });
+            if !call.ladders.weighs() {
+                travel.on_reply(now, slot, reply, call.ladders.at(0.0));
+                continue;
+            }
+            let of_stage = weighed.entry(next);
+            let (ladder, values) = of_stage.or_insert_with(|| (self.ladder(&table, now, call, next), Vec::new()));
             values.extend(travel.on_reply(now, slot, reply, ladder));
         }
         for (next, (_, values)) in weighed.into_iter().filter(|(_, (_, values))| !values.is_empty()) {
-            let model = &call.ladders.endpoint().stages[next].model;
-            let local = table.targets.get(model).into_iter().flat_map(|targets| &targets.local);
-            if let Some(device) = local.filter_map(|name| shared.devices.get(name)).next() {
-                device.on_weighed(now, model, &values);
-            }
+            self.tell_weighed(&table, now, call, next, &values);
         }
     }
 
-    /// Sends what wants to be sent.
+    /// Gates found what running a stage is worth.
+    fn tell_weighed(&self, table: &Table, now: Instant, call: &Call, stage: usize, values: &[f64]) {
+        let Some(model) = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model()) else { return };
+        let local = table.targets.get(model).into_iter().flat_map(|targets| &targets.local);
+        if let Some(device) = local.filter_map(|name| self.shared.devices.get(name)).next() {
+            device.on_weighed(now, model, values);
+        }
+    }
+
+    /// Sends what wants to be sent, and combines what is there.
     fn send_groups<'a>(&'a self, travel: &mut Travel<'a>) {
         let now = self.shared.host.clock.now();
         // Replicas may have moved since the call came; what the endpoint is stays as it was then.
         let table = self.shared.table.load();
         let call = travel.call;
         while let Some(mut group) = travel.trip.next_group() {
-            let rows = travel.asks(now, &mut group, self.shared.triage);
+            let Some(model) = call.ladders.endpoint().stages[group.stage].model() else {
+                let ladder = self.ladder(&table, now, call, group.stage + 1);
+                let values = travel.combine(now, &group, &self.shared.name, ladder);
+                self.tell_weighed(&table, now, call, group.stage + 1, &values);
+                continue;
+            };
+            let rows = travel.asks(now, &mut group, self.shared.triage, &self.shared.name);
             if rows.is_empty() {
                 continue;
             }
-            let model = &call.ladders.endpoint().stages[group.stage].model;
             let shared = &self.shared;
             let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, rows.len(), &group.tried);
-            let target = match choose(&known, call.deadline, &mut self.prng.borrow_mut()) {
+            let target = match choose(&known, call.deadline_of(now, group.stage), &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
                     travel.trip.on_no_choice(now, &group, why);
                     continue;
@@ -400,20 +462,55 @@ impl Home {
     }
 }
 
+impl Call {
+    /// Asks about a row on its way.
+    fn passage<T>(&self, row: &Gathered, slot: usize, ask: impl FnOnce(&Passage<'_>) -> T) -> T {
+        let answer = |stage| row.answers.iter().rev().find(|(known, ..)| *known == stage).map(|(.., outputs)| outputs);
+        ask(&Passage {
+            endpoint: self.ladders.endpoint(),
+            wiring: &self.wiring,
+            request: &self.rows[slot],
+            answer: &answer,
+        })
+    }
+
+    /// By when a stage has to be done, so that what has to follow can be in time as well.
+    fn deadline_of(&self, now: Instant, stage: usize) -> Deadline {
+        let share = self.shares[stage];
+        if share >= 1.0 { self.deadline } else { Deadline::after(now, self.deadline.left(now).mul_f64(share)) }
+    }
+}
+
 impl Travel<'_> {
+    /// Nothing is asked: every row is refused.
+    fn refuse(&mut self, now: Instant, why: Rejection) {
+        while let Some(group) = self.trip.next_group() {
+            self.trip.on_no_choice(now, &group, why);
+        }
+    }
+
+    /// A reply to a row: to one of its items it is one once all are there.
+    fn joined(&mut self, slot: usize, reply: HomeReply) -> Option<(usize, HomeReply)> {
+        let Some(number) = slot.checked_sub(self.rows.len()) else { return Some((slot, reply)) };
+        let Item { join, position } = self.items[number];
+        let join = &mut self.joins[join];
+        let (slot, HomeReply { stage, node, reply }) = (join.slot, reply);
+        join.on_reply(position, reply).map(|reply| (slot, HomeReply { stage, node, reply }))
+    }
+
     /// Takes in what became of a row's stage call; what a gate has found the next one to be worth.
     fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply, ladder: &Ladder) -> Option<f64> {
+        let HomeReply { stage, node, reply } = reply;
         let row = &mut self.rows[slot];
-        if let Some(visit) = row.visits.last_mut() {
-            visit.end = Some((now, reply.reply.told()));
+        if let Some(visit) = row.visits.last_of(stage) {
+            visit.end = Some((now, reply.told()));
         }
-        let end = match reply.reply {
+        let end = match reply {
             StageReply::Answered { outputs, queue, execute, .. } => {
                 row.queue += queue;
                 row.execute += execute;
-                let signal = signal(self.call, reply.stage, &outputs);
-                row.answers.push((reply.stage, reply.node, outputs));
-                StageEnd::Answered(signal)
+                row.price = row.price.max(ladder.price());
+                return self.on_answer(now, slot, (stage, node, outputs), ladder);
             }
             StageReply::Rejected(why) => StageEnd::Rejected(why),
             StageReply::Expired => StageEnd::Expired,
@@ -424,11 +521,38 @@ impl Travel<'_> {
             StageReply::Lost => StageEnd::Lost,
         };
         row.price = row.price.max(ladder.price());
-        let weighed = self.trip.on_stage_end(now, ladder, slot, end);
-        if let (StageEnd::Answered(_), Some(visit)) = (end, self.rows[slot].visits.last_mut()) {
+        self.trip.on_stage_end(now, ladder, slot, stage, end, 0)
+    }
+
+    /// A stage gave something for a row.
+    fn on_answer(&mut self, now: Instant, slot: usize, answer: (usize, NodeName, Row), ladder: &Ladder) -> Option<f64> {
+        let (stage, _, outputs) = &answer;
+        let (stage, endpoint, wiring) = (*stage, self.call.ladders.endpoint(), &self.call.wiring);
+        let (signal, holds) = (signal(endpoint, wiring, stage, outputs), holds(endpoint, wiring, stage, outputs));
+        self.rows[slot].answers.push(answer);
+        let weighed = self.trip.on_stage_end(now, ladder, slot, stage, StageEnd::Answered(signal), holds);
+        if let Some(visit) = self.rows[slot].visits.last_of(stage) {
             visit.judged = self.trip.judged(slot);
         }
         weighed
+    }
+
+    /// Combines what has come for the rows of a group; what the gate behind found.
+    fn combine(&mut self, now: Instant, group: &Group, me: &NodeName, ladder: &Ladder) -> Vec<f64> {
+        let mut values = Vec::new();
+        for slot in group.slots.iter().copied() {
+            match self.call.passage(&self.rows[slot], slot, |passage| passage.combined(group.stage)) {
+                Ok(output) => values.extend(self.on_answer(now, slot, (group.stage, me.clone(), output), ladder)),
+                Err(why) => self.fail(now, group.stage, slot, &why),
+            }
+        }
+        values
+    }
+
+    /// A stage cannot even be asked for a row.
+    fn fail(&mut self, now: Instant, stage: usize, slot: usize, why: &str) {
+        self.rows[slot].message = format!("stage {}: {why}", self.call.ladders.endpoint().stages[stage].name);
+        self.trip.on_stage_end(now, self.call.ladders.at(0.0), slot, stage, StageEnd::Failed, 0);
     }
 
     /// Remembers where the rows of a group went.
@@ -449,41 +573,57 @@ impl Travel<'_> {
         }
     }
 
-    /// What a group asks of its stage. A row to which the stage before gave something else than one row fails here, and leaves
-    /// the group.
-    fn asks(&mut self, now: Instant, group: &mut Group, triage: Method) -> Vec<Submission> {
-        let (deadline, class) = (self.call.deadline, self.call.class);
+    /// What a group asks of its stage. A row that cannot ask, or has nothing to ask, leaves the group.
+    fn asks(&mut self, now: Instant, group: &mut Group, triage: Method, me: &NodeName) -> Vec<Submission> {
+        let (deadline, class, stage) = (self.call.deadline_of(now, group.stage), self.call.class, group.stage);
         let mut rows = Vec::with_capacity(group.slots.len());
-        for slot in group.slots.iter().copied() {
-            match stage_inputs(self.call, &self.rows[slot], group.stage, slot) {
-                Some(inputs) => {
-                    rows.push(Submission { slot, inputs, deadline, class, value: triage.stake(self.trip.value(slot)) })
+        group.slots.retain(|slot| {
+            let slot = *slot;
+            let value = triage.stake(self.trip.value(slot, stage));
+            let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, value });
+            match self.call.passage(&self.rows[slot], slot, |passage| passage.asks(stage)) {
+                Ok(Asks::One(inputs)) => ask(slot, inputs),
+                Ok(Asks::Each(items)) if items.is_empty() => {
+                    let nothing = empty(&self.call.wiring.gives[stage]);
+                    self.on_answer(now, slot, (stage, me.clone(), nothing), self.call.ladders.at(0.0));
+                    return false;
                 }
-                None => {
-                    let stage = &self.call.ladders.endpoint().stages[group.stage].name;
-                    self.rows[slot].message = format!("what the stage before {stage} gave is not one row");
-                    self.trip.on_stage_end(now, self.call.ladders.at(0.0), slot, StageEnd::Failed);
+                Ok(Asks::Each(items)) => {
+                    let join = self.joins.len();
+                    self.joins.push(Join::new(slot, items.len()));
+                    for (position, inputs) in items.into_iter().enumerate() {
+                        ask(self.rows.len() + self.items.len(), inputs);
+                        self.items.push(Item { join, position });
+                    }
+                }
+                Err(why) => {
+                    self.fail(now, stage, slot, &why);
+                    return false;
                 }
             }
-        }
-        if rows.len() < group.slots.len() {
-            group.slots = rows.iter().map(|row| row.slot).collect();
-        }
+            true
+        });
         rows
     }
 }
 
 /// How a row ended and what led to that. Takes from the row what nobody else needs.
 fn record(call: &Call, id: QueryId, arrived: Instant, row: &mut Gathered, end: End) -> Record {
+    let endpoint = call.ladders.endpoint();
     let unanswered = |outcome: Outcome| (outcome, 0, false, outcome.explanation().to_owned());
-    let (outcome, stage, degraded, message) = match end.step {
-        Step::Answer { stage, degraded } => (Outcome::Answered, stage, degraded, String::new()),
-        Step::Refuse(why) => unanswered(Outcome::Rejected(why)),
-        Step::Expire => unanswered(Outcome::Expired),
-        Step::Fail if row.message.is_empty() => unanswered(Outcome::Failed),
-        Step::Fail => (Outcome::Failed, 0, false, std::mem::take(&mut row.message)),
-        Step::Call { .. } => unreachable!("a call is not an end"),
+    let (mut outcome, mut stage, mut degraded, message) = match end.how {
+        Ending::Answer { stage, degraded } => (Outcome::Answered, stage, degraded, String::new()),
+        Ending::Refuse(why) => unanswered(Outcome::Rejected(why)),
+        Ending::Expire => unanswered(Outcome::Expired),
+        Ending::Fail if row.message.is_empty() && row.visits.iter().all(|visit| visit.is_answered()) => {
+            (Outcome::Failed, 0, false, NO_BRANCH.to_owned())
+        }
+        Ending::Fail if row.message.is_empty() => unanswered(Outcome::Failed),
+        Ending::Fail => (Outcome::Failed, 0, false, std::mem::take(&mut row.message)),
     };
+    if outcome != Outcome::Answered && !endpoint.default_outputs.is_empty() && !call.demanding {
+        (outcome, stage, degraded) = (Outcome::Answered, endpoint.stages.len(), true);
+    }
     Record {
         id,
         rows: 1,
@@ -511,16 +651,27 @@ fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Builder<'
     if outcome != Outcome::Answered {
         return;
     }
+    let endpoint = call.ladders.endpoint();
+    let signature = &call.wiring.signature;
+    let is_wanted = |name: &String| call.outputs.is_empty() || call.outputs.contains(name);
+    b.set_stage(endpoint.stage_name(stage));
+    b.set_degraded(degraded);
+    let Some(answered) = endpoint.stages.get(stage) else {
+        // Nobody could answer; the message says why.
+        let wanted: Vec<_> = endpoint.default_outputs.iter().filter(|(name, _)| is_wanted(name)).collect();
+        let mut list = b.init_outputs(wanted.len() as u32);
+        for (i, (name, tensor)) in wanted.into_iter().enumerate() {
+            let list = list.reborrow().get(i as u32);
+            write_tensor(list, name, tensor.dtype, &tensor.shape[1..], &tensor.data);
+        }
+        return;
+    };
     let (_, node, outputs) =
         row.answers.iter().rev().find(|(answered, ..)| *answered == stage).expect("the stage answered");
-    b.set_model(call.ladders.endpoint().stages[stage].model.to_string());
-    b.set_stage(call.ladders.endpoint().stages[stage].name.as_str());
-    b.set_degraded(degraded);
+    b.set_model(answered.model().map_or(String::new(), ToString::to_string));
     b.set_node(node.as_str());
-    let signature = &call.wiring.signature;
     let wanted = signature.outputs.iter().zip(&call.wiring.outputs[stage]);
-    let wanted: Vec<_> =
-        wanted.filter(|(spec, _)| call.outputs.is_empty() || call.outputs.contains(&spec.name)).collect();
+    let wanted: Vec<_> = wanted.filter(|(spec, _)| is_wanted(&spec.name)).collect();
     let mut list = b.init_outputs(wanted.len() as u32);
     for (i, (spec, output)) in wanted.into_iter().enumerate() {
         write_row_tensor(list.reborrow().get(i as u32), &spec.name, outputs, *output);
@@ -562,45 +713,6 @@ fn depth(endpoint: &Endpoint, least: &str, most: &str) -> Result<Depth, Refused>
         return Err(bad_input("the least stage that may answer is deeper than the last that may be asked"));
     }
     Ok(Depth { least, most, ..Depth::ANY })
-}
-
-/// The inputs of a stage for one row, from the request and from the stage before; `None` where that gave something else than
-/// one row.
-fn stage_inputs(call: &Call, row: &Gathered, stage: usize, slot: usize) -> Option<Row> {
-    let request = &call.rows[slot];
-    let sources = &call.wiring.sources[stage];
-    let as_asked = sources.iter().enumerate().all(|(i, source)| *source == Source::Request(i))
-        && sources.len() == request.tensors.len();
-    if as_asked {
-        return Some(request.clone());
-    }
-    let previous = row.answers.last().map(|(_, _, outputs)| outputs);
-    let alone = |from: &Row, i: usize| {
-        let mut shape = from.shape(i).to_vec();
-        if from.row.is_some() {
-            shape.insert(0, 1);
-        }
-        let is_row = request.row.is_none() || shape.first() == Some(&1);
-        is_row.then(|| Tensor { dtype: from.tensors[i].dtype, shape, data: from.data(i).to_vec() })
-    };
-    let tensors = sources
-        .iter()
-        .map(|source| match source {
-            Source::Request(i) => alone(request, *i),
-            Source::Previous(i) => alone(previous.expect("a deeper stage follows an answer"), *i),
-        })
-        .collect::<Option<_>>()?;
-    Some(Row { tensors: Arc::new(tensors), row: request.row.map(|_| 0) })
-}
-
-/// What the gate after a stage looks at, where the endpoint has that.
-fn signal(call: &Call, stage: usize, outputs: &Row) -> Option<f32> {
-    let output = call.wiring.confidence[stage]?;
-    if outputs.tensors.get(output)?.dtype != DType::F32 {
-        return None;
-    }
-    let numbers: Vec<f32> = outputs.data(output).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    call.ladders.endpoint().signal(stage, &numbers)
 }
 
 /// Rows of a call, checked against the signature. The tensors are copied out of the message once, whole.

@@ -3,6 +3,10 @@
 //! A mistake is reported with file, line and column and, where it can be guessed, with what was meant. Gain tables are read
 //! with the file. Nothing here touches a cluster or opens a model: the caller resolves `path`, digests and signatures.
 
+mod graph;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -12,11 +16,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
+use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Stage};
 use weir_core::ids::{EndpointName, ModelName, ModelRef, StageName, Version};
 use weir_core::outcome::Class;
 use weir_core::replicated::{EngineKind, ReplicaRange};
 use weir_core::shapes::{Padding, Shapes};
+use weir_core::tensor::Tensor;
 use weir_schema::convert::predict::span_to_us;
 
 /// A checked weir file.
@@ -59,7 +64,24 @@ pub struct EndpointDeclaration {
     class: Class,
     label_output: Option<String>,
     confidence_output: Option<String>,
-    stages: Vec<(StageName, ModelMention, Option<Gate>)>,
+    default_outputs: Vec<(String, Tensor)>,
+    stages: Vec<StageDeclaration>,
+}
+
+/// An `[[endpoint.stage]]` table: its model, where it has one, stands apart until versions are known.
+#[derive(Clone, Debug, PartialEq)]
+struct StageDeclaration {
+    name: StageName,
+    does: Does,
+    gate: Option<Gate>,
+    inputs: Vec<Feed>,
+    when: Option<Condition>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Does {
+    Model(ModelMention),
+    Combine(Combine),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -77,23 +99,17 @@ impl EndpointDeclaration {
 
     /// The endpoint with every model's version filled in from `declared`, the models of the same file.
     pub fn resolve(&self, declared: &[ModelRef]) -> Result<Endpoint, BadWeirFile> {
-        let stages = self.stages.iter().map(|(name, mention, gate)| {
-            let model = match &mention.version {
-                Some(version) => ModelRef { name: mention.name.clone(), version: version.clone() },
-                None => {
-                    let mut versions = declared.iter().filter(|model| model.name == mention.name);
-                    match (versions.next(), versions.next()) {
-                        (Some(only), None) => only.clone(),
-                        _ => {
-                            return Err(BadWeirFile {
-                                at: Some(mention.at.clone()),
-                                what: format!("model `{0}` needs its version here, as `{0}@1`, since this file does not declare exactly one", mention.name),
-                            });
-                        }
-                    }
-                }
-            };
-            Ok(Stage { name: name.clone(), model, gate: gate.clone() })
+        let stages = self.stages.iter().map(|stage| {
+            Ok(Stage {
+                name: stage.name.clone(),
+                run: match &stage.does {
+                    Does::Model(mention) => Run::Model(mention.resolve(declared)?),
+                    Does::Combine(combine) => Run::Combine(combine.clone()),
+                },
+                gate: stage.gate.clone(),
+                inputs: stage.inputs.clone(),
+                when: stage.when.clone(),
+            })
         });
         Ok(Endpoint {
             name: self.name.clone(),
@@ -102,8 +118,28 @@ impl EndpointDeclaration {
             class: self.class,
             label_output: self.label_output.clone(),
             confidence_output: self.confidence_output.clone(),
+            default_outputs: self.default_outputs.clone(),
             stages: stages.collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl ModelMention {
+    fn resolve(&self, declared: &[ModelRef]) -> Result<ModelRef, BadWeirFile> {
+        if let Some(version) = &self.version {
+            return Ok(ModelRef { name: self.name.clone(), version: version.clone() });
+        }
+        let mut versions = declared.iter().filter(|model| model.name == self.name);
+        match (versions.next(), versions.next()) {
+            (Some(only), None) => Ok(only.clone()),
+            _ => Err(BadWeirFile {
+                at: Some(self.at.clone()),
+                what: format!(
+                    "model `{0}` needs its version here, as `{0}@1`, since this file does not declare exactly one",
+                    self.name
+                ),
+            }),
+        }
     }
 }
 
@@ -198,6 +234,8 @@ struct EndpointTable {
     class: Option<Spanned<String>>,
     label_output: Option<String>,
     confidence_output: Option<String>,
+    #[serde(default)]
+    default_output: BTreeMap<String, Spanned<Numbers>>,
     model: Option<Spanned<String>>,
     #[serde(default)]
     stage: Vec<Spanned<StageTable>>,
@@ -207,8 +245,22 @@ struct EndpointTable {
 #[serde(deny_unknown_fields)]
 struct StageTable {
     name: Spanned<String>,
-    model: Spanned<String>,
+    model: Option<Spanned<String>>,
     gate: Option<Spanned<GateTable>>,
+    #[serde(default)]
+    inputs: BTreeMap<String, Spanned<String>>,
+    when: Option<Spanned<String>>,
+    combine: Option<Spanned<String>>,
+    weights: Option<Spanned<BTreeMap<String, f64>>>,
+    at_least: Option<Spanned<u32>>,
+}
+
+/// One number a row, or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Numbers {
+    One(f64),
+    Several(Vec<f64>),
 }
 
 #[derive(Deserialize)]
@@ -277,6 +329,17 @@ fn shapes(table: &ModelTable) -> Shapes {
     });
     let batch_sizes = table.allowed_batch_sizes.as_ref().map(|sizes| sizes.get_ref().clone()).unwrap_or_default();
     Shapes { batch_sizes, pad }
+}
+
+fn default_output(name: &str, numbers: &Spanned<Numbers>) -> (String, Tensor) {
+    let tensor = match numbers.get_ref() {
+        Numbers::One(number) => Tensor::f32(&[1], &[*number as f32]),
+        Numbers::Several(numbers) => {
+            let numbers: Vec<f32> = numbers.iter().map(|number| *number as f32).collect();
+            Tensor::f32(&[1, numbers.len() as u64], &numbers)
+        }
+    };
+    (name.to_owned(), tensor)
 }
 
 /// A span of time as `50ms`, `1.5s`, `200us` or `2m`.
@@ -460,7 +523,8 @@ impl Source<'_> {
                 // A single model's stage carries the model's name.
                 let stage =
                     StageName::parse(mention.name.as_str()).map_err(|e| self.wrong(&model.span(), e.to_string()))?;
-                vec![(stage, mention, None)]
+                let does = Does::Model(mention);
+                vec![StageDeclaration { name: stage, does, gate: None, inputs: Vec::new(), when: None }]
             }
             (None, false) => self.stages(&table.stage)?,
             (Some(model), false) => {
@@ -488,35 +552,9 @@ impl Source<'_> {
             class,
             label_output: table.label_output.clone(),
             confidence_output: table.confidence_output.clone(),
+            default_outputs: table.default_output.iter().map(|(name, numbers)| default_output(name, numbers)).collect(),
             stages,
         })
-    }
-
-    fn stages(
-        &self,
-        tables: &[Spanned<StageTable>],
-    ) -> Result<Vec<(StageName, ModelMention, Option<Gate>)>, BadWeirFile> {
-        let mut stages: Vec<(StageName, ModelMention, Option<Gate>)> = Vec::new();
-        for spanned in tables {
-            let table = spanned.get_ref();
-            let name =
-                StageName::parse(table.name.get_ref()).map_err(|e| self.wrong(&table.name.span(), e.to_string()))?;
-            if stages.iter().any(|(other, _, _)| *other == name) {
-                return Err(self.wrong(&table.name.span(), format!("stage `{name}` stands twice in this endpoint")));
-            }
-            let gate = match &table.gate {
-                None => None,
-                Some(gate) if stages.is_empty() => {
-                    return Err(self.wrong(
-                        &gate.span(),
-                        "the first stage always runs: a gate stands in the stage that it guards",
-                    ));
-                }
-                Some(gate) => Some(self.gate(gate)?),
-            };
-            stages.push((name, self.mention(&table.model)?, gate));
-        }
-        Ok(stages)
     }
 
     fn gate(&self, spanned: &Spanned<GateTable>) -> Result<Gate, BadWeirFile> {
@@ -567,145 +605,5 @@ impl Source<'_> {
             None => (text.get_ref().as_str(), None),
         };
         Ok(ModelMention { name: ModelName::parse(name).map_err(wrong)?, version, at: self.position(&text.span()) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CASCADE: &str = r#"
-[[model]]
-name = "fashion-tiny"
-version = "1"
-path = "tiny.onnx"
-max_batch = 64
-replicas = { min = 1, max = 4 }
-
-[[model]]
-name = "fashion-mid"
-path = "/models/mid.onnx"
-
-[[endpoint]]
-name = "fashion"
-deadline = "50ms"
-label_output = "probs"
-[[endpoint.stage]]
-name = "tiny"
-model = "fashion-tiny@1"
-[[endpoint.stage]]
-name = "mid"
-model = "fashion-mid"
-gate = { confidence_below = 0.9 }
-"#;
-
-    fn parse(text: &str) -> Result<WeirFile, BadWeirFile> {
-        super::parse(text, Path::new("demo/fashion.toml"))
-    }
-
-    fn mistake(text: &str) -> String {
-        parse(text).expect_err("a mistake").to_string()
-    }
-
-    #[test]
-    fn a_cascade_is_read_with_its_defaults() {
-        let file = parse(CASCADE).unwrap();
-        assert_eq!(file.models[0].path, Path::new("demo/tiny.onnx"));
-        assert_eq!(file.models[1].path, Path::new("/models/mid.onnx"));
-        assert_eq!(file.models[1].replicas, ReplicaRange { min: 1, max: u32::MAX });
-        let digest_version = ModelRef::parse("fashion-mid@0123456789ab").unwrap();
-        let endpoint =
-            file.endpoints[0].resolve(&[ModelRef::parse("fashion-tiny@1").unwrap(), digest_version.clone()]).unwrap();
-        assert_eq!(endpoint.deadline, Duration::from_millis(50));
-        assert_eq!(endpoint.stages[1].model, digest_version);
-        assert_eq!(endpoint.stages[1].gate, Some(Gate::ConfidenceBelow(0.9)));
-        assert_eq!(endpoint.stages[0].gate, None);
-    }
-
-    #[test]
-    fn a_version_that_cannot_be_told_is_asked_for() {
-        let file = parse(CASCADE).unwrap();
-        let error = file.endpoints[0].resolve(&[]).unwrap_err().to_string();
-        assert!(error.starts_with("demo/fashion.toml:22:9: model `fashion-mid` needs its version"), "{error}");
-    }
-
-    #[test]
-    fn mistakes_are_shown_with_line_column_and_what_was_meant() {
-        assert_eq!(
-            mistake("[[model]]\nname = \"a\"\npath = \"a.onnx\"\nmax_bacth = 3\n"),
-            "demo/fashion.toml:4:1: unknown field `max_bacth`; did you mean `max_batch`?"
-        );
-        assert!(
-            mistake("[[model]]\nname = \"A\"\npath = \"a.onnx\"")
-                .starts_with("demo/fashion.toml:2:8: model name \"A\" is not allowed")
-        );
-        assert!(mistake("[[model]]\nname = 3\n").starts_with("demo/fashion.toml:2:8: invalid type"));
-        assert!(mistake("[[model\n").starts_with("demo/fashion.toml:1:"));
-        assert!(
-            mistake("[[endpoint]]\nname = \"e\"\nmodel = \"a@1\"\ndeadline = \"soon\"")
-                .contains(":4:12: `soon` is no deadline")
-        );
-        // On the wire it would be none.
-        assert!(
-            mistake("[[endpoint]]\nname = \"e\"\nmodel = \"a@1\"\ndeadline = \"0.5us\"")
-                .contains("`0.5us` is no deadline")
-        );
-        assert!(mistake("[[endpoint]]\nname = \"e\"").contains("serves nothing"));
-        assert!(
-            mistake(&CASCADE.replace("label_output = \"probs\"", "")).contains("needs the endpoint's `label_output`")
-        );
-        assert!(mistake(&CASCADE.replace("0.9", "nan")).contains("above 0 and at most 1"));
-        assert!(mistake(&CASCADE.replace("min = 1", "min = 5")).contains(":7:12: replicas needs min"));
-        assert!(mistake("").contains("declares nothing"));
-    }
-
-    #[test]
-    fn gates_are_of_one_kind_and_say_so() {
-        let with = |gate: &str| CASCADE.replace("{ confidence_below = 0.9 }", gate);
-        let gate = |text: &str| parse(&with(text)).map(|file| file.endpoints[0].stages[1].2.clone());
-        assert_eq!(gate("{ entropy_above = 0.5 }").unwrap(), Some(Gate::EntropyAbove(0.5)));
-        assert_eq!(gate("{ margin_below = 0.25 }").unwrap(), Some(Gate::MarginBelow(0.25)));
-        for (text, word) in [
-            ("{ }", "one of confidence_below"),
-            ("{ margin_below = 0.2, confidence_below = 0.9 }", "one of confidence_below"),
-            ("{ margin_below = 0.0 }", "above 0"),
-            ("{ entropy_above = -1.0 }", "in nats"),
-            ("{ confidence_below = 0.9, min_gain = 0.1 }", "min_gain goes with `gain`"),
-            ("{ gain = \"nowhere.csv\" }", ":23:17: gain table demo/nowhere.csv: "),
-        ] {
-            let said = gate(text).unwrap_err().to_string();
-            assert!(said.contains(word), "{said}");
-        }
-    }
-
-    #[test]
-    fn a_gain_table_is_read_from_beside_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let table = "confidence,rows,right,gain,error\n0.4,60,0.5,0.3,0.06\n0.9,60,0.97,0.001,0.01\n";
-        std::fs::write(folder.path().join("a-b.csv"), table).unwrap();
-        std::fs::write(folder.path().join("bad.csv"), "confidence\n").unwrap();
-        let path = folder.path().join("w.toml");
-        let gate = |gate: &str| {
-            let file = super::parse(&CASCADE.replace("{ confidence_below = 0.9 }", gate), &path)?;
-            Ok::<_, BadWeirFile>(file.endpoints[0].stages[1].2.clone().unwrap())
-        };
-        let Gate::Gain { table, min_gain } = gate("{ gain = \"a-b.csv\" }").unwrap() else { panic!("a gain gate") };
-        assert_eq!((table.bins().len(), min_gain), (2, Gate::MIN_GAIN));
-        assert!(matches!(gate("{ gain = \"a-b.csv\", min_gain = 0.05 }"), Ok(Gate::Gain { min_gain: 0.05, .. })));
-        let refused = |text| gate(text).unwrap_err().to_string();
-        assert!(refused("{ gain = \"bad.csv\" }").contains("should begin with the heading"));
-        assert!(refused("{ gain = \"a-b.csv\", min_gain = 2.0 }").contains("at most 1"));
-    }
-
-    #[test]
-    fn units_are_read_and_nonsense_is_not() {
-        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("200us"), Some(Duration::from_micros(200)));
-        for bad in ["", "50", "ms", "-1s", "1e400s", "NaNs", "5 days"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
-        }
-        assert_eq!(parse_bytes("8GiB"), Some(8 << 30));
-        assert_eq!(parse_bytes("12"), Some(12));
-        assert_eq!(parse_bytes("8 gigs"), None);
     }
 }

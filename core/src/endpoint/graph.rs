@@ -1,0 +1,329 @@
+//! Graphs of stages: what a stage waits for, and what it makes of that.
+//!
+//! A chain is the common case: each stage follows the one before it. An endpoint is a graph where one of its stages names its inputs,
+//! has a condition or combines: then stages follow what they name, and those that name nothing start with the query. Stages only name
+//! stages that stand before them in the file, so no graph has a circle.
+
+use super::gate;
+use crate::ids::ModelRef;
+
+/// Most stages of one endpoint.
+pub const STAGES_MAX: usize = 64;
+/// Most items that a row may be flattened into: none may hold a node's memory by itself.
+pub const ITEMS_MAX: usize = 4096;
+
+/// Stages by number, the first one in the lowest bit.
+pub type Stages = u64;
+
+/// What a stage does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Run {
+    /// A model computes.
+    Model(ModelRef),
+    /// What others gave becomes one output, at the home of the query.
+    Combine(Combine),
+}
+
+/// How several tensors become one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Combine {
+    /// What is computed.
+    pub how: How,
+    /// How many of the inputs are enough where the others fail or are late; all where absent.
+    pub at_least: Option<u32>,
+}
+
+/// What a combination computes, element by element but for [`How::Concat`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum How {
+    /// The mean.
+    Mean,
+    /// The mean with one weight for each input; those of inputs that are missing count for nothing.
+    Weighted(Vec<f64>),
+    /// By class: the share of the inputs whose largest it is. Classes with as many votes stand in the order of their means, which count
+    /// for a thousandth.
+    Vote,
+    /// One after the other along the first dimension of a row.
+    Concat,
+}
+
+/// Where a named input comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// The input's name.
+    pub input: String,
+    /// A stage before, by number; the request where absent.
+    pub stage: Option<u32>,
+    /// The name of that stage's output, or of the request's input.
+    pub tensor: String,
+    /// Whether each item of it, along the first dimension of a row, runs by itself (flat-map).
+    pub each: bool,
+}
+
+/// A stage runs only where this holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// The stage it looks at, by number; one before.
+    pub stage: u32,
+    /// What of it.
+    pub signal: Signal,
+    /// How it is compared.
+    pub is: Comparison,
+    /// With what.
+    pub than: f32,
+}
+
+/// A number that a stage's answer to one row has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Signal {
+    Confidence,
+    Margin,
+    /// In nats.
+    Entropy,
+    /// The class.
+    Label,
+    /// The first number of an output.
+    Output(String),
+}
+
+/// How two numbers are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Comparison {
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    Equal,
+    NotEqual,
+}
+
+impl Comparison {
+    /// In the order of the wire's enumeration.
+    pub const ALL: [Comparison; 6] = [
+        Comparison::Less,
+        Comparison::LessOrEqual,
+        Comparison::Greater,
+        Comparison::GreaterOrEqual,
+        Comparison::Equal,
+        Comparison::NotEqual,
+    ];
+
+    /// As files have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Comparison::Less => "<",
+            Comparison::LessOrEqual => "<=",
+            Comparison::Greater => ">",
+            Comparison::GreaterOrEqual => ">=",
+            Comparison::Equal => "==",
+            Comparison::NotEqual => "!=",
+        }
+    }
+
+    fn holds(self, a: f32, b: f32) -> bool {
+        match self {
+            Comparison::Less => a < b,
+            Comparison::LessOrEqual => a <= b,
+            Comparison::Greater => a > b,
+            Comparison::GreaterOrEqual => a >= b,
+            Comparison::Equal => a == b,
+            // Of what is not a number nothing holds.
+            Comparison::NotEqual => a != b && !a.is_nan(),
+        }
+    }
+}
+
+impl Signal {
+    /// As files have it.
+    pub fn word(&self) -> &str {
+        match self {
+            Signal::Confidence => "confidence",
+            Signal::Margin => "margin",
+            Signal::Entropy => "entropy",
+            Signal::Label => "label",
+            Signal::Output(name) => name,
+        }
+    }
+
+    /// What files mean by a word.
+    pub fn parse(word: &str) -> Signal {
+        match word {
+            "confidence" => Signal::Confidence,
+            "margin" => Signal::Margin,
+            "entropy" => Signal::Entropy,
+            "label" => Signal::Label,
+            name => Signal::Output(name.to_owned()),
+        }
+    }
+
+    /// Of the numbers of one row: class probabilities, or those of the output.
+    fn of(&self, numbers: &[f32]) -> Option<f32> {
+        match self {
+            Signal::Confidence => gate::label(numbers).map(|(_, confidence)| confidence),
+            Signal::Margin => gate::margin(numbers),
+            Signal::Entropy => gate::entropy(numbers),
+            Signal::Label => gate::label(numbers).map(|(label, confidence)| {
+                // A class of what is not a number is none.
+                if confidence.is_nan() { f32::NAN } else { label as f32 }
+            }),
+            Signal::Output(_) => numbers.first().copied(),
+        }
+    }
+}
+
+impl Condition {
+    /// Whether it holds, by the numbers of one row: not where they are none.
+    pub fn holds(&self, numbers: &[f32]) -> bool {
+        self.signal.of(numbers).is_some_and(|signal| self.is.holds(signal, self.than))
+    }
+}
+
+/// What stages wait for: all that a journey has to know of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    needs: Vec<Needs>,
+    /// Those whose answer can be the endpoint's.
+    answers: Stages,
+    /// Each follows the one before.
+    chain: bool,
+}
+
+/// What one stage waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Stages that must have answered.
+    pub all: Stages,
+    /// Of these, as many as are enough, once none of them is under way any more.
+    pub some: Option<(Stages, u32)>,
+    /// Whether a gate behind the stage before decides.
+    pub gated: bool,
+    /// The stage whose answer its condition looks at.
+    pub when: Option<usize>,
+    /// Whether it is computed at the home, at once.
+    pub at_home: bool,
+}
+
+impl Needs {
+    /// All that it looks at.
+    pub fn mask(&self) -> Stages {
+        self.all | self.some.map_or(0, |(some, _)| some) | self.when.map_or(0, |stage| 1 << stage)
+    }
+}
+
+impl Flow {
+    /// Of a graph.
+    pub fn new(needs: Vec<Needs>, answers: Stages) -> Flow {
+        Flow { needs, answers, chain: false }
+    }
+
+    /// Of stages that follow each other, each of which can answer; `gated` says behind which there is a gate.
+    pub fn chain(gated: impl Iterator<Item = bool>) -> Flow {
+        let needs: Vec<Needs> = gated
+            .enumerate()
+            .map(|(stage, gated)| Needs { all: (1 << stage) >> 1, gated, ..Needs::default() })
+            .collect();
+        let answers = below(needs.len());
+        Flow { needs, answers, chain: true }
+    }
+
+    /// By stage.
+    pub fn needs(&self) -> &[Needs] {
+        &self.needs
+    }
+
+    /// Those whose answer can be the endpoint's.
+    pub fn answers(&self) -> Stages {
+        self.answers
+    }
+
+    /// Whether each stage follows the one before.
+    pub fn is_chain(&self) -> bool {
+        self.chain
+    }
+
+    /// Whether there can be an answer where these stages cannot be had.
+    pub fn answers_without(&self, missing: Stages) -> bool {
+        let mut there: Stages = 0;
+        for (stage, needs) in self.needs.iter().enumerate() {
+            let whole = needs.all | needs.when.map_or(0, |when| 1 << when);
+            let enough = needs.some.is_none_or(|(some, enough)| (some & there).count_ones() >= enough);
+            if missing & (1 << stage) == 0 && whole & !there == 0 && enough {
+                there |= 1 << stage;
+            }
+        }
+        there & self.answers != 0
+    }
+
+    /// By stage: its share of the time that it and what has to follow it take, where each takes as long as `spans` says. A deadline is
+    /// split so: all of it belongs to what can answer itself.
+    pub fn shares(&self, spans: &[f64]) -> Vec<f64> {
+        let share = |(own, rest): (&f64, f64)| if rest > 0.0 { own / (own + rest) } else { 1.0 };
+        spans.iter().zip(self.rest(spans)).map(share).collect()
+    }
+
+    /// How long the stages take that have to follow each stage before there is any answer; by stage. Nothing follows what can answer
+    /// itself.
+    fn rest(&self, spans: &[f64]) -> Vec<f64> {
+        let mut rest = vec![0.0_f64; self.needs.len()];
+        for stage in (0..self.needs.len()).rev() {
+            if self.answers & (1 << stage) == 0 {
+                let after = (stage + 1..self.needs.len()).filter(|next| self.needs[*next].mask() & (1 << stage) != 0);
+                rest[stage] = after.map(|next| spans[next] + rest[next]).fold(0.0, f64::max);
+            }
+        }
+        rest
+    }
+
+    /// How long it takes until a stage not shallower than `least` can have answered, where each takes as long as `spans` says.
+    pub fn until_answer(&self, spans: &[f64], least: usize) -> f64 {
+        let mut done = vec![0.0_f64; self.needs.len()];
+        for (stage, needs) in self.needs.iter().enumerate() {
+            let before = (0..stage).filter(|before| needs.mask() & (1 << before) != 0).map(|before| done[before]);
+            done[stage] = before.fold(0.0, f64::max) + spans[stage];
+        }
+        let answering = (least..self.needs.len()).filter(|stage| self.answers & (1 << stage) != 0);
+        answering.map(|stage| done[stage]).fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// The stages below `stage`.
+pub fn below(stage: usize) -> Stages {
+    if stage >= STAGES_MAX { Stages::MAX } else { (1 << stage) - 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_is_not_a_number_no_condition_holds() {
+        for is in Comparison::ALL {
+            let condition = Condition { stage: 0, signal: Signal::Confidence, is, than: 0.5 };
+            assert!(!condition.holds(&[0.2, f32::NAN]) && !condition.holds(&[]), "{}", is.word());
+        }
+        let holds = |signal, is, than| Condition { stage: 0, signal, is, than }.holds(&[0.25, 0.75]);
+        assert!(holds(Signal::Confidence, Comparison::Less, 0.8) && !holds(Signal::Confidence, Comparison::Less, 0.75));
+        assert!(holds(Signal::Label, Comparison::Equal, 1.0) && holds(Signal::Margin, Comparison::GreaterOrEqual, 0.5));
+        assert!(holds(Signal::Output("x".into()), Comparison::LessOrEqual, 0.25));
+        assert!(holds(Signal::Entropy, Comparison::Greater, 0.5));
+    }
+
+    #[test]
+    fn a_deadline_is_shared_with_what_has_to_follow() {
+        // 0 and 1 side by side, 2 of both, and only 3 behind it answers.
+        let needs = |all| Needs { all, ..Needs::default() };
+        let flow = Flow::new(vec![needs(0), needs(0), needs(0b11), needs(0b100)], 0b1000);
+        let spans = [1.0, 5.0, 2.0, 3.0];
+        assert_eq!(flow.rest(&spans), [5.0, 5.0, 3.0, 0.0]);
+        assert_eq!(flow.shares(&spans), [1.0 / 6.0, 0.5, 0.4, 1.0]);
+        assert_eq!(flow.shares(&[0.0; 4]), [1.0; 4], "who knows no times splits nothing");
+        assert_eq!(flow.until_answer(&spans, 0), 10.0);
+        assert!(!flow.answers_without(0b1) && flow.answers_without(0));
+        let chain = Flow::chain([false, true, true].into_iter());
+        assert!(chain.answers_without(0b110) && !chain.answers_without(0b1));
+        assert_eq!(chain.rest(&spans[..3]), [0.0; 3], "each can answer");
+        assert_eq!((chain.until_answer(&spans[..3], 0), chain.until_answer(&spans[..3], 2)), (1.0, 8.0));
+    }
+}

@@ -1,0 +1,191 @@
+//! Endpoints that are more than chains, as a user declares and asks them.
+
+use serde_json::Value;
+use weir_tests::processes::{Cluster, npy, root};
+
+/// The answers to a prediction, one object a row.
+fn answers(cluster: &Cluster, arguments: &[&str]) -> Vec<Value> {
+    let out = cluster.ok(&[&["predict"], arguments, &["-o", "json"]].concat());
+    out.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect()
+}
+
+fn numbers(answer: &Value, output: &str) -> Vec<f64> {
+    let data = answer["outputs"][output]["data"].as_array().unwrap_or_else(|| panic!("{output} in {answer}"));
+    data.iter().map(|number| number.as_f64().expect("a number")).collect()
+}
+
+/// Tiny and mid of the demo as endpoints of their own, and `stages` as the endpoint `graph`.
+fn file(graph: &str) -> String {
+    let mut text = String::new();
+    for model in ["tiny", "mid"] {
+        let path = root().join(format!("demo/{model}.onnx"));
+        text += &format!(
+            "[[model]]\nname = \"{model}\"\nversion = \"1\"\npath = \"{}\"\n[[endpoint]]\nname = \"{model}\"\nmodel = \"{model}@1\"\ndeadline = \"5s\"\n",
+            path.display()
+        );
+    }
+    text + &format!("[[endpoint]]\nname = \"graph\"\ndeadline = \"5s\"\nlabel_output = \"probs\"\n{graph}")
+}
+
+const BOTH: &str =
+    "[[endpoint.stage]]\nname = \"t\"\nmodel = \"tiny@1\"\n[[endpoint.stage]]\nname = \"m\"\nmodel = \"mid@1\"\n";
+
+#[test]
+fn an_ensemble_answers_with_the_mean_of_its_branches() {
+    let cluster = Cluster::start(1, 1);
+    let mean =
+        "[[endpoint.stage]]\nname = \"mean\"\ncombine = \"mean\"\ninputs = { t = \"t.probs\", m = \"m.probs\" }\n";
+    let weirfile = cluster.write("graph.toml", file(&format!("{BOTH}{mean}")));
+    cluster.ok(&["apply", "-f", &weirfile]);
+    assert!(cluster.ok(&["apply", "-f", &weirfile]).lines().all(|line| line.ends_with("unchanged")));
+    let images = root().join("demo/images.npy").display().to_string();
+    let input = ["--input", &images, "--rows", "0:20"];
+    let of = |endpoint: &str| answers(&cluster, &[&[endpoint], &input[..]].concat());
+    for ((tiny, mid), both) in of("tiny").iter().zip(of("mid")).zip(of("graph")) {
+        assert_eq!((both["stage"].as_str(), both["degraded"].as_bool()), (Some("mean"), Some(false)), "{both}");
+        let (tiny, mid) = (numbers(tiny, "probs"), numbers(&mid, "probs"));
+        for ((tiny, mid), both) in tiny.iter().zip(mid).zip(numbers(&both, "probs")) {
+            assert!(((tiny + mid) / 2.0 - both).abs() < 1e-6, "{tiny} {mid} {both}");
+        }
+    }
+    let told = cluster.ok(&["describe", "endpoint", "graph"]);
+    assert!(told.contains("mean") && told.contains("m.probs"), "{told}");
+    // The simulator knows graphs as well.
+    let simulated = cluster.ok(&[
+        "simulate",
+        "-f",
+        &weirfile,
+        "--endpoint",
+        "graph",
+        "--data",
+        &images,
+        "--rate",
+        "100",
+        "--duration",
+        "2s",
+        "--arrivals",
+        "poisson",
+        "--deadline",
+        "1s",
+        "-o",
+        "json",
+    ]);
+    let simulated: Value = serde_json::from_str(&simulated).expect("a result");
+    assert_eq!(simulated["stages"]["mean"], simulated["answered"], "{}", simulated["stages"]);
+    assert!(simulated["answered"].as_u64() > Some(100), "{}", simulated["answered"]);
+}
+
+#[test]
+fn a_condition_chooses_the_branch() {
+    let cluster = Cluster::start(1, 1);
+    let when = BOTH.replace("model = \"mid@1\"\n", "model = \"mid@1\"\nwhen = \"t.confidence < 0.9\"\n");
+    cluster.ok(&["apply", "-f", &cluster.write("graph.toml", file(&when))]);
+    let images = root().join("demo/images.npy").display().to_string();
+    let answered = answers(&cluster, &["graph", "--input", &images, "--rows", "0:60"]);
+    let tiny = answers(&cluster, &["tiny", "--input", &images, "--rows", "0:60"]);
+    for (answer, tiny) in answered.iter().zip(&tiny) {
+        let sure = numbers(tiny, "probs").into_iter().fold(0.0, f64::max) >= 0.9;
+        assert_eq!(answer["stage"], if sure { "t" } else { "m" }, "{answer}");
+        assert_eq!(answer["degraded"], false, "what was not wanted is not missed");
+    }
+    let by = |stage: &str| answered.iter().filter(|answer| answer["stage"] == stage).count();
+    assert!(by("t") > 5 && by("m") > 5, "{} and {}", by("t"), by("m"));
+}
+
+#[test]
+fn items_of_a_row_run_by_themselves_and_are_joined() {
+    let cluster = Cluster::start(1, 1);
+    let album = "[[endpoint.stage]]\nname = \"each\"\nmodel = \"tiny@1\"\ninputs = { x = \"request.images[]\" }\n";
+    let mean = "[[endpoint.stage]]\nname = \"all\"\ncombine = \"mean\"\ninputs = { x = \"each.probs\" }\n";
+    cluster.ok(&["apply", "-f", &cluster.write("graph.toml", file(&format!("{album}{mean}")))]);
+    // Two albums of three pictures: pixels that differ from picture to picture.
+    let pixels: Vec<f32> = (0..6 * 784).map(|i| ((i * 37 + i / 784) % 255) as f32 / 255.0).collect();
+    let albums = cluster.write("albums.npy", npy(&[2, 3, 1, 28, 28], &pixels));
+    let pictures = cluster.write("pictures.npy", npy(&[6, 1, 28, 28], &pixels));
+    let alone: Vec<Vec<f64>> =
+        answers(&cluster, &["tiny", "--input", &pictures]).iter().map(|answer| numbers(answer, "probs")).collect();
+    for (album, answer) in answers(&cluster, &["graph", "--input", &format!("images={albums}")]).iter().enumerate() {
+        for (class, mean) in numbers(answer, "probs").into_iter().enumerate() {
+            let expected = alone[3 * album..][..3].iter().map(|probs| probs[class]).sum::<f64>() / 3.0;
+            assert!((mean - expected).abs() < 1e-6, "{mean} {expected}");
+        }
+    }
+    let none = cluster.write("none.npy", npy(&[1, 0, 1, 28, 28], &[]));
+    let said = cluster.run(&["predict", "graph", "--input", &format!("images={none}"), "-o", "json"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("there is nothing to combine"), "{said}");
+}
+
+#[test]
+fn a_branch_that_fails_is_left_out_visibly_where_that_is_allowed() {
+    let cluster = Cluster::start(1, 1);
+    let mut text = String::new();
+    for (model, formula) in [("good", "width = 2\n"), ("bad", "width = 2\nfail_above = 5.0\n")] {
+        let path = cluster.write(&format!("{model}.synthetic"), formula);
+        text += &format!("[[model]]\nname = \"{model}\"\nversion = \"1\"\npath = \"{path}\"\n");
+    }
+    // What the strict one gives has another shape than what its branches give: none of them can answer for it.
+    for (endpoint, combine) in [("strict", "combine = \"concat\""), ("lenient", "combine = \"mean\"\nat_least = 1")] {
+        let stages =
+            ["good", "bad"].map(|m| format!("[[endpoint.stage]]\nname = \"{m}\"\nmodel = \"{m}@1\"\n")).concat();
+        text += &format!(
+            "[[endpoint]]\nname = \"{endpoint}\"\ndeadline = \"5s\"\n{stages}[[endpoint.stage]]\nname = \"both\"\n{combine}\ninputs = {{ a = \"good.y\", b = \"bad.y\" }}\n"
+        );
+    }
+    cluster.ok(&["apply", "-f", &cluster.write("graph.toml", text)]);
+    let ask = |endpoint: &str, first: f32| {
+        let input = cluster.write("x.npy", npy(&[1, 2], &[first, 1.0]));
+        let out = cluster.run(&["predict", endpoint, "--input", &input, "-o", "json"]);
+        let out = String::from_utf8_lossy(&out.stdout).into_owned();
+        serde_json::from_str::<Value>(out.lines().next().expect("a line")).expect("one object")
+    };
+    let good = ask("strict", 3.0);
+    assert_eq!((numbers(&good, "y"), good["degraded"].as_bool()), (vec![3.0, 1.0, 3.0, 1.0], Some(false)));
+    assert_eq!(ask("strict", 9.0)["outcome"], "failed");
+    let left = ask("lenient", 9.0);
+    assert_eq!((left["stage"].as_str(), left["degraded"].as_bool()), (Some("both"), Some(true)), "{left}");
+    assert_eq!(numbers(&left, "y"), [9.0, 1.0]);
+}
+
+#[test]
+fn the_demos_graphs_serve_what_they_say() {
+    let cluster = Cluster::start(1, 1);
+    let demo = |name: &str| root().join("demo").join(name).display().to_string();
+    cluster.ok(&["apply", "-f", &demo("spam.toml")]);
+    let input = format!("x={}", demo("texts.npy"));
+    let verdicts = answers(&cluster, &["spam", "--input", &input, "--deadline", "10s"]);
+    let labels = std::fs::read(demo("spam.npy")).expect("it belongs to the demo");
+    let labels = &labels[labels.len() - verdicts.len()..];
+    let is_spam = |answer: &Value| numbers(answer, "probs")[1] > numbers(answer, "probs")[0];
+    let right = verdicts.iter().zip(labels).filter(|(answer, label)| is_spam(answer) == (**label == 1)).count();
+    assert!(right * 100 >= verdicts.len() * 98, "{right} of {}", verdicts.len());
+
+    cluster.ok(&["apply", "-f", &demo("segments.toml")]);
+    let images = demo("images.npy");
+    let deepest = ["segments", "--input", &images, "--rows", "0:16", "--min-stage", "third", "--deadline", "10s"];
+    let whole = answers(&cluster, &["whole", "--input", &images, "--rows", "0:16", "--deadline", "10s"]);
+    for (segments, whole) in answers(&cluster, &deepest).iter().zip(&whole) {
+        assert_eq!(segments["stage"], "third");
+        assert_eq!(segments["outputs"]["probs"]["data"], whole["outputs"]["probs_2"]["data"], "bit by bit");
+    }
+}
+
+#[test]
+fn where_nothing_can_be_had_the_default_goes_out_marked() {
+    let cluster = Cluster::start(1, 1);
+    cluster.write("slow.synthetic", "width = 4\nalpha_us = 2000000\n");
+    let text = "[[model]]\nname = \"slow\"\nversion = \"1\"\npath = \"slow.synthetic\"\n[[endpoint]]\nname = \"e\"\nmodel = \"slow@1\"\ndefault_output = { y = [1, 2, 3, 4] }\n";
+    cluster.ok(&["apply", "-f", &cluster.write("e.toml", text)]);
+    let input = cluster.write("x.npy", npy(&[1, 4], &[5.0, 6.0, 7.0, 8.0]));
+    let input = ["e", "--input", &input, "--deadline"];
+    let good = &answers(&cluster, &[&input[..], &["10s"]].concat())[0];
+    assert_eq!((good["stage"].as_str(), good["degraded"].as_bool()), (Some("slow"), Some(false)), "{good}");
+    assert_eq!(numbers(good, "y"), [5.0, 6.0, 7.0, 8.0]);
+    let none = &answers(&cluster, &[&input[..], &["1s"]].concat())[0];
+    assert_eq!((none["stage"].as_str(), none["degraded"].as_bool()), (Some("default"), Some(true)), "{none}");
+    assert_eq!(numbers(none, "y"), [1.0, 2.0, 3.0, 4.0]);
+    let id = none["id"].as_str().expect("an id");
+    assert!(cluster.ok(&["why", id]).contains("default"));
+    let demanded = cluster.fails(8, &[&["predict"], &input[..], &["1s", "--min-stage", "slow"]].concat());
+    assert!(demanded.contains("deadline"), "who demands a stage wants no default: {demanded}");
+}
