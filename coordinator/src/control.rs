@@ -20,7 +20,7 @@ use weir_schema::convert::control::{
     read_command, read_digest, read_grant, read_node, read_u128, write_applied, write_change, write_member, write_state,
 };
 use weir_schema::convert::predict::span_from_us;
-use weir_schema::convert::report::{read_report, write_profile, write_report};
+use weir_schema::convert::report::{read_report, write_asked, write_profile, write_report};
 use weir_schema::predict_capnp::{Purpose, granted};
 use weir_schema::raft_capnp::{join_result, peer};
 
@@ -632,7 +632,9 @@ impl node_home::Server for NodeHome {
         } else if !published.state.nodes.contains_key(&report.node) {
             b.set_unknown_node(());
         } else {
-            match self.0.shared()?.planner.on_report(&published, report, known) {
+            let (routing, others) = self.0.shared()?.planner.on_report(&published, report, known);
+            write_asked(b.reborrow().init_others(others.len() as u32), &others);
+            match routing {
                 Some(routing) => write_routing(b.init_routing(), &routing),
                 None => b.set_unchanged(()),
             }

@@ -7,6 +7,7 @@ mod artifacts;
 mod counters;
 mod deadlines;
 mod door;
+mod elsewhere;
 mod home;
 mod link;
 mod operators;
@@ -38,6 +39,7 @@ use crate::actors::device::{Device, Slots};
 use crate::artifacts::Artifacts;
 use crate::counters::Ledger;
 use crate::door::Door;
+use crate::elsewhere::Elsewhere;
 use crate::home::Home;
 use crate::link::Link;
 use crate::operators::Histories;
@@ -136,6 +138,7 @@ pub(crate) struct Shared {
     pub remote_waits: RemoteWaits,
     pub ledger: Ledger,
     pub histories: Histories,
+    pub elsewhere: Elsewhere,
     /// Something changed that the leader should hear at once.
     pub rebuild_needed: Notify,
     draining: AtomicBool,
@@ -226,6 +229,7 @@ pub async fn run(
         remote_waits: RemoteWaits::default(),
         ledger: Ledger::default(),
         histories: Histories::default(),
+        elsewhere: Elsewhere::default(),
         rebuild_needed: Notify::new(),
         draining: AtomicBool::new(false),
         calls: Arc::default(),

@@ -3,20 +3,21 @@
 //! With every coordinator gone it keeps trying, and the node goes on with what it knows.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weir_core::ids::{LogIndex, ReplicaId};
+use weir_core::ids::{LogIndex, ModelRef, ReplicaId};
 use weir_core::placement::{DeviceLoad, NodeReport, REPORT_EVERY};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Node, State};
+use weir_core::triage::ByModel;
 use weir_host::dial::{Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
 use weir_schema::control_capnp::{leader, node_home, report_result, routing, watch_result, write_result};
 use weir_schema::convert::control::{read_applied, read_change, read_state, write_node, write_u128};
-use weir_schema::convert::report::{read_profile, write_report};
+use weir_schema::convert::report::{read_asked, read_profile, write_report};
 use weir_schema::predict_capnp::Purpose;
 
 use crate::Shared;
@@ -215,10 +216,10 @@ impl Link {
             .map_err(|error| Next::Another(remote_text(&error)))?;
         let read = || -> Result<Result<(), Next>, capnp::Error> {
             Ok(match answer.get()?.get_result()?.which()? {
-                report_result::Unchanged(()) => Ok(()),
+                report_result::Unchanged(()) => Ok(self.on_others(answer.get()?.get_result()?)?),
                 report_result::Routing(r) => {
                     self.on_routing(r?)?;
-                    Ok(())
+                    Ok(self.on_others(answer.get()?.get_result()?)?)
                 }
                 report_result::NotLeader(leader) => Err(to_leader(leader?)?),
                 report_result::UnknownNode(()) => Err(Next::Another("this node was removed; joining again".into())),
@@ -246,7 +247,29 @@ impl Link {
             endpoints: self.shared.ledger.loads(),
             up: self.shared.host.clock.now().since(weir_core::units::Instant::ZERO),
             draining: self.shared.is_draining(),
+            asked: self.asked(),
         }
+    }
+
+    /// What homes of this node ask of models.
+    fn asked(&self) -> ByModel {
+        let now = self.shared.host.clock.now();
+        let mut asked = self.shared.elsewhere.asked(now);
+        self.shared.devices.values().for_each(|device| asked.extend(device.asked(now)));
+        asked
+    }
+
+    /// The leader tells what homes of other nodes ask of the models that stand here.
+    fn on_others(&self, r: report_result::Reader<'_>) -> Result<(), capnp::Error> {
+        let others = read_asked(r.get_others()?).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
+        let (now, state) = (self.shared.host.clock.now(), self.state.borrow());
+        for device in &self.me.devices {
+            let share = |model: &ModelRef| f64::from(device.slots) / f64::from(hosts(&state, model).max(device.slots));
+            if let Some(known) = self.shared.devices.get(&device.name) {
+                known.on_others(now, &others, share);
+            }
+        }
+        Ok(())
     }
 
     fn on_routing(&self, r: routing::Reader<'_>) -> Result<(), capnp::Error> {
@@ -289,6 +312,16 @@ impl Link {
         let table = Table::new(&self.shared.name, &self.state.borrow(), &self.routing.borrow());
         self.shared.table.store(Arc::new(table));
     }
+}
+
+/// Slots of all devices where a model stands.
+fn hosts(state: &State, model: &ModelRef) -> u32 {
+    let of_model = state.plan.assignments.values().filter(|assignment| assignment.model == *model);
+    let places: BTreeSet<_> = of_model.map(|assignment| (&assignment.node, &assignment.device)).collect();
+    let slots = places.into_iter().filter_map(|(node, device)| {
+        state.nodes.get(node)?.devices.iter().find(|known| known.name == *device).map(|device| device.slots)
+    });
+    slots.sum()
 }
 
 fn to_leader(leader: leader::Reader<'_>) -> Result<Next, capnp::Error> {

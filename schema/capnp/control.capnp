@@ -312,6 +312,14 @@ struct NodeReport {
   draining @7 :Bool;          # it was told to stop and finishes what it has
   knownRouting @8 :UInt64;    # counter of the routing it has
   knownTerm @9 :UInt64;
+  asked @10 :List(ModelAsked); # by its homes, of any node
+}
+
+struct ModelAsked {
+  # What a model is asked apart from what must run, in slot seconds a second.
+  model @0 :Text;
+  first @1 :UInt32;           # step of density, see core::triage::Curve
+  soft @2 :List(Float32);     # by step from `first` on
 }
 
 struct Routing {
@@ -434,6 +442,7 @@ struct ReportResult {
     notLeader @2 :Leader;
     unknownNode @3 :Void;     # join first
   }
+  others @4 :List(ModelAsked); # by homes of other nodes, of models that stand on this one
 }
 
 # ---- what a node tells operators about itself, at once and from memory ----

@@ -18,14 +18,15 @@ use weir_core::endpoint::graph::Stages;
 use weir_core::endpoint::{Flow, Ladder, Ladders, Stage};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::{Outcome, Rejection};
+use weir_core::placement::REPORT_EVERY;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
     Candidate, Choice, Ending, Estimate, Group, StageEnd, Target, Told, Trip, cheapest, choose, doubted, remote_finish,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
-use weir_core::triage::{self, Method, WholeStage};
-use weir_core::units::{Deadline, Instant};
+use weir_core::triage::{self, ByModel, Curve, Market, Method, WholeStage};
+use weir_core::units::{Deadline, Instant, ServiceTime};
 
 use crate::device::{Device, Effect, Service};
 use crate::engine::Agenda;
@@ -102,6 +103,23 @@ pub struct Cluster {
     pub endpoints: Vec<Served>,
     /// What is not computing.
     pub path: Path,
+    /// How often nodes report, and how long that and the answer take; `None`: there is no leader.
+    pub reports: Option<Reports>,
+}
+
+/// Reports to the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Reports {
+    pub every: Duration,
+    pub delay: Duration,
+}
+
+impl Default for Reports {
+    /// As in a cluster on one network.
+    fn default() -> Reports {
+        Reports { every: REPORT_EVERY, delay: Duration::from_millis(1) }
+    }
 }
 
 /// A query to come.
@@ -130,6 +148,8 @@ pub struct Ended {
     pub degraded: bool,
     /// The highest price that its gates met, of a second of slot time.
     pub price: f64,
+    /// Calls of deeper stages that were sent somewhere, and how many of them ran.
+    pub escalated: (u32, u32),
 }
 
 struct Call {
@@ -143,6 +163,7 @@ struct Call {
     /// No shallower stage may answer.
     least: usize,
     price: f64,
+    escalated: (u32, u32),
     /// The answer is on its way.
     ended: bool,
     /// Where its rows wait or run: (node, ticket).
@@ -185,6 +206,13 @@ enum Event {
         told: Told,
     },
     Deadline(u64),
+    /// Every node tells the leader what it is asked.
+    Report,
+    /// A node hears what the others are asked.
+    Others {
+        node: usize,
+        asked: ByModel,
+    },
     Answer {
         call: u64,
     },
@@ -204,6 +232,10 @@ struct Running<'a, F> {
     /// By ticket.
     tickets: Vec<Place>,
     waits: BTreeMap<(usize, usize, ModelRef), Told>,
+    /// By node: what its home asks of models that do not stand there.
+    elsewhere: Vec<BTreeMap<ModelRef, Curve>>,
+    /// The leader's.
+    market: Market,
     /// By home and endpoint: the stage for all, where triage asks for one.
     wholes: BTreeMap<(usize, usize), WholeStage>,
     on_end: F,
@@ -231,6 +263,8 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         next_call: 0,
         tickets: Vec::new(),
         waits: BTreeMap::new(),
+        elsewhere: vec![BTreeMap::new(); cluster.nodes.len()],
+        market: Market::default(),
         wholes: BTreeMap::new(),
         on_end,
         effects: Vec::new(),
@@ -264,6 +298,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
 
     fn go(mut self, mut dues: impl Iterator<Item = Due>) {
         let mut next = dues.next();
+        if self.cluster.reports.is_some() {
+            self.agenda.at(Instant::ZERO, Event::Report);
+        }
         if let Some(due) = &next {
             self.agenda.at(due.at, Event::Send);
         }
@@ -290,9 +327,40 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     self.waits.insert((home, node, model), told);
                 }
                 Event::Deadline(call) => self.deadline(now, call),
+                Event::Report => self.report(now, next.is_some()),
+                Event::Others { node, asked } => self.on_others(now, node, &asked),
                 Event::Answer { call } => self.answer(now, call),
             }
         }
+    }
+
+    /// What homes ask goes to the leader, and what those of all other nodes ask comes back.
+    fn report(&mut self, now: Instant, goes_on: bool) {
+        let Some(Reports { every, delay }) = self.cluster.reports else { return };
+        for (node, device) in self.devices.iter().enumerate() {
+            let mut asked = device.asked(now);
+            asked.extend(self.elsewhere[node].iter().map(|(model, curve)| (model.clone(), curve.asked(now))));
+            self.market.on_report(now, &self.names[node], asked);
+        }
+        for node in 0..self.devices.len() {
+            let asked = self.market.others(now, &self.names[node], self.cluster.models.keys());
+            self.agenda.at(now + delay, Event::Others { node, asked });
+        }
+        if goes_on {
+            self.agenda.at(now + every, Event::Report);
+        }
+    }
+
+    /// A node hears what homes of the others ask.
+    fn on_others(&mut self, now: Instant, node: usize, asked: &ByModel) {
+        let cluster = self.cluster;
+        let share = |model: &ModelRef| {
+            let stands =
+                cluster.models[model].replicas.iter().zip(&cluster.nodes).filter(|(replicas, _)| **replicas > 0);
+            let slots: u32 = stands.map(|(_, node)| node.slots).sum();
+            f64::from(cluster.nodes[node].slots) / f64::from(slots.max(1))
+        };
+        self.devices[node].on_others(now, asked, share);
     }
 
     fn send(&mut self, now: Instant, due: Due) {
@@ -315,6 +383,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             least: depth.least,
             items: BTreeMap::new(),
             price: 0.0,
+            escalated: (0, 0),
             ended: false,
             due,
             node,
@@ -373,11 +442,18 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let served = &self.cluster.endpoints[call.due.endpoint];
         let holds = served.says[stage].get(call.due.rows[slot] as usize).map_or(0, |says| says.holds);
         call.price = call.price.max(ladder.price());
+        call.escalated.1 += u32::from(stage > 0 && matches!(end, StageEnd::Answered(_)));
         let weighed = call.trip.on_stage_end(now, ladder, slot, stage, end, holds);
         let next = served.ladders.endpoint().stages.get(stage + 1).and_then(Stage::model);
         if let (Some(value), Some(next)) = (weighed, next) {
             let node = call.node;
-            self.devices[node].weighed(now, next, value);
+            if self.cluster.models[next].replicas[node] > 0 {
+                self.devices[node].weighed(now, next, value);
+            } else {
+                let seconds = served.ladders.seconds().get(stage + 1).copied().unwrap_or(0.0);
+                let curve = self.elsewhere[node].entry(next.clone()).or_default();
+                curve.add(now, ServiceTime::from_nanos((seconds * 1e9) as u64), value);
+            }
         }
     }
 
@@ -390,7 +466,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let price = next.map_or(0.0, |model| self.price(now, node, model, deadline));
         let loaded = next.filter(|_| cluster.triage.reads_load());
         let load = loaded.map_or(0.0, |model| self.load(now, node, model, deadline));
-        cluster.triage.ladder(ladders, || price, || load)
+        let chance = if ladders.weighs() { self.prng.uniform() } else { 0.0 };
+        cluster.triage.ladder(ladders, || price, || load, chance)
     }
 
     fn deadline(&mut self, now: Instant, id: u64) {
@@ -422,6 +499,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 Choice::None(why) => call.trip.on_no_choice(now, &group, why),
                 Choice::To(target) => {
                     call.trip.on_sent(&group, &target);
+                    call.escalated.0 += if group.stage > 0 { group.slots.len() as u32 } else { 0 };
                     let Group { stage, slots: rows, .. } = group;
                     match target {
                         Target::Local(_) => self.enqueue(now, home, id, stage, &rows),
@@ -634,7 +712,15 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let latency = now.since(call.due.at);
         self.way.observe(latency, call.inside);
         self.balancer.on_outcome(now, &self.names[call.node], outcome, latency);
-        (self.on_end)(Ended { latency, outcome, stages, degraded, price: call.price, due: call.due });
+        (self.on_end)(Ended {
+            latency,
+            outcome,
+            stages,
+            degraded,
+            price: call.price,
+            escalated: call.escalated,
+            due: call.due,
+        });
     }
 }
 

@@ -8,6 +8,7 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Policy, Query};
+use weir_core::triage::ByModel;
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 /// How long batches of a model really take, whatever the scheduler believes.
@@ -122,6 +123,16 @@ impl Device {
     /// A gate has weighed a row: see [`scheduler::Device::on_weighed`].
     pub fn weighed(&mut self, now: Instant, model: &ModelRef, value: f64) {
         self.scheduler.on_weighed(now, model, value);
+    }
+
+    /// What homes of this node ask: see [`scheduler::Device::asked`].
+    pub fn asked(&self, now: Instant) -> ByModel {
+        self.scheduler.asked(now)
+    }
+
+    /// What homes of other nodes ask: see [`scheduler::Device::on_others`].
+    pub fn on_others(&mut self, now: Instant, asked: &ByModel, share: impl Fn(&ModelRef) -> f64) {
+        self.scheduler.on_others(now, asked, share);
     }
 
     /// What a second of slot time is worth here now to a row that is due at `deadline`.

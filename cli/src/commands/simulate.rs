@@ -242,6 +242,7 @@ impl Measured {
             models,
             endpoints,
             path: cluster::Path::of(Duration::from_micros(self.path_us)),
+            reports: Some(cluster::Reports::default()),
         };
         Ok(Modelled { cluster, learnt, wanted })
     }
@@ -347,7 +348,7 @@ impl Learnt {
                 let says = self.says[stage][row];
                 runs[stage] += f64::from(says.items.unwrap_or(1));
                 let answered = StageEnd::Answered(says.signal);
-                journey.on_stage_end(flow, ladders.at(0.0), stage, answered, says.holds, &mut calls);
+                journey.on_stage_end(flow, ladders.at(0.0, 0.0), stage, answered, says.holds, &mut calls);
             }
         }
         runs.iter().map(|runs| runs / rows.max(1) as f64).collect()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use weir_core::ids::{ModelRef, ReplicaId, RequestId};
 use weir_core::placement::{Informing, Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve};
 use weir_core::replicated::{Command, Entry, Member, State};
+use weir_core::triage::{ByModel, Market};
 use weir_core::units::Instant;
 use weir_host::Host;
 
@@ -46,6 +47,7 @@ struct Inner {
     informing: Informing,
     routing: Routing,
     unplaceable: Vec<(ModelRef, String)>,
+    market: Market,
 }
 
 impl Inner {
@@ -57,6 +59,7 @@ impl Inner {
             informing: Informing::new(now),
             routing: Routing { term, ..Routing::default() },
             unplaceable: Vec::new(),
+            market: Market::default(),
         }
     }
 }
@@ -160,11 +163,20 @@ impl Planner {
         next.map(Command::KeepProfile)
     }
 
-    /// Takes a node's report; returns the routing where the node has another.
-    pub fn on_report(self: &Rc<Self>, published: &Published, report: NodeReport, known: (u64, u64)) -> Option<Routing> {
+    /// Takes a node's report; returns the routing where the node has another, and what homes of other nodes ask of the models that
+    /// stand there.
+    pub fn on_report(
+        self: &Rc<Self>,
+        published: &Published,
+        report: NodeReport,
+        known: (u64, u64),
+    ) -> (Option<Routing>, ByModel) {
         self.begin_term(published);
         let now = self.host.clock.now();
         let mut inner = self.inner.borrow_mut();
+        inner.market.on_report(now, &report.node, report.asked.clone());
+        let here = published.state.plan.assignments.values().filter(|assignment| assignment.node == report.node);
+        let others = inner.market.others(now, &report.node, here.map(|assignment| &assignment.model));
         if let Some((model, because)) = inner.liveness.on_report(now, &published.state, report) {
             tracing::warn!(%model, because, "quarantined");
             let planner = Rc::clone(self);
@@ -178,7 +190,8 @@ impl Planner {
             inner.routing.profiles = profiles(&inner.liveness, &published.state, &ready);
             inner.routing.ready = ready;
         }
-        ((inner.routing.term, inner.routing.counter) != known).then(|| inner.routing.clone())
+        let routing = ((inner.routing.term, inner.routing.counter) != known).then(|| inner.routing.clone());
+        (routing, others)
     }
 
     /// What the leader believes, for status.

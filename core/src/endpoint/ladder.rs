@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Endpoint;
 use super::gate::Gate;
+use crate::triage::{STEP, step_of};
 
 /// Values by gate, for one endpoint and one price.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +31,6 @@ pub struct Ladders {
     seconds: Vec<f64>,
 }
 
-/// A price counts as that of its step: values that differ by less are not told apart.
-const STEP: f64 = 1.15;
 /// Steps until nothing is worth its time, from a hundred-thousandth of that price on.
 const STEPS: usize = 83;
 
@@ -39,7 +38,8 @@ impl Ladders {
     /// Of an endpoint whose stages cost `seconds` of slot time a row.
     pub fn new(endpoint: &Arc<Endpoint>, seconds: &[f64]) -> Ladders {
         let weighs = endpoint.stages.iter().any(|stage| matches!(stage.gate, Some(Gate::Gain { .. })));
-        let least = endpoint.too_dear(seconds) / STEP.powi(STEPS as i32);
+        // On the steps that demand is counted by: what is asked at one step is what one of these prices lets pass.
+        let (_, least) = step_of(endpoint.too_dear(seconds) / STEP.powi(STEPS as i32));
         let mut steps = vec![Ladder::new(Arc::clone(endpoint), 0.0, seconds)];
         let priced = (0..=STEPS).map(|step| Ladder::new(Arc::clone(endpoint), least * STEP.powi(step as i32), seconds));
         steps.extend(priced.filter(|_| weighs));
@@ -74,14 +74,15 @@ impl Ladders {
         self.steps.len() > 1
     }
 
-    /// At a price a second of slot time, in units of value.
-    pub fn at(&self, price: f64) -> &Ladder {
-        if price.is_nan() || price < self.least {
+    /// At a price a second of slot time, in units of value. Between two steps `chance`, evenly from 0 to 1, decides for one of them, so that of
+    /// rows that are alike just as many pass as there is room for.
+    pub fn at(&self, price: f64, chance: f64) -> &Ladder {
+        if price.is_nan() || price <= 0.0 {
             return &self.steps[0];
         }
-        // Downwards: what is just at the margin is not to stop at its own price.
-        let step = ((price / self.least).ln() / STEP.ln()) as usize;
-        &self.steps[step.saturating_add(1).min(self.steps.len() - 1)]
+        // The first step is no price at all. Casts saturate.
+        let step = ((price / self.least).ln() / STEP.ln() + chance + 1.0) as usize;
+        &self.steps[step.min(self.steps.len() - 1)]
     }
 }
 
@@ -267,14 +268,18 @@ mod tests {
         let ladders = Ladders::new(&Arc::new(priced()), &seconds);
         for price in [0.1, 3.0, 30.0, 100.0] {
             let exact = Ladder::new(Arc::new(priced()), price, &seconds);
-            for (near, exact) in ladders.at(price).costs.iter().zip(&exact.costs) {
+            for (near, exact) in ladders.at(price, 0.0).costs.iter().zip(&exact.costs) {
                 assert!((near / exact - 1.0).abs() < STEP - 1.0, "{near} for {exact}");
             }
         }
-        assert_eq!(ladders.at(0.0), &Ladder::new(Arc::new(priced()), 0.0, &seconds));
-        assert_eq!(ladders.at(f64::NAN), ladders.at(0.0));
-        assert!(!ladders.at(f64::INFINITY).verdict(1, Some(0.2)).0.is_deeper());
-        assert_eq!(ladders.indexed(0.2), ladders.at(0.0));
+        assert_eq!(ladders.at(0.0, 0.5), &Ladder::new(Arc::new(priced()), 0.0, &seconds));
+        assert_eq!(ladders.at(f64::NAN, 0.5), ladders.at(0.0, 0.5));
+        assert!(!ladders.at(f64::INFINITY, 0.5).verdict(1, Some(0.2)).0.is_deeper());
+        // Two thirds of the way from one step to the next, one in three decides for the one.
+        let price = ladders.at(30.0, 0.0).price() * STEP.powf(2.0 / 3.0);
+        let lower = (0..999).filter(|i| ladders.at(price, f64::from(*i) / 999.0).price() < price).count();
+        assert!((330..=336).contains(&lower), "{lower}");
+        assert_eq!(ladders.indexed(0.2), ladders.at(0.0, 0.5));
         assert!(!ladders.indexed(1.0).verdict(1, Some(0.2)).0.is_deeper());
         assert!(ladders.indexed(0.4).price() < ladders.indexed(0.8).price());
         let fixed = endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9)))]);

@@ -7,6 +7,7 @@ use crate::endpoint::Endpoint;
 use crate::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use crate::replicated::{Node, State};
 use crate::scheduler::Batches;
+use crate::triage::ByModel;
 use crate::units::{Bytes, Instant, ServiceTime};
 
 /// How often a node reports.
@@ -35,6 +36,8 @@ pub struct NodeReport {
     pub up: Duration,
     /// It was told to stop and finishes what it has.
     pub draining: bool,
+    /// What its homes ask of models, wherever these stand, apart from what must run.
+    pub asked: ByModel,
 }
 
 /// What a node says of one replica.

@@ -206,6 +206,7 @@ fn report(name: &str, replicas: &[(u64, ReplicaState, u32)]) -> NodeReport {
         endpoints: vec![],
         up: Duration::from_secs(1),
         draining: false,
+        asked: BTreeMap::new(),
     }
 }
 

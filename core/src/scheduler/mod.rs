@@ -23,7 +23,7 @@ use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::{Class, Rejection};
 use crate::profile::Profile;
 use crate::router::Estimate;
-use crate::triage::{Demand, Offer};
+use crate::triage::{ByModel, Demand, Offer, Others};
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use lane::LaneKey;
@@ -257,8 +257,25 @@ impl Device {
     /// A gate has weighed a row and found that running `model` for it is worth `value`, whether it sends it here or not.
     pub fn on_weighed(&mut self, now: Instant, model: &ModelRef, value: f64) {
         if let Some(index) = self.pool.index(model) {
-            self.demand.weighed(now, self.pool.row_cost(index), value);
+            let cost = self.pool.row_cost(index);
+            self.demand.weighed(now, cost, value);
+            self.pool.model_mut(index).weighed.add(now, cost, value);
         }
+    }
+
+    /// What homes of this node ask of the models that stand here, for whoever adds it up.
+    pub fn asked(&self, now: Instant) -> ByModel {
+        self.pool.models().map(|(_, model)| (model.name.clone(), model.weighed.asked(now))).collect()
+    }
+
+    /// What homes of other nodes ask of models; `share` says which part of what is asked of a model falls to this device.
+    pub fn on_others(&mut self, now: Instant, asked: &ByModel, share: impl Fn(&ModelRef) -> f64) {
+        let here = self
+            .pool
+            .models()
+            .filter_map(|(_, model)| Some((model.weighed.asked(now), asked.get(&model.name)?, share(&model.name))));
+        let others = Others::of(here);
+        self.demand.on_others(now, others);
     }
 
     /// How much sooner a slot would be free if all that can be pushed out were.

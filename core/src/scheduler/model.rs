@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::profile::Profile;
+use crate::triage::Curve;
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use super::lane::{Lane, LaneKey};
@@ -35,6 +36,8 @@ pub(super) struct Model {
     pub steady: usize,
     /// When the first head can no longer be in time even if it ran at once and alone; far where there is none.
     pub hopeless: Instant,
+    /// What homes of this node ask of it, apart from what must run.
+    pub weighed: Curve,
     /// Slots of the device.
     slots: u32,
     /// Time by rows.
@@ -55,6 +58,7 @@ impl Model {
             line: (0.0, 0.0),
             steady: 1,
             hopeless: Instant::FAR,
+            weighed: Curve::default(),
             slots,
             times: Vec::new(),
         };

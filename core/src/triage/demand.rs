@@ -4,56 +4,71 @@
 //! look small, and the price fall. The price is where the work of that density and above is as much as the slots can do: the
 //! dual variable of the fractional knapsack that the device is (`scheduling.md` section 16). It is advice: gates upstream send
 //! nothing that would be pushed out anyway, and value a stage by what it can still lead to; what comes all the same is weighed by
-//! [`super::Buffer`]. A device with room is cheap, whatever was asked before: price · clamp((fill − ¼)/½), but not where it
+//! [`super::Buffer`]. What homes of other nodes ask is told now and then ([`super::Market`]): the price is the higher one of
+//! what its own homes ask and of its part of what all ask. A device with room is cheap, whatever was asked before: price · clamp((fill − ¼)/½), but not where it
 //! has computed all the time of late: between two batches one that is asked for too much looks empty for a moment.
 
+use super::curve::{Asked, Curve, MEMORY, STEPS, density_at, memories, seconds};
+use super::market::TTL;
 use crate::units::{Instant, ServiceTime};
 
-/// How long what was asked counts, in seconds: a few deadlines, so that one burst does not make the next calm dear.
-const MEMORY: f64 = 0.25;
 /// How long it counts that a device computed, in seconds: as long as it takes to see that nothing more comes.
 const BUSY_FOR: f64 = 0.05;
 /// Share of the slots' time that the price clears: the rest is for what batches waste.
 const UTILISATION: f64 = 0.95;
-/// Densities from `LEAST` on, in steps of a factor of `STEP`, 128 of them: some eight decades.
-const LEAST: f64 = 1e-2;
-const STEP: f64 = 1.15;
-const STEPS: usize = 128;
-/// What has been asked is aged at most so often, in memories.
-const AGED_EVERY: f64 = 1.0 / 64.0;
+/// How much of what is weighed gates let through, as a share of that time: somewhat more than there is room for, so that chance leaves no
+/// slot idle. What is too much is pushed out.
+const LET_THROUGH: f64 = 1.15;
 
 /// Work that was asked for of late.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Demand {
-    aged: Instant,
-    /// Slot time in seconds of what must run, or be refused; decayed.
-    firm: f64,
-    /// By step of density: of what has been weighed.
-    soft: Vec<f64>,
+    /// Slot time in seconds of what must run, or be refused; decayed, and since when.
+    firm: (f64, Instant),
+    /// Of what has been weighed.
+    soft: Curve,
     /// Which share of its slots the device has used of late, and until when that is known.
     busy: (f64, Instant),
+    /// What others ask of it, and when that was told.
+    others: Option<(Others, Instant)>,
+}
+
+/// What homes of other nodes ask of a device.
+#[derive(Clone, Debug)]
+pub struct Others {
+    /// Of what homes of its own node ask, the share that falls to this device: others have its models too.
+    own: f64,
+    /// In slot seconds a second, by step.
+    steps: [f64; STEPS],
+}
+
+impl Others {
+    /// By model of the device: what its own homes ask, what others ask, and the share of that which falls to it.
+    pub fn of<'a>(models: impl Iterator<Item = (Asked, &'a Asked, f64)>) -> Others {
+        let (mut steps, mut own, mut mine) = ([0.0; STEPS], 0.0, 0.0);
+        for (asked, others, share) in models {
+            own += asked.total();
+            mine += share * asked.total();
+            steps.iter_mut().zip(others.steps()).for_each(|(step, work)| *step += share * f64::from(work));
+        }
+        Others { own: if own > 0.0 { mine / own } else { 1.0 }, steps }
+    }
 }
 
 impl Demand {
     /// None yet.
     pub fn new() -> Demand {
-        Demand { aged: Instant::ZERO, firm: 0.0, soft: vec![0.0; STEPS], busy: (0.0, Instant::ZERO) }
+        Demand::default()
     }
 
     /// A row asks that has no answer in hand.
     pub fn firm(&mut self, now: Instant, cost: ServiceTime) {
-        self.age(now);
-        self.firm += seconds(cost);
+        self.firm = (self.firm.0 * (-memories(self.firm.1, now)).exp() + seconds(cost), now);
     }
 
     /// A row was weighed whose running is worth `value`; 0 and less asks for nothing.
     pub fn weighed(&mut self, now: Instant, cost: ServiceTime, value: f64) {
-        self.age(now);
-        let density = value / seconds(cost).max(1e-9);
-        if density >= LEAST {
-            let step = ((density / LEAST).ln() / STEP.ln()) as usize;
-            self.soft[step.min(STEPS - 1)] += seconds(cost);
-        }
+        self.soft.add(now, cost, value);
     }
 
     /// Since this was told last, until `now`, the device has used this share of its slots.
@@ -63,6 +78,11 @@ impl Demand {
         self.busy = (left * before + (1.0 - left) * share, now);
     }
 
+    /// What homes of other nodes ask of this device.
+    pub fn on_others(&mut self, now: Instant, others: Others) {
+        self.others = Some((others, now));
+    }
+
     /// The price in value a second of slot time, on a device with `slots` that is filled to `fill` of what it can do before the
     /// deadlines.
     pub fn price(&self, now: Instant, slots: u32, fill: f64) -> f64 {
@@ -70,46 +90,32 @@ impl Demand {
         if scale == 0.0 {
             return 0.0;
         }
-        let left = (-self.memories(now)).exp();
-        let mut room = f64::from(slots) * MEMORY * UTILISATION / left - self.firm;
-        let price_at = |steps: f64| scale * LEAST * STEP.powf(steps);
-        if room <= 0.0 {
-            // There is time for nothing but what must run.
-            return price_at(STEPS as f64);
-        }
-        for (step, work) in self.soft.iter().enumerate().rev() {
-            if *work > room {
-                // As far down the step as there is room for.
-                return price_at(step as f64 + 1.0 - room / work);
-            }
-            room -= work;
-        }
-        0.0
-    }
-
-    fn age(&mut self, now: Instant) {
-        let memories = self.memories(now);
-        if memories >= AGED_EVERY {
-            let left = (-memories).exp();
-            self.firm *= left;
-            self.soft.iter_mut().for_each(|work| *work *= left);
-            self.aged = now;
-        }
-    }
-
-    fn memories(&self, now: Instant) -> f64 {
-        now.since(self.aged).as_secs_f64() / MEMORY
+        let firm = self.firm.0 * (-memories(self.firm.1, now)).exp() / MEMORY;
+        let room = (f64::from(slots) * UTILISATION - firm) * LET_THROUGH;
+        let own = clears(room, self.soft.rates(now).rev());
+        let others = self.others.as_ref().filter(|(_, told)| now.since(*told) < TTL);
+        let all = others.map_or(0.0, |(others, _)| {
+            let both = self.soft.rates(now).zip(others.steps).map(|(own, more)| own * others.own + more);
+            clears(room, both.rev())
+        });
+        scale * own.max(all)
     }
 }
 
-impl Default for Demand {
-    fn default() -> Demand {
-        Demand::new()
+/// The price at which there is room, in slot seconds a second, for what is asked: `soft` comes from the densest step downwards.
+fn clears(mut room: f64, soft: impl Iterator<Item = f64>) -> f64 {
+    if room <= 0.0 {
+        // There is time for nothing but what must run.
+        return density_at(STEPS as f64);
     }
-}
-
-fn seconds(cost: ServiceTime) -> f64 {
-    cost.as_nanos() as f64 / 1e9
+    for (step, work) in (0..STEPS).rev().zip(soft) {
+        if work > room {
+            // As far down the step as there is room for.
+            return density_at(step as f64 + 1.0 - room / work);
+        }
+        room -= work;
+    }
+    0.0
 }
 
 #[cfg(test)]
@@ -136,12 +142,32 @@ mod tests {
     #[test]
     fn the_price_is_where_the_demand_is_what_the_slots_can_do() {
         let (demand, now) = asked(0, 1800);
-        assert!((demand.price(now, 1, 1.0) - 472.0).abs() < 40.0, "{}", demand.price(now, 1, 1.0));
+        assert!((demand.price(now, 1, 1.0) - 393.0).abs() < 40.0, "{}", demand.price(now, 1, 1.0));
         assert_eq!(demand.price(now, 2, 1.0), 0.0, "two slots can do all of it, and a little more");
         let (demand, now) = asked(475, 1800);
-        assert!((demand.price(now, 1, 1.0) - 736.0).abs() < 50.0, "{}", demand.price(now, 1, 1.0));
+        assert!((demand.price(now, 1, 1.0) - 697.0).abs() < 50.0, "{}", demand.price(now, 1, 1.0));
         let (demand, now) = asked(2000, 1800);
         assert!(demand.price(now, 1, 1.0) > 900.0, "nothing but what must run");
+    }
+
+    #[test]
+    fn what_others_ask_counts_as_far_as_it_falls_to_this_device_and_is_forgotten() {
+        let (mut demand, now) = asked(0, 900);
+        assert_eq!(demand.price(now, 1, 1.0), 0.0, "its own homes ask for little");
+        let others = Asked::of(&demand.soft.asked(now).steps());
+        let of = |share| Others::of([(others.clone(), &others, share)].into_iter());
+        demand.on_others(now, of(1.0));
+        let all = demand.price(now, 1, 1.0);
+        assert!((all - 393.0).abs() < 40.0, "as if one home asked for both: {all}");
+        demand.on_others(now, of(0.5));
+        assert_eq!(demand.price(now, 1, 1.0), 0.0, "another device does half of it");
+        demand.on_others(now, of(1.0));
+        let mut later = now;
+        for i in 0..3000u64 {
+            later = Instant::from_millis(2000 + i);
+            demand.weighed(later, us(900), (i * 611 % 1000) as f64 * 900e-6);
+        }
+        assert_eq!(demand.price(later, 1, 1.0), 0.0, "nobody has told anything for long");
     }
 
     #[test]

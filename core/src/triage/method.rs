@@ -67,12 +67,18 @@ impl Method {
     }
 
     /// The ladder that gates decide by: `price` is what a second of slot time costs where the next stage would run, `load` how much of the time
-    /// that is left the wait there takes.
-    pub fn ladder(self, ladders: &Ladders, price: impl FnOnce() -> f64, load: impl FnOnce() -> f64) -> &Ladder {
+    /// that is left the wait there takes, and `chance` lies evenly between 0 and 1.
+    pub fn ladder(
+        self,
+        ladders: &Ladders,
+        price: impl FnOnce() -> f64,
+        load: impl FnOnce() -> f64,
+        chance: f64,
+    ) -> &Ladder {
         match self {
-            Method::Weir | Method::Price => ladders.at(price()),
+            Method::Weir | Method::Price => ladders.at(price(), chance),
             Method::LoadIndexed => ladders.indexed(load()),
-            Method::PushOut | Method::Fixed | Method::Whole | Method::RejectOnly => ladders.at(0.0),
+            Method::PushOut | Method::Fixed | Method::Whole | Method::RejectOnly => ladders.at(0.0, chance),
         }
     }
 

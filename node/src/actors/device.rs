@@ -20,6 +20,7 @@ use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
 use weir_core::shapes::PadPlan;
 use weir_core::tensor::Row;
+use weir_core::triage::ByModel;
 use weir_core::units::{Deadline, Instant, ServiceTime};
 use weir_host::clock::Clock;
 use weir_ml_workers::engine::{RunError, Terminator};
@@ -416,6 +417,16 @@ impl Device {
     pub fn on_weighed(&self, now: Instant, model: &ModelRef, values: &[f64]) {
         let mut inner = self.lock();
         values.iter().for_each(|value| inner.scheduler.on_weighed(now, model, *value));
+    }
+
+    /// What homes of this node ask of the models that stand here.
+    pub fn asked(&self, now: Instant) -> ByModel {
+        self.lock().scheduler.asked(now)
+    }
+
+    /// What homes of other nodes ask of them; `share` says which part of what is asked of a model falls to this device.
+    pub fn on_others(&self, now: Instant, asked: &ByModel, share: impl Fn(&ModelRef) -> f64) {
+        self.lock().scheduler.on_others(now, asked, share);
     }
 
     /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value.

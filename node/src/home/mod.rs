@@ -337,14 +337,15 @@ impl Home {
     /// What the gate before `stage` weighs by now.
     fn ladder<'a>(&self, table: &Table, now: Instant, call: &'a Call, stage: usize) -> &'a Ladder {
         if !call.ladders.weighs() {
-            return call.ladders.at(0.0);
+            return call.ladders.at(0.0, 0.0);
         }
         let shared = &self.shared;
         let model = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model());
         let (devices, waits) = (&shared.devices, &shared.remote_waits);
+        let chance = self.prng.borrow_mut().uniform();
         let asked = |model| price(table, devices, waits, now, model, call.deadline);
         let loaded = |model| load(table, devices, waits, now, model, call.deadline);
-        shared.triage.ladder(&call.ladders, || model.map_or(0.0, asked), || model.map_or(0.0, loaded))
+        shared.triage.ladder(&call.ladders, || model.map_or(0.0, asked), || model.map_or(0.0, loaded), chance)
     }
 
     /// Takes in what became of stage calls. Where gates weigh, this node's devices hear what was found: it is what is asked of them,
@@ -357,7 +358,7 @@ impl Home {
             let Some((slot, reply)) = travel.joined(slot, reply) else { continue };
             let next = reply.stage + 1;
             if !call.ladders.weighs() {
-                travel.on_reply(now, slot, reply, call.ladders.at(0.0));
+                travel.on_reply(now, slot, reply, call.ladders.at(0.0, 0.0));
                 continue;
             }
             let of_stage = weighed.entry(next);
@@ -372,9 +373,12 @@ impl Home {
     /// Gates found what running a stage is worth.
     fn tell_weighed(&self, table: &Table, now: Instant, call: &Call, stage: usize, values: &[f64]) {
         let Some(model) = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model()) else { return };
-        let local = table.targets.get(model).into_iter().flat_map(|targets| &targets.local);
-        if let Some(device) = local.filter_map(|name| self.shared.devices.get(name)).next() {
+        let Some(targets) = table.targets.get(model) else { return };
+        if let Some(device) = targets.local.iter().filter_map(|name| self.shared.devices.get(name)).next() {
             device.on_weighed(now, model, values);
+        } else {
+            let seconds = call.ladders.seconds().get(stage).copied().unwrap_or(0.0);
+            self.shared.elsewhere.weighed(now, model, seconds, values);
         }
     }
 
@@ -552,7 +556,7 @@ impl Travel<'_> {
     /// A stage cannot even be asked for a row.
     fn fail(&mut self, now: Instant, stage: usize, slot: usize, why: &str) {
         self.rows[slot].message = format!("stage {}: {why}", self.call.ladders.endpoint().stages[stage].name);
-        self.trip.on_stage_end(now, self.call.ladders.at(0.0), slot, stage, StageEnd::Failed, 0);
+        self.trip.on_stage_end(now, self.call.ladders.at(0.0, 0.0), slot, stage, StageEnd::Failed, 0);
     }
 
     /// Remembers where the rows of a group went.
@@ -585,7 +589,7 @@ impl Travel<'_> {
                 Ok(Asks::One(inputs)) => ask(slot, inputs),
                 Ok(Asks::Each(items)) if items.is_empty() => {
                     let nothing = empty(&self.call.wiring.gives[stage]);
-                    self.on_answer(now, slot, (stage, me.clone(), nothing), self.call.ladders.at(0.0));
+                    self.on_answer(now, slot, (stage, me.clone(), nothing), self.call.ladders.at(0.0, 0.0));
                     return false;
                 }
                 Ok(Asks::Each(items)) => {

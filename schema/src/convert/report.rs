@@ -4,9 +4,10 @@ use capnp::struct_list;
 use weir_core::ids::{DeviceName, EndpointName, Epoch, NodeName, ReplicaId};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::scheduler::{Batches, Closed};
+use weir_core::triage::{Asked, ByModel};
 use weir_core::units::{Bytes, ServiceTime};
 
-use super::control::{read_u128, write_u128};
+use super::control::{model_ref, read_u128, write_u128};
 use super::predict::{span_from_us, span_to_us};
 use super::{BadMessage, count};
 use crate::control_capnp::{self as wire, node_report, profile};
@@ -44,6 +45,7 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
         b.set_queued(load.queued);
         b.set_backlog_us(load.backlog.as_micros());
     }
+    write_asked(b.reborrow().init_asked(count(report.asked.len())), &report.asked);
     let mut endpoints = b.init_endpoints(count(report.endpoints.len()));
     for (i, load) in report.endpoints.iter().enumerate() {
         let mut b = endpoints.reborrow().get(i as u32);
@@ -60,6 +62,29 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
             stages.set(i as u32, *answered);
         }
     }
+}
+
+/// Writes what models are asked.
+pub fn write_asked(mut list: struct_list::Builder<'_, wire::model_asked::Owned>, asked: &ByModel) {
+    for (i, (model, asked)) in asked.iter().enumerate() {
+        let mut b = list.reborrow().get(i as u32);
+        b.set_model(model.to_string());
+        b.set_first(asked.first);
+        let mut soft = b.init_soft(count(asked.soft.len()));
+        asked.soft.iter().enumerate().for_each(|(i, work)| soft.set(i as u32, *work));
+    }
+}
+
+/// Reads what models are asked.
+pub fn read_asked(list: struct_list::Reader<'_, wire::model_asked::Owned>) -> Result<ByModel, BadMessage> {
+    let model = |r: wire::model_asked::Reader<'_>| {
+        let asked = Asked { first: r.get_first(), soft: r.get_soft()?.iter().collect() };
+        if !asked.is_sound() {
+            return Err(BadMessage::new("what is asked of a model is not a number, or more than there are steps"));
+        }
+        Ok((model_ref(r.get_model()?)?, asked))
+    };
+    list.iter().map(model).collect()
 }
 
 /// Reads a report.
@@ -109,6 +134,7 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
         endpoints: r.get_endpoints()?.iter().map(endpoint).collect::<Result<_, _>>()?,
         up: span_from_us(r.get_up_us())?,
         draining: r.get_draining(),
+        asked: read_asked(r.get_asked()?)?,
     })
 }
 

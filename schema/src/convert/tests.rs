@@ -16,6 +16,7 @@ use weir_core::replicated::*;
 use weir_core::scheduler::{Batches, Closed};
 use weir_core::shapes::{Padding, Shapes};
 use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
+use weir_core::triage::Asked;
 use weir_core::units::{Bytes, ServiceTime};
 
 use super::control::*;
@@ -345,6 +346,7 @@ fn reports_come_back_as_they_were_sent() {
             queued: 3,
             backlog: ServiceTime::from_micros(9),
         }],
+        asked: BTreeMap::from([(ModelRef::parse("m@1").unwrap(), Asked::of(&[0.0, 0.25, 1.0]))]),
         endpoints: vec![EndpointLoad {
             endpoint: EndpointName::parse("e").unwrap(),
             arrived: 10,

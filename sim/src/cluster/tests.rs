@@ -49,6 +49,7 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
             &[vec![Some(0.9), Some(0.1)], vec![Some(0.9); 2]],
         )],
         path: PATH,
+        reports: Some(Reports::default()),
     }
 }
 

@@ -1,0 +1,144 @@
+//! What is asked of late, in slot time, by what it is worth for its time.
+
+use crate::units::{Instant, ServiceTime};
+
+/// How long what was asked counts, in seconds: a few deadlines, so that one burst does not make the next calm dear.
+pub(super) const MEMORY: f64 = 0.25;
+/// Densities from `LEAST` on, in steps of a factor of `STEP`, 128 of them: some eight decades.
+const LEAST: f64 = 1e-2;
+/// From one step to the next.
+pub const STEP: f64 = 1.15;
+pub(super) const STEPS: usize = 128;
+/// What has been asked is aged at most so often, in memories.
+const AGED_EVERY: f64 = 1.0 / 64.0;
+
+/// Decaying sums of slot time by step of density: a demand curve.
+#[derive(Clone, Debug, Default)]
+pub struct Curve {
+    aged: Instant,
+    /// Empty until something is asked.
+    steps: Vec<f64>,
+}
+
+impl Curve {
+    /// A row was weighed whose running is worth `value`; 0 and less asks for nothing.
+    pub fn add(&mut self, now: Instant, cost: ServiceTime, value: f64) {
+        let memories = memories(self.aged, now);
+        if memories >= AGED_EVERY {
+            let left = (-memories).exp();
+            self.steps.iter_mut().for_each(|work| *work *= left);
+            self.aged = now;
+        }
+        let density = value / seconds(cost).max(1e-9);
+        if density >= LEAST {
+            if self.steps.is_empty() {
+                self.steps = vec![0.0; STEPS];
+            }
+            let (step, _) = step_of(density);
+            self.steps[step.clamp(0, STEPS as i32 - 1) as usize] += seconds(cost);
+        }
+    }
+
+    /// By step, in slot seconds a second.
+    pub(super) fn rates(&self, now: Instant) -> impl DoubleEndedIterator<Item = f64> + ExactSizeIterator {
+        let share = (-memories(self.aged, now)).exp() / MEMORY;
+        (0..STEPS).map(move |step| self.steps.get(step).map_or(0.0, |work| work * share))
+    }
+
+    /// For whoever adds it up.
+    pub fn asked(&self, now: Instant) -> Asked {
+        let mut steps = [0.0; STEPS];
+        steps.iter_mut().zip(self.rates(now)).for_each(|(step, work)| *step = work as f32);
+        Asked::of(&steps)
+    }
+}
+
+/// The step that a density above 0 belongs to, from 0 on, and the least density of that step.
+pub fn step_of(density: f64) -> (i32, f64) {
+    // What was computed from a step belongs to it.
+    let step = ((density / LEAST).ln() / STEP.ln() + 1e-9).floor() as i32;
+    (step, LEAST * STEP.powi(step))
+}
+
+/// The density at a place between steps.
+pub(super) fn density_at(steps: f64) -> f64 {
+    LEAST * STEP.powf(steps)
+}
+
+/// How much time has passed, in memories.
+pub(super) fn memories(since: Instant, now: Instant) -> f64 {
+    now.since(since).as_secs_f64() / MEMORY
+}
+
+pub(super) fn seconds(cost: ServiceTime) -> f64 {
+    cost.as_nanos() as f64 / 1e9
+}
+
+/// A demand curve to be told: in slot seconds a second, by step of density from `first` on.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct Asked {
+    pub first: u32,
+    pub soft: Vec<f32>,
+}
+
+impl Asked {
+    /// Less than this, in slot seconds a second, is not worth telling.
+    const LEAST: f32 = 1e-5;
+
+    /// Of all steps, without those at both ends of which nothing is asked.
+    pub fn of(steps: &[f32]) -> Asked {
+        let is_asked = |work: &f32| *work > Asked::LEAST;
+        let first = steps.iter().position(is_asked).unwrap_or(0);
+        let end = steps.iter().rposition(is_asked).map_or(first, |last| last + 1);
+        Asked { first: first as u32, soft: steps[first..end].to_vec() }
+    }
+
+    /// By step, all of them. What stands behind the last is not read: it came over the wire.
+    pub fn steps(&self) -> [f32; STEPS] {
+        let mut steps = [0.0; STEPS];
+        let first = (self.first as usize).min(STEPS);
+        steps[first..].iter_mut().zip(&self.soft).for_each(|(step, work)| *step = *work);
+        steps
+    }
+
+    /// In slot seconds a second, over all steps.
+    pub fn total(&self) -> f64 {
+        self.soft.iter().copied().map(f64::from).sum()
+    }
+
+    /// Whether every number is one that can be asked.
+    pub fn is_sound(&self) -> bool {
+        self.soft.iter().all(|work| work.is_finite() && *work >= 0.0) && self.first as usize + self.soft.len() <= STEPS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_short_and_what_is_read_is_checked() {
+        let whole = Asked::of(&[1.0; STEPS]);
+        assert!(whole.is_sound() && 4 * whole.soft.len() < 1000);
+        assert_eq!(Asked::of(&[0.0; STEPS]), Asked::default());
+        assert!(!Asked { soft: vec![f32::NAN], first: 0 }.is_sound());
+        assert!(!Asked { soft: vec![-1.0], first: 0 }.is_sound());
+        let far = Asked { first: 1000, soft: vec![1.0; 9] };
+        assert!(!far.is_sound() && far.steps() == [0.0; STEPS]);
+    }
+
+    #[test]
+    fn what_was_asked_is_forgotten() {
+        let mut curve = Curve::default();
+        let cost = ServiceTime::from_micros(1000);
+        for i in 0..2000 {
+            curve.add(Instant::from_millis(i), cost, 0.1);
+            curve.add(Instant::from_millis(i), cost, 0.0);
+        }
+        let rate = |ms| curve.asked(Instant::from_millis(ms)).total();
+        assert!((rate(1999) - 1.0).abs() < 0.02, "{}", rate(1999));
+        assert!((rate(2249) - (-1.0f64).exp()).abs() < 0.02, "{}", rate(2249));
+        assert_eq!(rate(20_000), 0.0);
+    }
+}
