@@ -65,7 +65,9 @@ impl OperatorObject {
     /// What a second of slot time costs a query of an endpoint that comes now, where its deeper stages are dearest.
     fn price(&self, table: &Table, endpoint: &Endpoint, now: Instant) -> f64 {
         let (shared, deadline) = (&self.shared, Deadline::after(now, endpoint.deadline));
-        let of = |model: &ModelRef| price(table, &shared.devices, &shared.remote_waits, now, model, deadline);
+        let of = |model: &ModelRef| {
+            price(table, &shared.devices, &shared.remote_waits, now, model, deadline, endpoint.tenant())
+        };
         endpoint.stages.iter().skip(1).filter_map(Stage::model).map(of).fold(0.0, f64::max)
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::ids::{Epoch, ModelRef, NodeName, TicketId};
+use weir_core::ids::{EndpointName, Epoch, ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::router::Told;
 use weir_core::tensor::{Row, Tensor};
+use weir_core::triage::{Bid, Tenant};
 use weir_core::units::{Deadline, Instant};
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role, enter};
@@ -26,9 +27,6 @@ use weir_schema::predict_capnp::{Purpose, stage_request, stage_response, stages}
 use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
 
-/// On the wire, the value of a row that is not to be pushed out.
-const FIRM: f64 = -1.0;
-
 /// This thread's connections to other nodes.
 #[derive(Clone)]
 pub struct Peers(Rc<Inner>);
@@ -44,6 +42,15 @@ struct Inner {
 struct ToNode {
     entered: Entered,
     stages: stages::Client,
+}
+
+/// What rows are sent for.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    pub model: &'a ModelRef,
+    pub endpoint: &'a EndpointName,
+    /// Of the plan that the home routes by.
+    pub epoch: Epoch,
 }
 
 impl Line for ToNode {
@@ -64,8 +71,7 @@ impl Peers {
         shared: &Shared,
         node: &NodeName,
         address: &str,
-        model: &ModelRef,
-        epoch: Epoch,
+        Asking { model, endpoint, epoch }: Asking<'_>,
         rows: Vec<Submission>,
     ) -> Result<Vec<StageReply>, ()> {
         let line =
@@ -84,9 +90,10 @@ impl Peers {
             for (i, row) in group.iter().enumerate() {
                 left.set(i as u32, span_to_us(row.deadline.left(now)));
             }
-            if group.iter().any(|row| row.value.is_some()) {
-                let mut values = b.reborrow().init_values(group.len() as u32);
-                group.iter().enumerate().for_each(|(i, row)| values.set(i as u32, row.value.unwrap_or(FIRM)));
+            b.set_endpoint(endpoint.as_str());
+            let mut values = b.reborrow().init_values(group.len() as u32);
+            for (i, row) in group.iter().enumerate() {
+                values.set(i as u32, row.bid.gain.unwrap_or(-row.bid.worth));
             }
             let rows: Vec<Row> = group.iter().map(|row| row.inputs.clone()).collect();
             write_rows(b.init_inputs(rows[0].tensors.len() as u32), &[], &rows);
@@ -198,10 +205,15 @@ impl stages::Server for StagesObject {
         mut results: stages::RunResults,
     ) -> Result<(), capnp::Error> {
         let failed = |bad: weir_schema::convert::BadMessage| capnp::Error::failed(bad.to_string());
-        let (model, rows, deadlines, values, class) = read_request(params.get()?.get_request()?).map_err(failed)?;
+        let request = params.get()?.get_request()?;
+        let endpoint = request.get_endpoint()?.to_str()?;
+        let (model, rows, deadlines, values, class) = read_request(request).map_err(failed)?;
         let _in_flight = self.shared.in_flight();
         let now = self.shared.host.clock.now();
         let table = self.shared.table.load_full();
+        // Who asks is looked up here: no caller says what it may take.
+        let served = table.endpoints.iter().find(|(name, _)| name.as_str() == endpoint);
+        let tenant = served.map_or(Tenant::NOBODY, |(_, served)| served.ladders.endpoint().tenant());
         let local = table.targets.get(&model).into_iter().flat_map(|targets| &targets.local);
         let devices = local.filter_map(|name| self.shared.devices.get(name));
         let best = devices
@@ -217,7 +229,8 @@ impl stages::Server for StagesObject {
             let submissions: Vec<_> = submissions
                 .map(|(slot, ((inputs, left), value))| {
                     let deadline = Deadline::after(now, left);
-                    Submission { slot, inputs, deadline, class, value }
+                    let (gain, worth) = if value < 0.0 { (None, -value) } else { (Some(value), 1.0) };
+                    Submission { slot, inputs, deadline, class, bid: Bid { gain, worth, tenant } }
                 })
                 .collect();
             let count = submissions.len();
@@ -230,7 +243,7 @@ impl stages::Server for StagesObject {
                 replies[slot] = reply;
             }
             let load = device.load();
-            let price = device.price(self.shared.host.clock.now(), latest);
+            let price = device.price(self.shared.host.clock.now(), latest, tenant);
             let (wait, yields) = (load.backlog.as_duration(), load.yields.as_duration());
             ahead = Told { wait, yields, price, at: now };
         }
@@ -239,7 +252,8 @@ impl stages::Server for StagesObject {
     }
 }
 
-type StageCall = (ModelRef, Vec<Row>, Vec<Duration>, Vec<Option<f64>>, Class);
+/// With a number for each row: what it gains, or, negated, what an answer to it is worth.
+type StageCall = (ModelRef, Vec<Row>, Vec<Duration>, Vec<f64>, Class);
 
 fn read_request(request: stage_request::Reader<'_>) -> Result<StageCall, weir_schema::convert::BadMessage> {
     let bad = |what: &str| weir_schema::convert::BadMessage::new(what);
@@ -264,12 +278,9 @@ fn read_request(request: stage_request::Reader<'_>) -> Result<StageCall, weir_sc
         return Err(bad("not one deadline for the query"));
     }
     // Whoever knows nothing of values sends none.
-    let mut values: Vec<Option<f64>> = request
-        .get_values()?
-        .iter()
-        .map(|value| Some(value).filter(|value| value.is_finite() && *value >= 0.0))
-        .collect();
-    values.resize(rows.len(), None);
+    let known = |value: f64| if value.is_finite() { value } else { -Bid::PLAIN.worth };
+    let mut values: Vec<f64> = request.get_values()?.iter().map(known).collect();
+    values.resize(rows.len(), -Bid::PLAIN.worth);
     Ok((model, rows, deadlines, values, class_from_wire(request.get_class()?)))
 }
 

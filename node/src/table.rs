@@ -10,7 +10,7 @@ use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, Replic
 use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, Grant, Model, State};
 use weir_core::router::{Candidate, Target, Told, cheapest, remote_finish};
-use weir_core::triage;
+use weir_core::triage::{self, Tenant};
 use weir_core::units::{Deadline, Instant};
 
 use crate::Devices;
@@ -150,12 +150,13 @@ pub fn price(
     now: Instant,
     model: &ModelRef,
     deadline: Deadline,
+    tenant: Tenant,
 ) -> f64 {
     let Some(targets) = table.targets.get(model) else { return 0.0 };
     if let Some(held) = targets.held {
         return held;
     }
-    let local = targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, deadline)));
+    let local = targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, deadline, tenant)));
     cheapest(now, local, targets.remote.iter().map(|node| waits.told(node, model)))
 }
 

@@ -111,6 +111,7 @@ struct Endpoint {
   confidenceOutput @5 :Text;  # empty: none
   stages @6 :List(Stage);
   defaultOutputs @7 :List(Predict.Tensor);   # one row each; empty: no default answer
+  share @8 :Float64;          # part of each device's time that others cannot take; 0: none
 }
 
 struct Device {

@@ -142,7 +142,8 @@ struct StageRequest {
   whole @3 :Bool;
   deadlineLeftUs @4 :List(UInt64);    # one a row
   class @5 :Class;
-  values @6 :List(Float64);   # one a row: what running it adds to an answer in hand; negative, or none at all: it cannot be pushed out
+  values @6 :List(Float64);   # one a row: what running it adds to an answer in hand; where it has none, what an answer is worth, negated
+  endpoint @7 :Text;          # that asks
 }
 
 struct StageResponse {

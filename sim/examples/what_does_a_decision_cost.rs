@@ -10,6 +10,7 @@ use weir_core::outcome::Class;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::scheduler::{Action, Device, Policy, Query, ShapeKey};
+use weir_core::triage::Bid;
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 /// Events that are measured.
@@ -71,7 +72,7 @@ impl Bench {
             shape: ShapeKey(0),
             mergeable: true,
             rows: 1,
-            value: None,
+            bid: Bid::PLAIN,
         };
         let model = self.models[self.prng.below(self.models.len() as u64) as usize].clone();
         self.waiting += 1;

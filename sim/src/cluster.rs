@@ -25,7 +25,7 @@ use weir_core::router::{
     Candidate, Choice, Ending, Estimate, Group, StageEnd, Target, Told, Trip, cheapest, choose, doubted, remote_finish,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
-use weir_core::triage::{self, ByModel, Curve, Market, Method, WholeStage};
+use weir_core::triage::{self, ByModel, Curve, Market, Method, Tenant, WholeStage};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 use crate::device::{Device, Effect, Service};
@@ -448,7 +448,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         if let (Some(value), Some(next)) = (weighed, next) {
             let node = call.node;
             if self.cluster.models[next].replicas[node] > 0 {
-                self.devices[node].weighed(now, next, value);
+                self.devices[node].weighed(now, next, value, served.ladders.endpoint().tenant());
             } else {
                 let seconds = served.ladders.seconds().get(stage + 1).copied().unwrap_or(0.0);
                 let curve = self.elsewhere[node].entry(next.clone()).or_default();
@@ -463,7 +463,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let (node, deadline) = (call.node, call.deadline);
         let ladders = &cluster.endpoints[call.due.endpoint].ladders;
         let next = ladders.endpoint().stages.get(stage).and_then(Stage::model).filter(|_| ladders.weighs());
-        let price = next.map_or(0.0, |model| self.price(now, node, model, deadline));
+        let tenant = ladders.endpoint().tenant();
+        let price = next.map_or(0.0, |model| self.price(now, node, model, deadline, tenant));
         let loaded = next.filter(|_| cluster.triage.reads_load());
         let load = loaded.map_or(0.0, |model| self.load(now, node, model, deadline));
         let chance = if ladders.weighs() { self.prng.uniform() } else { 0.0 };
@@ -539,10 +540,10 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     }
 
     /// What a second of slot time costs for a model, as a home knows it.
-    fn price(&mut self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline) -> f64 {
+    fn price(&mut self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> f64 {
         let replicas = self.cluster.models[model].replicas.iter().enumerate();
         let nodes: Vec<usize> = replicas.filter(|(_, replicas)| **replicas > 0).map(|(node, _)| node).collect();
-        let local = nodes.contains(&home).then(|| self.devices[home].price(now, deadline));
+        let local = nodes.contains(&home).then(|| self.devices[home].price(now, deadline, tenant));
         let others = nodes.iter().filter(|node| **node != home);
         let told = others.map(|node| self.waits.get(&(home, *node, model.clone())).copied());
         cheapest(now, local.into_iter(), told)
@@ -611,7 +612,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     shape: ShapeKey(0),
                     mergeable: self.cluster.models[model].max_batch > 1,
                     rows: 1,
-                    value: self.cluster.triage.stake(call.trip.value(*slot, stage)),
+                    bid: self.cluster.triage.bid(endpoint, call.trip.value(*slot, stage)),
                 });
             }
         }
@@ -683,7 +684,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let now = self.agenda.now();
                 if let Some(Estimate { finish, yields }) = self.devices[node].estimate_finish(now, model, 1) {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
-                    let price = self.devices[node].price(now, call.deadline);
+                    let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
+                    let price = self.devices[node].price(now, call.deadline, tenant);
                     let told = Told { wait, yields, price, at };
                     self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
                 }

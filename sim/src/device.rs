@@ -8,7 +8,7 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Policy, Query};
-use weir_core::triage::ByModel;
+use weir_core::triage::{ByModel, Tenant};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 /// How long batches of a model really take, whatever the scheduler believes.
@@ -121,8 +121,8 @@ impl Device {
     }
 
     /// A gate has weighed a row: see [`scheduler::Device::on_weighed`].
-    pub fn weighed(&mut self, now: Instant, model: &ModelRef, value: f64) {
-        self.scheduler.on_weighed(now, model, value);
+    pub fn weighed(&mut self, now: Instant, model: &ModelRef, value: f64, tenant: Tenant) {
+        self.scheduler.on_weighed(now, model, value, tenant);
     }
 
     /// What homes of this node ask: see [`scheduler::Device::asked`].
@@ -136,8 +136,8 @@ impl Device {
     }
 
     /// What a second of slot time is worth here now to a row that is due at `deadline`.
-    pub fn price(&mut self, now: Instant, deadline: Deadline) -> f64 {
-        self.scheduler.price(now, deadline)
+    pub fn price(&mut self, now: Instant, deadline: Deadline, tenant: Tenant) -> f64 {
+        self.scheduler.price(now, deadline, tenant)
     }
 
     /// When a query that came now would be done; `None` without a replica of its model.

@@ -7,6 +7,7 @@ use weir_core::outcome::Class;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::scheduler::{Policy, Query, ShapeKey};
+use weir_core::triage::Bid;
 use weir_core::units::{Deadline, Instant};
 use weir_core::workload::{Arrivals, Rate};
 
@@ -155,7 +156,7 @@ pub fn replay(case: &Case, policy: Policy, queries: &[Asked], seed: u64) -> Outc
                     shape: ShapeKey(0),
                     mergeable: asked.mergeable,
                     rows: 1,
-                    value: None,
+                    bid: Bid::PLAIN,
                 };
                 device.arrive(now, &names[asked.model], &[query], &mut effects);
             }

@@ -61,6 +61,7 @@ pub struct EndpointDeclaration {
     name: EndpointName,
     deadline: Duration,
     weight: f64,
+    share: f64,
     class: Class,
     label_output: Option<String>,
     confidence_output: Option<String>,
@@ -115,6 +116,7 @@ impl EndpointDeclaration {
             name: self.name.clone(),
             deadline: self.deadline,
             weight: self.weight,
+            share: self.share,
             class: self.class,
             label_output: self.label_output.clone(),
             confidence_output: self.confidence_output.clone(),
@@ -231,6 +233,7 @@ struct EndpointTable {
     name: Spanned<String>,
     deadline: Option<Spanned<String>>,
     weight: Option<Spanned<f64>>,
+    share: Option<Spanned<f64>>,
     class: Option<Spanned<String>>,
     label_output: Option<String>,
     confidence_output: Option<String>,
@@ -510,6 +513,11 @@ impl Source<'_> {
             Some(weight) if weight.get_ref().is_finite() && *weight.get_ref() > 0.0 => *weight.get_ref(),
             Some(weight) => return Err(self.wrong(&weight.span(), "weight must be a finite number above 0")),
         };
+        let share = match &table.share {
+            None => 0.0,
+            Some(share) if (0.0..=1.0).contains(share.get_ref()) => *share.get_ref(),
+            Some(share) => return Err(self.wrong(&share.span(), "share is a part of the devices' time, from 0 to 1")),
+        };
         let class = match &table.class {
             None => Class::Default,
             Some(word) => Class::parse(word.get_ref()).ok_or_else(|| {
@@ -549,6 +557,7 @@ impl Source<'_> {
             name,
             deadline,
             weight,
+            share,
             class,
             label_output: table.label_output.clone(),
             confidence_output: table.confidence_output.clone(),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::ids::{EndpointName, ModelRef, StageName};
 use crate::outcome::Class;
 use crate::tensor::Tensor;
+use crate::triage::Tenant;
 
 pub use gain::GainTable;
 pub use gate::Gate;
@@ -33,6 +34,8 @@ pub struct Endpoint {
     pub deadline: Duration,
     /// What one correct answer is worth against other endpoints. Finite and positive.
     pub weight: f64,
+    /// Part of each device's time that other endpoints cannot take from it, as far as it asks for it: 0 to 1.
+    pub share: f64,
     /// For a query that brings none.
     pub class: Class,
     /// The output `[N, C]` whose arg-max is the answer and whose maximum is the confidence.
@@ -95,6 +98,11 @@ impl Endpoint {
         let least = seconds.iter().skip(1).copied().filter(|cost| *cost > 0.0).fold(f64::INFINITY, f64::min);
         let least = if least.is_finite() { least } else { 1e-6 };
         self.weight * self.stages.len() as f64 / least
+    }
+
+    /// What triage knows it by.
+    pub fn tenant(&self) -> Tenant {
+        Tenant::of(&self.name, self.share)
     }
 
     /// What callers are told who gave an answer: the default output stands behind the last stage.

@@ -89,6 +89,9 @@ impl Endpoint {
         if !(self.weight.is_finite() && self.weight > 0.0) {
             return Err("needs a finite weight above 0".into());
         }
+        if !(0.0..=1.0).contains(&self.share) {
+            return Err("needs a share from 0 to 1".into());
+        }
         if self.deadline.is_zero() {
             return Err("needs a deadline above 0".into());
         }

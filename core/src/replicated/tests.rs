@@ -33,6 +33,7 @@ fn endpoint(name: &str, models: &[&str]) -> Endpoint {
         name: EndpointName::parse(name).unwrap(),
         deadline: Duration::from_millis(50),
         weight: 1.0,
+        share: 0.0,
         class: Class::Default,
         label_output: None,
         confidence_output: None,

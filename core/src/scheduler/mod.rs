@@ -23,7 +23,7 @@ use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::{Class, Rejection};
 use crate::profile::Profile;
 use crate::router::Estimate;
-use crate::triage::{ByModel, Demand, Offer, Others};
+use crate::triage::{Bid, ByModel, Demand, Offer, Others, Tenant};
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use lane::LaneKey;
@@ -49,9 +49,8 @@ pub struct Query {
     pub mergeable: bool,
     /// What it costs, in rows of the profile: 1, or more where it brings many at once and cannot be split.
     pub rows: u32,
-    /// What running it adds to an answer that its caller has in hand: it may be pushed out by what is worth more for its time.
-    /// `None`: there is no such answer, or nobody has weighed it.
-    pub value: Option<f64>,
+    /// What it is worth to triage.
+    pub bid: Bid,
 }
 
 /// Why a batch has the size that it has.
@@ -246,19 +245,19 @@ impl Device {
 
     /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value: 0 where there is room, and
     /// where nothing is weighed.
-    pub fn price(&mut self, now: Instant, deadline: Deadline) -> f64 {
+    pub fn price(&mut self, now: Instant, deadline: Deadline, tenant: Tenant) -> f64 {
         self.account(now);
         match self.pool.fill(now, deadline.0) {
-            Some(fill) => self.demand.price(now, self.pool.slots, fill),
+            Some(fill) => self.demand.price(now, self.pool.slots, fill, tenant),
             None => 0.0,
         }
     }
 
     /// A gate has weighed a row and found that running `model` for it is worth `value`, whether it sends it here or not.
-    pub fn on_weighed(&mut self, now: Instant, model: &ModelRef, value: f64) {
+    pub fn on_weighed(&mut self, now: Instant, model: &ModelRef, value: f64, tenant: Tenant) {
         if let Some(index) = self.pool.index(model) {
             let cost = self.pool.row_cost(index);
-            self.demand.weighed(now, cost, value);
+            self.demand.weighed(now, cost, value, tenant);
             self.pool.model_mut(index).weighed.add(now, cost, value);
         }
     }
@@ -316,12 +315,12 @@ impl Device {
     /// worth less itself than what it would push out or make late.
     fn weigh(&mut self, now: Instant, start: Instant, index: usize, query: &Query, out: &mut Vec<Action>) -> Weighed {
         let Some(stake) = self.pool.stake(now, index, query) else { return Weighed::Fits };
-        let soft = query.value.is_some();
+        let soft = !stake.is_firm();
         if !soft {
             self.demand.firm(now, stake.cost);
-        }
-        if !soft && self.pool.soft_work() == ServiceTime::ZERO {
-            return Weighed::Fits;
+            if self.pool.is_firm_for(query.bid) {
+                return Weighed::Fits;
+            }
         }
         let rows = query.rows as usize;
         let finish = self.pool.finish_estimate(start, index, query.class, query.deadline, rows, !query.mergeable);

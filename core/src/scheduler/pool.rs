@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::Class;
 use crate::profile::Profile;
-use crate::triage::{Buffer, Offer, Stake};
+use crate::triage::{Bid, Buffer, Offer, Stake};
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use super::lane::{Entry, Lane, LaneKey};
@@ -229,7 +229,7 @@ impl Pool {
             return None;
         }
         let cost = self.row_cost(index).scaled(f64::from(query.rows));
-        Some(Stake { cost, value: query.value, critical: query.class == Class::Critical })
+        Some(Stake { cost, bid: query.bid, critical: query.class == Class::Critical })
     }
 
     /// Slot time of a row of a model, in batches of the size that a backlog leads to.
@@ -241,6 +241,11 @@ impl Pool {
     /// Slot time of all that can be pushed out.
     pub fn soft_work(&self) -> ServiceTime {
         self.buffer.as_ref().map_or(ServiceTime::ZERO, Buffer::soft_work)
+    }
+
+    /// See [`Buffer::is_firm_for`].
+    pub fn is_firm_for(&self, bid: Bid) -> bool {
+        self.buffer.as_ref().is_none_or(|buffer| buffer.is_firm_for(bid))
     }
 
     /// Asks triage about a row: see [`Buffer::offer`].
@@ -402,7 +407,7 @@ impl Pool {
         let Some(buffer) = &self.buffer else { return };
         let entries = self.models().flat_map(|(_, model)| model.lanes.values()).flat_map(Lane::iter);
         let stakes: Vec<Stake> = entries.filter_map(|entry| entry.stake).collect();
-        let soft = stakes.iter().filter(|stake| stake.value.is_some()).map(|stake| stake.cost);
+        let soft = stakes.iter().filter(|stake| !stake.is_firm()).map(|stake| stake.cost);
         assert_eq!(
             (buffer.len(), buffer.soft_work()),
             (stakes.len(), soft.fold(ServiceTime::ZERO, |sum, cost| sum + cost))

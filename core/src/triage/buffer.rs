@@ -6,14 +6,20 @@
 //! some deadline, the rows of least density that are due by then go, until it fits: greed over the sets that can be served is
 //! optimal for rows of equal cost (they are a matroid), and online loses a few percent (`scheduling.md` section 16).
 //!
-//! A row with no answer in hand is firm: it is never pushed out, and pushes out whatever is not. Deadlines are kept in some
-//! sixty to a hundred steps, so a row counts as due up to a step late; a batch ends later than its first row could anyway.
+//! A row with no answer in hand is firm: it pushes out whatever is not, and gives way only to what is firm as well and whose answers are
+//! worth more. Deadlines are kept in some sixty to a hundred steps, so a row counts as due up to a step late; a batch ends later than
+//! its first row could anyway.
+//!
+//! Weight is currency, not protection. A tenant with a share of the device is protected by occupancy (`scheduling.md` section 16): as long as what it
+//! has waiting takes less than its share of the time until the deadline in question, nobody pushes that out, and what comes pushes out the
+//! least of those who have more than theirs, whatever that is worth. What it does not use is lent, not lost.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Bid;
 use crate::ids::TicketId;
 use crate::units::{Instant, ServiceTime};
 
@@ -27,21 +33,26 @@ const STEPS_MAX: u64 = 64;
 pub struct Stake {
     /// Slot time that it takes, in batches of the size that a backlog leads to.
     pub cost: ServiceTime,
-    /// What running it adds, for a row that has an answer in hand: finite, at least 0. `None`: it has none, and is firm.
-    pub value: Option<f64>,
+    /// What it is worth, and to whom. Numbers are finite, and at least 0.
+    pub bid: Bid,
     /// Whether only what is critical itself may push it out.
     pub critical: bool,
 }
 
+/// Rows in the order in which they go: those that are not critical before those that are, those with an answer in hand before firm ones, and
+/// then by value a second of slot time, or firm ones by what an answer is worth. Of numbers that are not negative, the bits do.
+type Rank = (bool, bool, u64);
+
 impl Stake {
-    /// Value a second of slot time; infinite for what is firm.
-    pub fn density(self) -> f64 {
-        self.value.map_or(f64::INFINITY, |value| value / (self.cost.as_nanos().max(1) as f64 / 1e9))
+    fn rank(self) -> Rank {
+        let seconds = self.cost.as_nanos().max(1) as f64 / 1e9;
+        let number = self.bid.gain.map_or(self.bid.worth, |gain| gain / seconds);
+        (self.critical, self.is_firm(), number.max(0.0).to_bits())
     }
 
-    /// Orders by density within what is critical and what is not: of numbers that are not negative, the bits do.
-    fn rank(self) -> (bool, u64) {
-        (self.critical, self.density().max(0.0).to_bits())
+    /// Whether nobody has an answer in hand for it.
+    pub fn is_firm(self) -> bool {
+        self.bid.gain.is_none()
     }
 }
 
@@ -54,7 +65,7 @@ pub enum Offer {
     Out,
 }
 
-/// Rows that wait on a device, by deadline and density.
+/// Rows that wait on a device, by deadline and rank.
 #[derive(Debug)]
 pub struct Buffer {
     slots: u32,
@@ -62,23 +73,41 @@ pub struct Buffer {
     step: u32,
     steps: BTreeMap<u64, Due>,
     len: usize,
-    /// Slot time of what can be pushed out.
+    /// Slot time of what has an answer in hand.
     soft_work: ServiceTime,
+    /// What each tenant with a share has waiting, and its share.
+    held: BTreeMap<u64, Held>,
+    /// The least that an answer of a firm row is worth, of those that came since it was empty.
+    least_worth: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    rows: u32,
+    work: u64,
+    share: f64,
 }
 
 /// Rows that are due within one step.
 #[derive(Debug, Default)]
 struct Due {
     work: ServiceTime,
-    rows: u32,
-    /// Those that can be pushed out, the least dense first.
-    soft: BTreeSet<((bool, u64), TicketId, ServiceTime)>,
+    /// Those that go first first.
+    rows: BTreeSet<(Rank, TicketId, ServiceTime, u64)>,
 }
 
 impl Buffer {
     /// An empty one, of a device with `slots` slots.
     pub fn new(slots: u32) -> Buffer {
-        Buffer { slots, step: FINEST, steps: BTreeMap::new(), len: 0, soft_work: ServiceTime::ZERO }
+        Buffer {
+            slots,
+            step: FINEST,
+            steps: BTreeMap::new(),
+            len: 0,
+            soft_work: ServiceTime::ZERO,
+            held: BTreeMap::new(),
+            least_worth: f64::INFINITY,
+        }
     }
 
     /// Rows that wait.
@@ -91,7 +120,12 @@ impl Buffer {
         self.len == 0
     }
 
-    /// Slot time of what can be pushed out.
+    /// Whether nothing can give way to a firm row of this bid, as far as that can be told at a glance.
+    pub fn is_firm_for(&self, bid: Bid) -> bool {
+        self.soft_work == ServiceTime::ZERO && bid.worth <= self.least_worth && bid.tenant.share <= 0.0
+    }
+
+    /// Slot time of what has an answer in hand.
     pub fn soft_work(&self) -> ServiceTime {
         self.soft_work
     }
@@ -109,7 +143,17 @@ impl Buffer {
         out: &mut Vec<TicketId>,
     ) -> Offer {
         let own = deadline.as_nanos() >> self.step;
-        let mut cut = Cut { stake, from: out.len(), freed: 0, out };
+        let time = deadline.as_nanos().saturating_sub(now.as_nanos()).saturating_mul(u64::from(self.slots));
+        let mut cut = Cut {
+            held: &self.held,
+            time,
+            stake,
+            from: out.len(),
+            freed: 0,
+            soft_until: None,
+            of_tenants: Vec::new(),
+            out,
+        };
         let mut work = running.as_nanos() + stake.cost.as_nanos();
         work += self.steps.range(..=own).map(|(_, due)| due.work.as_nanos()).sum::<u64>();
         let mut fits = cut.meet(&self.steps, own, self.wants(now, own, work).max(short.as_nanos()));
@@ -151,10 +195,18 @@ impl Buffer {
         self.widen(now, deadline);
         let due = self.steps.entry(deadline.as_nanos() >> self.step).or_default();
         due.work += stake.cost;
-        due.rows += 1;
-        if stake.value.is_some() {
-            due.soft.insert((stake.rank(), ticket, stake.cost));
+        due.rows.insert((stake.rank(), ticket, stake.cost, stake.bid.tenant.id));
+        if stake.is_firm() {
+            self.least_worth = self.least_worth.min(stake.bid.worth);
+        } else {
             self.soft_work += stake.cost;
+        }
+        let tenant = stake.bid.tenant;
+        if tenant.share > 0.0 {
+            let held = self.held.entry(tenant.id).or_insert(Held { rows: 0, work: 0, share: tenant.share });
+            held.rows += 1;
+            held.work += stake.cost.as_nanos();
+            held.share = tenant.share;
         }
         self.len += 1;
     }
@@ -164,17 +216,25 @@ impl Buffer {
         let step = deadline.as_nanos() >> self.step;
         let due = self.steps.get_mut(&step).expect("it waits");
         due.work = due.work.saturating_sub(stake.cost);
-        due.rows -= 1;
-        if stake.value.is_some() {
-            assert!(due.soft.remove(&(stake.rank(), ticket, stake.cost)), "it waits with this stake");
+        let tenant = stake.bid.tenant.id;
+        assert!(due.rows.remove(&(stake.rank(), ticket, stake.cost, tenant)), "it waits with this stake");
+        if due.rows.is_empty() {
+            self.steps.remove(&step);
+        }
+        if !stake.is_firm() {
             self.soft_work = self.soft_work.saturating_sub(stake.cost);
         }
-        if due.rows == 0 {
-            self.steps.remove(&step);
+        if let Some(held) = self.held.get_mut(&tenant) {
+            held.rows -= 1;
+            held.work -= stake.cost.as_nanos();
+            if held.rows == 0 {
+                self.held.remove(&tenant);
+            }
         }
         self.len -= 1;
         if self.len == 0 {
             self.step = FINEST;
+            self.least_worth = f64::INFINITY;
         }
     }
 
@@ -185,8 +245,7 @@ impl Buffer {
             for (step, due) in std::mem::take(&mut self.steps) {
                 let wide = self.steps.entry(step >> 1).or_default();
                 wide.work += due.work;
-                wide.rows += due.rows;
-                wide.soft.extend(due.soft);
+                wide.rows.extend(due.rows);
             }
         }
     }
@@ -194,11 +253,19 @@ impl Buffer {
 
 /// What has been chosen to go so far.
 struct Cut<'a> {
+    /// What tenants with a share have waiting.
+    held: &'a BTreeMap<u64, Held>,
+    /// Slot time until the deadline of the row that comes.
+    time: u64,
     /// Of the row that comes: what goes is worth less for its time.
     stake: Stake,
     /// Where what was chosen begins in `out`.
     from: usize,
     freed: u64,
+    /// Where the first firm one stands in `out`, if any was chosen.
+    soft_until: Option<usize>,
+    /// Of tenants with a share: what was chosen of theirs.
+    of_tenants: Vec<(u64, u64)>,
     out: &'a mut Vec<TicketId>,
 }
 
@@ -208,24 +275,60 @@ impl Cut<'_> {
     fn meet(&mut self, steps: &BTreeMap<u64, Due>, last: u64, wanted: u64) -> bool {
         while self.freed < wanted {
             let chosen = &self.out[self.from..];
-            let least = steps
-                .range(..=last)
-                .filter_map(|(_, due)| due.soft.iter().find(|(_, ticket, _)| !chosen.contains(ticket)))
-                .min()
-                .filter(|(rank, _, _)| *rank < self.stake.rank());
-            let Some((_, ticket, cost)) = least else { return false };
-            self.out.push(*ticket);
+            // Within its share a tenant takes from others first.
+            let guarded = self.is_guarded();
+            let least = |own: bool| {
+                let goes = |(rank, ticket, _, tenant): &&(Rank, TicketId, ServiceTime, u64)| {
+                    (!guarded || own == (*tenant == self.stake.bid.tenant.id))
+                        && self.gives_way(*rank, *tenant, guarded)
+                        && !chosen.contains(ticket)
+                };
+                steps.range(..=last).filter_map(|(_, due)| due.rows.iter().find(goes)).min()
+            };
+            let least = least(false).or_else(|| if guarded { least(true) } else { None });
+            let Some(((_, firm, _), ticket, cost, tenant)) = least.copied() else { return false };
+            if firm {
+                self.soft_until.get_or_insert(self.out.len());
+            }
+            self.out.push(ticket);
             self.freed += cost.as_nanos();
+            if self.held.contains_key(&tenant) {
+                self.of_tenants.push((tenant, cost.as_nanos()));
+            }
         }
         true
+    }
+
+    /// Whether the one that comes is within the share of its tenant.
+    fn is_guarded(&self) -> bool {
+        let own = self.stake.bid.tenant;
+        own.share > 0.0 && self.within(own.id, own.share, self.stake.cost.as_nanos())
+    }
+
+    /// Whether a row of this rank and tenant gives way to the one that comes.
+    fn gives_way(&self, rank: Rank, tenant: u64, guarded: bool) -> bool {
+        let worth_less = rank < self.stake.rank();
+        if tenant == self.stake.bid.tenant.id {
+            return worth_less;
+        }
+        if self.held.get(&tenant).is_some_and(|held| self.within(tenant, held.share, 0)) {
+            return false;
+        }
+        worth_less || guarded && (self.stake.critical || !rank.0)
+    }
+
+    /// Whether what a tenant has waiting, and `more`, takes no more than its share.
+    fn within(&self, tenant: u64, share: f64, more: u64) -> bool {
+        let gone: u64 = self.of_tenants.iter().filter(|(of, _)| *of == tenant).map(|(_, work)| work).sum();
+        let work = self.held.get(&tenant).map_or(0, |held| held.work - gone) + more;
+        work as f64 <= share * self.time as f64
     }
 
     /// It does not fit. For a soft row nothing has to go, then. Where firm rows alone are too many, whatever is soft and due
     /// before them would only make them fewer.
     fn give_up(self) -> Offer {
-        if self.stake.value.is_some() {
-            self.out.truncate(self.from);
-        }
+        let keep = if self.stake.is_firm() { self.soft_until.unwrap_or(self.out.len()) } else { self.from };
+        self.out.truncate(keep);
         Offer::Out
     }
 }

@@ -8,6 +8,9 @@
 //! what its own homes ask and of its part of what all ask. A device with room is cheap, whatever was asked before: price · clamp((fill − ¼)/½), but not where it
 //! has computed all the time of late: between two batches one that is asked for too much looks empty for a moment.
 
+use std::collections::BTreeMap;
+
+use super::Tenant;
 use super::curve::{Asked, Curve, MEMORY, STEPS, density_at, memories, seconds};
 use super::market::TTL;
 use crate::units::{Instant, ServiceTime};
@@ -31,6 +34,8 @@ pub struct Demand {
     busy: (f64, Instant),
     /// What others ask of it, and when that was told.
     others: Option<(Others, Instant)>,
+    /// What tenants with a share have weighed.
+    tenants: BTreeMap<u64, Curve>,
 }
 
 /// What homes of other nodes ask of a device.
@@ -67,8 +72,11 @@ impl Demand {
     }
 
     /// A row was weighed whose running is worth `value`; 0 and less asks for nothing.
-    pub fn weighed(&mut self, now: Instant, cost: ServiceTime, value: f64) {
+    pub fn weighed(&mut self, now: Instant, cost: ServiceTime, value: f64, tenant: Tenant) {
         self.soft.add(now, cost, value);
+        if tenant.share > 0.0 {
+            self.tenants.entry(tenant.id).or_default().add(now, cost, value);
+        }
     }
 
     /// Since this was told last, until `now`, the device has used this share of its slots.
@@ -84,8 +92,8 @@ impl Demand {
     }
 
     /// The price in value a second of slot time, on a device with `slots` that is filled to `fill` of what it can do before the
-    /// deadlines.
-    pub fn price(&self, now: Instant, slots: u32, fill: f64) -> f64 {
+    /// deadlines. A tenant with a share pays no more than what clears its own demand in that.
+    pub fn price(&self, now: Instant, slots: u32, fill: f64, tenant: Tenant) -> f64 {
         let scale = ((fill - 0.25) / 0.5).max((self.busy.0 - 0.5) / 0.4).clamp(0.0, 1.0);
         if scale == 0.0 {
             return 0.0;
@@ -98,7 +106,13 @@ impl Demand {
             let both = self.soft.rates(now).zip(others.steps).map(|(own, more)| own * others.own + more);
             clears(room, both.rev())
         });
-        scale * own.max(all)
+        let shared = own.max(all);
+        if tenant.share <= 0.0 {
+            return scale * shared;
+        }
+        let room = f64::from(slots) * UTILISATION * LET_THROUGH * tenant.share;
+        let alone = self.tenants.get(&tenant.id).map_or(0.0, |curve| clears(room, curve.rates(now).rev()));
+        scale * shared.min(alone)
     }
 }
 
@@ -134,7 +148,7 @@ mod tests {
             let now = Instant::from_millis(i);
             demand.firm(now, us(firm));
             let density = (i * 611 % 1000) as f64;
-            demand.weighed(now, us(soft), density * soft as f64 / 1e6);
+            demand.weighed(now, us(soft), density * soft as f64 / 1e6, Tenant::NOBODY);
         }
         (demand, Instant::from_millis(1999))
     }
@@ -142,57 +156,65 @@ mod tests {
     #[test]
     fn the_price_is_where_the_demand_is_what_the_slots_can_do() {
         let (demand, now) = asked(0, 1800);
-        assert!((demand.price(now, 1, 1.0) - 393.0).abs() < 40.0, "{}", demand.price(now, 1, 1.0));
-        assert_eq!(demand.price(now, 2, 1.0), 0.0, "two slots can do all of it, and a little more");
+        assert!(
+            (demand.price(now, 1, 1.0, Tenant::NOBODY) - 393.0).abs() < 40.0,
+            "{}",
+            demand.price(now, 1, 1.0, Tenant::NOBODY)
+        );
+        assert_eq!(demand.price(now, 2, 1.0, Tenant::NOBODY), 0.0, "two slots can do all of it, and a little more");
         let (demand, now) = asked(475, 1800);
-        assert!((demand.price(now, 1, 1.0) - 697.0).abs() < 50.0, "{}", demand.price(now, 1, 1.0));
+        assert!(
+            (demand.price(now, 1, 1.0, Tenant::NOBODY) - 697.0).abs() < 50.0,
+            "{}",
+            demand.price(now, 1, 1.0, Tenant::NOBODY)
+        );
         let (demand, now) = asked(2000, 1800);
-        assert!(demand.price(now, 1, 1.0) > 900.0, "nothing but what must run");
+        assert!(demand.price(now, 1, 1.0, Tenant::NOBODY) > 900.0, "nothing but what must run");
     }
 
     #[test]
     fn what_others_ask_counts_as_far_as_it_falls_to_this_device_and_is_forgotten() {
         let (mut demand, now) = asked(0, 900);
-        assert_eq!(demand.price(now, 1, 1.0), 0.0, "its own homes ask for little");
+        assert_eq!(demand.price(now, 1, 1.0, Tenant::NOBODY), 0.0, "its own homes ask for little");
         let others = Asked::of(&demand.soft.asked(now).steps());
         let of = |share| Others::of([(others.clone(), &others, share)].into_iter());
         demand.on_others(now, of(1.0));
-        let all = demand.price(now, 1, 1.0);
+        let all = demand.price(now, 1, 1.0, Tenant::NOBODY);
         assert!((all - 393.0).abs() < 40.0, "as if one home asked for both: {all}");
         demand.on_others(now, of(0.5));
-        assert_eq!(demand.price(now, 1, 1.0), 0.0, "another device does half of it");
+        assert_eq!(demand.price(now, 1, 1.0, Tenant::NOBODY), 0.0, "another device does half of it");
         demand.on_others(now, of(1.0));
         let mut later = now;
         for i in 0..3000u64 {
             later = Instant::from_millis(2000 + i);
-            demand.weighed(later, us(900), (i * 611 % 1000) as f64 * 900e-6);
+            demand.weighed(later, us(900), (i * 611 % 1000) as f64 * 900e-6, Tenant::NOBODY);
         }
-        assert_eq!(demand.price(later, 1, 1.0), 0.0, "nobody has told anything for long");
+        assert_eq!(demand.price(later, 1, 1.0, Tenant::NOBODY), 0.0, "nobody has told anything for long");
     }
 
     #[test]
     fn a_device_with_room_is_cheap_whatever_was_asked_unless_it_has_just_begun() {
         let (mut demand, now) = asked(0, 1800);
-        let full = demand.price(now, 1, 1.0);
-        assert_eq!(demand.price(now, 1, 0.2), 0.0);
-        assert!((demand.price(now, 1, 0.5) - full / 2.0).abs() < 1e-6);
+        let full = demand.price(now, 1, 1.0, Tenant::NOBODY);
+        assert_eq!(demand.price(now, 1, 0.2, Tenant::NOBODY), 0.0);
+        assert!((demand.price(now, 1, 0.5, Tenant::NOBODY) - full / 2.0).abs() < 1e-6);
         let later = |ms: u64| Instant::from_nanos(now.as_nanos() + ms * 1_000_000);
         demand.was_busy(now, 0.0);
         demand.was_busy(later(80), 1.0);
-        let between_batches = demand.price(later(80), 1, 0.0);
+        let between_batches = demand.price(later(80), 1, 0.0, Tenant::NOBODY);
         assert!(between_batches > 0.2 * full, "{between_batches} of {full}");
         demand.was_busy(later(160), 0.0);
-        assert_eq!(demand.price(later(160), 1, 0.0), 0.0);
+        assert_eq!(demand.price(later(160), 1, 0.0, Tenant::NOBODY), 0.0);
     }
 
     #[test]
     fn what_was_asked_is_forgotten() {
         let (mut demand, now) = asked(0, 1800);
         let later = Instant::from_millis(now.as_nanos() / 1_000_000 + 500);
-        assert_eq!(demand.price(later, 1, 1.0), 0.0);
-        demand.weighed(later, us(1), f64::NAN);
-        demand.weighed(later, us(1), -1.0);
-        demand.weighed(later, us(0), f64::INFINITY);
-        assert_eq!(demand.price(later, 1, 1.0), 0.0);
+        assert_eq!(demand.price(later, 1, 1.0, Tenant::NOBODY), 0.0);
+        demand.weighed(later, us(1), f64::NAN, Tenant::NOBODY);
+        demand.weighed(later, us(1), -1.0, Tenant::NOBODY);
+        demand.weighed(later, us(0), f64::INFINITY, Tenant::NOBODY);
+        assert_eq!(demand.price(later, 1, 1.0, Tenant::NOBODY), 0.0);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::endpoint::{Ladder, Ladders};
+use super::{Bid, Tenant};
+use crate::endpoint::{Endpoint, Ladder, Ladders};
 use crate::router::Depth;
 use crate::units::{Deadline, Instant};
 
@@ -87,9 +88,11 @@ impl Method {
         self == Method::LoadIndexed
     }
 
-    /// What a device is told that a row is worth: nothing where it is not to push it out.
-    pub fn stake(self, value: Option<f64>) -> Option<f64> {
-        value.filter(|_| matches!(self, Method::Weir | Method::PushOut))
+    /// What a device is told of a row of an endpoint that adds `gain` to the answer in hand: nothing where it is not to push it out.
+    pub fn bid(self, endpoint: &Endpoint, gain: Option<f64>) -> Bid {
+        let weighs = matches!(self, Method::Weir | Method::PushOut);
+        let tenant = if weighs { endpoint.tenant() } else { Tenant::NOBODY };
+        Bid { gain: gain.filter(|_| weighs), worth: if weighs { endpoint.weight } else { 1.0 }, tenant }
     }
 
     /// How deep a query goes whose caller has not said: `stages` are there, and `whole` is the one for all.

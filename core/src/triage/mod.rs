@@ -5,12 +5,14 @@
 //! knapsack, where greed by density is optimal but for one row (Dantzig 1957). [`Buffer`] is the law of one device: what is
 //! denser pushes out what is least dense. [`Demand`] tells gates upstream the price, [`Market`] what is asked elsewhere. Models and queries are not known here, only values, costs and deadlines.
 
+mod bid;
 mod buffer;
 mod curve;
 mod demand;
 mod market;
 mod method;
 
+pub use bid::{Bid, Tenant};
 pub use buffer::{Buffer, Offer, Stake};
 pub use curve::{Asked, Curve, STEP, step_of};
 pub use demand::{Demand, Others};

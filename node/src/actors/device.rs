@@ -20,7 +20,7 @@ use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
 use weir_core::shapes::PadPlan;
 use weir_core::tensor::Row;
-use weir_core::triage::ByModel;
+use weir_core::triage::{Bid, ByModel, Tenant};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 use weir_host::clock::Clock;
 use weir_ml_workers::engine::{RunError, Terminator};
@@ -83,8 +83,8 @@ pub struct Submission {
     pub deadline: Deadline,
     /// Its importance.
     pub class: Class,
-    /// What running it is worth, where it can be pushed out: see [`Query::value`].
-    pub value: Option<f64>,
+    /// What it is worth to triage.
+    pub bid: Bid,
 }
 
 /// A loaded replica, ready to be given batches.
@@ -389,7 +389,7 @@ impl Device {
                         shape: shape_key(&row.inputs, padding.as_deref()),
                         mergeable: batches_rows && row.inputs.row.is_some(),
                         rows: cost,
-                        value: row.value,
+                        bid: row.bid,
                     };
                     let (slot, inputs, replies) = (row.slot, Some(row.inputs), Arc::clone(replies));
                     let waiting = Waiting { slot, inputs, cost, since: now, replies };
@@ -414,9 +414,9 @@ impl Device {
     }
 
     /// A gate of this node has weighed rows: what running `model` for each is worth.
-    pub fn on_weighed(&self, now: Instant, model: &ModelRef, values: &[f64]) {
+    pub fn on_weighed(&self, now: Instant, model: &ModelRef, values: &[f64], tenant: Tenant) {
         let mut inner = self.lock();
-        values.iter().for_each(|value| inner.scheduler.on_weighed(now, model, *value));
+        values.iter().for_each(|value| inner.scheduler.on_weighed(now, model, *value, tenant));
     }
 
     /// What homes of this node ask of the models that stand here.
@@ -430,8 +430,8 @@ impl Device {
     }
 
     /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value.
-    pub fn price(&self, now: Instant, deadline: Deadline) -> f64 {
-        self.lock().scheduler.price(now, deadline)
+    pub fn price(&self, now: Instant, deadline: Deadline, tenant: Tenant) -> f64 {
+        self.lock().scheduler.price(now, deadline, tenant)
     }
 
     /// When a query of `model` with `rows` rows that came now would be done; `None` without a replica of it.

@@ -30,7 +30,7 @@ use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
 use crate::deadlines::Deadlines;
 use crate::operators::Remembered;
-use crate::stages::Peers;
+use crate::stages::{Asking, Peers};
 use crate::table::{Served, Table, candidates, load, price};
 
 use join::{Item, Join};
@@ -343,7 +343,8 @@ impl Home {
         let model = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model());
         let (devices, waits) = (&shared.devices, &shared.remote_waits);
         let chance = self.prng.borrow_mut().uniform();
-        let asked = |model| price(table, devices, waits, now, model, call.deadline);
+        let tenant = call.ladders.endpoint().tenant();
+        let asked = |model| price(table, devices, waits, now, model, call.deadline, tenant);
         let loaded = |model| load(table, devices, waits, now, model, call.deadline);
         shared.triage.ladder(&call.ladders, || model.map_or(0.0, asked), || model.map_or(0.0, loaded), chance)
     }
@@ -375,7 +376,7 @@ impl Home {
         let Some(model) = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model()) else { return };
         let Some(targets) = table.targets.get(model) else { return };
         if let Some(device) = targets.local.iter().filter_map(|name| self.shared.devices.get(name)).next() {
-            device.on_weighed(now, model, values);
+            device.on_weighed(now, model, values, call.ladders.endpoint().tenant());
         } else {
             let seconds = call.ladders.seconds().get(stage).copied().unwrap_or(0.0);
             self.shared.elsewhere.weighed(now, model, seconds, values);
@@ -417,7 +418,8 @@ impl Home {
                     travel.waiting.push(self.submit(device, model, rows, sink));
                 }
                 Target::Remote(node) => {
-                    let forwarded = self.forward(&table, node, model.clone(), rows, sink);
+                    let endpoint = call.ladders.endpoint().name.clone();
+                    let forwarded = self.forward(&table, node, model.clone(), endpoint, rows, sink);
                     drop(travel.remote.get_or_insert_default().spawn_local(forwarded));
                 }
             }
@@ -442,6 +444,7 @@ impl Home {
         table: &Table,
         node: NodeName,
         model: ModelRef,
+        endpoint: EndpointName,
         rows: Vec<Submission>,
         sink: Sink,
     ) -> impl Future<Output = ()> + use<> {
@@ -451,7 +454,11 @@ impl Home {
         async move {
             let slots: Vec<usize> = rows.iter().map(|row| row.slot).collect();
             let answered = match address {
-                Some(address) => peers.run(&shared, &node, &address, &model, epoch, rows).await,
+                Some(address) => {
+                    peers
+                        .run(&shared, &node, &address, Asking { model: &model, endpoint: &endpoint, epoch }, rows)
+                        .await
+                }
                 None => Err(()),
             };
             match answered {
@@ -583,8 +590,8 @@ impl Travel<'_> {
         let mut rows = Vec::with_capacity(group.slots.len());
         group.slots.retain(|slot| {
             let slot = *slot;
-            let value = triage.stake(self.trip.value(slot, stage));
-            let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, value });
+            let bid = triage.bid(self.call.ladders.endpoint(), self.trip.value(slot, stage));
+            let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, bid });
             match self.call.passage(&self.rows[slot], slot, |passage| passage.asks(stage)) {
                 Ok(Asks::One(inputs)) => ask(slot, inputs),
                 Ok(Asks::Each(items)) if items.is_empty() => {

@@ -66,6 +66,7 @@ fn endpoint() -> Endpoint {
         name: EndpointName::parse("e").unwrap(),
         deadline: Duration::from_micros(1500),
         weight: 2.5,
+        share: 0.0,
         class: Class::Sheddable,
         label_output: Some("probs".into()),
         confidence_output: None,
@@ -105,6 +106,7 @@ fn graph() -> Endpoint {
         ..Stage::new(StageName::parse(name).unwrap(), ModelRef::parse("m@1").unwrap(), None)
     };
     let mut endpoint = endpoint();
+    endpoint.share = 0.25;
     endpoint.default_outputs = vec![("probs".into(), Tensor::f32(&[1, 2], &[0.5, 0.5]))];
     for (i, is) in Comparison::ALL.into_iter().enumerate() {
         let words = ["confidence", "margin", "entropy", "label", "score", "label"];

@@ -33,6 +33,7 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
         name: EndpointName::parse("e").unwrap(),
         deadline: us(50_000),
         weight: 1.0,
+        share: 0.0,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

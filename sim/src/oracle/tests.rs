@@ -49,7 +49,8 @@ fn gain(bin: usize) -> f64 {
 }
 
 /// A first stage that takes no time to speak of, and a deep one that serves one row at a time.
-fn pool(nodes: usize, deep: &[u32], triage: Method, reports: Option<Reports>) -> Cluster {
+/// Endpoints have weights and shares.
+fn pool(nodes: usize, deep: &[u32], triage: Method, reports: Option<Reports>, endpoints: &[(f64, f64)]) -> Cluster {
     let bin = |bin: usize| Bin {
         confidence: bin as f32 / BINS as f32,
         rows: 100,
@@ -61,15 +62,19 @@ fn pool(nodes: usize, deep: &[u32], triage: Method, reports: Option<Reports>) ->
     let table = Arc::new(GainTable::new((0..BINS).map(bin).collect()).expect("a table"));
     let reference = |name: &str| ModelRef::parse(&format!("{name}@1")).expect("a name");
     let stage = |name: &str, gate| Stage::new(StageName::parse(name).expect("a name"), reference(name), gate);
-    let endpoint = Endpoint {
-        name: EndpointName::parse("e").expect("a name"),
+    let endpoint = |(number, (weight, share)): (usize, &(f64, f64))| Endpoint {
+        name: EndpointName::parse(&format!("e{number}")).expect("a name"),
         deadline: Duration::from_millis(50),
-        weight: 1.0,
+        weight: *weight,
+        share: *share,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,
         default_outputs: Vec::new(),
-        stages: vec![stage("shallow", None), stage("deep", Some(Gate::Gain { table, min_gain: 0.0 }))],
+        stages: vec![
+            stage("shallow", None),
+            stage("deep", Some(Gate::Gain { table: Arc::clone(&table), min_gain: 0.0 })),
+        ],
     };
     let model = |takes: Duration, replicas: Vec<u32>| {
         let profile = Profile::new(&[(1, takes.into())]);
@@ -77,14 +82,16 @@ fn pool(nodes: usize, deep: &[u32], triage: Method, reports: Option<Reports>) ->
     };
     let shallow = model(Duration::from_micros(1), vec![1; nodes]);
     let models = BTreeMap::from([(reference("shallow"), shallow), (reference("deep"), model(TAKES, deep.to_vec()))]);
-    let signals = vec![(0..BINS).map(|bin| Some(bin as f32 / BINS as f32)).collect(), vec![None; BINS]];
+    let signals = [(0..BINS).map(|bin| Some(bin as f32 / BINS as f32)).collect(), vec![None; BINS]];
+    let served =
+        |endpoint: Endpoint| Served::cascade(Ladders::new(&Arc::new(endpoint), &[1e-6, TAKES.as_secs_f64()]), &signals);
     let none = Duration::ZERO;
     Cluster {
         nodes: vec![Node::of(1); nodes],
         policy: Policy::default(),
         triage,
         models,
-        endpoints: vec![Served::cascade(Ladders::new(&Arc::new(endpoint), &[1e-6, TAKES.as_secs_f64()]), &signals)],
+        endpoints: endpoints.iter().enumerate().map(endpoint).map(served).collect(),
         path: Path { request: none, reply: none, hand_off: none, hop: none },
         reports,
     }
@@ -145,7 +152,7 @@ fn the_gain_is_nearly_that_of_an_oracle_and_few_escalations_are_in_vain() {
                         dues.iter().map(|due| (due.at, gain(due.rows[0] as usize))).collect();
                     let best = best(&rows, TAKES, deadline);
                     most += rows.iter().zip(best).filter(|(_, served)| *served).map(|((_, gain), _)| gain).sum::<f64>();
-                    let cluster = pool(2, &[0, 1], method, Some(Reports::default()));
+                    let cluster = pool(2, &[0, 1], method, Some(Reports::default()), &[(1.0, 0.0)]);
                     let (gain, vain, in_time) = had(&ends(&cluster, dues, seed));
                     (gained, wasted, served) = (gained + gain, wasted + vain / 3.0, served + in_time / 3.0);
                 }
@@ -168,7 +175,7 @@ fn the_gain_is_nearly_that_of_an_oracle_and_few_escalations_are_in_vain() {
 
 /// Four homes, one of which has the deep stage, at four times what it can do: what reports that come late do to the price and the gain.
 fn with_reports(reports: Option<Reports>) -> (f64, f64, f64) {
-    let cluster = pool(4, &[0, 0, 0, 1], Method::Weir, reports);
+    let cluster = pool(4, &[0, 0, 0, 1], Method::Weir, reports, &[(1.0, 0.0)]);
     let dues = dues(SCENARIOS[1].1, 1.0, Duration::from_millis(100), 1);
     let ended = ends(&cluster, dues, 1);
     let (gained, wasted, _) = had(&ended);
@@ -199,4 +206,72 @@ fn the_price_does_not_swing_however_late_reports_are() {
         assert!(gained > 0.97 * alone, "{told}");
         assert!(sway < 0.2, "{told}");
     }
+}
+
+/// Rows of two endpoints at these rates, for 20 s, in order of time.
+fn mixed(rates: [f64; 2], deadline: Duration, seed: u64) -> Vec<Due> {
+    let mut all = Vec::new();
+    for (endpoint, rate) in rates.into_iter().enumerate().filter(|(_, rate)| *rate > 0.0) {
+        let mut prng = Prng::part(seed, endpoint as u64);
+        let mut at = 0.0;
+        while at < 20.0 {
+            at += prng.exponential() / rate;
+            let at = Instant::ZERO + Duration::from_secs_f64(at);
+            all.push(Due { at, endpoint, rows: vec![prng.below(BINS as u64) as u32], deadline });
+        }
+    }
+    all.sort_by_key(|due| due.at);
+    all
+}
+
+fn of(ended: &[Ended], endpoint: usize) -> Vec<Ended> {
+    ended.iter().filter(|end| end.due.endpoint == endpoint).cloned().collect()
+}
+
+#[test]
+fn the_neighbour_of_a_flood_keeps_what_it_gains_alone() {
+    let deadline = Duration::from_millis(100);
+    // Half of 200 a second is its share, and it asks for four fifths of that.
+    let gained = |flood: f64, share: f64| {
+        let cluster = pool(1, &[1], Method::Weir, Some(Reports::default()), &[(1.0, share), (1.0, share)]);
+        let ended = ends(&cluster, mixed([80.0, flood], deadline, 3), 3);
+        if std::env::var("DBG").is_ok() {
+            let a = of(&ended, 0);
+            let mut why: BTreeMap<String, u32> = BTreeMap::new();
+            for e in a.iter().filter(|e| e.escalated.0 == 0) { *why.entry(format!("{:?} {:?} {} {:?}", e.outcome, e.stages, e.degraded, e.price > 1.0)).or_default() += 1; }
+            eprintln!("WHY {flood} {share} {why:?}");
+            for bin in 0..BINS { let b: Vec<_> = a.iter().filter(|e| e.due.rows[0] as usize == bin).collect();
+                eprintln!("{flood} {share} bin {bin}: {} sent {} ran {} price {:.1}", b.len(), b.iter().map(|e| e.escalated.0).sum::<u32>(), b.iter().map(|e| e.escalated.1).sum::<u32>(), b.iter().map(|e| e.price).sum::<f64>() / b.len() as f64); }
+        }
+        (had(&of(&ended, 0)).0, had(&ended).0)
+    };
+    let (alone, _) = gained(0.0, 0.5);
+    for flood in [500.0, 2000.0] {
+        let ((kept, total), (bare, most)) = (gained(flood, 0.5), gained(flood, 0.0));
+        let told = format!(
+            "beside {flood} a second: {:.3} of what it gains alone, {:.3} without a share; all together gain {:.3} of what they gain without shares",
+            kept / alone,
+            bare / alone,
+            total / most
+        );
+        println!("{told}");
+        assert!(kept >= 0.95 * alone && bare < 0.9 * alone, "{told}");
+    }
+}
+
+#[test]
+fn the_last_second_is_worth_the_same_to_endpoints_of_any_weight() {
+    let weights = [1.0, 3.0];
+    let cluster = pool(1, &[1], Method::Weir, Some(Reports::default()), &weights.map(|weight| (weight, 0.0)));
+    let ended = ends(&cluster, mixed([150.0, 300.0], Duration::from_millis(100), 5), 5);
+    // Where between the bins an endpoint stops, and what a second of the deep stage's time is worth to it there.
+    let margin = |endpoint: usize| {
+        let of = of(&ended, endpoint);
+        let share = of.iter().filter(|end| end.stages == [Some(1)]).count() as f64 / of.len() as f64;
+        let at = share * BINS as f64 - 0.5;
+        weights[endpoint] * 0.5 * (-at / 7.0).exp() / TAKES.as_secs_f64()
+    };
+    let (light, heavy) = (margin(0), margin(1));
+    println!("a second is worth {light:.1} to the one and {heavy:.1} to the other");
+    assert!((light / heavy - 1.0).abs() < 0.1, "{light} and {heavy}");
 }

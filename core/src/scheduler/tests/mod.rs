@@ -30,7 +30,7 @@ fn query(ticket: u64, deadline: u64) -> Query {
         shape: ShapeKey(0),
         mergeable: true,
         rows: 1,
-        value: None,
+        bid: Bid::PLAIN,
     }
 }
 

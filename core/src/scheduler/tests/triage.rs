@@ -11,7 +11,7 @@ fn two_depths() -> Device {
 }
 
 fn deeper(ticket: u64, deadline: u64, value: f64) -> Query {
-    Query { value: Some(value), ..query(ticket, deadline) }
+    Query { bid: Bid { gain: Some(value), ..Bid::PLAIN }, ..query(ticket, deadline) }
 }
 
 fn arrive(device: &mut Device, at: u64, name: &str, queries: &[Query]) -> Vec<Action> {

@@ -144,7 +144,7 @@ pub(super) fn run(script: &Script, policy: Policy, may_idle: bool, mut at_start:
                     shape: ShapeKey(shape),
                     mergeable,
                     rows: 1,
-                    value: call.value,
+                    bid: Bid { gain: call.value, ..Bid::PLAIN },
                 });
                 rows.push(Row { model: call.model, class, shape, mergeable, deadline, end: End::Open });
             }

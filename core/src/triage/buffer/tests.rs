@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::Tenant;
 use super::*;
 use crate::prng::Prng;
 
@@ -10,11 +11,11 @@ fn at(ms: u64) -> Instant {
 }
 
 fn soft(ms: u64, value: f64) -> Stake {
-    Stake { cost: ServiceTime::from_nanos(ms * MS), value: Some(value), critical: false }
+    Stake { cost: ServiceTime::from_nanos(ms * MS), bid: Bid { gain: Some(value), ..Bid::PLAIN }, critical: false }
 }
 
 fn firm(ms: u64) -> Stake {
-    Stake { cost: ServiceTime::from_nanos(ms * MS), value: None, critical: false }
+    Stake { cost: ServiceTime::from_nanos(ms * MS), bid: Bid::PLAIN, critical: false }
 }
 
 /// A buffer with its rows, so that tests can remove by name.
@@ -88,6 +89,35 @@ fn what_is_critical_gives_way_to_what_is_critical_alone() {
     assert_eq!(waiting.come(at(0), 2, at(20), firm(10)), (false, vec![]));
     assert_eq!(waiting.come(at(0), 3, at(20), critical(soft(10, 0.2))), (true, vec![1]));
     assert_eq!(waiting.come(at(0), 4, at(20), critical(firm(20))), (true, vec![3]));
+}
+
+#[test]
+fn what_is_firm_gives_way_to_answers_that_are_worth_more() {
+    let mut waiting = Waiting::new(1);
+    let worth = |worth: f64| Stake { bid: Bid { worth, ..Bid::PLAIN }, ..firm(10) };
+    assert!(waiting.come(at(0), 1, at(20), worth(1.0)).0 && waiting.come(at(0), 2, at(20), soft(10, 9.0)).0);
+    assert_eq!(waiting.come(at(0), 3, at(20), worth(3.0)), (true, vec![2]), "first what has an answer in hand");
+    assert_eq!(waiting.come(at(0), 4, at(20), worth(3.0)), (true, vec![1]));
+    assert_eq!(waiting.come(at(0), 5, at(20), worth(3.0)), (false, vec![]), "as much is not more");
+    assert_eq!(waiting.come(at(0), 6, at(20), worth(1.0)), (false, vec![]));
+    assert!(waiting.buffer.is_firm_for(worth(1.0).bid) && !waiting.buffer.is_firm_for(worth(4.0).bid));
+}
+
+#[test]
+fn a_share_is_kept_for_its_tenant_and_lent_while_it_asks_for_less() {
+    let of = |id, share: f64, stake: Stake| Stake { bid: Bid { tenant: Tenant { id, share }, ..stake.bid }, ..stake };
+    let (small, flood) = (|v| of(1, 0.5, soft(10, v)), |v| of(2, 0.5, soft(10, v)));
+    let mut waiting = Waiting::new(1);
+    (0..4).for_each(|ticket| assert!(waiting.come(at(0), ticket, at(40), flood(5.0)).0, "nobody else asks"));
+    assert_eq!(waiting.come(at(0), 10, at(40), small(0.1)), (true, vec![0]), "up to its share, whatever that is worth");
+    assert_eq!(waiting.come(at(0), 11, at(40), small(0.2)), (true, vec![1]));
+    assert_eq!(waiting.come(at(0), 12, at(40), small(0.05)), (false, vec![]), "beyond it, only what is worth more");
+    assert_eq!(waiting.come(at(0), 13, at(40), small(0.3)), (true, vec![10]), "its own best survive");
+    assert_eq!(waiting.come(at(0), 20, at(40), flood(9.0)), (true, vec![2]), "a flood floods itself");
+    // First answers of the flood do not take the share either.
+    assert_eq!(waiting.come(at(0), 21, at(40), of(2, 0.5, firm(10))), (true, vec![3]));
+    let stranger = Stake { bid: Bid::PLAIN, ..firm(10) };
+    assert_eq!(waiting.come(at(0), 30, at(40), stranger), (false, vec![]), "both have no more than their shares");
 }
 
 #[test]
@@ -171,7 +201,8 @@ proptest! {
         let mut waiting = Waiting::new(1);
         for (ticket, (deadline, value)) in rows.iter().enumerate() {
             let end = Instant::from_nanos((deadline << FINEST) - 1);
-            let stake = Stake { cost: ServiceTime::from_nanos(10 << FINEST), value: Some(*value), critical: false };
+            let bid = Bid { gain: Some(*value), ..Bid::PLAIN };
+            let stake = Stake { cost: ServiceTime::from_nanos(10 << FINEST), bid, critical: false };
             waiting.come(at(0), ticket as u64, end, stake);
         }
         let kept: Vec<(u64, f64)> = waiting.rows.keys().map(|ticket| rows[ticket.0 as usize]).collect();
@@ -195,13 +226,13 @@ proptest! {
                 waiting.come(at(0), ticket as u64, at(deadline), stake);
             }
             prop_assert_eq!(waiting.buffer.len(), waiting.rows.len());
-            let soft = waiting.rows.values().filter(|(_, stake)| stake.value.is_some());
+            let soft = waiting.rows.values().filter(|(_, stake)| !stake.is_firm());
             let soft: u64 = soft.map(|(_, stake)| stake.cost.as_nanos()).sum();
             prop_assert_eq!(waiting.buffer.soft_work().as_nanos(), soft);
             let mut work = 0;
             for (step, due) in &waiting.buffer.steps {
                 let rows: Vec<_> = waiting.rows.values().filter(|(d, _)| d.as_nanos() >> waiting.buffer.step == *step).collect();
-                prop_assert_eq!(rows.len() as u32, due.rows);
+                prop_assert_eq!(rows.len(), due.rows.len());
                 prop_assert_eq!(rows.iter().map(|(_, stake)| stake.cost.as_nanos()).sum::<u64>(), due.work.as_nanos());
                 work += due.work.as_nanos();
                 prop_assert_eq!(waiting.buffer.wants(at(0), *step, work), 0);

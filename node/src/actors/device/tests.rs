@@ -5,6 +5,7 @@ use actix::Actor;
 use weir_core::scheduler::Policy;
 use weir_core::shapes::Padding;
 use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
+use weir_core::triage::Bid;
 use weir_core::units::Bytes;
 use weir_host::spawn::{Place, Spawn};
 use weir_ml_workers::engine::Session;
@@ -101,7 +102,7 @@ impl Bench {
 
     fn submit(&self, slot: usize, name: &str) {
         let inputs = Row { tensors: Arc::new(vec![Tensor::f32(&[1, 1], &[0.0])]), row: Some(0) };
-        let row = Submission { slot, inputs, deadline: Deadline::NEVER, class: Class::Default, value: None };
+        let row = Submission { slot, inputs, deadline: Deadline::NEVER, class: Class::Default, bid: Bid::PLAIN };
         self.device.submit(&model(name), vec![row], &self.replies);
     }
 
@@ -145,7 +146,7 @@ fn the_time_that_replies_take_is_kept_back_from_deadlines() {
         let submit = |slot: usize| {
             let inputs = Row { tensors: Arc::new(vec![Tensor::f32(&[1, 1], &[0.0])]), row: Some(0) };
             let deadline = Deadline::after(bench.clock.now(), Duration::from_micros(1100));
-            let row = Submission { slot, inputs, deadline, class: Class::Default, value: None };
+            let row = Submission { slot, inputs, deadline, class: Class::Default, bid: Bid::PLAIN };
             bench.device.submit(&model("a"), vec![row], &bench.replies);
         };
         submit(0);
