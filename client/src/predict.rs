@@ -71,6 +71,8 @@ pub struct Answer {
     pub node: String,
     /// Of a second of slot time, in units of value: the highest that a gate met. 0 where nothing was dear.
     pub price: f64,
+    /// What the next stage was expected to gain, in units of value, where that was worth running and did not: what load has cost.
+    pub expected_loss: f64,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -448,6 +450,7 @@ fn blank(id: QueryId, outcome: Outcome, message: &str) -> Answer {
         stage: String::new(),
         degraded: false,
         price: 0.0,
+        expected_loss: 0.0,
         node: String::new(),
         timings: Timings::default(),
     }
@@ -492,6 +495,7 @@ fn read_answer(r: answer::Reader<'_>, id: QueryId) -> Result<Answer, weir_schema
     let text = |t: capnp::Result<capnp::text::Reader<'_>>| -> Result<String, weir_schema::convert::BadMessage> {
         Ok(t?.to_str()?.to_owned())
     };
+    let number = |number: f64| Some(number).filter(|number| number.is_finite()).unwrap_or(0.0);
     let output = |r| read_tensor(r).map(|view| (view.name.to_owned(), view.to_tensor()));
     Ok(Answer {
         id,
@@ -501,7 +505,8 @@ fn read_answer(r: answer::Reader<'_>, id: QueryId) -> Result<Answer, weir_schema
         model: text(r.get_model())?,
         stage: text(r.get_stage())?,
         degraded: r.get_degraded(),
-        price: Some(r.get_price()).filter(|price| price.is_finite()).unwrap_or(0.0),
+        price: number(r.get_price()),
+        expected_loss: number(r.get_expected_loss()),
         node: text(r.get_node())?,
         timings: Timings {
             total: span_from_us(r.get_total_us())?,

@@ -62,10 +62,7 @@ impl Counters {
             let tally = recent.at(now);
             // Counted when they end: nobody can say of those under way whether they are in time.
             tally.arrived += records.len() as u64;
-            for record in records {
-                let latency = record.ended.since(record.arrived);
-                tally.ended(record.outcome, record.stage, record.degraded, !record.is_late(), latency);
-            }
+            records.iter().for_each(|record| tally.ended(record));
         });
     }
 

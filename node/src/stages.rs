@@ -91,6 +91,7 @@ impl Peers {
                 left.set(i as u32, span_to_us(row.deadline.left(now)));
             }
             b.set_endpoint(endpoint.as_str());
+            b.set_first(group[0].bid.first);
             let mut values = b.reborrow().init_values(group.len() as u32);
             for (i, row) in group.iter().enumerate() {
                 values.set(i as u32, row.bid.gain.unwrap_or(-row.bid.worth));
@@ -206,7 +207,7 @@ impl stages::Server for StagesObject {
     ) -> Result<(), capnp::Error> {
         let failed = |bad: weir_schema::convert::BadMessage| capnp::Error::failed(bad.to_string());
         let request = params.get()?.get_request()?;
-        let endpoint = request.get_endpoint()?.to_str()?;
+        let (endpoint, first) = (request.get_endpoint()?.to_str()?, request.get_first());
         let (model, rows, deadlines, values, class) = read_request(request).map_err(failed)?;
         let _in_flight = self.shared.in_flight();
         let now = self.shared.host.clock.now();
@@ -230,7 +231,7 @@ impl stages::Server for StagesObject {
                 .map(|(slot, ((inputs, left), value))| {
                     let deadline = Deadline::after(now, left);
                     let (gain, worth) = if value < 0.0 { (None, -value) } else { (Some(value), 1.0) };
-                    Submission { slot, inputs, deadline, class, bid: Bid { gain, worth, tenant } }
+                    Submission { slot, inputs, deadline, class, bid: Bid { gain, worth, tenant, first } }
                 })
                 .collect();
             let count = submissions.len();

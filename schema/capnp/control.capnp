@@ -473,6 +473,9 @@ struct EndpointRecent {
   stages @9 :List(StageRecent);
   latencies @10 :List(UInt32);    # by bucket, see core::history::Latencies; those that are missing are 0
   price @11 :Float64;         # of a second of slot time, in units of value
+  estimated @12 :UInt64;      # answers of which it is known how likely they are right, by calibration
+  right @13 :UInt64;          # of those expected to be right, in millionths
+  forgone @14 :UInt64;        # expected to be lost to load, in millionths of a unit of value
 }
 
 struct StageRecent {

@@ -128,6 +128,7 @@ struct Answer {
   executeUs @9 :UInt64;
   totalUs @10 :UInt64;        # at the home node, from reading the request
   price @11 :Float64;         # of a second of slot time, in value, the highest that a gate met; 0 where nothing was dear
+  expectedLoss @12 :Float64;  # what the next stage would have gained, in value, where it was worth running and did not
 }
 
 interface Stages {
@@ -144,6 +145,7 @@ struct StageRequest {
   class @5 :Class;
   values @6 :List(Float64);   # one a row: what running it adds to an answer in hand; where it has none, what an answer is worth, negated
   endpoint @7 :Text;          # that asks
+  first @8 :Bool;             # first answers that more may follow
 }
 
 struct StageResponse {

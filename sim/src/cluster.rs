@@ -612,7 +612,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     shape: ShapeKey(0),
                     mergeable: self.cluster.models[model].max_batch > 1,
                     rows: 1,
-                    bid: self.cluster.triage.bid(endpoint, call.trip.value(*slot, stage)),
+                    bid: self.cluster.triage.bid(endpoint, stage, call.trip.value(*slot, stage)),
                 });
             }
         }

@@ -160,7 +160,8 @@ fn as_json(row: usize, answer: &Answer) -> Value {
     let outputs = object(answer.outputs.iter().map(|(name, output)| (name.clone(), tensor(output))));
     let mut told = json!({
         "row": row, "id": answer.id.to_string(), "outcome": answer.outcome.word(), "outputs": outputs,
-        "model": answer.model, "stage": answer.stage, "degraded": answer.degraded, "price": answer.price, "node": answer.node,
+        "model": answer.model, "stage": answer.stage, "degraded": answer.degraded, "price": answer.price, "expected_loss": answer.expected_loss,
+        "node": answer.node,
         "timings_us": {"total": micros(answer.timings.total), "queue": micros(answer.timings.queue), "execute": micros(answer.timings.execute)},
     });
     if !answer.message.is_empty() {

@@ -79,6 +79,7 @@ fn mistakes_are_shown_with_line_column_and_what_was_meant() {
     );
     assert!(mistake("[[endpoint]]\nname = \"e\"").contains("serves nothing"));
     assert!(mistake(&CASCADE.replace("label_output = \"probs\"", "")).contains("needs the endpoint's `label_output`"));
+    assert!(mistake("[[endpoint]]\nname = \"e\"\nmodel = \"a@1\"\nshare = 1.5").contains(":4:9: share is a part"));
     assert!(mistake(&CASCADE.replace("0.9", "nan")).contains("above 0 and at most 1"));
     assert!(mistake(&CASCADE.replace("min = 1", "min = 5")).contains(":7:12: replicas needs min"));
     assert!(mistake("").contains("declares nothing"));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Record;
 use crate::outcome::Outcome;
 use crate::units::Instant;
 
@@ -93,6 +94,12 @@ pub struct Tally {
     pub rejected: u64,
     pub expired: u64,
     pub failed: u64,
+    /// Of those answered: of how many it is known how likely their answers are right, by calibration.
+    pub estimated: u64,
+    /// How many of those are expected to be right, in millionths.
+    pub right: u64,
+    /// What load is expected to have cost, in millionths of a unit of value: see [`Record::forgone`].
+    pub forgone: u64,
     /// Answered, by number of the stage.
     pub by_stage: [u64; STAGES],
     /// Of those answered, at the home.
@@ -101,14 +108,19 @@ pub struct Tally {
 
 impl Tally {
     /// A query ended.
-    pub fn ended(&mut self, outcome: Outcome, stage: usize, degraded: bool, in_time: bool, latency: Duration) {
-        match outcome {
+    pub fn ended(&mut self, record: &Record) {
+        self.forgone += (record.forgone() * 1e6) as u64;
+        match record.outcome {
             Outcome::Answered => {
                 self.answered += 1;
-                self.in_time += u64::from(in_time);
-                self.degraded += u64::from(degraded);
-                self.by_stage[stage.min(STAGES - 1)] += 1;
-                self.latencies.add(latency);
+                self.in_time += u64::from(!record.is_late());
+                self.degraded += u64::from(record.degraded);
+                if let Some(right) = record.expected_right() {
+                    self.estimated += 1;
+                    self.right += (right * 1e6) as u64;
+                }
+                self.by_stage[record.stage.min(STAGES - 1)] += 1;
+                self.latencies.add(record.ended.since(record.arrived));
             }
             Outcome::Rejected(_) => self.rejected += 1,
             Outcome::Expired => self.expired += 1,
@@ -125,8 +137,16 @@ impl Tally {
         self.rejected += other.rejected;
         self.expired += other.expired;
         self.failed += other.failed;
+        self.estimated += other.estimated;
+        self.right += other.right;
+        self.forgone += other.forgone;
         self.by_stage.iter_mut().zip(other.by_stage).for_each(|(mine, more)| *mine += more);
         self.latencies.merge(&other.latencies);
+    }
+
+    /// Share of the answers that are expected to be right, by calibration; `None` where nothing is known.
+    pub fn accuracy(&self) -> Option<f64> {
+        (self.estimated > 0).then(|| self.right as f64 / 1e6 / self.estimated as f64)
     }
 
     /// Queries that have ended, however.

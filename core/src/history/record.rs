@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::{Endpoint, Judged};
+use crate::endpoint::{Endpoint, Gate, Judged};
 use crate::ids::{DeviceName, NodeName, QueryId};
 use crate::outcome::{Class, Outcome, Rejection};
 use crate::scheduler::Closed;
@@ -140,6 +140,47 @@ impl Record {
     /// Whether it was answered after its deadline.
     pub fn is_late(&self) -> bool {
         self.outcome == Outcome::Answered && self.deadline.is_some_and(|deadline| deadline.missed_by(self.ended))
+    }
+
+    /// How likely its answer is to be right, by the gain tables: by that of the gate behind the stage that answered, or else by what
+    /// the gate before it expected.
+    pub fn expected_right(&self) -> Option<f64> {
+        let endpoint = self.endpoint.as_deref().filter(|_| self.outcome == Outcome::Answered)?;
+        let table = |stage: usize| match &endpoint.stages.get(stage)?.gate {
+            Some(Gate::Gain { table, .. }) => Some(table),
+            _ => None,
+        };
+        let signal = |stage: usize| Some(self.judged(stage)?.signal);
+        let own = || {
+            let (table, signal) = (table(self.stage + 1)?, signal(self.stage)?);
+            Some(table.read(signal, |bin| table.bins()[bin].right))
+        };
+        let before = || {
+            let (table, signal) = (table(self.stage)?, signal(self.stage.checked_sub(1)?)?);
+            Some(table.read(signal, |bin| table.bins()[bin].right + table.bins()[bin].gain))
+        };
+        own().or_else(before)
+    }
+
+    /// What it is expected to have lost to load, in units of value: what the next stage would have gained where that was worth running
+    /// and did not, and all that an answer is worth where there is none.
+    pub fn forgone(&self) -> f64 {
+        let Some(endpoint) = self.endpoint.as_deref() else { return 0.0 };
+        match self.outcome {
+            Outcome::Answered => {
+                let next = endpoint.stages.get(self.stage + 1).and_then(|next| next.gate.as_ref());
+                let Some(Gate::Gain { min_gain, .. }) = next else { return 0.0 };
+                let value = self.judged(self.stage).and_then(|judged| judged.value).unwrap_or(0.0);
+                if value >= min_gain * endpoint.weight { value } else { 0.0 }
+            }
+            Outcome::Rejected(_) | Outcome::Expired => endpoint.weight,
+            Outcome::Failed | Outcome::Unknown => 0.0,
+        }
+    }
+
+    /// What the gate behind a stage said.
+    fn judged(&self, stage: usize) -> Option<Judged> {
+        self.visits.iter().filter(|visit| visit.stage == stage).filter_map(|visit| visit.judged).last()
     }
 
     /// Whether it is other than answered in time by the stage that the gates wanted.

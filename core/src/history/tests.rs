@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::endpoint::gain::Bin;
 use crate::endpoint::tests::endpoint;
-use crate::endpoint::{Gate, Judged};
+use crate::endpoint::{GainTable, Gate, Judged};
 use crate::ids::{DeviceName, NodeName};
 use crate::outcome::{Class, Outcome, Rejection};
 use crate::scheduler::Closed;
@@ -81,7 +82,14 @@ fn quantiles_are_off_by_a_thirty_second_at_most() {
 fn answer(recent: &mut Recent, at: Instant, latency_ms: u64) {
     let tally = recent.at(at);
     tally.arrived += 1;
-    tally.ended(Outcome::Answered, 0, false, latency_ms < 50, Duration::from_millis(latency_ms));
+    let arrived = Instant::ZERO;
+    let ended = Instant::from_millis(latency_ms);
+    tally.ended(&Record {
+        arrived,
+        ended,
+        deadline: Some(Deadline(Instant::from_millis(50))),
+        ..record(0, Outcome::Answered)
+    });
 }
 
 #[test]
@@ -92,7 +100,7 @@ fn only_whole_seconds_of_the_window_are_told() {
     answer(&mut recent, Instant::from_millis(101_000), 60);
     let read = recent.read(Instant::from_millis(101_999));
     assert_eq!((read.seconds, read.tally.answered, read.tally.attainment()), (1, 1, Some(1.0)));
-    recent.at(Instant::from_millis(102_000)).ended(Outcome::Expired, 0, false, false, Duration::ZERO);
+    recent.at(Instant::from_millis(102_000)).ended(&record(102_000, Outcome::Expired));
     let read = recent.read(Instant::from_millis(103_000));
     assert_eq!((read.seconds, read.tally.arrived, read.tally.ends(), read.tally.in_time), (3, 2, 3, 1));
     assert!((read.tally.attainment().unwrap() - 1.0 / 3.0).abs() < 1e-9);
@@ -146,4 +154,39 @@ fn what_is_told_has_names_and_spans() {
     assert_eq!(tiny.end, Some((Duration::from_millis(4), ran)));
     assert_eq!(tiny.gate, Some((Rule::ConfidenceBelow(0.9), judged)));
     assert_eq!((mid.stage.as_str(), mid.after, mid.end, mid.gate), ("mid", Duration::from_millis(5), None, None));
+}
+
+#[test]
+fn what_an_answer_is_expected_to_be_worth_and_what_load_has_cost() {
+    let bin = |confidence, right, gain| Bin { confidence, rows: 100, right, gain, error: 0.01, next: Vec::new() };
+    let table = Arc::new(GainTable::new(vec![bin(0.2, 0.5, 0.3), bin(0.8, 0.9, 0.001)]).unwrap());
+    let mut cascade = endpoint(&[("tiny", None), ("mid", Some(Gate::Gain { table, min_gain: 0.002 }))]);
+    cascade.weight = 2.0;
+    let ended = |outcome, stage, signal: f32, value: f64| {
+        let judged = Judged { signal, value: Some(value), cost: 0.0, deeper: stage > 0 };
+        let visit = Visit {
+            stage: 0,
+            node: NodeName::parse("n1").unwrap(),
+            device: None,
+            sent: Instant::ZERO,
+            end: None,
+            judged: Some(judged),
+        };
+        let endpoint = Some(Arc::new(cascade.clone()));
+        Record { endpoint, stage, visits: [visit].into_iter().collect(), ..record(0, outcome) }
+    };
+    let shallow = ended(Outcome::Answered, 0, 0.2, 0.6);
+    assert_eq!((shallow.expected_right(), shallow.forgone()), (Some(0.5), 0.6), "more was worth it, and did not run");
+    let deep = ended(Outcome::Answered, 1, 0.2, 0.6);
+    assert_eq!((deep.expected_right(), deep.forgone()), (Some(0.8), 0.0));
+    let sure = ended(Outcome::Answered, 0, 0.8, 0.002);
+    assert_eq!((sure.expected_right(), sure.forgone()), (Some(0.9), 0.0), "nothing more was wanted");
+    assert_eq!(ended(Outcome::Rejected(Rejection::TooLate), 0, 0.2, 0.6).forgone(), 2.0);
+    assert_eq!(record(0, Outcome::Answered).expected_right(), None);
+    let mut tally = Tally::default();
+    for record in [&shallow, &deep, &sure] {
+        tally.ended(record);
+    }
+    assert_eq!((tally.estimated, tally.forgone), (3, 600_000));
+    assert!((tally.accuracy().unwrap() - 2.2 / 3.0).abs() < 1e-5);
 }

@@ -286,6 +286,13 @@ impl State {
                 effect.changes.push(Change::Endpoint(endpoint.clone()));
             }
         }
+        let kept = |known: &&Endpoint| endpoints.iter().all(|endpoint| endpoint.name != known.name);
+        let shares: f64 = self.endpoints.values().filter(kept).chain(endpoints).map(|endpoint| endpoint.share).sum();
+        if shares > 1.0 + 1e-9 {
+            return Err(invalid(format!(
+                "the shares of all endpoints come to {shares:.2}; together they can have 1 at most"
+            )));
+        }
         let named_before = endpoints.iter().filter_map(|endpoint| self.endpoints.get(&endpoint.name));
         let left: BTreeSet<&ModelRef> = named_before.flat_map(Endpoint::models).collect();
         let unchanged = |known: &&Endpoint| endpoints.iter().all(|endpoint| endpoint.name != known.name);

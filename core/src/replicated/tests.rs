@@ -126,6 +126,16 @@ fn a_version_never_changes_its_artifact() {
 }
 
 #[test]
+fn nobody_can_be_promised_what_others_have_been() {
+    let mut log = Log::default();
+    let with = |name: &str, share: f64| Endpoint { share, ..endpoint(name, &["a"]) };
+    log.run(apply(&[model("a", 1)], &[with("e", 0.6)])).unwrap();
+    let refused = log.run(apply(&[], &[with("f", 0.5)])).unwrap_err().to_string();
+    assert!(refused.contains("come to 1.10; together they can have 1 at most"), "{refused}");
+    log.run(apply(&[], &[with("e", 0.5), with("f", 0.5)])).unwrap();
+}
+
+#[test]
 fn a_request_is_applied_once_and_answered_alike() {
     let mut log = Log::default();
     let first = log.request(RequestId(77), apply(&[model("a", 1)], &[endpoint("e", &["a"])]));

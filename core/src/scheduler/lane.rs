@@ -25,6 +25,8 @@ pub(super) struct Entry {
     pub key: Instant,
     pub ticket: TicketId,
     pub deadline: Deadline,
+    /// By when it is to be done where there is a choice: the deadline, or sooner.
+    pub due: Instant,
     pub since: Instant,
     pub rows: u32,
     /// As it stands in the books of triage; nothing where it does not.
@@ -116,7 +118,15 @@ mod tests {
 
     fn entry(key: u64, ticket: u64, rows: u32) -> Entry {
         let at = Instant::from_millis(key);
-        Entry { key: at, ticket: TicketId(ticket), deadline: Deadline(at), since: Instant::ZERO, rows, stake: None }
+        Entry {
+            key: at,
+            ticket: TicketId(ticket),
+            deadline: Deadline(at),
+            due: at,
+            since: Instant::ZERO,
+            rows,
+            stake: None,
+        }
     }
 
     #[test]

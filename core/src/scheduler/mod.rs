@@ -180,7 +180,7 @@ impl Device {
             let span = query.deadline.0.as_nanos().saturating_sub(now.as_nanos());
             self.pool.model_mut(index).asked(now, span as f64);
             let admitted = if self.policy.admits_by_estimate() {
-                let turn = self.policy.turn(self.pool.model(index), query);
+                let turn = self.policy.turn(now, self.pool.model(index), query);
                 let start = match known {
                     Some((class, deadline, start)) if (class, deadline) == (query.class, turn) => start,
                     _ => self.pool.start_estimate(now, index, query.class, turn),
@@ -326,7 +326,7 @@ impl Device {
         let finish = self.pool.finish_estimate(start, index, query.class, query.deadline, rows, !query.mergeable);
         let short = ServiceTime::from(finish.since(query.deadline.0)).scaled(f64::from(self.pool.slots));
         self.dropped.clear();
-        let offer = self.pool.offer(now, query.deadline.0, stake, short, &mut self.dropped);
+        let offer = self.pool.offer(now, query, stake, short, &mut self.dropped);
         let pushed = !self.dropped.is_empty();
         for ticket in self.dropped.drain(..) {
             self.pool.remove(ticket);

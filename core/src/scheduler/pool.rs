@@ -21,6 +21,9 @@ pub(super) type ModelIndex = usize;
 /// A row that has more time than this when it comes has time for everything else: it is in nobody's way.
 const HORIZON: Duration = Duration::from_secs(1);
 
+/// First answers that more may follow are due in this part of the time that is left.
+const FIRST_WITHIN: u32 = 8;
+
 /// What waits is served in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -162,12 +165,12 @@ impl Pool {
         self.tickets.insert(query.ticket, Place { model: index, lane, key });
         let stake = self.stake(now, index, query);
         if let (Some(buffer), Some(stake)) = (&mut self.buffer, stake) {
-            buffer.insert(now, query.ticket, query.deadline.0, stake);
+            buffer.insert(now, query.ticket, due(now, query), stake);
         }
         let (ticket, deadline, rows) = (query.ticket, query.deadline, query.rows);
         let model = self.model_mut(index);
         let waiting = model.lanes.entry(lane).or_default();
-        waiting.insert(Entry { key, ticket, deadline, since: now, rows, stake });
+        waiting.insert(Entry { key, ticket, deadline, due: due(now, query), since: now, rows, stake });
         if waiting.front().is_some_and(|head| head.ticket == query.ticket) {
             model.heads_changed();
         }
@@ -252,13 +255,13 @@ impl Pool {
     pub fn offer(
         &self,
         now: Instant,
-        deadline: Instant,
+        query: &Query,
         stake: Stake,
         short: ServiceTime,
         out: &mut Vec<TicketId>,
     ) -> Offer {
         let Some(buffer) = &self.buffer else { return Offer::In };
-        buffer.offer(now, self.left(now), deadline, stake, short, out)
+        buffer.offer(now, self.left(now), query.deadline.0, due(now, query), stake, short, out)
     }
 
     /// How full the device is for triage: see [`Buffer::fill`].
@@ -456,9 +459,15 @@ impl Pool {
 }
 
 /// Takes a row that waits no longer out of the books of triage.
+/// By when a query is to be done where there is a choice.
+pub(super) fn due(now: Instant, query: &Query) -> Instant {
+    let sooner = now + query.deadline.left(now) / FIRST_WITHIN;
+    if query.bid.first && query.deadline != Deadline::NEVER { sooner } else { query.deadline.0 }
+}
+
 fn strike(buffer: &mut Option<Buffer>, entry: &Entry) {
     if let (Some(buffer), Some(stake)) = (buffer, entry.stake) {
-        buffer.remove(entry.ticket, entry.deadline.0, stake);
+        buffer.remove(entry.ticket, entry.due, stake);
     }
 }
 

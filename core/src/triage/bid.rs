@@ -14,11 +14,13 @@ pub struct Bid {
     pub worth: f64,
     /// Who asks.
     pub tenant: Tenant,
+    /// A first answer that more may follow: it is not to wait until its deadline, or nothing can follow.
+    pub first: bool,
 }
 
 impl Bid {
     /// Of a row that nobody has said anything of.
-    pub const PLAIN: Bid = Bid { gain: None, worth: 1.0, tenant: Tenant::NOBODY };
+    pub const PLAIN: Bid = Bid { gain: None, worth: 1.0, tenant: Tenant::NOBODY, first: false };
 }
 
 /// Whoever has a share of devices to itself, as far as it asks for it: an endpoint.

@@ -132,17 +132,20 @@ impl Buffer {
 
     /// Asks whether a row may wait that is due at `deadline`, where the batches in progress need `running` more of slot time in
     /// all. What has to go for it is added to `out`, and still counts until it is removed. `short`: slot time that is wanting
-    /// before `deadline` whatever is kept here says, as whoever knows of batches estimates it.
+    /// before `deadline` whatever is kept here says, as whoever knows of batches estimates it. `due`: where it counts, which is before
+    /// its deadline where it runs before others that are due later.
+    #[allow(clippy::too_many_arguments)]
     pub fn offer(
         &self,
         now: Instant,
         running: ServiceTime,
         deadline: Instant,
+        due: Instant,
         stake: Stake,
         short: ServiceTime,
         out: &mut Vec<TicketId>,
     ) -> Offer {
-        let own = deadline.as_nanos() >> self.step;
+        let own = due.as_nanos() >> self.step;
         let time = deadline.as_nanos().saturating_sub(now.as_nanos()).saturating_mul(u64::from(self.slots));
         let mut cut = Cut {
             held: &self.held,
@@ -156,7 +159,9 @@ impl Buffer {
         };
         let mut work = running.as_nanos() + stake.cost.as_nanos();
         work += self.steps.range(..=own).map(|(_, due)| due.work.as_nanos()).sum::<u64>();
-        let mut fits = cut.meet(&self.steps, own, self.wants(now, own, work).max(short.as_nanos()));
+        // Whatever is due later than it has to fit behind it; it itself may as well be done by its deadline.
+        let wants = if due < deadline { 0 } else { self.wants(now, own, work) };
+        let mut fits = cut.meet(&self.steps, deadline.as_nanos() >> self.step, wants.max(short.as_nanos()));
         for (step, due) in self.steps.range(own + 1..) {
             if !fits {
                 break;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Bid, Tenant};
-use crate::endpoint::{Endpoint, Ladder, Ladders};
+use crate::endpoint::{Endpoint, Gate, Ladder, Ladders};
 use crate::router::Depth;
 use crate::units::{Deadline, Instant};
 
@@ -88,11 +88,18 @@ impl Method {
         self == Method::LoadIndexed
     }
 
-    /// What a device is told of a row of an endpoint that adds `gain` to the answer in hand: nothing where it is not to push it out.
-    pub fn bid(self, endpoint: &Endpoint, gain: Option<f64>) -> Bid {
+    /// What a device is told of a row that an endpoint's `stage` runs for, and that adds `gain` to the answer in hand: nothing where it is
+    /// not to push it out.
+    pub fn bid(self, endpoint: &Endpoint, stage: usize, gain: Option<f64>) -> Bid {
         let weighs = matches!(self, Method::Weir | Method::PushOut);
         let tenant = if weighs { endpoint.tenant() } else { Tenant::NOBODY };
-        Bid { gain: gain.filter(|_| weighs), worth: if weighs { endpoint.weight } else { 1.0 }, tenant }
+        let next = endpoint.stages.get(stage + 1).and_then(|next| next.gate.as_ref());
+        Bid {
+            gain: gain.filter(|_| weighs),
+            worth: if weighs { endpoint.weight } else { 1.0 },
+            tenant,
+            first: weighs && gain.is_none() && matches!(next, Some(Gate::Gain { .. })),
+        }
     }
 
     /// How deep a query goes whose caller has not said: `stages` are there, and `whole` is the one for all.

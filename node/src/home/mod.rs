@@ -590,7 +590,7 @@ impl Travel<'_> {
         let mut rows = Vec::with_capacity(group.slots.len());
         group.slots.retain(|slot| {
             let slot = *slot;
-            let bid = triage.bid(self.call.ladders.endpoint(), self.trip.value(slot, stage));
+            let bid = triage.bid(self.call.ladders.endpoint(), stage, self.trip.value(slot, stage));
             let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, bid });
             match self.call.passage(&self.rows[slot], slot, |passage| passage.asks(stage)) {
                 Ok(Asks::One(inputs)) => ask(slot, inputs),
@@ -658,6 +658,7 @@ fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Builder<'
     b.set_execute_us(span_to_us(row.execute));
     b.set_total_us(span_to_us(record.ended.since(record.arrived)));
     b.set_price(row.price);
+    b.set_expected_loss(if outcome == Outcome::Answered { record.forgone() } else { 0.0 });
     write_outcome(b.reborrow(), outcome, message);
     if outcome != Outcome::Answered {
         return;

@@ -43,6 +43,9 @@ fn write_endpoint(mut b: endpoint_recent::Builder<'_>, endpoint: &EndpointRecent
     b.set_expired(tally.expired);
     b.set_failed(tally.failed);
     b.set_price(endpoint.price);
+    b.set_estimated(tally.estimated);
+    b.set_right(tally.right);
+    b.set_forgone(tally.forgone);
     let mut stages = b.reborrow().init_stages(count(endpoint.stages.len().min(tally.by_stage.len())));
     for (i, (stage, answers)) in endpoint.stages.iter().zip(tally.by_stage).enumerate() {
         let mut b = stages.reborrow().get(i as u32);
@@ -89,6 +92,9 @@ fn read_endpoint(r: endpoint_recent::Reader<'_>) -> Result<EndpointRecent, BadMe
         rejected: r.get_rejected(),
         expired: r.get_expired(),
         failed: r.get_failed(),
+        estimated: r.get_estimated(),
+        right: r.get_right(),
+        forgone: r.get_forgone(),
         latencies: Latencies::of(r.get_latencies()?.iter()),
         ..Tally::default()
     };

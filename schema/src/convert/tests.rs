@@ -372,9 +372,21 @@ fn reports_come_back_as_they_were_sent() {
 
 #[test]
 fn the_last_seconds_come_back_as_they_were_sent() {
-    let mut tally = Tally { arrived: 9, ..Tally::default() };
-    tally.ended(Outcome::Answered, 1, true, true, Duration::from_millis(3));
-    tally.ended(Outcome::Expired, 0, false, false, Duration::ZERO);
+    let mut tally = Tally {
+        arrived: 9,
+        answered: 1,
+        in_time: 1,
+        degraded: 1,
+        rejected: 2,
+        expired: 3,
+        failed: 4,
+        estimated: 5,
+        right: 6,
+        forgone: 7,
+        ..Tally::default()
+    };
+    tally.latencies.add(Duration::from_millis(3));
+    tally.by_stage[1] = 1;
     let model =
         ModelNow { model: ModelRef::parse("m@1").unwrap(), queued: 4, batches: Batches::of([1, 2, 3, 4, 5], 99) };
     let recent = NodeRecent {

@@ -235,14 +235,6 @@ fn the_neighbour_of_a_flood_keeps_what_it_gains_alone() {
     let gained = |flood: f64, share: f64| {
         let cluster = pool(1, &[1], Method::Weir, Some(Reports::default()), &[(1.0, share), (1.0, share)]);
         let ended = ends(&cluster, mixed([80.0, flood], deadline, 3), 3);
-        if std::env::var("DBG").is_ok() {
-            let a = of(&ended, 0);
-            let mut why: BTreeMap<String, u32> = BTreeMap::new();
-            for e in a.iter().filter(|e| e.escalated.0 == 0) { *why.entry(format!("{:?} {:?} {} {:?}", e.outcome, e.stages, e.degraded, e.price > 1.0)).or_default() += 1; }
-            eprintln!("WHY {flood} {share} {why:?}");
-            for bin in 0..BINS { let b: Vec<_> = a.iter().filter(|e| e.due.rows[0] as usize == bin).collect();
-                eprintln!("{flood} {share} bin {bin}: {} sent {} ran {} price {:.1}", b.len(), b.iter().map(|e| e.escalated.0).sum::<u32>(), b.iter().map(|e| e.escalated.1).sum::<u32>(), b.iter().map(|e| e.price).sum::<f64>() / b.len() as f64); }
-        }
         (had(&of(&ended, 0)).0, had(&ended).0)
     };
     let (alone, _) = gained(0.0, 0.5);

@@ -27,6 +27,8 @@ struct Endpoint {
     offered: f64,
     answered: f64,
     in_time: f64,
+    /// Value a second that load has cost.
+    lost: f64,
     /// The highest of any node's.
     price: f64,
 }
@@ -78,6 +80,7 @@ impl View {
             endpoint.offered += rate(tally.arrived);
             endpoint.answered += rate(tally.answered);
             endpoint.in_time += rate(tally.in_time);
+            endpoint.lost += rate(tally.forgone) / 1e6;
             endpoint.price = endpoint.price.max(told.price);
             endpoint.tally.merge(tally);
             endpoint.stages.clone_from(&told.stages);
@@ -119,6 +122,8 @@ impl View {
             "p50",
             "p99",
             "degraded",
+            "expected right",
+            "value lost/s",
             "price",
             "stages",
         ];
@@ -173,6 +178,7 @@ impl Endpoint {
             "rejected": tally.rejected, "expired": tally.expired, "failed": tally.failed, "degraded": tally.degraded,
             "stages": object(self.mix().map(|(stage, answers)| (stage.to_string(), json!(answers)))),
             "price": self.price,
+            "expected_accuracy": tally.accuracy(), "value_lost_per_s": self.lost,
         })
     }
 
@@ -188,6 +194,8 @@ impl Endpoint {
             shown(self.tally.latencies.quantile(0.5)),
             shown(self.tally.latencies.quantile(0.99)),
             percent(share(self.tally.degraded)),
+            self.tally.accuracy().map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
+            format!("{:.2}", self.lost),
             format!("{:.3}", self.price),
             mix.collect::<Vec<_>>().join(", "),
         ]

@@ -182,7 +182,7 @@ pub(super) trait Decide: fmt::Debug + Send {
     }
 
     /// By which deadline a query that comes has its turn: its own, or the earlier one of a batch that will take it along.
-    fn turn(&self, _model: &Model, query: &Query) -> Deadline {
+    fn turn(&self, _now: Instant, _model: &Model, query: &Query) -> Deadline {
         query.deadline
     }
 

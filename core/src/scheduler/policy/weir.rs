@@ -26,7 +26,7 @@ use crate::units::{Deadline, Instant, ServiceTime};
 
 use super::super::Query;
 use super::super::lane::{Lane, LaneKey};
-use super::super::pool::{Model, ModelIndex, Pool};
+use super::super::pool::{Model, ModelIndex, Pool, due};
 use super::super::rate::Decay;
 use super::shares::level;
 use super::{Decide, Next, closed, drop_heads, most};
@@ -59,8 +59,8 @@ pub(super) struct Weir {
     /// By model number: queries a second, where any came of late.
     rates: Vec<Option<f64>>,
     candidates: Vec<Candidate>,
-    /// Numbers of candidates, by deadline.
-    order: Vec<(Deadline, TicketId, usize)>,
+    /// Numbers of candidates, by when they are due.
+    order: Vec<(Instant, TicketId, usize)>,
     /// Models of the candidates of the last decision, by deadline.
     turns: Vec<ModelIndex>,
     /// By model number: its candidates.
@@ -84,6 +84,8 @@ struct Plan {
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     deadline: Deadline,
+    /// By when its head is to be done where there is a choice.
+    due: Instant,
     ticket: TicketId,
     model: ModelIndex,
     lane: LaneKey,
@@ -184,6 +186,7 @@ impl Weir {
                 let cost = if key.alone { head.rows as usize } else { rows };
                 self.candidates.push(Candidate {
                     deadline: head.deadline,
+                    due: head.due,
                     ticket: head.ticket,
                     model: index,
                     lane: *key,
@@ -214,7 +217,7 @@ impl Weir {
         for model in stood.chain(0..models) {
             for i in std::mem::take(&mut self.own[model]) {
                 let candidate = &self.candidates[i];
-                let entry = (candidate.deadline, candidate.ticket, i);
+                let entry = (candidate.due, candidate.ticket, i);
                 let behind = self.order.iter().rev().take_while(|before| **before > entry).count();
                 self.order.insert(self.order.len() - behind, entry);
             }
@@ -306,7 +309,10 @@ impl Decide for Weir {
     }
 
     /// That of the first of its batch, where a backlog is served in batches of the steady size.
-    fn turn(&self, model: &Model, query: &Query) -> Deadline {
+    fn turn(&self, now: Instant, model: &Model, query: &Query) -> Deadline {
+        if query.bid.first {
+            return Deadline(due(now, query));
+        }
         let lane = LaneKey::of(query);
         let Some(waiting) = model.lanes.get(&lane).filter(|_| !lane.alone) else { return query.deadline };
         let before_batch = waiting.rows_before(query.deadline.0) / model.steady * model.steady;
@@ -330,7 +336,8 @@ impl Decide for Weir {
         } else if slack <= guard {
             self.firm().next()
         } else {
-            self.firm().min_by_key(|c| (c.since, c.ticket))
+            // First answers come first: what may follow needs the time.
+            self.firm().min_by_key(|c| (c.due == c.deadline.0, c.since, c.ticket))
         };
         let chosen = match turn.copied() {
             Some(chosen) => self.before_less_important(now, pool, chosen),

@@ -32,7 +32,7 @@ impl Waiting {
     /// Offers a row at time 0, removes what has to go, and inserts it where it fits.
     fn come(&mut self, now: Instant, ticket: u64, deadline: Instant, stake: Stake) -> (bool, Vec<u64>) {
         let mut out = Vec::new();
-        let offer = self.buffer.offer(now, ServiceTime::ZERO, deadline, stake, ServiceTime::ZERO, &mut out);
+        let offer = self.buffer.offer(now, ServiceTime::ZERO, deadline, deadline, stake, ServiceTime::ZERO, &mut out);
         for ticket in &out {
             self.go(*ticket);
         }
@@ -149,10 +149,10 @@ fn slots_and_batches_in_progress_count() {
     let mut out = Vec::new();
     let buffer = Buffer::new(2);
     let running = ServiceTime::from_nanos(55 * MS);
-    let offer = |short| buffer.offer(at(0), running, at(30), soft(4, 1.0), short, &mut Vec::new()) == Offer::In;
+    let offer = |short| buffer.offer(at(0), running, at(30), at(30), soft(4, 1.0), short, &mut Vec::new()) == Offer::In;
     assert!(offer(ServiceTime::ZERO));
     assert!(!offer(ServiceTime::from_nanos(1)), "somebody knows better");
-    assert!(buffer.offer(at(0), running, at(30), soft(9, 1.0), ServiceTime::ZERO, &mut out) == Offer::Out);
+    assert!(buffer.offer(at(0), running, at(30), at(30), soft(9, 1.0), ServiceTime::ZERO, &mut out) == Offer::Out);
 }
 
 #[test]
