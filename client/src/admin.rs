@@ -343,6 +343,17 @@ impl Admin {
         .await
     }
 
+    /// Tells a node what the answer to a query should have been; whether it remembers the query.
+    pub async fn label(&self, address: &str, id: QueryId, label: u32) -> Result<bool, ClientError> {
+        self.at_node(address, async |node| {
+            let mut call = node.label_request();
+            write_u128(call.get().init_id(), id.0);
+            call.get().set_label(label);
+            Ok(call.send().promise.await?.get()?.get_known())
+        })
+        .await
+    }
+
     /// Asks a node once, over the connection that there is.
     async fn at_node<T>(
         &self,

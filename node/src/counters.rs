@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
+use weir_core::endpoint::Endpoint;
+use weir_core::endpoint::audit::{Audit, Audited, GateAudit};
 use weir_core::history::{Recent, Record, Seconds};
-use weir_core::ids::EndpointName;
+use weir_core::ids::{EndpointName, QueryId};
 use weir_core::outcome::Outcome;
 use weir_core::placement::EndpointLoad;
 use weir_core::units::Instant;
@@ -26,6 +28,30 @@ pub struct Counters {
     last_error: Mutex<String>,
     /// Taken once a call, for a moment, when it ends.
     recent: Mutex<Option<Recent>>,
+    /// Whether its gain tables are true.
+    audit: Mutex<Audit>,
+}
+
+impl Counters {
+    /// Every stage was asked about a row.
+    pub fn audited(&self, endpoint: &Endpoint, audited: Audited) {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).on_audited(endpoint, audited);
+    }
+
+    /// Somebody told what the answer to a query should have been.
+    pub fn labelled(&self, endpoint: &Endpoint, id: QueryId, label: u32, said: Option<u32>) {
+        let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
+        audit.on_label(endpoint, id, label);
+        if let Some(said) = said {
+            audit.on_answer_labelled(said == label);
+        }
+    }
+
+    /// Answers whose label is known, and how many of them are right; by stage, what audits found about the gate before it.
+    pub fn honesty(&self) -> ((u64, u64), Vec<GateAudit>) {
+        let audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
+        (audit.labels(), audit.gates().to_vec())
+    }
 }
 
 /// Counters of all endpoints.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeRecent, Record};
 use weir_core::ids::{ModelRef, QueryId};
+use weir_core::outcome::Outcome;
 use weir_core::units::{Deadline, Instant};
 use weir_schema::control_capnp::node_operator;
 use weir_schema::convert::control::read_u128;
@@ -52,11 +53,17 @@ impl OperatorObject {
     fn recent(&self) -> NodeRecent {
         let now = self.shared.host.clock.now();
         let table = self.shared.table.load();
-        let endpoints = table.endpoints.iter().map(|(name, served)| EndpointRecent {
-            endpoint: name.clone(),
-            stages: served.ladders.endpoint().stages.iter().map(|stage| stage.name.clone()).collect(),
-            price: self.price(&table, served.ladders.endpoint(), now),
-            recent: self.shared.ledger.of(name).recent(now),
+        let endpoints = table.endpoints.iter().map(|(name, served)| {
+            let counters = self.shared.ledger.of(name);
+            let (labels, gates) = counters.honesty();
+            EndpointRecent {
+                endpoint: name.clone(),
+                stages: served.ladders.endpoint().stages.iter().map(|stage| stage.name.clone()).collect(),
+                price: self.price(&table, served.ladders.endpoint(), now),
+                labels,
+                gates,
+                recent: counters.recent(now),
+            }
         });
         let devices = self.shared.devices.values().map(|device| device.now());
         NodeRecent { endpoints: endpoints.collect(), devices: devices.collect() }
@@ -69,6 +76,21 @@ impl OperatorObject {
             price(table, &shared.devices, &shared.remote_waits, now, model, deadline, endpoint.tenant())
         };
         endpoint.stages.iter().skip(1).filter_map(Stage::model).map(of).fold(0.0, f64::max)
+    }
+
+    /// What the answer to a query should have been; whether it is remembered here.
+    fn label(&self, id: QueryId, label: u32) -> bool {
+        for history in lock(&self.shared.histories.0).iter() {
+            let history = lock(history);
+            let found = history.find(id);
+            let answered = found.iter().rev().find(|record| record.outcome == Outcome::Answered);
+            let Some((record, endpoint)) = answered.and_then(|record| Some((record, record.endpoint.as_ref()?))) else {
+                continue;
+            };
+            self.shared.ledger.of(&endpoint.name).labelled(endpoint, id, label, record.label);
+            return true;
+        }
+        false
     }
 
     fn explain(&self, id: QueryId) -> Explained {
@@ -104,6 +126,17 @@ impl node_operator::Server for OperatorObject {
     ) -> Result<(), capnp::Error> {
         let id = QueryId(read_u128(params.get()?.get_id()?));
         write_explained(results.get().init_explained(), &OperatorObject::explain(&self, id));
+        Ok(())
+    }
+
+    async fn label(
+        self: Rc<Self>,
+        params: node_operator::LabelParams,
+        mut results: node_operator::LabelResults,
+    ) -> Result<(), capnp::Error> {
+        let params = params.get()?;
+        let known = OperatorObject::label(&self, QueryId(read_u128(params.get_id()?)), params.get_label());
+        results.get().set_known(known);
         Ok(())
     }
 }

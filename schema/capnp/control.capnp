@@ -112,6 +112,7 @@ struct Endpoint {
   stages @6 :List(Stage);
   defaultOutputs @7 :List(Predict.Tensor);   # one row each; empty: no default answer
   share @8 :Float64;          # part of each device's time that others cannot take; 0: none
+  audit @9 :Float64;          # part of the rows that every stage is asked about
 }
 
 struct Device {
@@ -453,6 +454,8 @@ interface NodeOperator {
   # The last seconds of the queries whose home it is, and what its devices have before them.
   explain @1 (id :U128) -> (explained :Explained);
   # What became of a query whose home it was.
+  label @2 (id :U128, label :UInt32) -> (known :Bool);
+  # What the answer to a query should have been; whether this was its home, and still remembers it.
 }
 
 struct NodeRecent {
@@ -476,6 +479,19 @@ struct EndpointRecent {
   estimated @12 :UInt64;      # answers of which it is known how likely they are right, by calibration
   right @13 :UInt64;          # of those expected to be right, in millionths
   forgone @14 :UInt64;        # expected to be lost to load, in millionths of a unit of value
+  labelled @15 :UInt64;       # answers whose label somebody has told since the node started; so is what follows
+  labelledRight @16 :UInt64;  # of those
+  gates @17 :List(GateAudit); # by stage; the first has no gate
+}
+
+struct GateAudit {
+  # Sums over rows that every stage was asked about.
+  rows @0 :UInt64;
+  differ @1 :UInt64;          # the stage behind the gate says something else than the one before
+  expected @2 :Float64;       # gain, by the table
+  labelled @3 :UInt64;
+  expectedOfLabelled @4 :Float64;
+  gained @5 :Float64;         # in those labelled
 }
 
 struct StageRecent {

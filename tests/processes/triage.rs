@@ -134,3 +134,121 @@ fn the_price_is_held_by_hand() {
     assert!(cluster.fails(5, &["dial", "--pool", "gpu", "5"]).contains("there are cpu"));
     assert!(cluster.fails(2, &["dial", "dear"]).contains("or auto"));
 }
+
+/// Asks the demo for its images in pieces, and labels every answer.
+fn labelled(cluster: &Cluster) -> Value {
+    let labels = std::fs::read(weir_tests::processes::root().join("demo/labels.npy")).expect("it belongs to the demo");
+    let labels = &labels[labels.len() - 500..];
+    let answers = asked(cluster, &[]);
+    let lines: String = answers
+        .iter()
+        .zip(labels)
+        .map(|(answer, label)| format!("{},{label}\n", answer["id"].as_str().expect("an id")))
+        .collect();
+    // Audits run when there is nothing else to do.
+    let audited = || -> Value { serde_json::from_str(&cluster.ok(&["top", "-o", "json"])).expect("one object") };
+    let started = std::time::Instant::now();
+    let told = |now: &Value| {
+        let endpoint = &now["endpoints"][0];
+        endpoint["gates"][1]["audited"].as_u64() >= Some(30) && endpoint["expected_accuracy"].is_number()
+    };
+    while !told(&audited()) {
+        assert!(started.elapsed() < std::time::Duration::from_secs(30), "{}", audited());
+    }
+    cluster.ok(&["label", "--from", &cluster.write("labels.csv", lines)]);
+    audited()["endpoints"][0].clone()
+}
+
+/// The demo with these tables, a fifth of its rows audited.
+fn audited(cluster: &Cluster, tables: [&str; 2]) {
+    let file = cluster.demo_with([&format!("gain = \"{}\"", tables[0]), &format!("gain = \"{}\"", tables[1])]);
+    let text = std::fs::read_to_string(&file).expect("it was just written");
+    let text = text.replace("label_output = \"probs\"", "label_output = \"probs\"\naudit = 0.2");
+    cluster.ok(&["apply", "-f", &cluster.write("audited.toml", text)]);
+}
+
+#[test]
+fn audits_and_labels_tell_true_tables_from_wrong_ones() {
+    let demo = |name: &str| weir_tests::processes::root().join("demo").join(name);
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} is a number"));
+    let cluster = Cluster::start(1, 1);
+    audited(
+        &cluster,
+        ["tiny-mid.csv", "mid-big.csv"].map(|name| demo(name).display().to_string()).each_ref().map(String::as_str),
+    );
+    let told = labelled(&cluster);
+    assert_eq!(told["labelled"]["answers"], 500);
+    let (expected, measured) = (number(&told["expected_accuracy"]), number(&told["labelled"]["accuracy"]));
+    assert!((expected - measured).abs() < 0.03, "calibration expects {expected}, labels say {measured}");
+
+    // A table from somewhere else: it promises most where the first stage is surest.
+    let wrong: String = std::fs::read_to_string(demo("tiny-mid.csv"))
+        .expect("it belongs to the demo")
+        .lines()
+        .map(|line| {
+            let mut fields: Vec<String> = line.split(',').map(str::to_owned).collect();
+            if let Some(confidence) = fields[0].parse::<f64>().ok().filter(|_| fields.len() > 3) {
+                fields[3] = format!("{:.4}", 0.4 * confidence);
+            }
+            fields.join(",") + "\n"
+        })
+        .collect();
+    let cluster = Cluster::start(1, 1);
+    let wrong = cluster.write("wrong.csv", wrong);
+    audited(&cluster, [&wrong, &demo("mid-big.csv").display().to_string()]);
+    let told = labelled(&cluster);
+    let gate = &told["gates"][0];
+    assert!(
+        number(&gate["expected_gain"]) > number(&gate["differ"]) + 0.1,
+        "it cannot gain more than it differs: {gate}"
+    );
+    assert!(number(&gate["expected_gain_of_labelled"]) > number(&gate["measured_gain"]) + 0.1, "{gate}");
+    assert_eq!((told["failed"].as_u64(), told["rejected"].as_u64()), (Some(0), Some(0)), "answers go out all the same");
+    assert!(cluster.ok(&["top"]).contains("gain by table"));
+    let said = cluster.fails(5, &["label", "0123456789abcdef0123456789abcdef", "1"]);
+    assert!(said.contains("no node remembers"), "{said}");
+}
+
+#[test]
+fn a_leader_killed_in_a_spike_is_not_noticed() {
+    let mut cluster = Cluster::start_with(3, 2, &["--pace", "0.1"]);
+    cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+    let arrivals = "spike:base=50,peak=500,at=2s,for=4s";
+    let load = cluster
+        .command(&[
+            "load",
+            "run",
+            "--endpoint",
+            "fashion",
+            "--data",
+            "demo/images.npy",
+            "--arrivals",
+            arrivals,
+            "--duration",
+            "8s",
+            "--deadline",
+            "200ms",
+            "--seed",
+            "3",
+            "-o",
+            "json",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("weir runs");
+    let arrived = || {
+        let told: Value =
+            serde_json::from_str(&cluster.ok(&["describe", "endpoint", "fashion", "-o", "json"])).unwrap();
+        told["queries"]["arrived"].as_u64().unwrap()
+    };
+    let started = std::time::Instant::now();
+    while arrived() < 300 {
+        assert!(started.elapsed() < std::time::Duration::from_secs(30), "no spike comes");
+    }
+    let leader = cluster.leader();
+    cluster.coordinators[leader].kill();
+    let output = load.wait_with_output().expect("it ends");
+    let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
+    assert_eq!((result["failed"].as_u64(), result["unknown"].as_u64()), (Some(0), Some(0)), "{result}");
+    assert!(result["attainment"].as_f64() >= Some(0.97), "{}", result["attainment"]);
+}

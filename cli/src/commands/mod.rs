@@ -5,6 +5,7 @@ mod delete;
 mod describe;
 mod dial;
 mod get;
+mod label;
 mod load;
 mod member;
 mod node;
@@ -79,6 +80,11 @@ pub enum Command {
     /// What became of a query, and why
     #[command(after_help = "Example: weir why 0123456789abcdef0123456789abcdef")]
     Why(With<why::Why>),
+    /// What answers should have been, so that accuracy and gain tables can be judged
+    #[command(
+        after_help = "Examples:\n  weir label 0123456789abcdef0123456789abcdef 3\n  weir label --from labels.csv"
+    )]
+    Label(With<label::Label>),
     /// Ask an endpoint
     #[command(
         after_help = "Examples:\n  weir predict fashion --input demo/images.npy --rows 0:4\n  weir predict vad --input input=a.npy --input state=s.npy --whole"
@@ -151,6 +157,7 @@ impl Command {
             Command::Status(with) => with.common.json(),
             Command::Top(with) => with.common.json(),
             Command::Why(with) => with.common.json(),
+            Command::Label(with) => with.common.json(),
             Command::Predict(with) => with.common.json(),
             Command::Calibrate(with) => with.common.json(),
             Command::Member(with) => with.common.json(),
@@ -180,6 +187,7 @@ impl Command {
             Command::Status(with) => with.command.run(with.common).await,
             Command::Top(with) => with.command.run(with.common).await,
             Command::Why(with) => with.command.run(with.common).await,
+            Command::Label(with) => with.command.run(with.common).await,
             Command::Predict(with) => with.command.run(with.common).await,
             Command::Calibrate(with) => with.command.run(with.common).await,
             Command::Member(with) => with.command.run(with.common).await,

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use weir_core::endpoint::frontier::{Known, calibrate};
-use weir_core::endpoint::gate::label;
-use weir_core::endpoint::passage::{empty, holds, signal, stacked};
+use weir_core::endpoint::passage::{class, empty, holds, signal, stacked};
 use weir_core::endpoint::{Asks, Endpoint, Flow, Ladders, Passage, Stage, Wiring};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
 use weir_core::outcome::Outcome;
@@ -19,7 +18,7 @@ use weir_core::placement::{Problem, solve};
 use weir_core::profile::Profile;
 use weir_core::replicated::{self, Plan, ReplicaRange};
 use weir_core::router::{Call, Depth, Journey, StageEnd};
-use weir_core::tensor::{Row, Signature, Tensor};
+use weir_core::tensor::{Row, Signature};
 use weir_core::units::{Bytes, Instant, ServiceTime};
 use weir_loadgen::result::RunResult;
 use weir_loadgen::run::{Loop, RunConfig, counted};
@@ -409,24 +408,13 @@ impl Learnt {
                 };
                 let (signal, holds) = (signal(endpoint, wiring, i, &outputs), holds(endpoint, wiring, i, &outputs));
                 learnt.says[i].push(Says { signal, holds, items });
-                learnt.classes[i].push(class(wiring, i, &outputs));
+                learnt.classes[i].push(class(endpoint, wiring, i, &outputs).map(i64::from));
                 answers.push(outputs);
             }
         }
         learnt.noise = times.into_iter().map(scatter).collect();
         Ok(learnt)
     }
-}
-
-/// The label that a stage gives a row, where it gives class probabilities.
-fn class(wiring: &Wiring, stage: usize, outputs: &Row) -> Option<i64> {
-    let i = wiring.confidence[stage]?;
-    let numbers = Tensor {
-        dtype: outputs.tensors.get(i)?.dtype,
-        shape: outputs.shape(i).to_vec(),
-        data: outputs.data(i).to_vec(),
-    };
-    label(&numbers.as_f32()?).map(|(class, _)| class as i64)
 }
 
 /// Half the width of an even spread that scatters as these times do, relative to their mean; the longest and shortest

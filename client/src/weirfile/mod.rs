@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Stage};
+use weir_core::endpoint::{AUDIT_MAX, Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Stage};
 use weir_core::ids::{EndpointName, ModelName, ModelRef, StageName, Version};
 use weir_core::outcome::Class;
 use weir_core::replicated::{EngineKind, ReplicaRange};
@@ -62,6 +62,7 @@ pub struct EndpointDeclaration {
     deadline: Duration,
     weight: f64,
     share: f64,
+    audit: f64,
     class: Class,
     label_output: Option<String>,
     confidence_output: Option<String>,
@@ -117,6 +118,7 @@ impl EndpointDeclaration {
             deadline: self.deadline,
             weight: self.weight,
             share: self.share,
+            audit: self.audit,
             class: self.class,
             label_output: self.label_output.clone(),
             confidence_output: self.confidence_output.clone(),
@@ -234,6 +236,7 @@ struct EndpointTable {
     deadline: Option<Spanned<String>>,
     weight: Option<Spanned<f64>>,
     share: Option<Spanned<f64>>,
+    audit: Option<Spanned<f64>>,
     class: Option<Spanned<String>>,
     label_output: Option<String>,
     confidence_output: Option<String>,
@@ -518,6 +521,13 @@ impl Source<'_> {
             Some(share) if (0.0..=1.0).contains(share.get_ref()) => *share.get_ref(),
             Some(share) => return Err(self.wrong(&share.span(), "share is a part of the devices' time, from 0 to 1")),
         };
+        let audit = match &table.audit {
+            None => 0.0,
+            Some(audit) if (0.0..=AUDIT_MAX).contains(audit.get_ref()) => *audit.get_ref(),
+            Some(audit) => {
+                return Err(self.wrong(&audit.span(), format!("audit is a part of the rows, from 0 to {AUDIT_MAX}")));
+            }
+        };
         let class = match &table.class {
             None => Class::Default,
             Some(word) => Class::parse(word.get_ref()).ok_or_else(|| {
@@ -558,6 +568,7 @@ impl Source<'_> {
             deadline,
             weight,
             share,
+            audit,
             class,
             label_output: table.label_output.clone(),
             confidence_output: table.confidence_output.clone(),

@@ -1,5 +1,6 @@
 //! What users query: a graph of stages, mostly a chain with the cheapest stage first, and a gate before each deeper one.
 
+pub mod audit;
 pub mod combine;
 pub mod frontier;
 pub mod gain;
@@ -36,6 +37,8 @@ pub struct Endpoint {
     pub weight: f64,
     /// Part of each device's time that other endpoints cannot take from it, as far as it asks for it: 0 to 1.
     pub share: f64,
+    /// Part of the rows that every stage is asked about in the gaps, whatever gates say: 0 to [`AUDIT_MAX`].
+    pub audit: f64,
     /// For a query that brings none.
     pub class: Class,
     /// The output `[N, C]` whose arg-max is the answer and whose maximum is the confidence.
@@ -47,6 +50,9 @@ pub struct Endpoint {
     /// Cheapest first; in a graph, each after those that it names.
     pub stages: Vec<Stage>,
 }
+
+/// More than this would not be an audit.
+pub const AUDIT_MAX: f64 = 0.2;
 
 /// Who gave an answer that no stage gave.
 pub const DEFAULT: &str = "default";

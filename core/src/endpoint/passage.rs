@@ -119,6 +119,12 @@ pub fn signal(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row)
     endpoint.signal(stage, &numbers(outputs, wiring.confidence[stage]?)?)
 }
 
+/// The class that a stage says, where the endpoint has class probabilities.
+pub fn class(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row) -> Option<u32> {
+    endpoint.label_output.as_ref()?;
+    super::gate::label(&numbers(outputs, wiring.confidence[stage]?)?).map(|(class, _)| class as u32)
+}
+
 /// The stages whose condition looks at what a stage gave, and holds.
 pub fn holds(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row) -> Stages {
     let holds = |(of, output): &(usize, usize)| {

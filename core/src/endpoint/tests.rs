@@ -22,6 +22,7 @@ pub(crate) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
         deadline: Duration::from_millis(50),
         weight: 1.0,
         share: 0.0,
+        audit: 0.0,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::graph::{Feed, Flow, How, Needs, Run, STAGES_MAX, Signal, Stages};
-use super::{DEFAULT, Endpoint, Gate, Stage};
+use super::{AUDIT_MAX, DEFAULT, Endpoint, Gate, Stage};
 use crate::ids::{EndpointName, ModelRef};
 use crate::tensor::{DType, Signature, TensorSpec};
 
@@ -91,6 +91,9 @@ impl Endpoint {
         }
         if !(0.0..=1.0).contains(&self.share) {
             return Err("needs a share from 0 to 1".into());
+        }
+        if !(0.0..=AUDIT_MAX).contains(&self.audit) {
+            return Err(format!("audits from 0 to {AUDIT_MAX} of its rows"));
         }
         if self.deadline.is_zero() {
             return Err("needs a deadline above 0".into());

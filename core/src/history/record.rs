@@ -32,6 +32,8 @@ pub struct Record {
     pub outcome: Outcome,
     /// Number of the stage that gave the answer.
     pub stage: usize,
+    /// The class that it says, where the endpoint has class probabilities.
+    pub label: Option<u32>,
     /// A deeper stage was wanted and could not be had.
     pub degraded: bool,
     /// What went wrong, as its caller was told; empty where it was answered.

@@ -30,6 +30,11 @@ impl<T> Ring<T> {
         self.items.len() == self.kept
     }
 
+    /// In no order that matters.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.items.iter_mut()
+    }
+
     /// Oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         let (newer, older) = self.items.split_at(self.oldest);

@@ -22,6 +22,7 @@ fn record(id: u128, outcome: Outcome) -> Record {
         ended: Instant::from_millis(at + 1),
         outcome,
         stage: 0,
+        label: None,
         degraded: false,
         message: String::new(),
     }

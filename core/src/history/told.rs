@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Record, Seconds, Visit, VisitEnd};
+use crate::endpoint::audit::GateAudit;
 use crate::endpoint::{Endpoint, Gate, Judged};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use crate::outcome::{Class, Outcome};
@@ -26,6 +27,10 @@ pub struct EndpointRecent {
     pub stages: Vec<StageName>,
     /// Of a second of slot time, in units of value.
     pub price: f64,
+    /// Answers whose label is known, and how many of them are right, since the node started.
+    pub labels: (u64, u64),
+    /// By stage, what audits found about the gate before it; nothing of the first.
+    pub gates: Vec<GateAudit>,
     /// The last whole ones.
     pub recent: Seconds,
 }

@@ -34,6 +34,7 @@ fn endpoint(name: &str, models: &[&str]) -> Endpoint {
         deadline: Duration::from_millis(50),
         weight: 1.0,
         share: 0.0,
+        audit: 0.0,
         class: Class::Default,
         label_output: None,
         confidence_output: None,

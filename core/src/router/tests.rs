@@ -18,6 +18,7 @@ pub(super) fn cascade() -> Ladder {
         deadline: Duration::from_millis(50),
         weight: 1.0,
         share: 0.0,
+        audit: 0.0,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

@@ -5,14 +5,15 @@
 
 mod join;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::endpoint::passage::{empty, holds, signal};
+use weir_core::endpoint::audit::Audited;
+use weir_core::endpoint::passage::{class, empty, holds, signal};
 use weir_core::endpoint::{Asks, Endpoint, Ladder, Ladders, Passage, Wiring};
 use weir_core::history::{Record, Visit, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
@@ -35,6 +36,10 @@ use crate::table::{Served, Table, candidates, load, price};
 
 use join::{Item, Join};
 
+/// Audits under way at most, on each thread: they run in the gaps, and where there are none they are not piled up.
+const AUDITS_MAX: usize = 64;
+/// How long an audit may take.
+const AUDIT_WITHIN: Duration = Duration::from_secs(1);
 /// Of an answer that nobody could give, though nothing went wrong.
 const NO_BRANCH: &str = "no stage that can answer was wanted: none of their conditions held";
 /// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here.
@@ -49,6 +54,8 @@ pub struct Home {
     /// The stage for all queries of an endpoint, where triage asks for one.
     wholes: RefCell<BTreeMap<EndpointName, WholeStage>>,
     remembered: Remembered,
+    /// Audits under way.
+    audits: Cell<usize>,
     /// Reused between calls.
     records: RefCell<Vec<Record>>,
 }
@@ -73,6 +80,7 @@ impl Refused {
             ended: now,
             outcome: Outcome::Rejected(self.why),
             stage: 0,
+            label: None,
             degraded: false,
             message: self.message,
         }
@@ -150,6 +158,7 @@ impl Home {
             deadlines,
             remembered: shared.histories.begin(),
             records: RefCell::default(),
+            audits: Cell::new(0),
             shared,
             prng,
             wholes: RefCell::default(),
@@ -158,7 +167,7 @@ impl Home {
 
     /// Serves one call: `allowed` says which endpoints the caller may query.
     pub async fn predict(
-        &self,
+        self: &Rc<Self>,
         request: predict_request::Reader<'_>,
         mut response: predict_response::Builder<'_>,
         allowed: impl Fn(&Table, &str) -> bool,
@@ -189,7 +198,38 @@ impl Home {
         counters.ended(self.shared.host.clock.now(), &records);
         self.remembered.add(records.drain(..));
         self.records.replace(records);
+        self.audit_some(&call, id);
         Ok(())
+    }
+
+    /// Draws rows of a call that every stage is asked about, now that the caller has its answer.
+    fn audit_some(self: &Rc<Self>, call: &Call, id: QueryId) {
+        let endpoint = call.ladders.endpoint();
+        if endpoint.audit <= 0.0 || !call.wiring.flow.is_chain() || endpoint.stages.len() < 2 {
+            return;
+        }
+        for (slot, row) in call.rows.iter().enumerate() {
+            let drawn = self.prng.borrow_mut().uniform() < endpoint.audit;
+            if drawn && self.audits.get() < AUDITS_MAX {
+                self.audits.set(self.audits.get() + 1);
+                let home = Rc::clone(self);
+                let (call, id) = (call.audit(self.shared.host.clock.now(), row.clone()), id.row(slot as u64));
+                tokio::task::spawn_local(async move { home.audit(call, id).await });
+            }
+        }
+    }
+
+    /// Asks every stage about a row.
+    async fn audit(self: Rc<Self>, call: Call, id: QueryId) {
+        let (_, rows) = self.travel(&call).await;
+        self.audits.set(self.audits.get() - 1);
+        let endpoint = call.ladders.endpoint();
+        let mut said = vec![None; endpoint.stages.len()];
+        for (stage, _, outputs) in &rows[0].answers {
+            let signal = signal(endpoint, &call.wiring, *stage, outputs);
+            said[*stage] = signal.zip(class(endpoint, &call.wiring, *stage, outputs));
+        }
+        self.shared.ledger.of(&endpoint.name).audited(endpoint, Audited { id, said });
     }
 
     fn decode(
@@ -474,6 +514,22 @@ impl Home {
 }
 
 impl Call {
+    /// One of its rows, for every stage, in the gaps and with time for that.
+    fn audit(&self, now: Instant, row: Row) -> Call {
+        let last = self.ladders.endpoint().stages.len() - 1;
+        Call {
+            ladders: Arc::clone(&self.ladders),
+            wiring: Arc::clone(&self.wiring),
+            shares: Arc::clone(&self.shares),
+            rows: vec![row],
+            deadline: Deadline::after(now, AUDIT_WITHIN.max(4 * self.ladders.endpoint().deadline)),
+            class: Class::Sheddable,
+            depth: Depth { from: 0, least: last, most: last },
+            demanding: true,
+            outputs: Vec::new(),
+        }
+    }
+
     /// Asks about a row on its way.
     fn passage<T>(&self, row: &Gathered, slot: usize, ask: impl FnOnce(&Passage<'_>) -> T) -> T {
         let answer = |stage| row.answers.iter().rev().find(|(known, ..)| *known == stage).map(|(.., outputs)| outputs);
@@ -635,6 +691,8 @@ fn record(call: &Call, id: QueryId, arrived: Instant, row: &mut Gathered, end: E
     if outcome != Outcome::Answered && !endpoint.default_outputs.is_empty() && !call.demanding {
         (outcome, stage, degraded) = (Outcome::Answered, endpoint.stages.len(), true);
     }
+    let answer = row.answers.iter().rev().find(|(answered, ..)| outcome == Outcome::Answered && *answered == stage);
+    let label = answer.and_then(|(.., outputs)| class(endpoint, &call.wiring, stage, outputs));
     Record {
         id,
         rows: 1,
@@ -646,6 +704,7 @@ fn record(call: &Call, id: QueryId, arrived: Instant, row: &mut Gathered, end: E
         ended: end.at,
         outcome,
         stage,
+        label,
         degraded,
         message,
     }

@@ -19,6 +19,7 @@ pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
     b.set_deadline_us(span_to_us(endpoint.deadline));
     b.set_weight(endpoint.weight);
     b.set_share(endpoint.share);
+    b.set_audit(endpoint.audit);
     b.set_class(class_to_wire(endpoint.class));
     b.set_label_output(endpoint.label_output.as_deref().unwrap_or(""));
     b.set_confidence_output(endpoint.confidence_output.as_deref().unwrap_or(""));
@@ -189,6 +190,7 @@ pub fn read_endpoint(r: wire::endpoint::Reader<'_>) -> Result<Endpoint, BadMessa
         deadline: span_from_us(r.get_deadline_us())?,
         weight: r.get_weight(),
         share: r.get_share(),
+        audit: r.get_audit(),
         class: class_from_wire(r.get_class()?),
         label_output: none_if_empty(r.get_label_output()?)?,
         confidence_output: none_if_empty(r.get_confidence_output()?)?,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weir_core::endpoint::Judged;
+use weir_core::endpoint::audit::GateAudit;
 use weir_core::history::{
     DeviceNow, EndpointRecent, Explained, Latencies, ModelNow, NodeRecent, Rule, Seconds, Tally, Told, ToldVisit,
     VisitEnd,
@@ -43,6 +44,18 @@ fn write_endpoint(mut b: endpoint_recent::Builder<'_>, endpoint: &EndpointRecent
     b.set_expired(tally.expired);
     b.set_failed(tally.failed);
     b.set_price(endpoint.price);
+    b.set_labelled(endpoint.labels.0);
+    b.set_labelled_right(endpoint.labels.1);
+    let mut gates = b.reborrow().init_gates(count(endpoint.gates.len()));
+    for (i, gate) in endpoint.gates.iter().enumerate() {
+        let mut b = gates.reborrow().get(i as u32);
+        b.set_rows(gate.rows);
+        b.set_differ(gate.differ);
+        b.set_expected(gate.expected);
+        b.set_labelled(gate.labelled);
+        b.set_expected_of_labelled(gate.expected_of_labelled);
+        b.set_gained(gate.gained);
+    }
     b.set_estimated(tally.estimated);
     b.set_right(tally.right);
     b.set_forgone(tally.forgone);
@@ -106,8 +119,21 @@ fn read_endpoint(r: endpoint_recent::Reader<'_>) -> Result<EndpointRecent, BadMe
         endpoint: EndpointName::parse(r.get_endpoint()?.to_str()?)?,
         stages: stages.iter().map(stage).collect::<Result<_, _>>()?,
         price: r.get_price(),
+        labels: (r.get_labelled(), r.get_labelled_right()),
+        gates: r.get_gates()?.iter().map(read_audit).collect(),
         recent: Seconds { seconds: r.get_seconds(), tally },
     })
+}
+
+fn read_audit(r: crate::control_capnp::gate_audit::Reader<'_>) -> GateAudit {
+    GateAudit {
+        rows: r.get_rows(),
+        differ: r.get_differ(),
+        expected: r.get_expected(),
+        labelled: r.get_labelled(),
+        expected_of_labelled: r.get_expected_of_labelled(),
+        gained: r.get_gained(),
+    }
 }
 
 fn read_device(r: device_now::Reader<'_>) -> Result<DeviceNow, BadMessage> {

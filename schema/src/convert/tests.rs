@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use capnp::message::Builder;
 use proptest::prelude::*;
+use weir_core::endpoint::audit::GateAudit;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::{Comparison, How, Signal};
 use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Judged, Run, Stage};
@@ -67,6 +68,7 @@ fn endpoint() -> Endpoint {
         deadline: Duration::from_micros(1500),
         weight: 2.5,
         share: 0.0,
+        audit: 0.0,
         class: Class::Sheddable,
         label_output: Some("probs".into()),
         confidence_output: None,
@@ -107,6 +109,7 @@ fn graph() -> Endpoint {
     };
     let mut endpoint = endpoint();
     endpoint.share = 0.25;
+    endpoint.audit = 0.125;
     endpoint.default_outputs = vec![("probs".into(), Tensor::f32(&[1, 2], &[0.5, 0.5]))];
     for (i, is) in Comparison::ALL.into_iter().enumerate() {
         let words = ["confidence", "margin", "entropy", "label", "score", "label"];
@@ -394,6 +397,11 @@ fn the_last_seconds_come_back_as_they_were_sent() {
             endpoint: EndpointName::parse("e").unwrap(),
             stages: vec![StageName::parse("a").unwrap(), StageName::parse("b").unwrap()],
             price: 1.5,
+            labels: (4, 3),
+            gates: vec![
+                GateAudit::default(),
+                GateAudit { rows: 9, differ: 2, expected: 1.5, labelled: 3, expected_of_labelled: 0.5, gained: -1.0 },
+            ],
             recent: Seconds { seconds: 7, tally },
         }],
         devices: vec![DeviceNow {

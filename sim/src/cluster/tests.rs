@@ -34,6 +34,7 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
         deadline: us(50_000),
         weight: 1.0,
         share: 0.0,
+        audit: 0.0,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

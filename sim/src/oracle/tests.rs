@@ -67,6 +67,7 @@ fn pool(nodes: usize, deep: &[u32], triage: Method, reports: Option<Reports>, en
         deadline: Duration::from_millis(50),
         weight: *weight,
         share: *share,
+        audit: 0.0,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

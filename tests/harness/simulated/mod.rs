@@ -517,6 +517,7 @@ pub fn endpoint(name: &str, deadline_us: u64) -> Endpoint {
         deadline: Duration::from_micros(deadline_us),
         weight: 1.0,
         share: 0.0,
+        audit: 0.0,
         class: Class::Default,
         label_output: None,
         confidence_output: None,

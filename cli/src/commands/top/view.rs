@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weir_client::admin::Status;
+use weir_core::endpoint::audit::GateAudit;
 use weir_core::history::{NodeRecent, Tally};
 use weir_core::ids::{EndpointName, ModelRef, StageName};
 use weir_core::scheduler::Batches;
@@ -31,6 +32,10 @@ struct Endpoint {
     lost: f64,
     /// The highest of any node's.
     price: f64,
+    /// Answers whose label is known, and how many of them are right.
+    labels: (u64, u64),
+    /// By stage, what audits found about the gate before it.
+    gates: Vec<GateAudit>,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +89,10 @@ impl View {
             endpoint.price = endpoint.price.max(told.price);
             endpoint.tally.merge(tally);
             endpoint.stages.clone_from(&told.stages);
+            endpoint.labels = (endpoint.labels.0 + told.labels.0, endpoint.labels.1 + told.labels.1);
+            let gates = endpoint.gates.len().max(told.gates.len());
+            endpoint.gates.resize(gates, GateAudit::default());
+            endpoint.gates.iter_mut().zip(&told.gates).for_each(|(sum, gate)| sum.merge(gate));
         }
         for told in recent.devices.iter().flat_map(|device| &device.models) {
             let model = self.models.entry(told.model.clone()).or_default();
@@ -139,6 +148,23 @@ impl View {
             row.extend(model.batches.by_reason().map(|(_, count)| percent(count as f64 / all)));
             row
         });
+        let gates = self.endpoints.iter().flat_map(|(name, endpoint)| {
+            let of_stage = move |(stage, gate): (&StageName, &GateAudit)| {
+                let each =
+                    |sum: f64, rows: u64| if rows > 0 { format!("{:.4}", sum / rows as f64) } else { "-".into() };
+                vec![
+                    format!("{name}/{stage}"),
+                    gate.rows.to_string(),
+                    each(gate.differ as f64, gate.rows),
+                    each(gate.expected, gate.rows),
+                    gate.labelled.to_string(),
+                    each(gate.expected_of_labelled, gate.labelled),
+                    each(gate.gained, gate.labelled),
+                ]
+            };
+            endpoint.stages.iter().zip(&endpoint.gates).skip(1).filter(|(_, gate)| gate.rows > 0).map(of_stage)
+        });
+        let gates: Vec<Vec<String>> = gates.collect();
         let nodes = self.nodes.iter().map(|node| {
             let told = |text: String| if node.told { text } else { "no answer".to_owned() };
             vec![
@@ -149,6 +175,10 @@ impl View {
                 told(shown(Some(node.backlog))),
             ]
         });
+        let audits = table(
+            &["gate before", "audited", "differ", "gain by table", "labelled", "gain by table", "measured gain"],
+            gates.clone(),
+        );
         [
             table(&header, endpoints),
             table(
@@ -157,6 +187,9 @@ impl View {
             ),
             table(&["node", "state", "busy", "slots running", "backlog"], nodes.collect()),
         ]
+        .into_iter()
+        .chain((!gates.is_empty()).then_some(audits))
+        .collect::<Vec<_>>()
         .join("\n\n")
     }
 }
@@ -179,7 +212,14 @@ impl Endpoint {
             "stages": object(self.mix().map(|(stage, answers)| (stage.to_string(), json!(answers)))),
             "price": self.price,
             "expected_accuracy": tally.accuracy(), "value_lost_per_s": self.lost,
+            "labelled": {"answers": self.labels.0, "accuracy": self.measured()},
+            "gates": self.stages.iter().zip(&self.gates).skip(1).map(audited).collect::<Vec<_>>(),
         })
+    }
+
+    /// Share of the labelled answers that are right.
+    fn measured(&self) -> Option<f64> {
+        (self.labels.0 > 0).then(|| self.labels.1 as f64 / self.labels.0 as f64)
     }
 
     fn row(&self, name: &EndpointName) -> Vec<String> {
@@ -200,6 +240,17 @@ impl Endpoint {
             mix.collect::<Vec<_>>().join(", "),
         ]
     }
+}
+
+/// What audits found about the gate before a stage.
+fn audited((stage, gate): (&StageName, &GateAudit)) -> Value {
+    let each = |sum: f64, rows: u64| (rows > 0).then(|| sum / rows as f64);
+    json!({
+        "stage": stage.as_str(),
+        "audited": gate.rows, "differ": each(gate.differ as f64, gate.rows), "expected_gain": each(gate.expected, gate.rows),
+        "labelled": gate.labelled, "expected_gain_of_labelled": each(gate.expected_of_labelled, gate.labelled),
+        "measured_gain": each(gate.gained, gate.labelled),
+    })
 }
 
 fn percent(share: f64) -> String {

@@ -1,0 +1,153 @@
+//! Whether gain tables are true: a few rows run every stage, whatever the gates say, so that the tables are not only confirmed by their own
+//! decisions; and labels that callers bring later say who was right.
+//!
+//! Without labels it is known how often a deeper stage says something else than the one before: it cannot gain more than that. With
+//! labels it is known what it gained.
+
+use super::{Endpoint, Gate};
+use crate::history::Ring;
+use crate::ids::QueryId;
+
+/// Audited rows that wait for a label.
+const KEPT: usize = 4096;
+
+/// A row that every stage was asked about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audited {
+    /// Of the query that it repeats.
+    pub id: QueryId,
+    /// By stage: what the gate behind it looks at, and the class; `None` where it gave none.
+    pub said: Vec<Option<(f32, u32)>>,
+}
+
+/// What audits found about one gate. Sums over rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GateAudit {
+    /// Rows that were audited.
+    pub rows: u64,
+    /// Of them, those of which the stage behind the gate says something else than the one before it.
+    pub differ: u64,
+    /// What the table says that the stage behind it gains.
+    pub expected: f64,
+    /// Rows whose label is known.
+    pub labelled: u64,
+    /// What the table says of those.
+    pub expected_of_labelled: f64,
+    /// What it gained in them: 1 where the deeper stage alone is right, -1 where the shallower one alone is.
+    pub gained: f64,
+}
+
+impl GateAudit {
+    /// Those of another too.
+    pub fn merge(&mut self, other: &GateAudit) {
+        self.rows += other.rows;
+        self.differ += other.differ;
+        self.expected += other.expected;
+        self.labelled += other.labelled;
+        self.expected_of_labelled += other.expected_of_labelled;
+        self.gained += other.gained;
+    }
+}
+
+/// Audits of one endpoint at one home, and labels of its answers.
+#[derive(Debug)]
+pub struct Audit {
+    rows: Ring<Audited>,
+    gates: Vec<GateAudit>,
+    labelled: u64,
+    right: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Audit {
+        Audit { rows: Ring::new(KEPT), gates: Vec::new(), labelled: 0, right: 0 }
+    }
+}
+
+impl Audit {
+    /// Every stage was asked about a row.
+    pub fn on_audited(&mut self, endpoint: &Endpoint, audited: Audited) {
+        self.gates.resize(endpoint.stages.len(), GateAudit::default());
+        for (stage, gate) in self.gates.iter_mut().enumerate().skip(1) {
+            let (Some(before), Some(after)) = (audited.said[stage - 1], audited.said[stage]) else { continue };
+            gate.rows += 1;
+            gate.differ += u64::from(before.1 != after.1);
+            gate.expected += expected(endpoint, stage, before.0);
+        }
+        self.rows.push(audited);
+    }
+
+    /// An answer turned out to be right, or not.
+    pub fn on_answer_labelled(&mut self, right: bool) {
+        self.labelled += 1;
+        self.right += u64::from(right);
+    }
+
+    /// A label came for a query: it counts where that was audited and not labelled before.
+    pub fn on_label(&mut self, endpoint: &Endpoint, id: QueryId, label: u32) {
+        let Some(row) = self.rows.iter_mut().find(|row| row.id == id) else { return };
+        let said = std::mem::take(&mut row.said);
+        for (stage, gate) in self.gates.iter_mut().enumerate().skip(1) {
+            let (Some(Some(before)), Some(Some(after))) = (said.get(stage - 1), said.get(stage)) else { continue };
+            gate.labelled += 1;
+            gate.expected_of_labelled += expected(endpoint, stage, before.0);
+            gate.gained += f64::from(i8::from(after.1 == label) - i8::from(before.1 == label));
+        }
+    }
+
+    /// By stage, what was found about the gate before it; nothing of the first.
+    pub fn gates(&self) -> &[GateAudit] {
+        &self.gates
+    }
+
+    /// Answers whose label is known, and how many of them are right.
+    pub fn labels(&self) -> (u64, u64) {
+        (self.labelled, self.right)
+    }
+}
+
+/// What the table of the gate before a stage says that it gains.
+fn expected(endpoint: &Endpoint, stage: usize, signal: f32) -> f64 {
+    match endpoint.stages.get(stage).and_then(|stage| stage.gate.as_ref()) {
+        Some(Gate::Gain { table, .. }) => table.read(signal, |bin| table.bins()[bin].gain),
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::GainTable;
+    use super::super::gain::Bin;
+    use super::super::tests::endpoint;
+    use super::*;
+
+    #[test]
+    fn labels_tell_what_a_table_is_worth() {
+        let bin = |confidence, gain| Bin { confidence, rows: 100, right: 0.5, gain, error: 0.01, next: Vec::new() };
+        let table = Arc::new(GainTable::new(vec![bin(0.2, 0.0), bin(0.8, 0.5)]).unwrap());
+        let cascade = endpoint(&[("a", None), ("b", Some(Gate::Gain { table, min_gain: 0.0 }))]);
+        let mut audit = Audit::default();
+        // Whoever is sure is right, and whoever is not is helped: the table has it the wrong way round.
+        for id in 0..10u32 {
+            let sure = id % 2 == 0;
+            let said = vec![Some((if sure { 0.8 } else { 0.2 }, u32::from(sure))), Some((0.9, 1))];
+            audit.on_audited(&cascade, Audited { id: QueryId(u128::from(id)), said });
+        }
+        audit.on_audited(&cascade, Audited { id: QueryId(99), said: vec![Some((0.5, 1)), None] });
+        let gate = audit.gates()[1];
+        assert_eq!((gate.rows, gate.differ, gate.labelled), (10, 5, 0));
+        assert!((gate.expected - 2.5).abs() < 1e-6);
+        for _ in 0..2 {
+            // The odd ones alone, twice: a label counts once.
+            (0..5).for_each(|i| audit.on_label(&cascade, QueryId(2 * i + 1), 1));
+        }
+        audit.on_label(&cascade, QueryId(1000), 1);
+        let gate = audit.gates()[1];
+        assert_eq!((gate.labelled, gate.gained, gate.expected_of_labelled), (5, 5.0, 0.0));
+        audit.on_answer_labelled(true);
+        audit.on_answer_labelled(false);
+        assert_eq!(audit.labels(), (2, 1));
+    }
+}
