@@ -321,7 +321,7 @@ struct ModelAsked {
   # What a model is asked apart from what must run, in slot seconds a second.
   model @0 :Text;
   first @1 :UInt32;           # step of density, see core::triage::Curve
-  soft @2 :List(Float32);     # by step from `first` on
+  soft @2 :List(UInt16);      # by step from `first` on, as bfloat16
 }
 
 struct Routing {

@@ -15672,7 +15672,7 @@ pub mod model_asked {
             self.reader.get_data_field::<u32>(0)
         }
         #[inline]
-        pub fn get_soft(self) -> ::capnp::Result<::capnp::primitive_list::Reader<'a,f32>> {
+        pub fn get_soft(self) -> ::capnp::Result<::capnp::primitive_list::Reader<'a,u16>> {
             ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(1), ::core::option::Option::None)
         }
         #[inline]
@@ -15758,15 +15758,15 @@ pub mod model_asked {
             self.builder.set_data_field::<u32>(0, value);
         }
         #[inline]
-        pub fn get_soft(self) -> ::capnp::Result<::capnp::primitive_list::Builder<'a,f32>> {
+        pub fn get_soft(self) -> ::capnp::Result<::capnp::primitive_list::Builder<'a,u16>> {
             ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(1), ::core::option::Option::None)
         }
         #[inline]
-        pub fn set_soft(&mut self, value: impl ::capnp::traits::SetterInput<::capnp::primitive_list::Owned<f32>>) -> ::capnp::Result<()> {
+        pub fn set_soft(&mut self, value: impl ::capnp::traits::SetterInput<::capnp::primitive_list::Owned<u16>>) -> ::capnp::Result<()> {
             ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(1), value, false)
         }
         #[inline]
-        pub fn init_soft(self, size: u32) -> ::capnp::primitive_list::Builder<'a,f32> {
+        pub fn init_soft(self, size: u32) -> ::capnp::primitive_list::Builder<'a,u16> {
             ::capnp::traits::FromPointerBuilder::init_pointer(self.builder.get_pointer_field(1), size)
         }
         #[inline]
@@ -15845,7 +15845,7 @@ pub mod model_asked {
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 3, 0, 1, 0),
-            ::capnp::word(10, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
@@ -15857,7 +15857,7 @@ pub mod model_asked {
             match index {
                 0 => <::capnp::text::Owned as ::capnp::introspect::Introspect>::introspect(),
                 1 => <u32 as ::capnp::introspect::Introspect>::introspect(),
-                2 => <::capnp::primitive_list::Owned<f32> as ::capnp::introspect::Introspect>::introspect(),
+                2 => <::capnp::primitive_list::Owned<u16> as ::capnp::introspect::Introspect>::introspect(),
                 _ => ::capnp::introspect::panic_invalid_field_index(index),
             }
         }

@@ -1,5 +1,7 @@
 //! `weir describe`: all about one thing.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use weir_client::admin::Status;
@@ -77,6 +79,9 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
             let looked_at = &endpoint.stages[when.stage as usize].name;
             told["when"] = json!(format!("{looked_at}.{} {} {}", when.signal.word(), when.is.word(), when.than));
         }
+        if let Some(model) = stage.model().filter(|_| stage.gate.is_some()) {
+            told["demand"] = demand(status, model);
+        }
         told["stage"] = json!(stage.name.as_str());
         told["gate"] = stage.gate.as_ref().map_or(Value::Null, gate);
         told["answered"] = json!(loads.iter().map(|load| load.by_stage.get(i).copied().unwrap_or(0)).sum::<u64>());
@@ -96,6 +101,17 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "last_error": loads.iter().map(|load| load.last_error.as_str()).find(|error| !error.is_empty()),
         "stages": stages.collect::<Vec<_>>(),
     }))
+}
+
+/// What homes ask of a model, as they reported it last: value a second of slot time, and how many slot seconds a second of that and up to a
+/// seventh more.
+fn demand(status: &Status, model: &ModelRef) -> Value {
+    let asked = status.nodes.iter().filter_map(|node| node.report.as_ref()?.asked.get(model));
+    let mut points: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
+    for (value, work) in asked.flat_map(|asked| asked.points()) {
+        points.entry(value.to_bits()).or_insert((value, 0.0)).1 += work;
+    }
+    points.into_values().map(|(value, work)| json!({"value_per_s": value, "slot_s_per_s": work})).collect()
 }
 
 /// Where an input comes from, as weir files have it.

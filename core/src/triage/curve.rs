@@ -102,6 +102,12 @@ impl Asked {
         steps
     }
 
+    /// The curve: by step that anything is asked at, the least value a second of slot time, and the slot seconds a second.
+    pub fn points(&self) -> impl Iterator<Item = (f64, f64)> {
+        let asked = self.soft.iter().enumerate().filter(|(_, work)| **work > 0.0);
+        asked.map(|(i, work)| (density_at(f64::from(self.first) + i as f64), f64::from(*work)))
+    }
+
     /// In slot seconds a second, over all steps.
     pub fn total(&self) -> f64 {
         self.soft.iter().copied().map(f64::from).sum()
@@ -122,6 +128,9 @@ mod tests {
         let whole = Asked::of(&[1.0; STEPS]);
         assert!(whole.is_sound() && 4 * whole.soft.len() < 1000);
         assert_eq!(Asked::of(&[0.0; STEPS]), Asked::default());
+        let mut one = [0.0; STEPS];
+        one[0] = 0.5;
+        assert_eq!(Asked::of(&one).points().collect::<Vec<_>>(), [(LEAST, 0.5)]);
         assert!(!Asked { soft: vec![f32::NAN], first: 0 }.is_sound());
         assert!(!Asked { soft: vec![-1.0], first: 0 }.is_sound());
         let far = Asked { first: 1000, soft: vec![1.0; 9] };

@@ -71,14 +71,17 @@ pub fn write_asked(mut list: struct_list::Builder<'_, wire::model_asked::Owned>,
         b.set_model(model.to_string());
         b.set_first(asked.first);
         let mut soft = b.init_soft(count(asked.soft.len()));
-        asked.soft.iter().enumerate().for_each(|(i, work)| soft.set(i as u32, *work));
+        // Numbers of which the first two digits matter.
+        let short = |work: f32| (work.to_bits().saturating_add(0x8000) >> 16) as u16;
+        asked.soft.iter().enumerate().for_each(|(i, work)| soft.set(i as u32, short(*work)));
     }
 }
 
 /// Reads what models are asked.
 pub fn read_asked(list: struct_list::Reader<'_, wire::model_asked::Owned>) -> Result<ByModel, BadMessage> {
+    let long = |short: u16| f32::from_bits(u32::from(short) << 16);
     let model = |r: wire::model_asked::Reader<'_>| {
-        let asked = Asked { first: r.get_first(), soft: r.get_soft()?.iter().collect() };
+        let asked = Asked { first: r.get_first(), soft: r.get_soft()?.iter().map(long).collect() };
         if !asked.is_sound() {
             return Err(BadMessage::new("what is asked of a model is not a number, or more than there are steps"));
         }

@@ -238,3 +238,51 @@ fn in_a_spike_deeper_stages_go_dark_and_come_back_and_answers_are_in_time() {
         "{after:?} from half a second after it on, {calm} before it"
     );
 }
+
+/// Three segments of one network, of which half of the rows leave after the first and three in ten of the others after the second: what goes
+/// on is batched anew with what comes of other batches, so that small remainders do not each pay for a batch of their own.
+/// `seed-systems.md` section 12: a row costs Σ S·(α/b + β) so, and Σ (α/b + S·β) otherwise.
+#[test]
+fn survivors_of_batches_are_batched_anew() {
+    let (batch, beta) = (16u32, 100.0);
+    let survive = [1.0, 0.5, 0.35];
+    for a in [0.6, 4.0] {
+        let alpha = a * beta * f64::from(batch);
+        let segment = || {
+            let mut model = model(alpha as u64, beta as u64, &[1]);
+            model.max_batch = batch;
+            model
+        };
+        let mut cluster = cascade(1, segment(), segment());
+        cluster.models.insert(reference("last"), segment());
+        let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+        let gate = Some(Gate::ConfidenceBelow(0.5));
+        endpoint.stages.push(Stage::new(StageName::parse("last").unwrap(), reference("last"), gate));
+        let sure = |from: usize| (0..20).map(|row| Some(if row < from { 0.9 } else { 0.1 })).collect();
+        let signals = [sure(10), sure(13), vec![None; 20]];
+        cluster.endpoints[0] = Served::cascade(Ladders::new(&Arc::new(endpoint), &[]), &signals);
+        let each = alpha / f64::from(batch);
+        let anew: f64 = survive.iter().map(|s| s * (each + beta)).sum();
+        let alone: f64 = survive.iter().map(|s| each + s * beta).sum();
+        // At 95 % of what the formula says there is no backlog that grows.
+        let mut prng = Prng::new(9);
+        let mut at = 0.0;
+        let dues: Vec<Due> = (0..20_000)
+            .map(|_| {
+                at += prng.exponential() * anew / 0.95;
+                due(at as u64, &[prng.below(20) as u32], 400_000)
+            })
+            .collect();
+        let ended = ends(&cluster, dues, 1);
+        let whole = |end: &&Ended| {
+            let depth = usize::from(end.due.rows[0] >= 10) + usize::from(end.due.rows[0] >= 13);
+            end.outcome == Outcome::Answered && end.stages == [Some(depth)] && end.latency <= us(400_000)
+        };
+        let served = ended.iter().filter(whole).count();
+        println!(
+            "alpha/beta/b {a}: {:.2} times what batches that shrink could do; {served} of 20000 whole and in time",
+            alone / anew
+        );
+        assert!(served >= 19_800 && alone / anew > 1.2, "{served}");
+    }
+}

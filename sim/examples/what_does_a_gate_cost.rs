@@ -1,0 +1,87 @@
+//! What does it cost to ask a device for its price, and a gate for its verdict? In real time, on one core, with a demand curve that is full and 64
+//! models on the device.
+//!
+//! `cargo run --release -p weir-sim --example what_does_a_gate_cost`
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use weir_core::endpoint::{Endpoint, GainTable, Gate, Ladders, Stage};
+use weir_core::ids::{EndpointName, ModelRef, ReplicaId, StageName};
+use weir_core::outcome::Class;
+use weir_core::prng::Prng;
+use weir_core::profile::Profile;
+use weir_core::scheduler::{Device, Policy};
+use weir_core::triage::Tenant;
+use weir_core::units::{Deadline, Instant, ServiceTime};
+
+const TIMES: u32 = 200_000;
+
+fn each(what: &str, mut once: impl FnMut(u32)) {
+    let started = Clock::now();
+    (0..TIMES).for_each(&mut once);
+    println!("{what}: {:.0} ns", started.elapsed().as_nanos() as f64 / f64::from(TIMES));
+}
+
+fn main() {
+    let table = format!("{}/../demo/tiny-mid.csv", env!("CARGO_MANIFEST_DIR"));
+    let table = GainTable::from_csv(&std::fs::read_to_string(table).expect("it belongs to the demo")).expect("a table");
+    let model = |i: usize| ModelRef::parse(&format!("m{i}@1")).expect("a name");
+    let stage = |i: usize, gate| Stage::new(StageName::parse(&format!("s{i}")).expect("a name"), model(i), gate);
+    let gate = Gate::Gain { table: Arc::new(table), min_gain: Gate::MIN_GAIN };
+    let endpoint = Endpoint {
+        name: EndpointName::parse("e").expect("a name"),
+        deadline: Duration::from_millis(50),
+        weight: 1.0,
+        share: 0.0,
+        audit: 0.0,
+        class: Class::Default,
+        label_output: Some("probs".into()),
+        confidence_output: None,
+        default_outputs: Vec::new(),
+        stages: vec![stage(0, None), stage(1, Some(gate))],
+    };
+    let ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 1e-3]);
+    let mut device = Device::new(2, Policy::Weir);
+    let profile = Profile::new(&[(1, ServiceTime::from_micros(1000)), (64, ServiceTime::from_micros(30_000))]);
+    for i in 0..64u64 {
+        device.add_replica(Instant::ZERO, ReplicaId(i), model(i as usize), profile.clone(), 64, &mut Vec::new());
+    }
+    let mut prng = Prng::new(1);
+    for i in 0..10_000u64 {
+        let (now, value) = (Instant::from_micros(i * 50), prng.uniform().powi(8));
+        device.on_weighed(now, &model(prng.below(64) as usize), value, Tenant::NOBODY);
+    }
+    let now = Instant::from_millis(500);
+    let deadline = Deadline::after(now, Duration::from_millis(50));
+    each("the price of a device that is idle", |_| {
+        black_box(device.price(black_box(now), deadline, Tenant::NOBODY));
+    });
+    // It computes all the time: the price is read off the curve.
+    let query = |ticket| weir_core::scheduler::Query {
+        ticket: weir_core::ids::TicketId(ticket),
+        deadline,
+        class: Class::Default,
+        shape: weir_core::scheduler::ShapeKey(0),
+        mergeable: true,
+        rows: 1,
+        bid: weir_core::triage::Bid::PLAIN,
+    };
+    for i in 0..64 {
+        device.on_arrival(now, &model(i), &[query(i as u64)], &mut Vec::new());
+    }
+    let later = Instant::from_millis(520);
+    each("the price of a device that is busy", |_| {
+        black_box(device.price(black_box(later), deadline, Tenant::NOBODY));
+    });
+    each("what a row was found to be worth, told to the device", |i| {
+        device.on_weighed(later, &model(3), f64::from(i % 100) / 100.0, Tenant::NOBODY);
+    });
+    each("the ladder at a price and a gate's verdict", |i| {
+        let ladder = ladders.at(black_box(f64::from(i % 1000)), 0.5);
+        black_box(ladder.verdict(1, Some(f32::from((i % 100) as u8) / 100.0)));
+    });
+    let bytes: usize = device.asked(later).values().map(|asked| 32 + 2 * asked.soft.len()).sum();
+    println!("what is reported of a model's demand: {} bytes, four times a second", bytes / 64);
+}
