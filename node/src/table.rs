@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use weir_core::endpoint::{Ladders, Stage, Wiring};
-use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
+use weir_core::endpoint::{Endpoint, Ladders, Wiring};
+use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, QueryId, ReplicaId};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, Grant, Model, State};
 use weir_core::router::{Candidate, Target, Told, cheapest, remote_finish};
@@ -40,6 +40,34 @@ pub struct Served {
     pub wiring: Arc<Wiring>,
     /// By stage: its share of the time of itself and of what has to follow it.
     pub shares: Arc<[f64]>,
+    /// The versions that its queries are split over, with their shares; none where there is one.
+    pub versions: Vec<(u32, Served)>,
+}
+
+impl Served {
+    fn new(endpoint: &Endpoint, wiring: Wiring, seconds: impl Fn(&ModelRef) -> f64) -> Served {
+        let seconds: Vec<f64> = endpoint.stages.iter().map(|stage| stage.model().map_or(0.0, &seconds)).collect();
+        let ladders = Arc::new(Ladders::new(&Arc::new(endpoint.clone()), &seconds));
+        let shares = wiring.flow.shares(&seconds).into();
+        Served { ladders, wiring: Arc::new(wiring), shares, versions: Vec::new() }
+    }
+
+    /// The version that a query goes to, by its id: all rows of a call to the same, whichever node is its home.
+    pub fn version(&self, id: QueryId) -> &Served {
+        let all: u64 = self.versions.iter().map(|(share, _)| u64::from(*share)).sum();
+        if all == 0 {
+            return self;
+        }
+        // Ids are drawn, but those that came from elsewhere may be counted up.
+        let mut left = (id.0 as u64 ^ (id.0 >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) % all;
+        let within = |(share, _): &&(u32, Served)| {
+            let share = u64::from(*share);
+            let here = left < share;
+            left = left.wrapping_sub(share);
+            here
+        };
+        self.versions.iter().find(within).map_or(self, |(_, version)| version)
+    }
 }
 
 /// Where a model stands.
@@ -77,11 +105,15 @@ impl Table {
             // The state machine has checked it; a version with other rules may not have.
             match endpoint.wire(&signatures) {
                 Ok(wiring) => {
-                    let of = |stage: &Stage| stage.model().map_or(0.0, |model| row_seconds(state, routing, model));
-                    let seconds: Vec<f64> = endpoint.stages.iter().map(of).collect();
-                    let ladders = Arc::new(Ladders::new(&Arc::new(endpoint.clone()), &seconds));
-                    let shares = wiring.flow.shares(&seconds).into();
-                    let served = Served { ladders, wiring: Arc::new(wiring), shares };
+                    let seconds = |model: &ModelRef| row_seconds(state, routing, model);
+                    let mut served = Served::new(endpoint, wiring, seconds);
+                    if !endpoint.versions.is_empty() {
+                        let wired = |(share, variant): (u32, Endpoint)| {
+                            let wiring = variant.wire(&signatures).ok()?;
+                            Some((share, Served::new(&variant, wiring, seconds)))
+                        };
+                        served.versions = endpoint.variants().into_iter().filter_map(wired).collect();
+                    }
                     endpoints.insert(name.clone(), served);
                 }
                 Err(bad) => tracing::warn!(%bad, "an endpoint cannot be served"),

@@ -113,6 +113,13 @@ struct Endpoint {
   defaultOutputs @7 :List(Predict.Tensor);   # one row each; empty: no default answer
   share @8 :Float64;          # part of each device's time that others cannot take; 0: none
   audit @9 :Float64;          # part of the rows that every stage is asked about
+  versions @10 :List(Split);  # of the one stage's model; empty: that model alone
+  before @11 :List(Split);    # what a rollout replaced
+}
+
+struct Split {
+  model @0 :Text;
+  share @1 :UInt32;           # against the others'
 }
 
 struct Device {

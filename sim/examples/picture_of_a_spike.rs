@@ -51,6 +51,8 @@ fn demo() -> Cluster {
         weight: 1.0,
         share: 0.0,
         audit: 0.0,
+        versions: Vec::new(),
+        before: Vec::new(),
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

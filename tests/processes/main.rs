@@ -10,3 +10,4 @@ mod shapes;
 mod stall;
 mod steering;
 mod triage;
+mod versions;

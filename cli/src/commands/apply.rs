@@ -186,12 +186,12 @@ pub async fn wait_serving(admin: &Admin, declared: &Declared, timeout: Duration)
             tokio::time::sleep(2 * REPORT_EVERY).await;
             return Ok(());
         }
-        let mut models = waiting.iter().flat_map(|endpoint| endpoint.models());
+        let models = || waiting.iter().flat_map(|endpoint| endpoint.models());
         for node in &status.nodes {
             for (id, replica) in node.report.iter().flat_map(|report| &report.replicas) {
                 let Some(assignment) = status.state.plan.assignments.get(id) else { continue };
                 if let ReplicaState::Failed(why) = &replica.state
-                    && models.any(|model| *model == assignment.model)
+                    && models().any(|model| *model == assignment.model)
                 {
                     return Err(Failure::No(format!(
                         "model {} does not load on {}: {why}",

@@ -94,6 +94,8 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "deadline_us": endpoint.deadline.as_micros() as u64,
         "class": endpoint.class.word(),
         "weight": endpoint.weight,
+        "share": endpoint.share,
+        "versions": endpoint.versions.iter().map(|split| json!({"model": split.model.to_string(), "share": split.share})).collect::<Vec<_>>(),
         "queries": {
             "arrived": sum(|l| l.arrived), "answered": sum(|l| l.answered), "rejected": sum(|l| l.rejected),
             "expired": sum(|l| l.expired), "failed": sum(|l| l.failed), "degraded": sum(|l| l.degraded),

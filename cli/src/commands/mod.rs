@@ -12,6 +12,7 @@ mod node;
 mod plan;
 mod predict;
 mod profile;
+mod rollout;
 mod scale;
 mod server;
 mod simulate;
@@ -57,6 +58,11 @@ pub enum Command {
     /// How many replicas a model has
     #[command(after_help = "Example: weir scale fashion-big@1 --replicas 3")]
     Scale(With<scale::Scale>),
+    /// Move an endpoint to another version of its model, or back
+    #[command(
+        after_help = "Examples:\n  weir rollout fashion-plain --to fashion-big@1\n  weir rollout fashion-plain --to fashion-big@1 --share 10\n  weir rollout status fashion-plain\n  weir rollout undo fashion-plain"
+    )]
+    Rollout(With<rollout::Rollout>),
     /// Wait until something is as one wants it
     #[command(
         after_help = "Examples:\n  weir wait endpoint/fashion --for serving --timeout 60s\n  weir node drain n2 && weir wait node/n2 --for empty"
@@ -157,6 +163,7 @@ impl Command {
             Command::Status(with) => with.common.json(),
             Command::Top(with) => with.common.json(),
             Command::Why(with) => with.common.json(),
+            Command::Rollout(with) => with.common.json(),
             Command::Label(with) => with.common.json(),
             Command::Predict(with) => with.common.json(),
             Command::Calibrate(with) => with.common.json(),
@@ -187,6 +194,7 @@ impl Command {
             Command::Status(with) => with.command.run(with.common).await,
             Command::Top(with) => with.command.run(with.common).await,
             Command::Why(with) => with.command.run(with.common).await,
+            Command::Rollout(with) => with.command.run(with.common).await,
             Command::Label(with) => with.command.run(with.common).await,
             Command::Predict(with) => with.command.run(with.common).await,
             Command::Calibrate(with) => with.command.run(with.common).await,

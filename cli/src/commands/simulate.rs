@@ -178,6 +178,12 @@ impl Measured {
         if !(pace > 0.0 && pace <= 1.0) {
             return Err(usage("--pace is above 0 and at most 1"));
         }
+        if let Some((split, _)) = load.asked.iter().find(|(endpoint, _)| !endpoint.versions.is_empty()) {
+            return Err(usage(format!(
+                "endpoint {} has versions, which are not simulated together; give it the one to look at, as `model = …`",
+                split.name
+            )));
+        }
         let wanted: BTreeSet<&ModelRef> = load.asked.iter().flat_map(|(endpoint, _)| endpoint.models()).collect();
         let mut sessions: BTreeMap<&ModelRef, Box<dyn Session>> = BTreeMap::new();
         let mut models = BTreeMap::new();

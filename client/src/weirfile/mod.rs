@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
-use weir_core::endpoint::{AUDIT_MAX, Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Stage};
+use weir_core::endpoint::{AUDIT_MAX, Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Split, Stage};
 use weir_core::ids::{EndpointName, ModelName, ModelRef, StageName, Version};
 use weir_core::outcome::Class;
 use weir_core::replicated::{EngineKind, ReplicaRange};
@@ -68,6 +68,7 @@ pub struct EndpointDeclaration {
     confidence_output: Option<String>,
     default_outputs: Vec<(String, Tensor)>,
     stages: Vec<StageDeclaration>,
+    versions: Vec<(ModelMention, u32)>,
 }
 
 /// An `[[endpoint.stage]]` table: its model, where it has one, stands apart until versions are known.
@@ -124,6 +125,12 @@ impl EndpointDeclaration {
             confidence_output: self.confidence_output.clone(),
             default_outputs: self.default_outputs.clone(),
             stages: stages.collect::<Result<_, _>>()?,
+            versions: self
+                .versions
+                .iter()
+                .map(|(mention, share)| Ok(Split { model: mention.resolve(declared)?, share: *share }))
+                .collect::<Result<_, _>>()?,
+            before: Vec::new(),
         })
     }
 }
@@ -243,8 +250,16 @@ struct EndpointTable {
     #[serde(default)]
     default_output: BTreeMap<String, Spanned<Numbers>>,
     model: Option<Spanned<String>>,
+    versions: Option<Spanned<Vec<VersionTable>>>,
     #[serde(default)]
     stage: Vec<Spanned<StageTable>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VersionTable {
+    model: Spanned<String>,
+    share: u32,
 }
 
 #[derive(Deserialize)]
@@ -535,7 +550,21 @@ impl Source<'_> {
                 self.wrong(&word.span(), format!("unknown class `{}`; known are {known}", word.get_ref()))
             })?,
         };
-        let stages = match (&table.model, table.stage.is_empty()) {
+        let versions: Vec<(ModelMention, u32)> = match &table.versions {
+            None => Vec::new(),
+            Some(versions) if versions.get_ref().iter().all(|version| version.share == 0) => {
+                return Err(self.wrong(&versions.span(), "versions need a share above 0 for one of them at least"));
+            }
+            Some(versions) => {
+                if table.model.is_some() || !table.stage.is_empty() {
+                    return Err(self.wrong(&versions.span(), "an endpoint has either `versions`, `model` or stages"));
+                }
+                let split = |table: &VersionTable| Ok((self.mention(&table.model)?, table.share));
+                versions.get_ref().iter().map(split).collect::<Result<_, _>>()?
+            }
+        };
+        let first = table.versions.as_ref().and_then(|versions| Some(&versions.get_ref().first()?.model));
+        let stages = match (table.model.as_ref().or(first), table.stage.is_empty()) {
             (Some(model), true) => {
                 let mention = self.mention(model)?;
                 // A single model's stage carries the model's name.
@@ -574,6 +603,7 @@ impl Source<'_> {
             confidence_output: table.confidence_output.clone(),
             default_outputs: table.default_output.iter().map(|(name, numbers)| default_output(name, numbers)).collect(),
             stages,
+            versions,
         })
     }
 

@@ -190,3 +190,16 @@ fn mistakes_in_a_graph_are_shown() {
     assert!(with("when =", "at_least = 1\nwhen =").contains("go with `combine`"));
     assert!(with("name = \"all\"", "name = \"request\"").contains("call the stage otherwise"));
 }
+
+#[test]
+fn versions_share_the_queries_of_one_endpoint() {
+    let text = |versions: &str| format!("[[endpoint]]\nname = \"e\"\nversions = {versions}\n");
+    let file = parse(&text("[{ model = \"m@1\", share = 90 }, { model = \"n@2\", share = 0 }]")).unwrap();
+    let endpoint = file.endpoints[0].resolve(&[]).unwrap();
+    let told: Vec<String> = endpoint.versions.iter().map(|split| format!("{} {}", split.model, split.share)).collect();
+    assert_eq!(told, ["m@1 90", "n@2 0"]);
+    assert_eq!((endpoint.stages.len(), endpoint.models().count()), (1, 2));
+    assert!(mistake(&text("[{ model = \"m@1\", share = 0 }]")).contains(":3:12: versions need a share above 0"));
+    assert!(mistake(&text("[{ model = \"m@1\", share = 1 }]\nmodel = \"m@1\"")).contains("either `versions`, `model`"));
+    assert!(mistake(&text("[]")).contains("above 0"));
+}

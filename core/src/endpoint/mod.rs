@@ -49,6 +49,19 @@ pub struct Endpoint {
     pub default_outputs: Vec<(String, Tensor)>,
     /// Cheapest first; in a graph, each after those that it names.
     pub stages: Vec<Stage>,
+    /// Of an endpoint with one model: the versions that its queries are split over, in place of the stage's model. Empty: that alone.
+    pub versions: Vec<Split>,
+    /// What a rollout replaced, to go back to.
+    pub before: Vec<Split>,
+}
+
+/// A version of a model that gets a part of the queries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Split {
+    pub model: ModelRef,
+    /// Against the other versions'; 0: it stays loaded and gets nothing.
+    pub share: u32,
 }
 
 /// More than this would not be an audit.
@@ -116,9 +129,21 @@ impl Endpoint {
         self.stages.get(stage).map_or(DEFAULT, |stage| stage.name.as_str())
     }
 
-    /// The models that its stages run, in order; one stands as often as stages run it.
+    /// The models that it keeps loaded: those that its stages run, in order, or its versions.
     pub fn models(&self) -> impl Iterator<Item = &ModelRef> {
-        self.stages.iter().filter_map(Stage::model)
+        let versions = self.versions.iter().map(|split| &split.model);
+        let stages = self.stages.iter().filter_map(Stage::model).filter(|_| self.versions.is_empty());
+        stages.chain(versions)
+    }
+
+    /// What its queries are split over, each as an endpoint of one version, with its share; itself alone where it has no versions.
+    pub fn variants(&self) -> Vec<(u32, Endpoint)> {
+        let of = |split: &Split| {
+            let mut variant = Endpoint { versions: Vec::new(), before: Vec::new(), ..self.clone() };
+            variant.stages[0].run = Run::Model(split.model.clone());
+            (split.share, variant)
+        };
+        if self.versions.is_empty() { vec![(1, self.clone())] } else { self.versions.iter().map(of).collect() }
     }
 
     /// Whether each stage just follows the one before.

@@ -23,6 +23,8 @@ pub(crate) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
         weight: 1.0,
         share: 0.0,
         audit: 0.0,
+        versions: Vec::new(),
+        before: Vec::new(),
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,
@@ -211,4 +213,27 @@ fn a_default_answer_is_what_the_stages_give() {
     assert!(with("probs", 10).is_ok());
     assert!(with("probs", 9).unwrap_err().contains("default_output probs is f32[9], its stages give probs f32[-,10]"));
     assert!(with("prob", 10).unwrap_err().contains("has no probs"));
+}
+
+#[test]
+fn versions_take_and_give_the_same() {
+    let good = image(&[probs()]);
+    let split = |name: &str, share| Split { model: ModelRef::parse(&format!("{name}@1")).unwrap(), share };
+    let with = |versions: &[Split], second: &Signature| {
+        let endpoint = Endpoint { versions: versions.to_vec(), ..endpoint(&[("a", None)]) };
+        wire(&endpoint, &[("a", &good), ("b", second)]).map(|wiring| (wiring, endpoint))
+    };
+    let (wiring, both) = with(&[split("a", 9), split("b", 1)], &good).unwrap();
+    assert_eq!(wiring.signature, image(&[probs()]));
+    assert_eq!(both.models().count(), 2);
+    let variants = both.variants();
+    assert_eq!(variants.iter().map(|(share, _)| *share).collect::<Vec<_>>(), [9, 1]);
+    assert_eq!(variants[1].1.stages[0].model(), Some(&split("b", 1).model));
+    let other = image(&[spec("probs", DType::F32, &[-1, 11])]);
+    assert!(with(&[split("a", 1), split("b", 1)], &other).unwrap_err().contains("take or give something else"));
+    assert!(with(&[split("a", 0)], &good).unwrap_err().contains("share of 0"));
+    assert!(with(&[split("a", 1), split("a", 2)], &good).unwrap_err().contains("twice"));
+    assert!(with(&[split("c", 1)], &good).unwrap_err().contains("not registered"));
+    let cascade = Endpoint { versions: vec![split("a", 1)], ..endpoint(&[("a", None), ("b", GATE)]) };
+    assert!(wire(&cascade, &[("a", &good), ("b", &good)]).unwrap_err().contains("several stages"));
 }

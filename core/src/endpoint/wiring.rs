@@ -74,9 +74,38 @@ impl Endpoint {
 
     fn wired(&self, signatures: &BTreeMap<ModelRef, &Signature>) -> Result<Wiring, String> {
         self.check()?;
+        if !self.versions.is_empty() {
+            return self.wire_versions(signatures);
+        }
         let wiring = if self.is_chain() { self.wire_chain(signatures)? } else { self.wire_graph(signatures)? };
         self.check_default(&wiring.signature)?;
         Ok(wiring)
+    }
+
+    /// As its first version; the others take and give the same.
+    fn wire_versions(&self, signatures: &BTreeMap<ModelRef, &Signature>) -> Result<Wiring, String> {
+        if self.stages.len() != 1 || self.stages[0].model().is_none() {
+            return Err("has versions and several stages; only an endpoint of one model has versions".into());
+        }
+        if self.versions.iter().map(|split| u64::from(split.share)).sum::<u64>() == 0 {
+            return Err("has versions that all have a share of 0; one at least needs a share".into());
+        }
+        let mut wirings = Vec::new();
+        for (i, split) in self.versions.iter().enumerate() {
+            if self.versions[..i].iter().any(|other| other.model == split.model) {
+                return Err(format!("names version {} twice", split.model));
+            }
+        }
+        for (_, variant) in self.variants() {
+            wirings.push(variant.wired(signatures)?);
+        }
+        if let Some(other) = wirings.iter().position(|wiring| wiring.signature != wirings[0].signature) {
+            return Err(format!(
+                "versions {} and {} take or give something else",
+                self.versions[0].model, self.versions[other].model
+            ));
+        }
+        Ok(wirings.swap_remove(0))
     }
 
     fn check(&self) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Stage};
 use crate::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use crate::replicated::{Node, State};
 use crate::scheduler::Batches;
@@ -320,13 +320,25 @@ impl Liveness {
         };
         let models: BTreeSet<&ModelRef> = endpoint.models().collect();
         let wanted = models.iter().map(|model| state.models.get(model).map_or(1, |model| model.replicas.min)).sum();
-        let missing =
-            endpoint.stages.iter().enumerate().filter(|(_, stage)| stage.model().is_some_and(|m| count(m) == 0));
-        let missing = missing.fold(0, |mask, (stage, _)| mask | 1 << stage);
-        let word = match endpoint.wire(&state.signatures()) {
-            Ok(_) if missing == 0 => EndpointState::Serving,
-            Ok(wiring) if wiring.flow.answers_without(missing) => EndpointState::Degraded,
-            _ => EndpointState::Unavailable,
+        let signatures = state.signatures();
+        let word = |variant: &Endpoint| {
+            let gone = |(_, stage): &(usize, &Stage)| stage.model().is_some_and(|model| count(model) == 0);
+            let missing = variant.stages.iter().enumerate().filter(gone).fold(0, |mask, (stage, _)| mask | 1 << stage);
+            match variant.wire(&signatures) {
+                Ok(_) if missing == 0 => EndpointState::Serving,
+                Ok(wiring) if wiring.flow.answers_without(missing) => EndpointState::Degraded,
+                _ => EndpointState::Unavailable,
+            }
+        };
+        // Whatever version has queries counts, and what is being loaded for a rollout too.
+        let words: Vec<(u32, EndpointState)> =
+            endpoint.variants().iter().map(|(share, variant)| (*share, word(variant))).collect();
+        let word = if words.iter().all(|(_, word)| *word == EndpointState::Serving) {
+            EndpointState::Serving
+        } else if words.iter().any(|(share, word)| *share > 0 && *word != EndpointState::Unavailable) {
+            EndpointState::Degraded
+        } else {
+            EndpointState::Unavailable
         };
         (word, models.iter().map(|model| count(model)).sum(), wanted)
     }

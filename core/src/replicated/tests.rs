@@ -35,6 +35,8 @@ fn endpoint(name: &str, models: &[&str]) -> Endpoint {
         weight: 1.0,
         share: 0.0,
         audit: 0.0,
+        versions: Vec::new(),
+        before: Vec::new(),
         class: Class::Default,
         label_output: None,
         confidence_output: None,

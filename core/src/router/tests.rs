@@ -19,6 +19,8 @@ pub(super) fn cascade() -> Ladder {
         weight: 1.0,
         share: 0.0,
         audit: 0.0,
+        versions: Vec::new(),
+        before: Vec::new(),
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

@@ -252,6 +252,7 @@ impl Home {
             let message = format!("endpoint {:?} not found; `weir get endpoints` lists what there is", shorten(name));
             return Ok(Err(Refused { why: Rejection::UnknownEndpoint, message }));
         };
+        let served = served.version(query_id(request.get_id_high(), request.get_id_low()));
         let whole = request.get_whole();
         let views = request.get_inputs()?.iter().map(read_tensor).collect::<Result<Vec<_>, _>>();
         let rows = views

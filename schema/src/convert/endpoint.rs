@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use capnp::struct_list;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::{Comparison, How, Signal};
-use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Stage};
+use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Split, Stage};
 use weir_core::ids::{EndpointName, StageName};
 
 use super::control::{model_ref, none_if_empty, text};
@@ -20,6 +21,12 @@ pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
     b.set_weight(endpoint.weight);
     b.set_share(endpoint.share);
     b.set_audit(endpoint.audit);
+    if !endpoint.versions.is_empty() {
+        write_splits(b.reborrow().init_versions(count(endpoint.versions.len())), &endpoint.versions);
+    }
+    if !endpoint.before.is_empty() {
+        write_splits(b.reborrow().init_before(count(endpoint.before.len())), &endpoint.before);
+    }
     b.set_class(class_to_wire(endpoint.class));
     b.set_label_output(endpoint.label_output.as_deref().unwrap_or(""));
     b.set_confidence_output(endpoint.confidence_output.as_deref().unwrap_or(""));
@@ -33,6 +40,19 @@ pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
     for (i, stage) in endpoint.stages.iter().enumerate() {
         write_stage(stages.reborrow().get(i as u32), stage);
     }
+}
+
+fn write_splits(mut list: struct_list::Builder<'_, wire::split::Owned>, splits: &[Split]) {
+    for (i, split) in splits.iter().enumerate() {
+        let mut b = list.reborrow().get(i as u32);
+        b.set_model(split.model.to_string());
+        b.set_share(split.share);
+    }
+}
+
+fn read_splits(list: struct_list::Reader<'_, wire::split::Owned>) -> Result<Vec<Split>, BadMessage> {
+    let split = |r: wire::split::Reader<'_>| Ok(Split { model: model_ref(r.get_model()?)?, share: r.get_share() });
+    list.iter().map(split).collect()
 }
 
 fn write_stage(mut b: wire::stage::Builder<'_>, stage: &Stage) {
@@ -191,6 +211,8 @@ pub fn read_endpoint(r: wire::endpoint::Reader<'_>) -> Result<Endpoint, BadMessa
         weight: r.get_weight(),
         share: r.get_share(),
         audit: r.get_audit(),
+        versions: read_splits(r.get_versions()?)?,
+        before: read_splits(r.get_before()?)?,
         class: class_from_wire(r.get_class()?),
         label_output: none_if_empty(r.get_label_output()?)?,
         confidence_output: none_if_empty(r.get_confidence_output()?)?,

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use weir_core::endpoint::audit::GateAudit;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::{Comparison, How, Signal};
-use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Judged, Run, Stage};
+use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Judged, Run, Split, Stage};
 use weir_core::history::*;
 use weir_core::ids::*;
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -69,6 +69,8 @@ fn endpoint() -> Endpoint {
         weight: 2.5,
         share: 0.0,
         audit: 0.0,
+        versions: Vec::new(),
+        before: Vec::new(),
         class: Class::Sheddable,
         label_output: Some("probs".into()),
         confidence_output: None,
@@ -110,6 +112,9 @@ fn graph() -> Endpoint {
     let mut endpoint = endpoint();
     endpoint.share = 0.25;
     endpoint.audit = 0.125;
+    let split = |model: &str, share| Split { model: ModelRef::parse(model).unwrap(), share };
+    endpoint.versions = vec![split("m@1", 90), split("m@2", 10)];
+    endpoint.before = vec![split("m@1", 1)];
     endpoint.default_outputs = vec![("probs".into(), Tensor::f32(&[1, 2], &[0.5, 0.5]))];
     for (i, is) in Comparison::ALL.into_iter().enumerate() {
         let words = ["confidence", "margin", "entropy", "label", "score", "label"];

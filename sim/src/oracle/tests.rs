@@ -68,6 +68,8 @@ fn pool(nodes: usize, deep: &[u32], triage: Method, reports: Option<Reports>, en
         weight: *weight,
         share: *share,
         audit: 0.0,
+        versions: Vec::new(),
+        before: Vec::new(),
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,
@@ -142,12 +144,19 @@ fn ends(cluster: &Cluster, dues: Vec<Due>, seed: u64) -> Vec<Ended> {
 /// The table stands in benches/RESULTS.md: `cargo test -p weir-sim --release oracle -- --nocapture`.
 #[test]
 fn the_gain_is_nearly_that_of_an_oracle_and_few_escalations_are_in_vain() {
+    // Assertions of debug builds look at whole queues at every step: there, a part of the table.
+    let part = cfg!(debug_assertions);
+    let seeds = if part { 1 } else { 3 };
     for (name, scenario) in SCENARIOS {
         for deadline in [30, 100, 300].map(Duration::from_millis) {
+            if part && (deadline != Duration::from_millis(30) || name.contains("20 s")) {
+                continue;
+            }
             let mut told = format!("{name:20} {:3} ms", deadline.as_millis());
-            for method in [Method::Fixed, Method::Price, Method::PushOut, Method::Weir] {
+            let methods = [Method::Fixed, Method::Price, Method::PushOut, Method::Weir];
+            for method in methods.into_iter().skip(if part { 3 } else { 0 }) {
                 let (mut gained, mut most, mut wasted, mut served) = (0.0, 0.0, 0.0, 0.0);
-                for seed in 0..3 {
+                for seed in 0..seeds {
                     let dues = dues(scenario, 1.0, deadline, seed);
                     let rows: Vec<(Instant, f64)> =
                         dues.iter().map(|due| (due.at, gain(due.rows[0] as usize))).collect();
@@ -155,8 +164,9 @@ fn the_gain_is_nearly_that_of_an_oracle_and_few_escalations_are_in_vain() {
                     most += rows.iter().zip(best).filter(|(_, served)| *served).map(|((_, gain), _)| gain).sum::<f64>();
                     let cluster = pool(2, &[0, 1], method, Some(Reports::default()), &[(1.0, 0.0)]);
                     let (gain, vain, in_time) = had(&ends(&cluster, dues, seed));
-                    (gained, wasted, served) = (gained + gain, wasted + vain / 3.0, served + in_time / 3.0);
+                    (gained, wasted, served) = (gained + gain, wasted + vain, served + in_time);
                 }
+                (wasted, served) = (wasted / seeds as f64, served / seeds as f64);
                 told += &format!(
                     "  {method} {:.3} ({:.0} % in vain, {:.2} % in time)",
                     gained / most,

@@ -518,6 +518,8 @@ pub fn endpoint(name: &str, deadline_us: u64) -> Endpoint {
         weight: 1.0,
         share: 0.0,
         audit: 0.0,
+        versions: Vec::new(),
+        before: Vec::new(),
         class: Class::Default,
         label_output: None,
         confidence_output: None,
