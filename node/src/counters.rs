@@ -30,6 +30,8 @@ pub struct Counters {
     recent: Mutex<Option<Recent>>,
     /// Whether its gain tables are true.
     audit: Mutex<Audit>,
+    shadowed: AtomicU64,
+    agreed: AtomicU64,
 }
 
 impl Counters {
@@ -45,6 +47,17 @@ impl Counters {
         if let Some(said) = said {
             audit.on_answer_labelled(said == label);
         }
+    }
+
+    /// A shadow answered a row too.
+    pub fn shadowed(&self, alike: bool) {
+        self.shadowed.fetch_add(1, Ordering::Relaxed);
+        self.agreed.fetch_add(u64::from(alike), Ordering::Relaxed);
+    }
+
+    /// Rows that a shadow answered too, and how many of them alike.
+    pub fn shadow(&self) -> (u64, u64) {
+        (self.shadowed.load(Ordering::Relaxed), self.agreed.load(Ordering::Relaxed))
     }
 
     /// Answers whose label is known, and how many of them are right; by stage, what audits found about the gate before it.

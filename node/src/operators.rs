@@ -61,6 +61,7 @@ impl OperatorObject {
                 stages: served.ladders.endpoint().stages.iter().map(|stage| stage.name.clone()).collect(),
                 price: self.price(&table, served.ladders.endpoint(), now),
                 labels,
+                shadow: counters.shadow(),
                 gates,
                 recent: counters.recent(now),
             }

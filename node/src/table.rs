@@ -42,6 +42,8 @@ pub struct Served {
     pub shares: Arc<[f64]>,
     /// The versions that its queries are split over, with their shares; none where there is one.
     pub versions: Vec<(u32, Served)>,
+    /// What sees copies of its queries.
+    pub shadow: Option<Arc<Served>>,
 }
 
 impl Served {
@@ -49,7 +51,7 @@ impl Served {
         let seconds: Vec<f64> = endpoint.stages.iter().map(|stage| stage.model().map_or(0.0, &seconds)).collect();
         let ladders = Arc::new(Ladders::new(&Arc::new(endpoint.clone()), &seconds));
         let shares = wiring.flow.shares(&seconds).into();
-        Served { ladders, wiring: Arc::new(wiring), shares, versions: Vec::new() }
+        Served { ladders, wiring: Arc::new(wiring), shares, versions: Vec::new(), shadow: None }
     }
 
     /// The version that a query goes to, by its id: all rows of a call to the same, whichever node is its home.
@@ -114,6 +116,10 @@ impl Table {
                         };
                         served.versions = endpoint.variants().into_iter().filter_map(wired).collect();
                     }
+                    served.shadow = endpoint.as_shadow().and_then(|shadow| {
+                        let wiring = shadow.wire(&signatures).ok()?;
+                        Some(Arc::new(Served::new(&shadow, wiring, seconds)))
+                    });
                     endpoints.insert(name.clone(), served);
                 }
                 Err(bad) => tracing::warn!(%bad, "an endpoint cannot be served"),

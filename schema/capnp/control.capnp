@@ -115,6 +115,7 @@ struct Endpoint {
   audit @9 :Float64;          # part of the rows that every stage is asked about
   versions @10 :List(Split);  # of the one stage's model; empty: that model alone
   before @11 :List(Split);    # what a rollout replaced
+  shadow @12 :Text;           # model; empty: none
 }
 
 struct Split {
@@ -489,6 +490,8 @@ struct EndpointRecent {
   labelled @15 :UInt64;       # answers whose label somebody has told since the node started; so is what follows
   labelledRight @16 :UInt64;  # of those
   gates @17 :List(GateAudit); # by stage; the first has no gate
+  shadowed @18 :UInt64;       # rows of which a shadow saw a copy, and that it answered
+  agreed @19 :UInt64;         # as the endpoint did
 }
 
 struct GateAudit {

@@ -53,6 +53,7 @@ fn demo() -> Cluster {
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

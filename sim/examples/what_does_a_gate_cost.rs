@@ -38,6 +38,7 @@ fn main() {
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

@@ -94,3 +94,27 @@ fn a_rollout_and_its_undoing_fail_no_query() {
     let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
     assert_eq!(result["answered"], result["offered"], "{result}");
 }
+
+#[test]
+fn a_shadow_sees_copies_and_answers_nobody() {
+    let cluster = Cluster::start(1, 1);
+    let demo = |name: &str| weir_tests::processes::root().join("demo").join(name).display().to_string();
+    let models = ["tiny", "mid"].map(|name| {
+        format!("[[model]]\nname = \"{name}\"\nversion = \"1\"\npath = \"{}\"\n", demo(&format!("{name}.onnx")))
+    });
+    let endpoint = "[[endpoint]]\nname = \"e\"\ndeadline = \"5s\"\nlabel_output = \"probs\"\nmodel = \"tiny@1\"\nshadow = \"mid@1\"\n";
+    cluster.ok(&["apply", "-f", &cluster.write("shadow.toml", models.concat() + endpoint)]);
+    let out = cluster.ok(&["predict", "e", "--input", &demo("images.npy"), "--rows", "0:60", "-o", "json"]);
+    assert!(out.lines().count() == 60 && out.lines().all(|line| line.contains("\"tiny@1\"")));
+    let started = std::time::Instant::now();
+    let shadow = loop {
+        let told: Value = serde_json::from_str(&cluster.ok(&["top", "-o", "json"])).expect("one object");
+        let shadow = told["endpoints"][0]["shadow"].clone();
+        if shadow["rows"].as_u64() == Some(60) {
+            break shadow;
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{shadow}");
+    };
+    let agreed = shadow["agreed"].as_u64().expect("a count");
+    assert!((40..60).contains(&agreed), "the two differ now and then: {shadow}");
+}

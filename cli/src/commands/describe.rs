@@ -95,6 +95,7 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "class": endpoint.class.word(),
         "weight": endpoint.weight,
         "share": endpoint.share,
+        "shadow": endpoint.shadow.as_ref().map(ToString::to_string),
         "versions": endpoint.versions.iter().map(|split| json!({"model": split.model.to_string(), "share": split.share})).collect::<Vec<_>>(),
         "queries": {
             "arrived": sum(|l| l.arrived), "answered": sum(|l| l.answered), "rejected": sum(|l| l.rejected),

@@ -69,6 +69,7 @@ pub struct EndpointDeclaration {
     default_outputs: Vec<(String, Tensor)>,
     stages: Vec<StageDeclaration>,
     versions: Vec<(ModelMention, u32)>,
+    shadow: Option<ModelMention>,
 }
 
 /// An `[[endpoint.stage]]` table: its model, where it has one, stands apart until versions are known.
@@ -131,6 +132,7 @@ impl EndpointDeclaration {
                 .map(|(mention, share)| Ok(Split { model: mention.resolve(declared)?, share: *share }))
                 .collect::<Result<_, _>>()?,
             before: Vec::new(),
+            shadow: self.shadow.as_ref().map(|mention| mention.resolve(declared)).transpose()?,
         })
     }
 }
@@ -251,6 +253,7 @@ struct EndpointTable {
     default_output: BTreeMap<String, Spanned<Numbers>>,
     model: Option<Spanned<String>>,
     versions: Option<Spanned<Vec<VersionTable>>>,
+    shadow: Option<Spanned<String>>,
     #[serde(default)]
     stage: Vec<Spanned<StageTable>>,
 }
@@ -604,6 +607,7 @@ impl Source<'_> {
             default_outputs: table.default_output.iter().map(|(name, numbers)| default_output(name, numbers)).collect(),
             stages,
             versions,
+            shadow: table.shadow.as_ref().map(|model| self.mention(model)).transpose()?,
         })
     }
 

@@ -53,6 +53,8 @@ pub struct Endpoint {
     pub versions: Vec<Split>,
     /// What a rollout replaced, to go back to.
     pub before: Vec<Split>,
+    /// Of an endpoint with one model: another one that sees a copy of each query in the gaps, and answers nobody.
+    pub shadow: Option<ModelRef>,
 }
 
 /// A version of a model that gets a part of the queries.
@@ -133,13 +135,21 @@ impl Endpoint {
     pub fn models(&self) -> impl Iterator<Item = &ModelRef> {
         let versions = self.versions.iter().map(|split| &split.model);
         let stages = self.stages.iter().filter_map(Stage::model).filter(|_| self.versions.is_empty());
-        stages.chain(versions)
+        stages.chain(versions).chain(&self.shadow)
+    }
+
+    /// What its shadow is asked as.
+    pub fn as_shadow(&self) -> Option<Endpoint> {
+        let run = Run::Model(self.shadow.clone()?);
+        let mut shadow = Endpoint { versions: Vec::new(), before: Vec::new(), shadow: None, ..self.clone() };
+        shadow.stages[0].run = run;
+        Some(shadow)
     }
 
     /// What its queries are split over, each as an endpoint of one version, with its share; itself alone where it has no versions.
     pub fn variants(&self) -> Vec<(u32, Endpoint)> {
         let of = |split: &Split| {
-            let mut variant = Endpoint { versions: Vec::new(), before: Vec::new(), ..self.clone() };
+            let mut variant = Endpoint { versions: Vec::new(), before: Vec::new(), shadow: None, ..self.clone() };
             variant.stages[0].run = Run::Model(split.model.clone());
             (split.share, variant)
         };

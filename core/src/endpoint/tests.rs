@@ -25,6 +25,7 @@ pub(crate) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

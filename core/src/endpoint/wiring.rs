@@ -74,7 +74,7 @@ impl Endpoint {
 
     fn wired(&self, signatures: &BTreeMap<ModelRef, &Signature>) -> Result<Wiring, String> {
         self.check()?;
-        if !self.versions.is_empty() {
+        if !self.versions.is_empty() || self.shadow.is_some() {
             return self.wire_versions(signatures);
         }
         let wiring = if self.is_chain() { self.wire_chain(signatures)? } else { self.wire_graph(signatures)? };
@@ -82,12 +82,12 @@ impl Endpoint {
         Ok(wiring)
     }
 
-    /// As its first version; the others take and give the same.
+    /// As its first version; the others, and its shadow, take and give the same.
     fn wire_versions(&self, signatures: &BTreeMap<ModelRef, &Signature>) -> Result<Wiring, String> {
         if self.stages.len() != 1 || self.stages[0].model().is_none() {
-            return Err("has versions and several stages; only an endpoint of one model has versions".into());
+            return Err("has versions or a shadow, and several stages; only an endpoint of one model can".into());
         }
-        if self.versions.iter().map(|split| u64::from(split.share)).sum::<u64>() == 0 {
+        if !self.versions.is_empty() && self.versions.iter().map(|split| u64::from(split.share)).sum::<u64>() == 0 {
             return Err("has versions that all have a share of 0; one at least needs a share".into());
         }
         let mut wirings = Vec::new();
@@ -96,14 +96,14 @@ impl Endpoint {
                 return Err(format!("names version {} twice", split.model));
             }
         }
-        for (_, variant) in self.variants() {
-            wirings.push(variant.wired(signatures)?);
+        let variants: Vec<Endpoint> =
+            self.variants().into_iter().map(|(_, variant)| variant).chain(self.as_shadow()).collect();
+        for variant in &variants {
+            wirings.push(Endpoint { shadow: None, ..variant.clone() }.wired(signatures)?);
         }
         if let Some(other) = wirings.iter().position(|wiring| wiring.signature != wirings[0].signature) {
-            return Err(format!(
-                "versions {} and {} take or give something else",
-                self.versions[0].model, self.versions[other].model
-            ));
+            let model = |variant: usize| variants[variant].stages[0].model().map_or(String::new(), ToString::to_string);
+            return Err(format!("versions {} and {} take or give something else", model(0), model(other)));
         }
         Ok(wirings.swap_remove(0))
     }

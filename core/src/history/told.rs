@@ -29,6 +29,8 @@ pub struct EndpointRecent {
     pub price: f64,
     /// Answers whose label is known, and how many of them are right, since the node started.
     pub labels: (u64, u64),
+    /// Rows that a shadow answered too, and how many of them alike, since the node started.
+    pub shadow: (u64, u64),
     /// By stage, what audits found about the gate before it; nothing of the first.
     pub gates: Vec<GateAudit>,
     /// The last whole ones.

@@ -37,6 +37,7 @@ fn endpoint(name: &str, models: &[&str]) -> Endpoint {
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Default,
         label_output: None,
         confidence_output: None,

@@ -21,6 +21,7 @@ pub(super) fn cascade() -> Ladder {
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

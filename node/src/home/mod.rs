@@ -104,6 +104,8 @@ struct Call {
     /// The caller wants a stage to answer: no default will do.
     demanding: bool,
     outputs: Vec<String>,
+    /// What sees a copy of it.
+    shadow: Option<Arc<Served>>,
 }
 
 /// What a row has gathered on its way.
@@ -199,7 +201,37 @@ impl Home {
         self.remembered.add(records.drain(..));
         self.records.replace(records);
         self.audit_some(&call, id);
+        if let Some(shadow) = &call.shadow {
+            self.shadow_all(&call, shadow, &mut rows);
+        }
         Ok(())
+    }
+
+    /// Gives a copy of each answered row to the shadow, now that the caller has its answer.
+    fn shadow_all(self: &Rc<Self>, call: &Call, shadow: &Arc<Served>, rows: &mut [Gathered]) {
+        let now = self.shared.host.clock.now();
+        for (asked, row) in call.rows.iter().zip(rows) {
+            let Some((.., answer)) = row.answers.pop() else { continue };
+            if self.audits.get() < AUDITS_MAX {
+                self.audits.set(self.audits.get() + 1);
+                let (home, shadow) = (Rc::clone(self), Arc::clone(shadow));
+                let copy = Call {
+                    ladders: Arc::clone(&shadow.ladders),
+                    wiring: Arc::clone(&shadow.wiring),
+                    shares: Arc::clone(&shadow.shares),
+                    ..call.audit(now, asked.clone())
+                };
+                let own = Arc::clone(&call.wiring);
+                tokio::task::spawn_local(async move {
+                    let (_, rows) = home.travel(&copy).await;
+                    home.audits.set(home.audits.get() - 1);
+                    let Some((.., seen)) = rows[0].answers.last() else { return };
+                    let endpoint = copy.ladders.endpoint();
+                    let alike = alike(endpoint, (&own, &answer), (&copy.wiring, seen));
+                    home.shared.ledger.of(&endpoint.name).shadowed(alike);
+                });
+            }
+        }
     }
 
     /// Draws rows of a call that every stage is asked about, now that the caller has its answer.
@@ -252,6 +284,7 @@ impl Home {
             let message = format!("endpoint {:?} not found; `weir get endpoints` lists what there is", shorten(name));
             return Ok(Err(Refused { why: Rejection::UnknownEndpoint, message }));
         };
+        let shadow = served.shadow.clone();
         let served = served.version(query_id(request.get_id_high(), request.get_id_low()));
         let whole = request.get_whole();
         let views = request.get_inputs()?.iter().map(read_tensor).collect::<Result<Vec<_>, _>>();
@@ -299,6 +332,7 @@ impl Home {
             depth,
             demanding: !least.is_empty(),
             outputs,
+            shadow,
         }))
     }
 
@@ -528,6 +562,7 @@ impl Call {
             depth: Depth { from: 0, least: last, most: last },
             demanding: true,
             outputs: Vec::new(),
+            shadow: None,
         }
     }
 
@@ -748,6 +783,16 @@ fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Builder<'
     for (i, (spec, output)) in wanted.into_iter().enumerate() {
         write_row_tensor(list.reborrow().get(i as u32), &spec.name, outputs, *output);
     }
+}
+
+/// Whether two models that are wired alike answer a row alike: with the same class where the endpoint has classes, or else to the last byte.
+fn alike(endpoint: &Endpoint, (own, answer): (&Wiring, &Row), (other, seen): (&Wiring, &Row)) -> bool {
+    let classes = (class(endpoint, own, 0, answer), class(endpoint, other, 0, seen));
+    if let (Some(own), Some(other)) = classes {
+        return own == other;
+    }
+    let mut outputs = own.outputs[0].iter().zip(&other.outputs[0]);
+    outputs.all(|(a, b)| answer.shape(*a) == seen.shape(*b) && answer.data(*a) == seen.data(*b))
 }
 
 /// A reply with where it came from.

@@ -6,7 +6,7 @@ use capnp::struct_list;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::{Comparison, How, Signal};
 use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Split, Stage};
-use weir_core::ids::{EndpointName, StageName};
+use weir_core::ids::{EndpointName, ModelRef, StageName};
 
 use super::control::{model_ref, none_if_empty, text};
 use super::predict::{class_from_wire, class_to_wire, span_from_us, span_to_us};
@@ -24,6 +24,7 @@ pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
     if !endpoint.versions.is_empty() {
         write_splits(b.reborrow().init_versions(count(endpoint.versions.len())), &endpoint.versions);
     }
+    b.set_shadow(endpoint.shadow.as_ref().map_or(String::new(), ToString::to_string));
     if !endpoint.before.is_empty() {
         write_splits(b.reborrow().init_before(count(endpoint.before.len())), &endpoint.before);
     }
@@ -213,6 +214,7 @@ pub fn read_endpoint(r: wire::endpoint::Reader<'_>) -> Result<Endpoint, BadMessa
         audit: r.get_audit(),
         versions: read_splits(r.get_versions()?)?,
         before: read_splits(r.get_before()?)?,
+        shadow: none_if_empty(r.get_shadow()?)?.map(|model| ModelRef::parse(&model)).transpose()?,
         class: class_from_wire(r.get_class()?),
         label_output: none_if_empty(r.get_label_output()?)?,
         confidence_output: none_if_empty(r.get_confidence_output()?)?,

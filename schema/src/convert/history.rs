@@ -46,6 +46,8 @@ fn write_endpoint(mut b: endpoint_recent::Builder<'_>, endpoint: &EndpointRecent
     b.set_price(endpoint.price);
     b.set_labelled(endpoint.labels.0);
     b.set_labelled_right(endpoint.labels.1);
+    b.set_shadowed(endpoint.shadow.0);
+    b.set_agreed(endpoint.shadow.1);
     let mut gates = b.reborrow().init_gates(count(endpoint.gates.len()));
     for (i, gate) in endpoint.gates.iter().enumerate() {
         let mut b = gates.reborrow().get(i as u32);
@@ -120,6 +122,7 @@ fn read_endpoint(r: endpoint_recent::Reader<'_>) -> Result<EndpointRecent, BadMe
         stages: stages.iter().map(stage).collect::<Result<_, _>>()?,
         price: r.get_price(),
         labels: (r.get_labelled(), r.get_labelled_right()),
+        shadow: (r.get_shadowed(), r.get_agreed()),
         gates: r.get_gates()?.iter().map(read_audit).collect(),
         recent: Seconds { seconds: r.get_seconds(), tally },
     })

@@ -71,6 +71,7 @@ fn endpoint() -> Endpoint {
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Sheddable,
         label_output: Some("probs".into()),
         confidence_output: None,
@@ -115,6 +116,7 @@ fn graph() -> Endpoint {
     let split = |model: &str, share| Split { model: ModelRef::parse(model).unwrap(), share };
     endpoint.versions = vec![split("m@1", 90), split("m@2", 10)];
     endpoint.before = vec![split("m@1", 1)];
+    endpoint.shadow = ModelRef::parse("m@3").ok();
     endpoint.default_outputs = vec![("probs".into(), Tensor::f32(&[1, 2], &[0.5, 0.5]))];
     for (i, is) in Comparison::ALL.into_iter().enumerate() {
         let words = ["confidence", "margin", "entropy", "label", "score", "label"];
@@ -403,6 +405,7 @@ fn the_last_seconds_come_back_as_they_were_sent() {
             stages: vec![StageName::parse("a").unwrap(), StageName::parse("b").unwrap()],
             price: 1.5,
             labels: (4, 3),
+            shadow: (8, 7),
             gates: vec![
                 GateAudit::default(),
                 GateAudit { rows: 9, differ: 2, expected: 1.5, labelled: 3, expected_of_labelled: 0.5, gained: -1.0 },

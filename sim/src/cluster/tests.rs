@@ -37,6 +37,7 @@ fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

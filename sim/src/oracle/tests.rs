@@ -70,6 +70,7 @@ fn pool(nodes: usize, deep: &[u32], triage: Method, reports: Option<Reports>, en
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Default,
         label_output: Some("probs".into()),
         confidence_output: None,

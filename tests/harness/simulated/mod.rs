@@ -520,6 +520,7 @@ pub fn endpoint(name: &str, deadline_us: u64) -> Endpoint {
         audit: 0.0,
         versions: Vec::new(),
         before: Vec::new(),
+        shadow: None,
         class: Class::Default,
         label_output: None,
         confidence_output: None,

@@ -34,6 +34,8 @@ struct Endpoint {
     price: f64,
     /// Answers whose label is known, and how many of them are right.
     labels: (u64, u64),
+    /// Rows that a shadow answered too, and how many of them alike.
+    shadow: (u64, u64),
     /// By stage, what audits found about the gate before it.
     gates: Vec<GateAudit>,
 }
@@ -90,6 +92,7 @@ impl View {
             endpoint.tally.merge(tally);
             endpoint.stages.clone_from(&told.stages);
             endpoint.labels = (endpoint.labels.0 + told.labels.0, endpoint.labels.1 + told.labels.1);
+            endpoint.shadow = (endpoint.shadow.0 + told.shadow.0, endpoint.shadow.1 + told.shadow.1);
             let gates = endpoint.gates.len().max(told.gates.len());
             endpoint.gates.resize(gates, GateAudit::default());
             endpoint.gates.iter_mut().zip(&told.gates).for_each(|(sum, gate)| sum.merge(gate));
@@ -213,6 +216,7 @@ impl Endpoint {
             "price": self.price,
             "expected_accuracy": tally.accuracy(), "value_lost_per_s": self.lost,
             "labelled": {"answers": self.labels.0, "accuracy": self.measured()},
+            "shadow": {"rows": self.shadow.0, "agreed": self.shadow.1},
             "gates": self.stages.iter().zip(&self.gates).skip(1).map(audited).collect::<Vec<_>>(),
         })
     }
