@@ -3,7 +3,10 @@
 //! Lives on an RPC thread. It decides nothing: [`Trip`] says what its rows do next, [`choose`] where. Dropping the call drops this, and with it whatever still
 //! waits somewhere.
 
+mod copies;
 mod join;
+mod told;
+mod travel;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,20 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::endpoint::audit::Audited;
-use weir_core::endpoint::passage::{class, empty, holds, signal};
-use weir_core::endpoint::{Asks, Endpoint, Ladder, Ladders, Passage, Wiring};
-use weir_core::history::{Record, Visit, Visits};
+use weir_core::endpoint::{Endpoint, Ladder, Ladders, Wiring};
+use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
-use weir_core::router::{Choice, Depth, End, Ending, Group, StageEnd, Target, Trip, choose, doubted};
+use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted};
 use weir_core::tensor::{Row, TensorSpec};
-use weir_core::triage::{Method, WholeStage};
+use weir_core::triage::WholeStage;
 use weir_core::units::{Deadline, Instant};
-use weir_schema::convert::predict::{class_from_wire, outcome_to_wire, query_id, span_from_us, span_to_us};
-use weir_schema::convert::tensor::{TensorView, read_tensor, write_row_tensor, write_tensor};
-use weir_schema::predict_capnp::{answer, predict_request, predict_response};
+use weir_schema::convert::predict::{class_from_wire, query_id, span_from_us};
+use weir_schema::convert::tensor::{TensorView, read_tensor};
+use weir_schema::predict_capnp::{predict_request, predict_response};
 
 use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
@@ -35,13 +36,8 @@ use crate::stages::{Asking, Peers};
 use crate::table::{Served, Table, candidates, load, price};
 
 use join::{Item, Join};
+use told::{answer, record, write_outcome};
 
-/// Audits under way at most, on each thread: they run in the gaps, and where there are none they are not piled up.
-const AUDITS_MAX: usize = 64;
-/// How long an audit may take.
-const AUDIT_WITHIN: Duration = Duration::from_secs(1);
-/// Of an answer that nobody could give, though nothing went wrong.
-const NO_BRANCH: &str = "no stage that can answer was wanted: none of their conditions held";
 /// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here.
 const ROWS_MAX: usize = 65_536;
 
@@ -54,8 +50,8 @@ pub struct Home {
     /// The stage for all queries of an endpoint, where triage asks for one.
     wholes: RefCell<BTreeMap<EndpointName, WholeStage>>,
     remembered: Remembered,
-    /// Audits under way.
-    audits: Cell<usize>,
+    /// Copies under way.
+    copies: Cell<usize>,
     /// Reused between calls.
     records: RefCell<Vec<Record>>,
 }
@@ -160,7 +156,7 @@ impl Home {
             deadlines,
             remembered: shared.histories.begin(),
             records: RefCell::default(),
-            audits: Cell::new(0),
+            copies: Cell::new(0),
             shared,
             prng,
             wholes: RefCell::default(),
@@ -205,63 +201,6 @@ impl Home {
             self.shadow_all(&call, shadow, &mut rows);
         }
         Ok(())
-    }
-
-    /// Gives a copy of each answered row to the shadow, now that the caller has its answer.
-    fn shadow_all(self: &Rc<Self>, call: &Call, shadow: &Arc<Served>, rows: &mut [Gathered]) {
-        let now = self.shared.host.clock.now();
-        for (asked, row) in call.rows.iter().zip(rows) {
-            let Some((.., answer)) = row.answers.pop() else { continue };
-            if self.audits.get() < AUDITS_MAX {
-                self.audits.set(self.audits.get() + 1);
-                let (home, shadow) = (Rc::clone(self), Arc::clone(shadow));
-                let copy = Call {
-                    ladders: Arc::clone(&shadow.ladders),
-                    wiring: Arc::clone(&shadow.wiring),
-                    shares: Arc::clone(&shadow.shares),
-                    ..call.audit(now, asked.clone())
-                };
-                let own = Arc::clone(&call.wiring);
-                tokio::task::spawn_local(async move {
-                    let (_, rows) = home.travel(&copy).await;
-                    home.audits.set(home.audits.get() - 1);
-                    let Some((.., seen)) = rows[0].answers.last() else { return };
-                    let endpoint = copy.ladders.endpoint();
-                    let alike = alike(endpoint, (&own, &answer), (&copy.wiring, seen));
-                    home.shared.ledger.of(&endpoint.name).shadowed(alike);
-                });
-            }
-        }
-    }
-
-    /// Draws rows of a call that every stage is asked about, now that the caller has its answer.
-    fn audit_some(self: &Rc<Self>, call: &Call, id: QueryId) {
-        let endpoint = call.ladders.endpoint();
-        if endpoint.audit <= 0.0 || !call.wiring.flow.is_chain() || endpoint.stages.len() < 2 {
-            return;
-        }
-        for (slot, row) in call.rows.iter().enumerate() {
-            let drawn = self.prng.borrow_mut().uniform() < endpoint.audit;
-            if drawn && self.audits.get() < AUDITS_MAX {
-                self.audits.set(self.audits.get() + 1);
-                let home = Rc::clone(self);
-                let (call, id) = (call.audit(self.shared.host.clock.now(), row.clone()), id.row(slot as u64));
-                tokio::task::spawn_local(async move { home.audit(call, id).await });
-            }
-        }
-    }
-
-    /// Asks every stage about a row.
-    async fn audit(self: Rc<Self>, call: Call, id: QueryId) {
-        let (_, rows) = self.travel(&call).await;
-        self.audits.set(self.audits.get() - 1);
-        let endpoint = call.ladders.endpoint();
-        let mut said = vec![None; endpoint.stages.len()];
-        for (stage, _, outputs) in &rows[0].answers {
-            let signal = signal(endpoint, &call.wiring, *stage, outputs);
-            said[*stage] = signal.zip(class(endpoint, &call.wiring, *stage, outputs));
-        }
-        self.shared.ledger.of(&endpoint.name).audited(endpoint, Audited { id, said });
     }
 
     fn decode(
@@ -548,253 +487,6 @@ impl Home {
     }
 }
 
-impl Call {
-    /// One of its rows, for every stage, in the gaps and with time for that.
-    fn audit(&self, now: Instant, row: Row) -> Call {
-        let last = self.ladders.endpoint().stages.len() - 1;
-        Call {
-            ladders: Arc::clone(&self.ladders),
-            wiring: Arc::clone(&self.wiring),
-            shares: Arc::clone(&self.shares),
-            rows: vec![row],
-            deadline: Deadline::after(now, AUDIT_WITHIN.max(4 * self.ladders.endpoint().deadline)),
-            class: Class::Sheddable,
-            depth: Depth { from: 0, least: last, most: last },
-            demanding: true,
-            outputs: Vec::new(),
-            shadow: None,
-        }
-    }
-
-    /// Asks about a row on its way.
-    fn passage<T>(&self, row: &Gathered, slot: usize, ask: impl FnOnce(&Passage<'_>) -> T) -> T {
-        let answer = |stage| row.answers.iter().rev().find(|(known, ..)| *known == stage).map(|(.., outputs)| outputs);
-        ask(&Passage {
-            endpoint: self.ladders.endpoint(),
-            wiring: &self.wiring,
-            request: &self.rows[slot],
-            answer: &answer,
-        })
-    }
-
-    /// By when a stage has to be done, so that what has to follow can be in time as well.
-    fn deadline_of(&self, now: Instant, stage: usize) -> Deadline {
-        let share = self.shares[stage];
-        if share >= 1.0 { self.deadline } else { Deadline::after(now, self.deadline.left(now).mul_f64(share)) }
-    }
-}
-
-impl Travel<'_> {
-    /// Nothing is asked: every row is refused.
-    fn refuse(&mut self, now: Instant, why: Rejection) {
-        while let Some(group) = self.trip.next_group() {
-            self.trip.on_no_choice(now, &group, why);
-        }
-    }
-
-    /// A reply to a row: to one of its items it is one once all are there.
-    fn joined(&mut self, slot: usize, reply: HomeReply) -> Option<(usize, HomeReply)> {
-        let Some(number) = slot.checked_sub(self.rows.len()) else { return Some((slot, reply)) };
-        let Item { join, position } = self.items[number];
-        let join = &mut self.joins[join];
-        let (slot, HomeReply { stage, node, reply }) = (join.slot, reply);
-        join.on_reply(position, reply).map(|reply| (slot, HomeReply { stage, node, reply }))
-    }
-
-    /// Takes in what became of a row's stage call; what a gate has found the next one to be worth.
-    fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply, ladder: &Ladder) -> Option<f64> {
-        let HomeReply { stage, node, reply } = reply;
-        let row = &mut self.rows[slot];
-        if let Some(visit) = row.visits.last_of(stage) {
-            visit.end = Some((now, reply.told()));
-        }
-        let end = match reply {
-            StageReply::Answered { outputs, queue, execute, .. } => {
-                row.queue += queue;
-                row.execute += execute;
-                row.price = row.price.max(ladder.price());
-                return self.on_answer(now, slot, (stage, node, outputs), ladder);
-            }
-            StageReply::Rejected(why) => StageEnd::Rejected(why),
-            StageReply::Expired => StageEnd::Expired,
-            StageReply::Failed(message) => {
-                row.message = message;
-                StageEnd::Failed
-            }
-            StageReply::Lost => StageEnd::Lost,
-        };
-        row.price = row.price.max(ladder.price());
-        self.trip.on_stage_end(now, ladder, slot, stage, end, 0)
-    }
-
-    /// A stage gave something for a row.
-    fn on_answer(&mut self, now: Instant, slot: usize, answer: (usize, NodeName, Row), ladder: &Ladder) -> Option<f64> {
-        let (stage, _, outputs) = &answer;
-        let (stage, endpoint, wiring) = (*stage, self.call.ladders.endpoint(), &self.call.wiring);
-        let (signal, holds) = (signal(endpoint, wiring, stage, outputs), holds(endpoint, wiring, stage, outputs));
-        self.rows[slot].answers.push(answer);
-        let weighed = self.trip.on_stage_end(now, ladder, slot, stage, StageEnd::Answered(signal), holds);
-        if let Some(visit) = self.rows[slot].visits.last_of(stage) {
-            visit.judged = self.trip.judged(slot);
-        }
-        weighed
-    }
-
-    /// Combines what has come for the rows of a group; what the gate behind found.
-    fn combine(&mut self, now: Instant, group: &Group, me: &NodeName, ladder: &Ladder) -> Vec<f64> {
-        let mut values = Vec::new();
-        for slot in group.slots.iter().copied() {
-            match self.call.passage(&self.rows[slot], slot, |passage| passage.combined(group.stage)) {
-                Ok(output) => values.extend(self.on_answer(now, slot, (group.stage, me.clone(), output), ladder)),
-                Err(why) => self.fail(now, group.stage, slot, &why),
-            }
-        }
-        values
-    }
-
-    /// A stage cannot even be asked for a row.
-    fn fail(&mut self, now: Instant, stage: usize, slot: usize, why: &str) {
-        self.rows[slot].message = format!("stage {}: {why}", self.call.ladders.endpoint().stages[stage].name);
-        self.trip.on_stage_end(now, self.call.ladders.at(0.0, 0.0), slot, stage, StageEnd::Failed, 0);
-    }
-
-    /// Remembers where the rows of a group went.
-    fn note_sent(&mut self, now: Instant, group: &Group, target: &Target, me: &NodeName) {
-        let (node, device) = match target {
-            Target::Local(device) => (me, Some(device)),
-            Target::Remote(node) => (node, None),
-        };
-        for slot in &group.slots {
-            self.rows[*slot].visits.push(Visit {
-                stage: group.stage,
-                node: node.clone(),
-                device: device.cloned(),
-                sent: now,
-                end: None,
-                judged: None,
-            });
-        }
-    }
-
-    /// What a group asks of its stage. A row that cannot ask, or has nothing to ask, leaves the group.
-    fn asks(&mut self, now: Instant, group: &mut Group, triage: Method, me: &NodeName) -> Vec<Submission> {
-        let (deadline, class, stage) = (self.call.deadline_of(now, group.stage), self.call.class, group.stage);
-        let mut rows = Vec::with_capacity(group.slots.len());
-        group.slots.retain(|slot| {
-            let slot = *slot;
-            let bid = triage.bid(self.call.ladders.endpoint(), stage, self.trip.value(slot, stage));
-            let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, bid });
-            match self.call.passage(&self.rows[slot], slot, |passage| passage.asks(stage)) {
-                Ok(Asks::One(inputs)) => ask(slot, inputs),
-                Ok(Asks::Each(items)) if items.is_empty() => {
-                    let nothing = empty(&self.call.wiring.gives[stage]);
-                    self.on_answer(now, slot, (stage, me.clone(), nothing), self.call.ladders.at(0.0, 0.0));
-                    return false;
-                }
-                Ok(Asks::Each(items)) => {
-                    let join = self.joins.len();
-                    self.joins.push(Join::new(slot, items.len()));
-                    for (position, inputs) in items.into_iter().enumerate() {
-                        ask(self.rows.len() + self.items.len(), inputs);
-                        self.items.push(Item { join, position });
-                    }
-                }
-                Err(why) => {
-                    self.fail(now, stage, slot, &why);
-                    return false;
-                }
-            }
-            true
-        });
-        rows
-    }
-}
-
-/// How a row ended and what led to that. Takes from the row what nobody else needs.
-fn record(call: &Call, id: QueryId, arrived: Instant, row: &mut Gathered, end: End) -> Record {
-    let endpoint = call.ladders.endpoint();
-    let unanswered = |outcome: Outcome| (outcome, 0, false, outcome.explanation().to_owned());
-    let (mut outcome, mut stage, mut degraded, message) = match end.how {
-        Ending::Answer { stage, degraded } => (Outcome::Answered, stage, degraded, String::new()),
-        Ending::Refuse(why) => unanswered(Outcome::Rejected(why)),
-        Ending::Expire => unanswered(Outcome::Expired),
-        Ending::Fail if row.message.is_empty() && row.visits.iter().all(|visit| visit.is_answered()) => {
-            (Outcome::Failed, 0, false, NO_BRANCH.to_owned())
-        }
-        Ending::Fail if row.message.is_empty() => unanswered(Outcome::Failed),
-        Ending::Fail => (Outcome::Failed, 0, false, std::mem::take(&mut row.message)),
-    };
-    if outcome != Outcome::Answered && !endpoint.default_outputs.is_empty() && !call.demanding {
-        (outcome, stage, degraded) = (Outcome::Answered, endpoint.stages.len(), true);
-    }
-    let answer = row.answers.iter().rev().find(|(answered, ..)| outcome == Outcome::Answered && *answered == stage);
-    let label = answer.and_then(|(.., outputs)| class(endpoint, &call.wiring, stage, outputs));
-    Record {
-        id,
-        rows: 1,
-        endpoint: Some(call.ladders.shared_endpoint()),
-        arrived,
-        deadline: Some(call.deadline),
-        class: call.class,
-        visits: std::mem::take(&mut row.visits),
-        ended: end.at,
-        outcome,
-        stage,
-        label,
-        degraded,
-        message,
-    }
-}
-
-/// Writes how a row ended.
-fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Builder<'_>) {
-    let Record { outcome, stage, degraded, ref message, .. } = *record;
-    b.set_queue_us(span_to_us(row.queue));
-    b.set_execute_us(span_to_us(row.execute));
-    b.set_total_us(span_to_us(record.ended.since(record.arrived)));
-    b.set_price(row.price);
-    b.set_expected_loss(if outcome == Outcome::Answered { record.forgone() } else { 0.0 });
-    write_outcome(b.reborrow(), outcome, message);
-    if outcome != Outcome::Answered {
-        return;
-    }
-    let endpoint = call.ladders.endpoint();
-    let signature = &call.wiring.signature;
-    let is_wanted = |name: &String| call.outputs.is_empty() || call.outputs.contains(name);
-    b.set_stage(endpoint.stage_name(stage));
-    b.set_degraded(degraded);
-    let Some(answered) = endpoint.stages.get(stage) else {
-        // Nobody could answer; the message says why.
-        let wanted: Vec<_> = endpoint.default_outputs.iter().filter(|(name, _)| is_wanted(name)).collect();
-        let mut list = b.init_outputs(wanted.len() as u32);
-        for (i, (name, tensor)) in wanted.into_iter().enumerate() {
-            let list = list.reborrow().get(i as u32);
-            write_tensor(list, name, tensor.dtype, &tensor.shape[1..], &tensor.data);
-        }
-        return;
-    };
-    let (_, node, outputs) =
-        row.answers.iter().rev().find(|(answered, ..)| *answered == stage).expect("the stage answered");
-    b.set_model(answered.model().map_or(String::new(), ToString::to_string));
-    b.set_node(node.as_str());
-    let wanted = signature.outputs.iter().zip(&call.wiring.outputs[stage]);
-    let wanted: Vec<_> = wanted.filter(|(spec, _)| is_wanted(&spec.name)).collect();
-    let mut list = b.init_outputs(wanted.len() as u32);
-    for (i, (spec, output)) in wanted.into_iter().enumerate() {
-        write_row_tensor(list.reborrow().get(i as u32), &spec.name, outputs, *output);
-    }
-}
-
-/// Whether two models that are wired alike answer a row alike: with the same class where the endpoint has classes, or else to the last byte.
-fn alike(endpoint: &Endpoint, (own, answer): (&Wiring, &Row), (other, seen): (&Wiring, &Row)) -> bool {
-    let classes = (class(endpoint, own, 0, answer), class(endpoint, other, 0, seen));
-    if let (Some(own), Some(other)) = classes {
-        return own == other;
-    }
-    let mut outputs = own.outputs[0].iter().zip(&other.outputs[0]);
-    outputs.all(|(a, b)| answer.shape(*a) == seen.shape(*b) && answer.data(*a) == seen.data(*b))
-}
-
 /// A reply with where it came from.
 struct HomeReply {
     stage: usize,
@@ -883,13 +575,6 @@ fn rows(views: &[TensorView<'_>], specs: &[TensorSpec], whole: bool) -> Result<V
     }
     let tensors = Arc::new(tensors);
     Ok((0..count as usize).map(|row| Row { tensors: Arc::clone(&tensors), row: Some(row) }).collect())
-}
-
-fn write_outcome(mut b: answer::Builder<'_>, outcome: Outcome, message: &str) {
-    let (code, why) = outcome_to_wire(outcome);
-    b.set_outcome(code);
-    b.set_rejection(why);
-    b.set_message(message);
 }
 
 /// What a stranger named, short enough to repeat.

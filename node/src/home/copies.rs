@@ -1,0 +1,110 @@
+//! Copies of queries that nobody waits for: audits, which ask every stage, and those that a shadow sees.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_core::endpoint::audit::Audited;
+use weir_core::endpoint::passage::{class, signal};
+use weir_core::endpoint::{Endpoint, Wiring};
+use weir_core::ids::QueryId;
+use weir_core::outcome::Class;
+use weir_core::router::Depth;
+use weir_core::tensor::Row;
+use weir_core::units::{Deadline, Instant};
+
+use super::{Call, Gathered, Home};
+use crate::table::Served;
+
+/// Copies under way at most, on each thread: they run in the gaps, and where there are none they are not piled up.
+const COPIES_MAX: usize = 64;
+/// How long a copy may take.
+const COPY_WITHIN: Duration = Duration::from_secs(1);
+
+impl Home {
+    /// Gives a copy of each answered row to the shadow, now that the caller has its answer.
+    pub(super) fn shadow_all(self: &Rc<Self>, call: &Call, shadow: &Arc<Served>, rows: &mut [Gathered]) {
+        let now = self.shared.host.clock.now();
+        for (asked, row) in call.rows.iter().zip(rows) {
+            let Some((.., answer)) = row.answers.pop() else { continue };
+            if self.copies.get() < COPIES_MAX {
+                self.copies.set(self.copies.get() + 1);
+                let (home, shadow) = (Rc::clone(self), Arc::clone(shadow));
+                let copy = Call {
+                    ladders: Arc::clone(&shadow.ladders),
+                    wiring: Arc::clone(&shadow.wiring),
+                    shares: Arc::clone(&shadow.shares),
+                    ..call.audit(now, asked.clone())
+                };
+                let own = Arc::clone(&call.wiring);
+                tokio::task::spawn_local(async move {
+                    let (_, rows) = home.travel(&copy).await;
+                    home.copies.set(home.copies.get() - 1);
+                    let Some((.., seen)) = rows[0].answers.last() else { return };
+                    let endpoint = copy.ladders.endpoint();
+                    let alike = alike(endpoint, (&own, &answer), (&copy.wiring, seen));
+                    home.shared.ledger.of(&endpoint.name).shadowed(alike);
+                });
+            }
+        }
+    }
+
+    /// Draws rows of a call that every stage is asked about, now that the caller has its answer.
+    pub(super) fn audit_some(self: &Rc<Self>, call: &Call, id: QueryId) {
+        let endpoint = call.ladders.endpoint();
+        if endpoint.audit <= 0.0 || !call.wiring.flow.is_chain() || endpoint.stages.len() < 2 {
+            return;
+        }
+        for (slot, row) in call.rows.iter().enumerate() {
+            let drawn = self.prng.borrow_mut().uniform() < endpoint.audit;
+            if drawn && self.copies.get() < COPIES_MAX {
+                self.copies.set(self.copies.get() + 1);
+                let home = Rc::clone(self);
+                let (call, id) = (call.audit(self.shared.host.clock.now(), row.clone()), id.row(slot as u64));
+                tokio::task::spawn_local(async move { home.audit(call, id).await });
+            }
+        }
+    }
+
+    /// Asks every stage about a row.
+    async fn audit(self: Rc<Self>, call: Call, id: QueryId) {
+        let (_, rows) = self.travel(&call).await;
+        self.copies.set(self.copies.get() - 1);
+        let endpoint = call.ladders.endpoint();
+        let mut said = vec![None; endpoint.stages.len()];
+        for (stage, _, outputs) in &rows[0].answers {
+            let signal = signal(endpoint, &call.wiring, *stage, outputs);
+            said[*stage] = signal.zip(class(endpoint, &call.wiring, *stage, outputs));
+        }
+        self.shared.ledger.of(&endpoint.name).audited(endpoint, Audited { id, said });
+    }
+}
+
+impl Call {
+    /// One of its rows, for every stage, in the gaps and with time for that.
+    fn audit(&self, now: Instant, row: Row) -> Call {
+        let last = self.ladders.endpoint().stages.len() - 1;
+        Call {
+            ladders: Arc::clone(&self.ladders),
+            wiring: Arc::clone(&self.wiring),
+            shares: Arc::clone(&self.shares),
+            rows: vec![row],
+            deadline: Deadline::after(now, COPY_WITHIN.max(4 * self.ladders.endpoint().deadline)),
+            class: Class::Sheddable,
+            depth: Depth { from: 0, least: last, most: last },
+            demanding: true,
+            outputs: Vec::new(),
+            shadow: None,
+        }
+    }
+}
+
+/// Whether two models that are wired alike answer a row alike: with the same class where the endpoint has classes, or else to the last byte.
+fn alike(endpoint: &Endpoint, (own, answer): (&Wiring, &Row), (other, seen): (&Wiring, &Row)) -> bool {
+    let classes = (class(endpoint, own, 0, answer), class(endpoint, other, 0, seen));
+    if let (Some(own), Some(other)) = classes {
+        return own == other;
+    }
+    let mut outputs = own.outputs[0].iter().zip(&other.outputs[0]);
+    outputs.all(|(a, b)| answer.shape(*a) == seen.shape(*b) && answer.data(*a) == seen.data(*b))
+}

@@ -1,0 +1,160 @@
+//! The rows of a call on their way: what has come, what is asked next.
+
+use weir_core::endpoint::passage::{empty, holds, signal};
+use weir_core::endpoint::{Asks, Ladder, Passage};
+use weir_core::history::Visit;
+use weir_core::ids::NodeName;
+use weir_core::outcome::Rejection;
+use weir_core::router::{Group, StageEnd, Target};
+use weir_core::tensor::Row;
+use weir_core::triage::Method;
+use weir_core::units::{Deadline, Instant};
+
+use super::join::{Item, Join};
+use super::{Call, Gathered, HomeReply, Travel};
+use crate::actors::device::{StageReply, Submission};
+
+impl Call {
+    /// Asks about a row on its way.
+    pub(super) fn passage<T>(&self, row: &Gathered, slot: usize, ask: impl FnOnce(&Passage<'_>) -> T) -> T {
+        let answer = |stage| row.answers.iter().rev().find(|(known, ..)| *known == stage).map(|(.., outputs)| outputs);
+        ask(&Passage {
+            endpoint: self.ladders.endpoint(),
+            wiring: &self.wiring,
+            request: &self.rows[slot],
+            answer: &answer,
+        })
+    }
+
+    /// By when a stage has to be done, so that what has to follow can be in time as well.
+    pub(super) fn deadline_of(&self, now: Instant, stage: usize) -> Deadline {
+        let share = self.shares[stage];
+        if share >= 1.0 { self.deadline } else { Deadline::after(now, self.deadline.left(now).mul_f64(share)) }
+    }
+}
+
+impl Travel<'_> {
+    /// Nothing is asked: every row is refused.
+    pub(super) fn refuse(&mut self, now: Instant, why: Rejection) {
+        while let Some(group) = self.trip.next_group() {
+            self.trip.on_no_choice(now, &group, why);
+        }
+    }
+
+    /// A reply to a row: to one of its items it is one once all are there.
+    pub(super) fn joined(&mut self, slot: usize, reply: HomeReply) -> Option<(usize, HomeReply)> {
+        let Some(number) = slot.checked_sub(self.rows.len()) else { return Some((slot, reply)) };
+        let Item { join, position } = self.items[number];
+        let join = &mut self.joins[join];
+        let (slot, HomeReply { stage, node, reply }) = (join.slot, reply);
+        join.on_reply(position, reply).map(|reply| (slot, HomeReply { stage, node, reply }))
+    }
+
+    /// Takes in what became of a row's stage call; what a gate has found the next one to be worth.
+    pub(super) fn on_reply(&mut self, now: Instant, slot: usize, reply: HomeReply, ladder: &Ladder) -> Option<f64> {
+        let HomeReply { stage, node, reply } = reply;
+        let row = &mut self.rows[slot];
+        if let Some(visit) = row.visits.last_of(stage) {
+            visit.end = Some((now, reply.told()));
+        }
+        let end = match reply {
+            StageReply::Answered { outputs, queue, execute, .. } => {
+                row.queue += queue;
+                row.execute += execute;
+                row.price = row.price.max(ladder.price());
+                return self.on_answer(now, slot, (stage, node, outputs), ladder);
+            }
+            StageReply::Rejected(why) => StageEnd::Rejected(why),
+            StageReply::Expired => StageEnd::Expired,
+            StageReply::Failed(message) => {
+                row.message = message;
+                StageEnd::Failed
+            }
+            StageReply::Lost => StageEnd::Lost,
+        };
+        row.price = row.price.max(ladder.price());
+        self.trip.on_stage_end(now, ladder, slot, stage, end, 0)
+    }
+
+    /// A stage gave something for a row.
+    fn on_answer(&mut self, now: Instant, slot: usize, answer: (usize, NodeName, Row), ladder: &Ladder) -> Option<f64> {
+        let (stage, _, outputs) = &answer;
+        let (stage, endpoint, wiring) = (*stage, self.call.ladders.endpoint(), &self.call.wiring);
+        let (signal, holds) = (signal(endpoint, wiring, stage, outputs), holds(endpoint, wiring, stage, outputs));
+        self.rows[slot].answers.push(answer);
+        let weighed = self.trip.on_stage_end(now, ladder, slot, stage, StageEnd::Answered(signal), holds);
+        if let Some(visit) = self.rows[slot].visits.last_of(stage) {
+            visit.judged = self.trip.judged(slot);
+        }
+        weighed
+    }
+
+    /// Combines what has come for the rows of a group; what the gate behind found.
+    pub(super) fn combine(&mut self, now: Instant, group: &Group, me: &NodeName, ladder: &Ladder) -> Vec<f64> {
+        let mut values = Vec::new();
+        for slot in group.slots.iter().copied() {
+            match self.call.passage(&self.rows[slot], slot, |passage| passage.combined(group.stage)) {
+                Ok(output) => values.extend(self.on_answer(now, slot, (group.stage, me.clone(), output), ladder)),
+                Err(why) => self.fail(now, group.stage, slot, &why),
+            }
+        }
+        values
+    }
+
+    /// A stage cannot even be asked for a row.
+    fn fail(&mut self, now: Instant, stage: usize, slot: usize, why: &str) {
+        self.rows[slot].message = format!("stage {}: {why}", self.call.ladders.endpoint().stages[stage].name);
+        self.trip.on_stage_end(now, self.call.ladders.at(0.0, 0.0), slot, stage, StageEnd::Failed, 0);
+    }
+
+    /// Remembers where the rows of a group went.
+    pub(super) fn note_sent(&mut self, now: Instant, group: &Group, target: &Target, me: &NodeName) {
+        let (node, device) = match target {
+            Target::Local(device) => (me, Some(device)),
+            Target::Remote(node) => (node, None),
+        };
+        for slot in &group.slots {
+            self.rows[*slot].visits.push(Visit {
+                stage: group.stage,
+                node: node.clone(),
+                device: device.cloned(),
+                sent: now,
+                end: None,
+                judged: None,
+            });
+        }
+    }
+
+    /// What a group asks of its stage. A row that cannot ask, or has nothing to ask, leaves the group.
+    pub(super) fn asks(&mut self, now: Instant, group: &mut Group, triage: Method, me: &NodeName) -> Vec<Submission> {
+        let (deadline, class, stage) = (self.call.deadline_of(now, group.stage), self.call.class, group.stage);
+        let mut rows = Vec::with_capacity(group.slots.len());
+        group.slots.retain(|slot| {
+            let slot = *slot;
+            let bid = triage.bid(self.call.ladders.endpoint(), stage, self.trip.value(slot, stage));
+            let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, bid });
+            match self.call.passage(&self.rows[slot], slot, |passage| passage.asks(stage)) {
+                Ok(Asks::One(inputs)) => ask(slot, inputs),
+                Ok(Asks::Each(items)) if items.is_empty() => {
+                    let nothing = empty(&self.call.wiring.gives[stage]);
+                    self.on_answer(now, slot, (stage, me.clone(), nothing), self.call.ladders.at(0.0, 0.0));
+                    return false;
+                }
+                Ok(Asks::Each(items)) => {
+                    let join = self.joins.len();
+                    self.joins.push(Join::new(slot, items.len()));
+                    for (position, inputs) in items.into_iter().enumerate() {
+                        ask(self.rows.len() + self.items.len(), inputs);
+                        self.items.push(Item { join, position });
+                    }
+                }
+                Err(why) => {
+                    self.fail(now, stage, slot, &why);
+                    return false;
+                }
+            }
+            true
+        });
+        rows
+    }
+}
