@@ -174,5 +174,5 @@ fn main() {
         let x = 40 + second * 100;
         writeln!(svg, "<text x=\"{x}\" y=\"532\" text-anchor=\"middle\">{second} s</text>").expect("text");
     }
-    print!("{svg}</svg>\n");
+    println!("{svg}</svg>");
 }
