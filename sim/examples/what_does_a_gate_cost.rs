@@ -31,19 +31,12 @@ fn main() {
     let stage = |i: usize, gate| Stage::new(StageName::parse(&format!("s{i}")).expect("a name"), model(i), gate);
     let gate = Gate::Gain { table: Arc::new(table), min_gain: Gate::MIN_GAIN };
     let endpoint = Endpoint {
-        name: EndpointName::parse("e").expect("a name"),
-        deadline: Duration::from_millis(50),
-        weight: 1.0,
-        share: 0.0,
-        audit: 0.0,
-        versions: Vec::new(),
-        before: Vec::new(),
-        shadow: None,
-        class: Class::Default,
         label_output: Some("probs".into()),
-        confidence_output: None,
-        default_outputs: Vec::new(),
-        stages: vec![stage(0, None), stage(1, Some(gate))],
+        ..Endpoint::new(
+            EndpointName::parse("e").expect("a name"),
+            Duration::from_millis(50),
+            vec![stage(0, None), stage(1, Some(gate))],
+        )
     };
     let ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 1e-3]);
     let mut device = Device::new(2, Policy::Weir);

@@ -18,19 +18,12 @@ pub(crate) fn endpoint(stages: &[(&str, Option<Gate>)]) -> Endpoint {
         Stage::new(StageName::parse(name).unwrap(), ModelRef::parse(&format!("{name}@1")).unwrap(), gate.clone())
     };
     Endpoint {
-        name: EndpointName::parse("e").unwrap(),
-        deadline: Duration::from_millis(50),
-        weight: 1.0,
-        share: 0.0,
-        audit: 0.0,
-        versions: Vec::new(),
-        before: Vec::new(),
-        shadow: None,
-        class: Class::Default,
         label_output: Some("probs".into()),
-        confidence_output: None,
-        default_outputs: Vec::new(),
-        stages: stages.iter().map(stage).collect(),
+        ..Endpoint::new(
+            EndpointName::parse("e").unwrap(),
+            Duration::from_millis(50),
+            stages.iter().map(stage).collect(),
+        )
     }
 }
 

@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::endpoint::{Run, Stage};
 use crate::ids::{ModelName, StageName, Version};
-use crate::outcome::Class;
 use crate::tensor::{DType, Signature, TensorSpec};
 use crate::units::{Instant, ServiceTime};
 
@@ -29,27 +28,17 @@ fn model(name: &str, digest: u8) -> Model {
 }
 
 fn endpoint(name: &str, models: &[&str]) -> Endpoint {
-    Endpoint {
-        name: EndpointName::parse(name).unwrap(),
-        deadline: Duration::from_millis(50),
-        weight: 1.0,
-        share: 0.0,
-        audit: 0.0,
-        versions: Vec::new(),
-        before: Vec::new(),
-        shadow: None,
-        class: Class::Default,
-        label_output: None,
-        confidence_output: None,
-        default_outputs: Vec::new(),
-        stages: models
+    Endpoint::new(
+        EndpointName::parse(name).unwrap(),
+        Duration::from_millis(50),
+        models
             .iter()
             .map(|model| {
                 let reference = ModelRef::parse(&format!("{model}@1")).unwrap();
                 Stage::new(StageName::parse(model).unwrap(), reference, None)
             })
             .collect(),
-    }
+    )
 }
 
 fn node(name: &str) -> Node {

@@ -5,7 +5,6 @@ use super::*;
 use crate::endpoint::graph::{Needs, Stages};
 use crate::endpoint::{Endpoint, Flow, Gate, Ladder, Stage};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
-use crate::outcome::Class;
 use crate::prng::Prng;
 use crate::units::{Deadline, Instant};
 
@@ -14,23 +13,16 @@ pub(super) fn cascade() -> Ladder {
         Stage::new(StageName::parse(name).unwrap(), ModelRef::parse(&format!("{name}@1")).unwrap(), gate)
     };
     let endpoint = Endpoint {
-        name: EndpointName::parse("e").unwrap(),
-        deadline: Duration::from_millis(50),
-        weight: 1.0,
-        share: 0.0,
-        audit: 0.0,
-        versions: Vec::new(),
-        before: Vec::new(),
-        shadow: None,
-        class: Class::Default,
         label_output: Some("probs".into()),
-        confidence_output: None,
-        default_outputs: Vec::new(),
-        stages: vec![
-            stage("tiny", None),
-            stage("mid", Some(Gate::ConfidenceBelow(0.9))),
-            stage("big", Some(Gate::ConfidenceBelow(0.8))),
-        ],
+        ..Endpoint::new(
+            EndpointName::parse("e").unwrap(),
+            Duration::from_millis(50),
+            vec![
+                stage("tiny", None),
+                stage("mid", Some(Gate::ConfidenceBelow(0.9))),
+                stage("big", Some(Gate::ConfidenceBelow(0.8))),
+            ],
+        )
     };
     Ladder::free(Arc::new(endpoint))
 }

@@ -64,19 +64,10 @@ fn endpoint() -> Endpoint {
     let stage = |name: &str, gate| Stage::new(StageName::parse(name).unwrap(), ModelRef::parse("m@1").unwrap(), gate);
     let stages = vec![stage("a", None), stage("b", Some(Gate::ConfidenceBelow(0.9)))];
     Endpoint {
-        name: EndpointName::parse("e").unwrap(),
-        deadline: Duration::from_micros(1500),
         weight: 2.5,
-        share: 0.0,
-        audit: 0.0,
-        versions: Vec::new(),
-        before: Vec::new(),
-        shadow: None,
         class: Class::Sheddable,
         label_output: Some("probs".into()),
-        confidence_output: None,
-        default_outputs: Vec::new(),
-        stages,
+        ..Endpoint::new(EndpointName::parse("e").unwrap(), Duration::from_micros(1500), stages)
     }
 }
 

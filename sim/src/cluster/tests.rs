@@ -3,11 +3,12 @@ use std::sync::Arc;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
 use weir_core::ids::{EndpointName, StageName};
-use weir_core::outcome::{Class, Rejection};
+use weir_core::outcome::Rejection;
 
 use weir_core::units::ServiceTime;
 
 use super::*;
+use crate::demo::{ROWS, demo};
 
 const fn us(n: u64) -> Duration {
     Duration::from_micros(n)
@@ -30,19 +31,12 @@ const PATH: Path = Path { request: us(40), reply: us(40), hand_off: us(20), hop:
 fn cascade(nodes: usize, shallow: Model, deep: Model) -> Cluster {
     let stage = |name: &str, gate| Stage::new(StageName::parse(name).unwrap(), reference(name), gate);
     let endpoint = Endpoint {
-        name: EndpointName::parse("e").unwrap(),
-        deadline: us(50_000),
-        weight: 1.0,
-        share: 0.0,
-        audit: 0.0,
-        versions: Vec::new(),
-        before: Vec::new(),
-        shadow: None,
-        class: Class::Default,
         label_output: Some("probs".into()),
-        confidence_output: None,
-        default_outputs: Vec::new(),
-        stages: vec![stage("shallow", None), stage("deep", Some(Gate::ConfidenceBelow(0.5)))],
+        ..Endpoint::new(
+            EndpointName::parse("e").unwrap(),
+            us(50_000),
+            vec![stage("shallow", None), stage("deep", Some(Gate::ConfidenceBelow(0.5)))],
+        )
     };
     Cluster {
         nodes: vec![Node::of(1); nodes],
@@ -169,40 +163,6 @@ fn where_there_is_room_everybody_goes_deeper() {
     assert!(ends(&cluster, dues, 7).iter().all(|end| end.stages == [Some(1)] && !end.degraded));
 }
 
-/// The demo's cascade on a slow slot: rows come out of its stages as its gain tables say.
-fn demo() -> Cluster {
-    let read = |name: &str| {
-        let path = format!("{}/../demo/{name}.csv", env!("CARGO_MANIFEST_DIR"));
-        GainTable::from_csv(&std::fs::read_to_string(path).expect("it belongs to the demo")).expect("a table")
-    };
-    let tables = [read("tiny-mid"), read("mid-big")];
-    let mut cluster = cascade(1, model(75, 21, &[1]), model(100, 310, &[1]));
-    cluster.models.insert(reference("big"), model(100, 3950, &[1]));
-    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
-    let gate = |table: &GainTable| Some(Gate::Gain { table: Arc::new(table.clone()), min_gain: Gate::MIN_GAIN });
-    endpoint.stages[1].gate = gate(&tables[0]);
-    endpoint.stages.push(Stage::new(StageName::parse("big").unwrap(), reference("big"), gate(&tables[1])));
-    let mut prng = Prng::new(1);
-    let mut pick = |shares: Vec<f64>| {
-        let mut left = prng.uniform() * shares.iter().sum::<f64>();
-        let within = |share: &f64| {
-            left -= share;
-            left < 0.0
-        };
-        shares.iter().position(within).unwrap_or(0)
-    };
-    let mut signals = vec![Vec::new(); 3];
-    for _ in 0..2000 {
-        let first = pick(tables[0].bins().iter().map(|bin| f64::from(bin.rows)).collect());
-        let second = pick(tables[0].bins()[first].next.iter().map(|share| f64::from(*share)).collect());
-        signals[0].push(Some(tables[0].bins()[first].confidence));
-        signals[1].push(Some(tables[1].bins()[second].confidence));
-        signals[2].push(None);
-    }
-    cluster.endpoints[0] = Served::cascade(Ladders::new(&Arc::new(endpoint), &[2.1e-5, 3.1e-4, 3.95e-3]), &signals);
-    cluster
-}
-
 /// Ten times the rate for two seconds, ten seeds taken together, by tenths of a second: nobody notices but by the depth of the
 /// answers, and that is back as soon as the spike is over.
 #[test]
@@ -216,7 +176,7 @@ fn in_a_spike_deeper_stages_go_dark_and_come_back_and_answers_are_in_time() {
         while at < 6.0 {
             let rate = if (2.0..4.0).contains(&at) { 4000.0 } else { 400.0 };
             at += prng.exponential() / rate;
-            dues.push(due((at * 1e6) as u64, &[prng.below(2000) as u32], 50_000));
+            dues.push(due((at * 1e6) as u64, &[prng.below(ROWS as u64) as u32], 50_000));
         }
         for end in ends(&cluster, dues, seed) {
             let tenth = (end.due.at.as_nanos() / 100_000_000) as usize;

@@ -5,7 +5,6 @@ use proptest::prelude::*;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::{Endpoint, GainTable, Gate, Ladders, Stage};
 use weir_core::ids::{EndpointName, ModelRef, StageName};
-use weir_core::outcome::Class;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::scheduler::Policy;
@@ -63,22 +62,14 @@ fn pool(nodes: usize, deep: &[u32], triage: Method, reports: Option<Reports>, en
     let reference = |name: &str| ModelRef::parse(&format!("{name}@1")).expect("a name");
     let stage = |name: &str, gate| Stage::new(StageName::parse(name).expect("a name"), reference(name), gate);
     let endpoint = |(number, (weight, share)): (usize, &(f64, f64))| Endpoint {
-        name: EndpointName::parse(&format!("e{number}")).expect("a name"),
-        deadline: Duration::from_millis(50),
         weight: *weight,
         share: *share,
-        audit: 0.0,
-        versions: Vec::new(),
-        before: Vec::new(),
-        shadow: None,
-        class: Class::Default,
         label_output: Some("probs".into()),
-        confidence_output: None,
-        default_outputs: Vec::new(),
-        stages: vec![
-            stage("shallow", None),
-            stage("deep", Some(Gate::Gain { table: Arc::clone(&table), min_gain: 0.0 })),
-        ],
+        ..Endpoint::new(
+            EndpointName::parse(&format!("e{number}")).expect("a name"),
+            Duration::from_millis(50),
+            vec![stage("shallow", None), stage("deep", Some(Gate::Gain { table: Arc::clone(&table), min_gain: 0.0 }))],
+        )
     };
     let model = |takes: Duration, replicas: Vec<u32>| {
         let profile = Profile::new(&[(1, takes.into())]);

@@ -17,7 +17,7 @@ use weir_client::{Admin, ClientError, LocalClient, Options, Request, Token};
 use weir_coordinator::CoordinatorError;
 use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::ids::{EndpointName, LogIndex, MemberName, ModelRef, NodeName, StageName};
-use weir_core::outcome::{Class, Outcome};
+use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
 use weir_core::replicated::{Command, EngineKind, Model, ReplicaRange};
 use weir_core::tensor::Tensor;
@@ -512,25 +512,11 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// An endpoint of the one model with this deadline.
 pub fn endpoint(name: &str, deadline_us: u64) -> Endpoint {
-    Endpoint {
-        name: EndpointName::parse(name).expect("a name"),
-        deadline: Duration::from_micros(deadline_us),
-        weight: 1.0,
-        share: 0.0,
-        audit: 0.0,
-        versions: Vec::new(),
-        before: Vec::new(),
-        shadow: None,
-        class: Class::Default,
-        label_output: None,
-        confidence_output: None,
-        default_outputs: Vec::new(),
-        stages: vec![Stage::new(
-            StageName::parse(ECHO).expect("a name"),
-            ModelRef::parse("echo@1").expect("a name"),
-            None,
-        )],
-    }
+    Endpoint::new(
+        EndpointName::parse(name).expect("a name"),
+        Duration::from_micros(deadline_us),
+        vec![Stage::new(StageName::parse(ECHO).expect("a name"), ModelRef::parse("echo@1").expect("a name"), None)],
+    )
 }
 
 /// What a simulated client has.
