@@ -57,7 +57,7 @@ pub struct Answer {
     pub id: QueryId,
     /// How it ended.
     pub outcome: Outcome,
-    /// What went wrong and what to do; empty where answered.
+    /// What went wrong and what to do; empty where a stage answered.
     pub message: String,
     /// By name, without the first dimension where rows were asked.
     pub outputs: Vec<(String, Tensor)>,

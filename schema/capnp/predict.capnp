@@ -118,7 +118,7 @@ enum Rejection {
 struct Answer {
   outcome @0 :OutcomeCode;
   rejection @1 :Rejection;    # where rejected
-  message @2 :Text;           # what went wrong and what to do; empty where answered
+  message @2 :Text;           # what went wrong and what to do; empty where a stage answered
   outputs @3 :List(Tensor);   # without the first dimension where rows were asked
   model @4 :Text;             # name@version that gave the answer
   stage @5 :Text;

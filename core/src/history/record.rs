@@ -169,6 +169,8 @@ impl Record {
     pub fn forgone(&self) -> f64 {
         let Some(endpoint) = self.endpoint.as_deref() else { return 0.0 };
         match self.outcome {
+            // By the default output: nobody gave an answer.
+            Outcome::Answered if self.stage >= endpoint.stages.len() => endpoint.weight,
             Outcome::Answered => {
                 let next = endpoint.stages.get(self.stage + 1).and_then(|next| next.gate.as_ref());
                 let Some(Gate::Gain { min_gain, .. }) = next else { return 0.0 };

@@ -183,6 +183,8 @@ fn what_an_answer_is_expected_to_be_worth_and_what_load_has_cost() {
     let sure = ended(Outcome::Answered, 0, 0.8, 0.002);
     assert_eq!((sure.expected_right(), sure.forgone()), (Some(0.9), 0.0), "nothing more was wanted");
     assert_eq!(ended(Outcome::Rejected(Rejection::TooLate), 0, 0.2, 0.6).forgone(), 2.0);
+    let default = ended(Outcome::Answered, 2, 0.2, 0.6);
+    assert_eq!((default.expected_right(), default.forgone()), (None, 2.0));
     assert_eq!(record(0, Outcome::Answered).expected_right(), None);
     let mut tally = Tally::default();
     for record in [&shallow, &deep, &sure] {

@@ -69,7 +69,7 @@ pub fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Build
     b.set_stage(endpoint.stage_name(stage));
     b.set_degraded(degraded);
     let Some(answered) = endpoint.stages.get(stage) else {
-        // Nobody could answer; the message says why.
+        // Nobody could answer, and the message says why.
         let wanted: Vec<_> = endpoint.default_outputs.iter().filter(|(name, _)| is_wanted(name)).collect();
         let mut list = b.init_outputs(wanted.len() as u32);
         for (i, (name, tensor)) in wanted.into_iter().enumerate() {
