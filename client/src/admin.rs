@@ -10,6 +10,7 @@ use weir_core::history::{Explained, NodeRecent};
 use weir_core::ids::{Digest, LogIndex, QueryId, RequestId};
 use weir_core::placement::NodeReport;
 use weir_core::replicated::{Applied, Change, Command, Done, Grant, Member, Refusal, State};
+use weir_core::tuner::Want;
 use weir_core::units::Instant;
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role as Granted, enter, remote_text};
@@ -22,6 +23,7 @@ use weir_schema::convert::control::{
     read_applied, read_change, read_member, read_state, write_command, write_grant, write_u128,
 };
 use weir_schema::convert::history::{read_explained, read_recent};
+use weir_schema::convert::predict::span_from_us;
 use weir_schema::convert::report::read_report;
 use weir_schema::predict_capnp::Purpose;
 
@@ -62,6 +64,8 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// Models without their minimum of replicas, and why.
     pub unplaceable: Vec<(String, String)>,
+    /// Of models that anybody has asked for of late, what they want, and what one more slot would earn in value a second.
+    pub wants: BTreeMap<String, (Want, f64)>,
 }
 
 /// A coordinator as the leader sees it.
@@ -559,6 +563,15 @@ fn read_status(r: wire::status::Reader<'_>) -> Result<Status, BadMessage> {
     let unplaceable = |r: wire::status::unplaceable::Reader<'_>| -> Result<(String, String), BadMessage> {
         Ok((text(r.get_model()?)?, text(r.get_because()?)?))
     };
+    let want = |r: wire::status::model_want::Reader<'_>| -> Result<_, BadMessage> {
+        let want = Want {
+            replicas: r.get_replicas(),
+            window: span_from_us(r.get_window_us())?,
+            asked: r.get_asked(),
+            now: r.get_now(),
+        };
+        Ok((text(r.get_model()?)?, (want, r.get_earns())))
+    };
     let leader = r.get_leader()?;
     Ok(Status {
         state: read_state(r.get_state()?)?,
@@ -567,6 +580,7 @@ fn read_status(r: wire::status::Reader<'_>) -> Result<Status, BadMessage> {
         members: r.get_members()?.iter().map(member).collect::<Result<_, _>>()?,
         nodes: r.get_nodes()?.iter().map(node).collect::<Result<_, _>>()?,
         unplaceable: r.get_unplaceable()?.iter().map(unplaceable).collect::<Result<_, _>>()?,
+        wants: r.get_wants()?.iter().map(want).collect::<Result<_, _>>()?,
     })
 }
 

@@ -19,7 +19,7 @@ use weir_schema::control_capnp::{
 use weir_schema::convert::control::{
     read_command, read_digest, read_grant, read_node, read_u128, write_applied, write_change, write_member, write_state,
 };
-use weir_schema::convert::predict::span_from_us;
+use weir_schema::convert::predict::{span_from_us, span_to_us};
 use weir_schema::convert::report::{read_report, write_asked, write_profile, write_report};
 use weir_schema::predict_capnp::{Purpose, granted};
 use weir_schema::raft_capnp::{join_result, peer};
@@ -170,6 +170,17 @@ impl Shared {
         }
         if !published.leads {
             return;
+        }
+        let wants = self.planner.wants(state);
+        let mut list = b.reborrow().init_wants(wants.len() as u32);
+        for (i, (model, want, earns)) in wants.iter().enumerate() {
+            let mut b = list.reborrow().get(i as u32);
+            b.set_model(model.to_string());
+            b.set_replicas(want.replicas);
+            b.set_window_us(span_to_us(want.window));
+            b.set_asked(want.asked);
+            b.set_now(want.now);
+            b.set_earns(*earns);
         }
         self.planner.with_beliefs(|liveness, unplaceable| {
             let mut nodes = b.reborrow().init_nodes(state.nodes.len() as u32);

@@ -19,5 +19,6 @@ pub mod scheduler;
 pub mod shapes;
 pub mod tensor;
 pub mod triage;
+pub mod tuner;
 pub mod units;
 pub mod workload;

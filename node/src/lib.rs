@@ -13,6 +13,7 @@ mod link;
 mod operators;
 mod stages;
 mod table;
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,6 +45,7 @@ use crate::home::Home;
 use crate::link::Link;
 use crate::operators::Histories;
 use crate::table::{RemoteWaits, Table};
+use crate::wanted::Wanted;
 
 /// How a node is started.
 #[derive(Clone, Debug)]
@@ -139,6 +141,8 @@ pub(crate) struct Shared {
     pub ledger: Ledger,
     pub histories: Histories,
     pub elsewhere: Elsewhere,
+    /// How many rows homes have wanted run.
+    pub wanted: Wanted,
     /// Something changed that the leader should hear at once.
     pub rebuild_needed: Notify,
     draining: AtomicBool,
@@ -230,6 +234,7 @@ pub async fn run(
         ledger: Ledger::default(),
         histories: Histories::default(),
         elsewhere: Elsewhere::default(),
+        wanted: Wanted::default(),
         rebuild_needed: Notify::new(),
         draining: AtomicBool::new(false),
         calls: Arc::default(),

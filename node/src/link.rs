@@ -37,6 +37,8 @@ pub struct Link {
     incarnation: u128,
     state: RefCell<State>,
     routing: RefCell<Routing>,
+    /// What this leader was told of rows that are wanted run.
+    told: RefCell<BTreeMap<ModelRef, u64>>,
     coordinators: RefCell<Vec<String>>,
     joined: tokio::sync::watch::Sender<bool>,
 }
@@ -57,6 +59,7 @@ impl Link {
             me,
             state: RefCell::default(),
             routing: RefCell::default(),
+            told: RefCell::default(),
             coordinators: RefCell::new(coordinators),
             joined: tokio::sync::watch::channel(false).0,
         })
@@ -107,6 +110,8 @@ impl Link {
             return another(why);
         }
         self.replicas.set_coordinator(Some(Rc::clone(&home)));
+        // Whoever leads may know nothing.
+        self.told.borrow_mut().clear();
         self.joined.send_replace(true);
         tokio::select! {
             biased;
@@ -204,7 +209,8 @@ impl Link {
     async fn report(&self, home: &node_home::Client) -> Result<(), Next> {
         let mut call = home.report_request();
         let mut b = call.get().init_report();
-        write_report(b.reborrow(), &self.own_report());
+        let report = self.own_report();
+        write_report(b.reborrow(), &report);
         {
             let routing = self.routing.borrow();
             b.set_known_term(routing.term);
@@ -225,7 +231,9 @@ impl Link {
                 report_result::UnknownNode(()) => Err(Next::Another("this node was removed; joining again".into())),
             })
         };
-        read().map_err(|error| Next::Another(error.to_string()))?
+        read().map_err(|error| Next::Another(error.to_string()))??;
+        self.told.borrow_mut().extend(report.wanted);
+        Ok(())
     }
 
     fn own_report(&self) -> NodeReport {
@@ -248,6 +256,7 @@ impl Link {
             up: self.shared.host.clock.now().since(weir_core::units::Instant::ZERO),
             draining: self.shared.is_draining(),
             asked: self.asked(),
+            wanted: self.shared.wanted.since(&self.told.borrow()),
         }
     }
 

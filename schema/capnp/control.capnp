@@ -323,6 +323,12 @@ struct NodeReport {
   knownRouting @8 :UInt64;    # counter of the routing it has
   knownTerm @9 :UInt64;
   asked @10 :List(ModelAsked); # by its homes, of any node
+  wanted @11 :List(ModelRows); # rows that its homes have wanted run since it started: models of which that has changed
+}
+
+struct ModelRows {
+  model @0 :Text;
+  rows @1 :UInt64;
 }
 
 struct ModelAsked {
@@ -364,7 +370,17 @@ struct Status {
   members @3 :List(MemberStatus);
   nodes @4 :List(NodeStatus);       # empty from a member that does not lead
   unplaceable @5 :List(Unplaceable);
+  wants @6 :List(ModelWant);        # of models that anybody has asked for of late
   struct Unplaceable { model @0 :Text; because @1 :Text; }
+  struct ModelWant {
+    # What the tuner says, see core::tuner.
+    model @0 :Text;
+    replicas @1 :UInt32;
+    windowUs @2 :UInt64;            # the width of window that needs so many
+    asked @3 :Float64;              # slot seconds a second that were asked for in it
+    now @4 :Float64;                # and of late
+    earns @5 :Float64;              # value a second that one more slot would add
+  }
 }
 
 # ---- interfaces, one a role ----

@@ -10,4 +10,5 @@ mod shapes;
 mod stall;
 mod steering;
 mod triage;
+mod tuning;
 mod versions;

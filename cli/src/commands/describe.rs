@@ -11,6 +11,7 @@ use weir_core::endpoint::{Combine, Endpoint, Feed, Gate, Run};
 use weir_core::ids::ModelRef;
 use weir_core::placement::ReplicaState;
 use weir_core::shapes::Padding;
+use weir_core::tuner::Want;
 
 use super::status::{beliefs, endpoint_state};
 use crate::connect::Common;
@@ -79,6 +80,9 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
             let looked_at = &endpoint.stages[when.stage as usize].name;
             told["when"] = json!(format!("{looked_at}.{} {} {}", when.signal.word(), when.is.word(), when.than));
         }
+        if let Some((want, earns)) = stage.model().and_then(|model| status.wants.get(&model.to_string())) {
+            told["needs"] = needs(want, *earns);
+        }
         if let Some(model) = stage.model().filter(|_| stage.gate.is_some()) {
             told["demand"] = demand(status, model);
         }
@@ -115,6 +119,17 @@ fn demand(status: &Status, model: &ModelRef) -> Value {
         points.entry(value.to_bits()).or_insert((value, 0.0)).1 += work;
     }
     points.into_values().map(|(value, work)| json!({"value_per_s": value, "slot_s_per_s": work})).collect()
+}
+
+/// How many replicas what is asked needs, and why.
+fn needs(want: &Want, earns: f64) -> Value {
+    let window = want.window.as_secs_f64();
+    json!({
+        "replicas": want.replicas,
+        "because": format!("{} slot seconds a second were asked for within {window} s", short(want.asked as f32)),
+        "asked_slot_s_per_s": want.now,
+        "one_more_slot_earns_per_s": earns,
+    })
 }
 
 /// Where an input comes from, as weir files have it.

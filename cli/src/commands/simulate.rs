@@ -14,7 +14,7 @@ use weir_core::endpoint::passage::{class, empty, holds, signal, stacked};
 use weir_core::endpoint::{Asks, Endpoint, Flow, Ladders, Passage, Stage, Wiring};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
 use weir_core::outcome::Outcome;
-use weir_core::placement::{Problem, solve};
+use weir_core::placement::{Problem, Wish, solve};
 use weir_core::profile::Profile;
 use weir_core::replicated::{self, Plan, ReplicaRange};
 use weir_core::router::{Call, Depth, Journey, StageEnd};
@@ -281,7 +281,11 @@ impl Modelled {
             })
             .collect();
         let placed = solve(&Problem {
-            models: self.wanted.iter().map(|(model, wanted)| (model, *wanted)).collect(),
+            models: self
+                .wanted
+                .iter()
+                .map(|(model, (range, memory))| (model, Wish::declared(*range, *memory)))
+                .collect(),
             nodes: nodes.iter().collect(),
             plan: &Plan::default(),
             ready: BTreeSet::new(),

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use weir_core::ids::{ModelRef, ReplicaId, RequestId};
-use weir_core::placement::{Informing, Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve};
+use weir_core::ids::{Epoch, ModelRef, ReplicaId, RequestId};
+use weir_core::placement::{Informing, Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve, wishes};
 use weir_core::replicated::{Command, Entry, Member, State};
 use weir_core::triage::{ByModel, Market};
+use weir_core::tuner::{Tuner, Want};
 use weir_core::units::Instant;
 use weir_host::Host;
 
@@ -48,6 +49,9 @@ struct Inner {
     routing: Routing,
     unplaceable: Vec<(ModelRef, String)>,
     market: Market,
+    tuner: Tuner,
+    /// Of which plan, and when, it was last looked who serves.
+    routed: (Epoch, Instant),
 }
 
 impl Inner {
@@ -60,6 +64,25 @@ impl Inner {
             routing: Routing { term, ..Routing::default() },
             unplaceable: Vec::new(),
             market: Market::default(),
+            tuner: Tuner::new(now),
+            routed: (Epoch(0), Instant::ZERO),
+        }
+    }
+}
+
+impl Inner {
+    /// Finds who serves, where that may have changed: with a thousand nodes there are thousands of reports a second.
+    fn route(&mut self, now: Instant, state: &State) {
+        let (epoch, looked) = self.routed;
+        if !self.liveness.take_changed() && epoch == state.plan.epoch && now.since(looked) < LOOK_EVERY {
+            return;
+        }
+        self.routed = (state.plan.epoch, now);
+        let ready = self.liveness.ready(now, state);
+        if ready != self.routing.ready {
+            self.routing.counter += 1;
+            self.routing.profiles = profiles(&self.liveness, state, &ready);
+            self.routing.ready = ready;
         }
     }
 }
@@ -127,7 +150,7 @@ impl Planner {
 
     fn next_plan(&self, published: &Published) -> Option<Command> {
         let now = self.host.clock.now();
-        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *self.inner.borrow_mut();
         let state = &*published.state;
         let nodes = inner.liveness.nodes(now, state);
         let wanted = state.wanted_models();
@@ -139,12 +162,8 @@ impl Planner {
                 .collect();
             return None;
         }
-        let models = wanted.into_iter().map(|reference| {
-            let model = &state.models[reference];
-            (reference, (model.replicas, inner.liveness.memory(state, reference).unwrap_or(model.size)))
-        });
         let problem = Problem {
-            models: models.collect(),
+            models: wishes(now, state, &inner.liveness, &mut inner.tuner),
             nodes: nodes.iter().collect(),
             plan: &state.plan,
             ready: inner.liveness.settled(now, state),
@@ -175,6 +194,7 @@ impl Planner {
         let now = self.host.clock.now();
         let mut inner = self.inner.borrow_mut();
         inner.market.on_report(now, &report.node, report.asked.clone());
+        inner.tuner.on_report(now, &report.node, report.incarnation, &report.wanted);
         let here = published.state.plan.assignments.values().filter(|assignment| assignment.node == report.node);
         let others = inner.market.others(now, &report.node, here.map(|assignment| &assignment.model));
         if let Some((model, because)) = inner.liveness.on_report(now, &published.state, report) {
@@ -184,12 +204,7 @@ impl Planner {
                 planner.propose(Command::Quarantine { model, because: Some(because) }).await;
             });
         }
-        let ready = inner.liveness.ready(now, &published.state);
-        if ready != inner.routing.ready {
-            inner.routing.counter += 1;
-            inner.routing.profiles = profiles(&inner.liveness, &published.state, &ready);
-            inner.routing.ready = ready;
-        }
+        inner.route(now, &published.state);
         let routing = ((inner.routing.term, inner.routing.counter) != known).then(|| inner.routing.clone());
         (routing, others)
     }
@@ -198,6 +213,19 @@ impl Planner {
     pub fn with_beliefs<T>(&self, read: impl FnOnce(&Liveness, &[(ModelRef, String)]) -> T) -> T {
         let inner = self.inner.borrow();
         read(&inner.liveness, &inner.unplaceable)
+    }
+
+    /// Of every model that anybody has asked for of late, what it wants, and what one more slot would earn in value a second.
+    pub fn wants(&self, state: &State) -> Vec<(ModelRef, Want, f64)> {
+        let now = self.host.clock.now();
+        let Inner { market, tuner, .. } = &mut *self.inner.borrow_mut();
+        let want = |model: &ModelRef| {
+            let want = tuner.want(model)?;
+            let slots = state.plan.assignments.values().filter(|assignment| assignment.model == *model).count();
+            let weighed = market.asked(now, model);
+            Some((model.clone(), want, market.one_more(now, model, slots as u32, (want.now - weighed).max(0.0))))
+        };
+        state.models.keys().filter_map(want).collect()
     }
 }
 

@@ -93,6 +93,11 @@ impl Stage {
         Stage { name, run: Run::Model(model), gate, inputs: Vec::new(), when: None }
     }
 
+    /// Whether its gate weighs what it gains against the price.
+    pub fn weighs(&self) -> bool {
+        matches!(self.gate, Some(Gate::Gain { .. }))
+    }
+
     /// The model that it runs, where it runs one.
     pub fn model(&self) -> Option<&ModelRef> {
         match &self.run {

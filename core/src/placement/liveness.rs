@@ -38,6 +38,9 @@ pub struct NodeReport {
     pub draining: bool,
     /// What its homes ask of models, wherever these stand, apart from what must run.
     pub asked: ByModel,
+    /// Rows that its homes have wanted run since its process started, by model, wherever that stands and whether it could or not: of
+    /// models of which that has changed since the leader was told last.
+    pub wanted: BTreeMap<ModelRef, u64>,
 }
 
 /// What a node says of one replica.
@@ -147,6 +150,15 @@ struct Seen {
     ready_since: BTreeMap<ReplicaId, Instant>,
 }
 
+/// What nodes measured of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured<'a> {
+    /// Of one replica, the most of all.
+    pub memory: Bytes,
+    /// Latency by batch size where a single row takes longest.
+    pub points: &'a [(u32, ServiceTime)],
+}
+
 /// The leader's view of the nodes.
 #[derive(Clone, Debug)]
 pub struct Liveness {
@@ -156,6 +168,8 @@ pub struct Liveness {
     deaths: BTreeMap<ModelRef, VecDeque<(Instant, String)>>,
     /// Where a model could not be loaded, and when that was said last.
     failed: BTreeMap<(ModelRef, NodeName), Instant>,
+    /// A report has changed what is ready.
+    changed: bool,
 }
 
 impl Liveness {
@@ -166,7 +180,13 @@ impl Liveness {
             seen: BTreeMap::new(),
             deaths: BTreeMap::new(),
             failed: BTreeMap::new(),
+            changed: true,
         }
+    }
+
+    /// Whether reports may have changed what [`Liveness::ready`] says since this was asked last; silence and plans change it too.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// A node reported. Returns a version that died too often, with the reason.
@@ -213,7 +233,11 @@ impl Liveness {
         let busy = same_process.map_or(0.0, |seen| busy_between(seen, now, &report, state));
         let since = |id: &ReplicaId| same_process.and_then(|seen| seen.ready_since.get(id)).copied().unwrap_or(now);
         let ready = report.replicas.iter().filter(|(_, replica)| matches!(replica.state, ReplicaState::Ready(_)));
-        let ready_since = ready.map(|(id, _)| (*id, since(id))).collect();
+        let ready_since: BTreeMap<ReplicaId, Instant> = ready.map(|(id, _)| (*id, since(id))).collect();
+        self.changed |= same_process.is_none_or(|seen| {
+            let back = now.since(seen.at) >= DOWN_AFTER;
+            back || seen.report.draining != report.draining || !seen.ready_since.keys().eq(ready_since.keys())
+        });
         self.note_failed(now, state, &report);
         self.seen.insert(report.node.clone(), Seen { at: now, report, busy, ready_since });
         quarantine
@@ -275,9 +299,7 @@ impl Liveness {
             let Some(seen) = self.seen.get(&assignment.node) else {
                 continue;
             };
-            let serves =
-                seen.report.replicas.get(id).is_some_and(|replica| matches!(replica.state, ReplicaState::Ready(_)));
-            if serves && !seen.report.draining && self.state(now, state, &assignment.node) != NodeState::Down {
+            if seen.ready_since.contains_key(id) && !seen.report.draining && now.since(seen.at) < DOWN_AFTER {
                 ready.insert(*id);
             }
         }
@@ -289,22 +311,27 @@ impl Liveness {
     pub fn settled(&self, now: Instant, state: &State) -> BTreeSet<ReplicaId> {
         let mut ready = self.ready(now, state);
         ready.retain(|id| {
-            let since = self.seen.values().find_map(|seen| seen.ready_since.get(id));
+            let node = state.plan.assignments.get(id).map(|assignment| &assignment.node);
+            let since = node.and_then(|node| self.seen.get(node)).and_then(|seen| seen.ready_since.get(id));
             since.is_some_and(|since| now.since(*since) >= 2 * REPORT_EVERY)
         });
         ready
     }
 
-    /// Memory of one replica of a model as a node measured it.
-    pub fn memory(&self, state: &State, model: &ModelRef) -> Option<Bytes> {
-        let of_model = state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == *model);
-        let measured = of_model.filter_map(|(id, assignment)| {
-            match &self.seen.get(&assignment.node)?.report.replicas.get(id)?.state {
-                ReplicaState::Ready(profile) => Some(profile.memory),
-                _ => None,
+    /// What nodes measured of the models that stand.
+    pub fn measured<'s>(&'s self, state: &'s State) -> BTreeMap<&'s ModelRef, Measured<'s>> {
+        let mut measured: BTreeMap<&ModelRef, Measured<'_>> = BTreeMap::new();
+        for (id, assignment) in &state.plan.assignments {
+            let report = self.seen.get(&assignment.node).and_then(|seen| seen.report.replicas.get(id));
+            let Some(ReplicaState::Ready(profile)) = report.map(|report| &report.state) else { continue };
+            let points = &profile.points[..];
+            let known = measured.entry(&assignment.model).or_insert(Measured { memory: profile.memory, points });
+            known.memory = known.memory.max(profile.memory);
+            if points.first().map(|(_, time)| time) > known.points.first().map(|(_, time)| time) {
+                known.points = points;
             }
-        });
-        measured.max()
+        }
+        measured
     }
 
     /// State of an endpoint with its replicas ready and wanted (the minimum of each of its models).

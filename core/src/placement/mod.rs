@@ -5,10 +5,12 @@ mod profiles;
 mod solve;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 pub use liveness::{
-    DOWN_AFTER, DeviceLoad, EndpointLoad, EndpointState, Liveness, NodeReport, NodeState, REPORT_EVERY, ReplicaProfile,
-    ReplicaReport, ReplicaState,
+    DOWN_AFTER, DeviceLoad, EndpointLoad, EndpointState, Liveness, Measured, NodeReport, NodeState, REPORT_EVERY,
+    ReplicaProfile, ReplicaReport, ReplicaState,
 };
 pub use profiles::Informing;
-pub use solve::{Problem, Proposal, solve};
+pub use solve::{Problem, Proposal, Wish, solve};
+pub use wishes::wishes;

@@ -1,16 +1,17 @@
 //! The placement heuristic; README.md states problem and wishes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ModelRef, NodeName, ReplicaId};
-use crate::replicated::{Assignment, Node, Plan, ReplicaRange};
+use crate::replicated::{Assignment, Device, Node, Plan, ReplicaRange};
 use crate::units::Bytes;
 
 /// Everything that decides a placement.
 #[derive(Clone, Debug)]
 pub struct Problem<'a> {
-    /// The models that should stand somewhere: bounds and estimated memory of one replica.
-    pub models: BTreeMap<&'a ModelRef, (ReplicaRange, Bytes)>,
+    /// The models that should stand somewhere.
+    pub models: BTreeMap<&'a ModelRef, Wish>,
     /// The nodes that can be counted on, draining ones among them.
     pub nodes: Vec<&'a Node>,
     /// What stands or is being loaded.
@@ -23,6 +24,34 @@ pub struct Problem<'a> {
     pub next_replica: ReplicaId,
 }
 
+/// What nobody asks for is spread over so many nodes at most: of more, two looks would find nothing better.
+const SPREAD: u32 = 16;
+
+/// What is wished for one model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wish {
+    /// Bounds that somebody declared.
+    pub range: ReplicaRange,
+    /// Of one replica, as far as it is known.
+    pub memory: Bytes,
+    /// Replicas that what is asked needs ([`crate::tuner`]); all that stand where nobody has looked long enough to say.
+    pub needed: u32,
+    /// Slot seconds a second that are asked for: who is asked most comes first where not all fit.
+    pub asked: f64,
+}
+
+impl Wish {
+    /// Of a model of which nothing is known but what was declared.
+    pub fn declared(range: ReplicaRange, memory: Bytes) -> Wish {
+        Wish { range, memory, needed: range.min, asked: 0.0 }
+    }
+
+    /// Replicas that are wanted within the bounds.
+    fn wanted(&self) -> u32 {
+        self.needed.clamp(self.range.min, self.range.max)
+    }
+}
+
 /// A placement, and what it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
@@ -32,190 +61,355 @@ pub struct Proposal {
     pub unplaceable: Vec<(ModelRef, String)>,
 }
 
-/// Free memory and load of the nodes while a placement is built.
-struct Room<'a> {
-    nodes: Vec<&'a Node>,
-    free: BTreeMap<&'a NodeName, u64>,
-    replicas: BTreeMap<&'a NodeName, u32>,
-}
-
 /// Finds a placement. The same problem has the same solution everywhere, and the solution of its own outcome changes nothing.
 pub fn solve(problem: &Problem<'_>) -> Proposal {
-    let mut room = Room {
-        nodes: problem.nodes.clone(),
-        free: problem.nodes.iter().map(|node| (&node.name, node.memory.0)).collect(),
-        replicas: problem.nodes.iter().map(|node| (&node.name, 0)).collect(),
+    let mut solver = Solver::new(problem);
+    solver.keep();
+    // The minimum first, over all models; then what is asked for; then what memory is left is given out.
+    let by_demand = |solver: &Solver<'_>| {
+        let mut order: Vec<usize> = (0..solver.models.len()).collect();
+        order.sort_by(|a, b| solver.models[*b].wish.asked.total_cmp(&solver.models[*a].wish.asked).then(a.cmp(b)));
+        order
     };
-    let mut assignments: BTreeMap<ReplicaId, Assignment> = BTreeMap::new();
-    let mut unplaceable = Vec::new();
-    let mut next = problem.next_replica;
-
-    for (model, (range, memory)) in &problem.models {
-        for (id, assignment) in kept(problem, model, *range) {
-            room.take(&assignment.node, *memory);
-            assignments.insert(id, assignment.clone());
-        }
+    let order = by_demand(&solver);
+    for tier in [Tier::Minimum, Tier::Wanted, Tier::Spare] {
+        solver.give(tier, &order);
     }
-    // Minimum first, over all models; then what is left is given out.
-    for fill in [false, true] {
-        for (model, (range, memory)) in &problem.models {
-            loop {
-                let standing: Vec<&Assignment> =
-                    assignments.values().filter(|assignment| assignment.model == **model).collect();
-                // A replica on a draining node does not count: it goes as soon as others are ready.
-                // Nor does one that could not be loaded.
-                let counts =
-                    |assignment: &Assignment| !room.draining(&assignment.node) && !problem.is_failed(assignment);
-                let staying = standing.iter().filter(|assignment| counts(assignment)).count() as u32;
-                if staying >= if fill { range.max } else { range.min } {
-                    break;
-                }
-                let nodes_with_it =
-                    |name: &NodeName| standing.iter().filter(|assignment| assignment.node == *name).count() as u32;
-                let failing = failing(problem, model);
-                let best = room.best(*memory, |node| {
-                    let here = nodes_with_it(&node.name);
-                    let fails = problem.failed.contains(&((*model).clone(), node.name.clone()));
-                    // A second one beside the first gains less than to try again where one stands that could not be loaded.
-                    let alone = here == 0 || (!fill && failing.is_empty());
-                    (!fails && alone).then_some(here)
-                });
-                let nothing = standing.is_empty();
-                let (node, last) = match best {
-                    Some(node) => (node, false),
-                    None if fill => break,
-                    None if !failing.is_empty() => {
-                        let nodes: Vec<&str> = failing.iter().map(|(_, at)| at.node.as_str()).collect();
-                        let why = format!("it could not be loaded on {} and is tried again there", nodes.join(", "));
-                        unplaceable.push(((*model).clone(), why));
-                        for (id, assignment) in failing.into_iter().take((range.min - staying) as usize) {
-                            room.take(&assignment.node, *memory);
-                            assignments.insert(id, assignment.clone());
-                        }
-                        break;
-                    }
-                    None => {
-                        unplaceable.push(((*model).clone(), room.why_none(*memory)));
-                        // Where it could not be loaded before is better than nowhere.
-                        let Some(node) = nothing.then(|| room.best(*memory, |_| Some(0))).flatten() else { break };
-                        (node, true)
-                    }
-                };
-                let device = least_loaded_device(node, &assignments);
-                room.take(&node.name, *memory);
-                assignments.insert(next, Assignment { model: (*model).clone(), node: node.name.clone(), device });
-                next = ReplicaId(next.0 + 1);
-                if last {
-                    break;
-                }
-            }
-        }
+    solver.try_again(&order);
+    let mut assignments = BTreeMap::new();
+    for model in &solver.models {
+        assignments.extend(model.placed.iter().map(|placed| (placed.id, solver.assignment(model, placed))));
     }
-    // What could not be loaded is tried again where nothing better takes its place.
-    for (model, (range, memory)) in &problem.models {
-        for (id, assignment) in failing(problem, model) {
-            let standing = assignments.values().filter(|standing| standing.model == **model);
-            let count = standing.filter(|standing| !room.draining(&standing.node)).count() as u32;
-            if !assignments.contains_key(&id) && count < range.max && room.fits(&assignment.node, *memory) {
-                room.take(&assignment.node, *memory);
-                assignments.insert(id, assignment.clone());
-            }
-        }
-    }
-    Proposal { assignments, unplaceable }
+    Proposal { assignments, unplaceable: solver.unplaceable }
 }
 
-impl Problem<'_> {
-    fn node_of(&self, assignment: &Assignment) -> Option<&Node> {
-        self.nodes.iter().find(|node| node.name == assignment.node).copied()
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tier {
+    Minimum,
+    Wanted,
+    Spare,
+}
+
+/// A placement while it is built: names are indices, since a plan may have many thousands of places.
+struct Solver<'a> {
+    nodes: Vec<Room<'a>>,
+    models: Vec<OfModel<'a>>,
+    unplaceable: Vec<(ModelRef, String)>,
+    next: u64,
+    /// Replicas of the model at hand by node.
+    here: Vec<u32>,
+    /// What can give way, once somebody has looked: by node, who is asked least first.
+    surplus: Option<Surplus>,
+}
+
+/// What is asked of a replica, its model's index, and its id; by node.
+type Surplus = BTreeMap<usize, Vec<(f64, usize, ReplicaId)>>;
+
+/// A node, and what is left of it.
+struct Room<'a> {
+    node: &'a Node,
+    free: u64,
+    replicas: u32,
+    slots: u32,
+    /// Replicas a slot, in thousandths: compared without dividing floating-point numbers.
+    load: u32,
+    /// Replicas by device.
+    devices: Vec<u32>,
+}
+
+struct OfModel<'a> {
+    name: &'a ModelRef,
+    wish: Wish,
+    /// Nodes that could not load it.
+    failed: BTreeSet<usize>,
+    /// What stands where a node and its device are.
+    standing: Vec<Placed>,
+    placed: Vec<Placed>,
+}
+
+/// One replica: by the indices of its node and device.
+#[derive(Clone, Copy)]
+struct Placed {
+    id: ReplicaId,
+    node: usize,
+    device: usize,
+    ready: bool,
+}
+
+impl<'a> Solver<'a> {
+    fn new(problem: &'a Problem<'a>) -> Solver<'a> {
+        let mut nodes: Vec<Room<'a>> = problem.nodes.iter().map(|node| Room::new(node)).collect();
+        nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
+        let node_at: BTreeMap<&NodeName, usize> = nodes.iter().map(|room| &room.node.name).zip(0..).collect();
+        let mut models: Vec<OfModel<'a>> =
+            problem.models.iter().map(|(name, wish)| OfModel::new(name, *wish)).collect();
+        let model_at: BTreeMap<&ModelRef, usize> = models.iter().map(|model| model.name).zip(0..).collect();
+        for (model, node) in &problem.failed {
+            if let (Some(model), Some(node)) = (model_at.get(model), node_at.get(node)) {
+                models[*model].failed.insert(*node);
+            }
+        }
+        for (id, at) in &problem.plan.assignments {
+            let (Some(model), Some(node)) = (model_at.get(&at.model), node_at.get(&at.node)) else { continue };
+            let mut devices = nodes[*node].node.devices.iter();
+            let Some(device) = devices.position(|device| device.name == at.device) else { continue };
+            let ready = problem.ready.contains(id);
+            models[*model].standing.push(Placed { id: *id, node: *node, device, ready });
+        }
+        let here = vec![0; nodes.len()];
+        Solver { nodes, models, unplaceable: Vec::new(), next: problem.next_replica.0, here, surplus: None }
     }
 
-    fn is_failed(&self, assignment: &Assignment) -> bool {
-        self.failed.contains(&(assignment.model.clone(), assignment.node.clone()))
+    fn assignment(&self, model: &OfModel<'_>, placed: &Placed) -> Assignment {
+        let node = self.nodes[placed.node].node;
+        Assignment {
+            model: model.name.clone(),
+            node: node.name.clone(),
+            device: node.devices[placed.device].name.clone(),
+        }
     }
 
-    /// The replicas of a model whose node and device are there.
-    fn standing(&self, model: &ModelRef) -> impl Iterator<Item = (ReplicaId, &Assignment)> {
-        let there = |assignment: &Assignment| {
-            let node = self.node_of(assignment);
-            node.is_some_and(|node| node.devices.iter().any(|device| device.name == assignment.device))
+    /// What stands stays for now, apart from what is to go.
+    fn keep(&mut self) {
+        for model in &mut self.models {
+            let fails = |placed: &&Placed| !model.failed.contains(&placed.node);
+            let (leaving, mut kept): (Vec<Placed>, Vec<Placed>) =
+                model.standing.iter().filter(fails).partition(|placed| self.nodes[placed.node].node.draining);
+            let ready = kept.iter().filter(|placed| placed.ready).count() as u32;
+            // Beyond the maximum the youngest go, those that do not serve yet before those that do.
+            kept.sort_by_key(|placed| (!placed.ready, placed.id));
+            kept.truncate(model.wish.range.max as usize);
+            if ready < model.wish.range.min {
+                kept.extend(leaving);
+            }
+            kept.iter().for_each(|placed| self.nodes[placed.node].take(placed.device, model.wish.memory));
+            model.placed = kept;
+        }
+    }
+
+    fn give(&mut self, tier: Tier, order: &[usize]) {
+        for model in order {
+            self.here.fill(0);
+            self.models[*model].placed.iter().for_each(|placed| self.here[placed.node] += 1);
+            while self.lacks(tier, *model) && self.give_one(tier, *model) {}
+        }
+    }
+
+    fn lacks(&self, tier: Tier, model: usize) -> bool {
+        let model = &self.models[model];
+        let target = match tier {
+            Tier::Minimum => model.wish.range.min,
+            Tier::Wanted => model.wish.wanted(),
+            Tier::Spare => model.wish.range.max.min(model.wish.wanted().max(SPREAD)),
         };
-        let all = self.plan.assignments.iter();
-        all.filter(move |(_, assignment)| assignment.model == *model && there(assignment)).map(|(id, at)| (*id, at))
+        self.staying(model) < target
     }
-}
 
-/// The standing replicas of a model that could not be loaded, apart from those that are to go anyway.
-fn failing<'a>(problem: &'a Problem<'_>, model: &ModelRef) -> Vec<(ReplicaId, &'a Assignment)> {
-    let stays = |assignment: &Assignment| problem.node_of(assignment).is_some_and(|node| !node.draining);
-    problem.standing(model).filter(|(_, assignment)| stays(assignment) && problem.is_failed(assignment)).collect()
-}
-
-/// The standing replicas of a model that stay for now.
-fn kept<'a>(problem: &'a Problem<'_>, model: &ModelRef, range: ReplicaRange) -> Vec<(ReplicaId, &'a Assignment)> {
-    let (leaving, staying): (Vec<_>, Vec<_>) = problem
-        .standing(model)
-        .filter(|(_, assignment)| !problem.is_failed(assignment))
-        .partition(|(_, assignment)| problem.node_of(assignment).is_some_and(|node| node.draining));
-    let ready = staying.iter().filter(|(id, _)| problem.ready.contains(id)).count() as u32;
-    let mut kept: Vec<_> = staying;
-    // Beyond the maximum the youngest go, those that do not serve yet before those that do.
-    kept.sort_by_key(|(id, _)| (!problem.ready.contains(id), *id));
-    kept.truncate(range.max as usize);
-    if ready < range.min {
-        kept.extend(leaving);
+    /// A replica on a draining node does not count: it goes as soon as others are ready. Nor does one that could not be loaded.
+    fn staying(&self, model: &OfModel<'_>) -> u32 {
+        let stays = |placed: &&Placed| !self.nodes[placed.node].node.draining && !model.failed.contains(&placed.node);
+        model.placed.iter().filter(stays).count() as u32
     }
-    kept
-}
 
-fn least_loaded_device(node: &Node, assignments: &BTreeMap<ReplicaId, Assignment>) -> crate::ids::DeviceName {
-    let load = |device: &crate::replicated::Device| {
-        let here = assignments
-            .values()
-            .filter(|assignment| assignment.node == node.name && assignment.device == device.name)
-            .count();
-        // Replicas per slot, compared without dividing.
-        (here as u64 * 1_000 / u64::from(device.slots), device.name.clone())
-    };
-    node.devices.iter().min_by_key(|device| load(device)).expect("a node that joined has a device").name.clone()
-}
-
-impl<'a> Room<'a> {
-    fn take(&mut self, node: &NodeName, memory: Bytes) {
-        if let Some((name, free)) = self.free.iter_mut().find(|(name, _)| **name == node) {
-            *free = free.saturating_sub(memory.0);
-            *self.replicas.get_mut(name).expect("same nodes") += 1;
+    /// Places one more replica; false where there is no more to be done for this model.
+    fn give_one(&mut self, tier: Tier, at: usize) -> bool {
+        let failing = self.failing(at);
+        let memory = self.models[at].wish.memory;
+        // A second one beside the first gains less than to try again where one stands that could not be loaded, and nothing where
+        // there is no slot for it.
+        let most_here = |room: &Room<'_>| match tier {
+            Tier::Minimum if failing.is_empty() => u32::MAX,
+            Tier::Wanted if failing.is_empty() => room.slots,
+            _ => 1,
+        };
+        let model = &self.models[at];
+        let allowed = |i: usize, room: &Room<'_>| !model.failed.contains(&i) && self.here[i] < most_here(room);
+        let mut best = self.best(memory, allowed);
+        // Who is wanted takes the place of who is not.
+        if best.is_none()
+            && tier != Tier::Spare
+            && let Some(node) = self.make_room(at, memory, &failing)
+        {
+            best = Some(node);
         }
+        if let Some(node) = best {
+            self.place(at, node);
+            return true;
+        }
+        if tier != Tier::Minimum {
+            return false;
+        }
+        let model = &self.models[at];
+        let lacking = model.wish.range.min.saturating_sub(self.staying(model));
+        if !failing.is_empty() {
+            let nodes: Vec<&str> = failing.iter().map(|placed| self.nodes[placed.node].node.name.as_str()).collect();
+            let why = format!("it could not be loaded on {} and is tried again there", nodes.join(", "));
+            self.unplaceable.push((model.name.clone(), why));
+            for placed in failing.into_iter().take(lacking as usize) {
+                self.nodes[placed.node].take(placed.device, memory);
+                self.models[at].placed.push(placed);
+            }
+            return false;
+        }
+        let nothing = model.placed.is_empty();
+        self.unplaceable.push((model.name.clone(), self.why_none(memory)));
+        // Where it could not be loaded before is better than nowhere.
+        if nothing && let Some(node) = self.best(memory, |_, _| true) {
+            self.place(at, node);
+        }
+        false
     }
 
-    fn fits(&self, node: &NodeName, memory: Bytes) -> bool {
-        self.free.get(node).is_some_and(|free| *free >= memory.0)
+    fn place(&mut self, at: usize, node: usize) {
+        let device = self.nodes[node].least_loaded();
+        self.nodes[node].take(device, self.models[at].wish.memory);
+        self.here[node] += 1;
+        self.models[at].placed.push(Placed { id: ReplicaId(self.next), node, device, ready: false });
+        self.next += 1;
     }
 
-    fn draining(&self, name: &NodeName) -> bool {
-        self.nodes.iter().any(|node| node.name == *name && node.draining)
+    /// The node with room where replicas of the model at hand are fewest, then all replicas for its slots, then by name.
+    fn best(&self, memory: Bytes, allowed: impl Fn(usize, &Room<'_>) -> bool) -> Option<usize> {
+        let with_room = self.nodes.iter().enumerate().filter(|(_, room)| !room.node.draining && room.free >= memory.0);
+        let open = with_room.filter(|(i, room)| allowed(*i, room));
+        open.min_by_key(|(i, room)| (self.here[*i], room.load, *i)).map(|(i, _)| i)
     }
 
-    /// The node with room where `here` (replicas of this model on it) is least; `None` from `here` excludes a node.
-    fn best(&self, memory: Bytes, here: impl Fn(&Node) -> Option<u32>) -> Option<&'a Node> {
-        let slots = |node: &Node| node.devices.iter().map(|device| u64::from(device.slots)).sum::<u64>().max(1);
-        self.nodes
-            .iter()
-            .filter(|node| !node.draining && self.free[&node.name] >= memory.0)
-            .filter_map(|node| {
-                Some((here(node)?, u64::from(self.replicas[&node.name]) * 1_000 / slots(node), &node.name, *node))
-            })
-            .min_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)))
-            .map(|(.., node)| node)
+    /// Takes away what nobody asks for on the node where that costs least, for a replica of this model.
+    fn make_room(&mut self, at: usize, memory: Bytes, failing: &[Placed]) -> Option<usize> {
+        let surplus = self.surplus.take().unwrap_or_else(|| self.surplus());
+        let least_of = |node: usize| -> Option<(f64, Vec<(usize, ReplicaId)>)> {
+            let mut free = self.nodes[node].free;
+            let (mut cost, mut victims) = (0.0, Vec::new());
+            for (asked, model, id) in surplus.get(&node)? {
+                if free >= memory.0 {
+                    break;
+                }
+                free += self.models[*model].wish.memory.0;
+                cost += asked;
+                victims.push((*model, *id));
+            }
+            (free >= memory.0).then_some((cost, victims))
+        };
+        let open = |i: &usize| {
+            let most = if failing.is_empty() { self.nodes[*i].slots } else { 1 };
+            !self.nodes[*i].node.draining && !self.models[at].failed.contains(i) && self.here[*i] < most
+        };
+        let found = surplus.keys().filter(|i| open(i)).filter_map(|i| Some((*i, least_of(*i)?)));
+        let cheapest = found.min_by(|(a, (cost_a, _)), (b, (cost_b, _))| {
+            self.here[*a].cmp(&self.here[*b]).then(cost_a.total_cmp(cost_b)).then(a.cmp(b))
+        });
+        let Some((node, (_, victims))) = cheapest else {
+            self.surplus = Some(surplus);
+            return None;
+        };
+        for (model, id) in victims {
+            let victim = &mut self.models[model];
+            let index = victim.placed.iter().position(|placed| placed.id == id).expect("a surplus replica is placed");
+            let placed = victim.placed.swap_remove(index);
+            self.nodes[node].give_back(placed.device, victim.wish.memory);
+        }
+        Some(node)
+    }
+
+    /// Replicas that stand beyond what is wanted of their models, by node; each with what is asked of it, least first. As many of a
+    /// model as are beyond, and of those that serve only as many as leave the wanted number serving.
+    fn surplus(&self) -> Surplus {
+        let mut surplus = Surplus::new();
+        for (i, model) in self.models.iter().enumerate() {
+            let wanted = model.wish.wanted() as usize;
+            let beyond = (self.staying(model) as usize).saturating_sub(wanted);
+            if beyond == 0 {
+                continue;
+            }
+            let serving = model.placed.iter().filter(|placed| placed.ready).count();
+            let mut candidates: Vec<&Placed> = model.placed.iter().collect();
+            // The youngest, and first what does not serve.
+            candidates.sort_by_key(|placed| (placed.ready, Reverse(placed.id)));
+            let mut ready_to_go = serving.saturating_sub(wanted);
+            for placed in candidates.into_iter().take(beyond) {
+                if placed.ready {
+                    let Some(left) = ready_to_go.checked_sub(1) else { break };
+                    ready_to_go = left;
+                }
+                let asked = model.wish.asked / model.placed.len() as f64;
+                surplus.entry(placed.node).or_default().push((asked, i, placed.id));
+            }
+        }
+        let least_first = |a: &(f64, usize, ReplicaId), b: &(f64, usize, ReplicaId)| {
+            a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2)))
+        };
+        surplus.values_mut().for_each(|of_node| of_node.sort_by(least_first));
+        surplus
+    }
+
+    /// The standing replicas of a model that could not be loaded, apart from those that are to go anyway.
+    fn failing(&self, at: usize) -> Vec<Placed> {
+        let model = &self.models[at];
+        let stays = |placed: &&Placed| !self.nodes[placed.node].node.draining && model.failed.contains(&placed.node);
+        model.standing.iter().filter(stays).copied().collect()
+    }
+
+    /// What could not be loaded is tried again where nothing better takes its place.
+    fn try_again(&mut self, order: &[usize]) {
+        for at in order {
+            for placed in self.failing(*at) {
+                let model = &self.models[*at];
+                let open = |placed: &&Placed| !self.nodes[placed.node].node.draining;
+                let count = model.placed.iter().filter(open).count() as u32;
+                let again = model.placed.iter().any(|other| other.id == placed.id);
+                if !again && count < model.wish.range.max && self.nodes[placed.node].free >= model.wish.memory.0 {
+                    self.nodes[placed.node].take(placed.device, model.wish.memory);
+                    self.models[*at].placed.push(placed);
+                }
+            }
+        }
     }
 
     fn why_none(&self, memory: Bytes) -> String {
-        let open: Vec<&&Node> = self.nodes.iter().filter(|node| !node.draining).collect();
-        match open.iter().map(|node| self.free[&node.name]).max() {
+        let open = self.nodes.iter().filter(|room| !room.node.draining);
+        match open.map(|room| room.free).max() {
             None => "no node is up; start one with `weir node`".into(),
             Some(free) => {
                 format!("needs {} bytes, and the emptiest node has {free} free; add a node or memory", memory.0)
             }
         }
+    }
+}
+
+impl<'a> OfModel<'a> {
+    fn new(name: &'a ModelRef, wish: Wish) -> OfModel<'a> {
+        OfModel { name, wish, failed: BTreeSet::new(), standing: Vec::new(), placed: Vec::new() }
+    }
+}
+
+impl<'a> Room<'a> {
+    fn new(node: &'a Node) -> Room<'a> {
+        let slots = node.devices.iter().map(|device| device.slots).sum::<u32>().max(1);
+        Room { node, free: node.memory.0, replicas: 0, slots, load: 0, devices: vec![0; node.devices.len()] }
+    }
+
+    fn take(&mut self, device: usize, memory: Bytes) {
+        self.free = self.free.saturating_sub(memory.0);
+        self.devices[device] += 1;
+        self.count(self.replicas + 1);
+    }
+
+    fn give_back(&mut self, device: usize, memory: Bytes) {
+        self.free += memory.0;
+        self.devices[device] -= 1;
+        self.count(self.replicas - 1);
+    }
+
+    fn count(&mut self, replicas: u32) {
+        self.replicas = replicas;
+        self.load = (u64::from(replicas) * 1_000 / u64::from(self.slots)) as u32;
+    }
+
+    fn least_loaded(&self) -> usize {
+        let load = |(i, device): &(usize, &Device)| {
+            (u64::from(self.devices[*i]) * 1_000 / u64::from(device.slots), device.name.clone())
+        };
+        self.node.devices.iter().enumerate().min_by_key(load).expect("a node that joined has a device").0
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::curve::{Asked, STEPS};
+use super::curve::{Asked, STEPS, density_at};
 use crate::ids::{ModelRef, NodeName};
 use crate::units::Instant;
 
@@ -40,9 +40,7 @@ impl Market {
         node: &NodeName,
         models: impl IntoIterator<Item = &'m ModelRef>,
     ) -> ByModel {
-        if self.summed.is_none_or(|at| now.since(at) >= SUMMED_EVERY || now < at) {
-            self.sum(now);
-        }
+        self.sum_lately(now);
         let own = self.asked.get(node).map(|(_, asked)| asked);
         let of = |model: &ModelRef| {
             let mut steps = *self.sums.get(model)?;
@@ -52,6 +50,35 @@ impl Market {
             Some((model.clone(), Asked::of(&steps)))
         };
         models.into_iter().filter_map(of).collect()
+    }
+
+    /// What all homes ask of a model apart from what must run, in slot seconds a second.
+    pub fn asked(&mut self, now: Instant, model: &ModelRef) -> f64 {
+        self.sum_lately(now);
+        self.sums.get(model).map_or(0.0, |steps| steps.iter().copied().map(f64::from).sum())
+    }
+
+    /// What one more slot would add in value a second to `slots` that have `firm` slot seconds a second of what must run: the worth of what
+    /// comes next in order of its density.
+    pub fn one_more(&mut self, now: Instant, model: &ModelRef, slots: u32, firm: f64) -> f64 {
+        self.sum_lately(now);
+        let Some(steps) = self.sums.get(model) else { return 0.0 };
+        let (mut room, mut more, mut worth) = ((f64::from(slots) - firm).max(0.0), 1.0, 0.0);
+        for (step, work) in steps.iter().enumerate().rev() {
+            let work = f64::from(*work);
+            let served = work.min(room);
+            room -= served;
+            let added = (work - served).min(more);
+            more -= added;
+            worth += added * density_at(step as f64);
+        }
+        worth
+    }
+
+    fn sum_lately(&mut self, now: Instant) {
+        if self.summed.is_none_or(|at| now.since(at) >= SUMMED_EVERY || now < at) {
+            self.sum(now);
+        }
     }
 
     fn sum(&mut self, now: Instant) {
@@ -85,6 +112,18 @@ mod tests {
         let mut steps = [0.0; STEPS];
         steps[step] = work;
         BTreeMap::from([(big(), Asked::of(&steps))])
+    }
+
+    #[test]
+    fn one_more_slot_earns_what_is_next_in_worth() {
+        let mut market = Market::default();
+        market.on_report(at(0), &name("n1"), asked(10, 2.0));
+        market.on_report(at(0), &name("n2"), asked(90, 1.5));
+        let mut earns = |slots, firm| market.one_more(at(1), &big(), slots, firm);
+        assert_eq!(earns(1, 0.0), 0.5 * density_at(90.0) + 0.5 * density_at(10.0));
+        assert_eq!(earns(1, 1.0), density_at(90.0), "it has no time for anything of it");
+        assert_eq!(earns(2, 0.0), density_at(10.0));
+        assert_eq!(earns(4, 0.0), 0.0, "there is room for all");
     }
 
     #[test]

@@ -307,6 +307,9 @@ impl Home {
             remote: None,
         };
         let mut batch = Vec::new();
+        if let Some(first) = call.ladders.endpoint().stages.get(call.depth.from).and_then(|stage| stage.model()) {
+            self.shared.wanted.add(first, count);
+        }
         if self.is_hopeless(call) {
             travel.refuse(self.shared.host.clock.now(), Rejection::TooLate);
         }
@@ -388,6 +391,7 @@ impl Home {
     /// Gates found what running a stage is worth.
     fn tell_weighed(&self, table: &Table, now: Instant, call: &Call, stage: usize, values: &[f64]) {
         let Some(model) = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model()) else { return };
+        self.shared.wanted.add(model, values.iter().filter(|value| **value > 0.0).count());
         let Some(targets) = table.targets.get(model) else { return };
         if let Some(device) = targets.local.iter().filter_map(|name| self.shared.devices.get(name)).next() {
             device.on_weighed(now, model, values, call.ladders.endpoint().tenant());
@@ -415,6 +419,12 @@ impl Home {
                 continue;
             }
             let shared = &self.shared;
+            if group.tried.is_empty()
+                && group.stage != call.depth.from
+                && !call.ladders.endpoint().stages[group.stage].weighs()
+            {
+                shared.wanted.add(model, rows.len());
+            }
             let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, rows.len(), &group.tried);
             let target = match choose(&known, call.deadline_of(now, group.stage), &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {

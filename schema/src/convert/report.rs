@@ -46,6 +46,12 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
         b.set_backlog_us(load.backlog.as_micros());
     }
     write_asked(b.reborrow().init_asked(count(report.asked.len())), &report.asked);
+    let mut wanted = b.reborrow().init_wanted(count(report.wanted.len()));
+    for (i, (model, rows)) in report.wanted.iter().enumerate() {
+        let mut b = wanted.reborrow().get(i as u32);
+        b.set_model(model.to_string());
+        b.set_rows(*rows);
+    }
     let mut endpoints = b.init_endpoints(count(report.endpoints.len()));
     for (i, load) in report.endpoints.iter().enumerate() {
         let mut b = endpoints.reborrow().get(i as u32);
@@ -128,6 +134,8 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
             by_stage: r.get_stage_answers()?.iter().collect(),
         })
     };
+    let wanted =
+        |r: wire::model_rows::Reader<'_>| -> Result<_, BadMessage> { Ok((model_ref(r.get_model()?)?, r.get_rows())) };
     Ok(NodeReport {
         node: NodeName::parse(r.get_node()?.to_str()?)?,
         incarnation: read_u128(r.get_incarnation()?),
@@ -138,6 +146,7 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
         up: span_from_us(r.get_up_us())?,
         draining: r.get_draining(),
         asked: read_asked(r.get_asked()?)?,
+        wanted: r.get_wanted()?.iter().map(wanted).collect::<Result<_, _>>()?,
     })
 }
 

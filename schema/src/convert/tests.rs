@@ -350,6 +350,7 @@ fn reports_come_back_as_they_were_sent() {
             backlog: ServiceTime::from_micros(9),
         }],
         asked: BTreeMap::from([(ModelRef::parse("m@1").unwrap(), Asked::of(&[0.0, 0.25, 1.0]))]),
+        wanted: BTreeMap::from([(ModelRef::parse("m@1").unwrap(), 77)]),
         endpoints: vec![EndpointLoad {
             endpoint: EndpointName::parse("e").unwrap(),
             arrived: 10,
