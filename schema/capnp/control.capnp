@@ -184,14 +184,22 @@ struct Command {
     nodeJoin @6 :Node;
     nodeDrain :group { drainNode @7 :Text; draining @8 :Bool; }
     nodeRemove @9 :Text;
-    setPlan :group { replaces @10 :UInt64; assignments @11 :List(Assignment); }
+    setPlan :group { replaces @10 :UInt64; assignments @11 :List(Assignment); }   # all of it: in older logs
     quarantine :group { model @12 :Text; because @13 :Text; }   # because empty: allowed again
     grantAdd @14 :Grant;
     grantRevoke @15 :Text;
     memberSet :group { member @16 :Member; gone @17 :Bool; }    # gone: only the id counts
     keepProfile @18 :KeptProfile;
     dial @19 :Dial;
+    movePlan @20 :Moves;
   }
+}
+
+struct Moves {
+  # What changes of a plan; what is not named stays.
+  epoch @0 :UInt64;       # in a command, of the plan that it changes; in a change, of what comes of it
+  gone @1 :List(UInt64);
+  placed @2 :List(Assignment);
 }
 
 struct Dial {
@@ -242,6 +250,7 @@ struct Change {
     profile @14 :KeptProfile;
     profilesGone @15 :Data;   # digest of an artifact: all of it
     dial @16 :Dial;
+    moved @17 :Moves;
   }
 }
 

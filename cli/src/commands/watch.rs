@@ -67,7 +67,7 @@ impl Watch {
 
     fn shows(&self, change: &Change) -> bool {
         let kind = match change {
-            Change::Plan(_) => What::Placements,
+            Change::Plan(..) => What::Placements,
             Change::Model(_) | Change::ModelGone(_) | Change::Profile(_) | Change::ProfilesGone(_) => What::Models,
             Change::Endpoint(_) | Change::EndpointGone(_) => What::Endpoints,
             Change::Node(_) | Change::NodeGone(_) => What::Nodes,
@@ -93,13 +93,10 @@ fn describe(change: &Change) -> String {
             format!("node {} at {}{}", node.name, node.address, if node.draining { " draining" } else { "" })
         }
         Change::NodeGone(name) => format!("node {name} removed"),
-        Change::Plan(plan) => {
-            let places = plan
-                .assignments
-                .iter()
-                .map(|(id, a)| format!("{id}={} on {}/{}", a.model, a.node, a.device))
-                .collect::<Vec<_>>();
-            format!("plan {}: {}", plan.epoch, places.join(", "))
+        Change::Plan(epoch, moves) => {
+            let gone = moves.gone.iter().map(|id| format!("{id} goes"));
+            let placed = moves.placed.iter().map(|(id, a)| format!("{id}={} on {}/{}", a.model, a.node, a.device));
+            format!("plan {epoch}: {}", gone.chain(placed).collect::<Vec<_>>().join(", "))
         }
         Change::Grant(grant) => format!("grant {}", grant.id),
         Change::GrantGone(id) => format!("grant {id} revoked"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weir_core::ids::{Epoch, ModelRef, ReplicaId, RequestId};
 use weir_core::placement::{Informing, Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve, wishes};
-use weir_core::replicated::{Command, Entry, Member, State};
+use weir_core::replicated::{Command, Entry, Member, Moves, State};
 use weir_core::triage::{ByModel, Market};
 use weir_core::tuner::{Tuner, Want};
 use weir_core::units::Instant;
@@ -18,6 +18,8 @@ use crate::messages::MemberStep;
 
 /// How often the leader looks whether the plan still fits.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// With many models a look takes longer: it has at most one part in so many of the time.
+const LOOK_SHARE: u32 = 10;
 /// A learner this close to the leader's log is caught up.
 const CAUGHT_UP: u64 = 16;
 
@@ -96,15 +98,18 @@ impl Planner {
 
     /// Looks at the plan for ever, where this member leads.
     pub async fn run(self: Rc<Self>) {
+        let mut took = Duration::ZERO;
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(LOOK_EVERY.max(took * (LOOK_SHARE - 1))).await;
             let published = self.handle.published.borrow().clone();
             if !published.leads || published.state.cluster.is_empty() {
                 continue;
             }
             self.begin_term(&published);
             self.promote(&published).await;
+            let begun = self.host.clock.now();
             let next = self.next_plan(&published).or_else(|| self.next_profile(&published));
+            took = self.host.clock.now().since(begun);
             if let Some(command) = next {
                 // One at a time: the next look sees its effect, or tries again.
                 self.propose(command).await;
@@ -172,8 +177,8 @@ impl Planner {
         };
         let proposal = solve(&problem);
         inner.unplaceable = proposal.unplaceable;
-        let changed = proposal.assignments != state.plan.assignments;
-        changed.then_some(Command::SetPlan { replaces: state.plan.epoch, assignments: proposal.assignments })
+        let moves = Moves::between(&state.plan.assignments, &proposal.assignments);
+        (!moves.is_nothing()).then_some(Command::MovePlan { replaces: state.plan.epoch, moves })
     }
 
     fn next_profile(&self, published: &Published) -> Option<Command> {

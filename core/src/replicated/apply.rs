@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Applied, Assignment, Change, Command, Done, Entry, Member, Model, Plan, REMEMBERED_ENTRIES, Refusal, State,
-};
+use super::{Applied, Change, Command, Done, Entry, Member, Model, Moves, REMEMBERED_ENTRIES, Refusal, State};
 use crate::endpoint::Endpoint;
 use crate::ids::{Epoch, LogIndex, MemberId, ModelRef, ReplicaId, RequestId};
 use crate::tensor::Signature;
@@ -81,10 +79,11 @@ impl State {
             Change::EndpointGone(name) => drop(self.endpoints.remove(&name)),
             Change::Node(node) => drop(self.nodes.insert(node.name.clone(), node)),
             Change::NodeGone(name) => drop(self.nodes.remove(&name)),
-            Change::Plan(plan) => {
-                let next = plan.assignments.last_key_value().map_or(0, |(id, _)| id.0 + 1);
+            Change::Plan(epoch, moves) => {
+                let next = moves.placed.last_key_value().map_or(0, |(id, _)| id.0 + 1);
                 self.next_replica = self.next_replica.max(ReplicaId(next));
-                self.plan = plan;
+                moves.make(&mut self.plan.assignments);
+                self.plan.epoch = epoch;
             }
             Change::Grant(grant) => drop(self.grants.insert(grant.id.clone(), grant)),
             Change::GrantGone(id) => drop(self.grants.remove(&id)),
@@ -141,10 +140,10 @@ impl State {
                 }
                 // Their replicas go at once: the name may come back with another artifact.
                 let gone: BTreeSet<ModelRef> = effect.changes.iter().filter_map(gone_model).cloned().collect();
-                let mut assignments = self.plan.assignments.clone();
-                assignments.retain(|_, assignment| !gone.contains(&assignment.model));
-                if assignments.len() < self.plan.assignments.len() {
-                    effect.changes.push(Change::Plan(Plan { epoch: Epoch(index.0), assignments }));
+                let of_gone = self.plan.assignments.iter().filter(|(_, assignment)| gone.contains(&assignment.model));
+                let moves = Moves { gone: of_gone.map(|(id, _)| *id).collect(), ..Moves::default() };
+                if !moves.is_nothing() {
+                    effect.changes.push(Change::Plan(Epoch(index.0), moves));
                 }
                 Ok(effect)
             }
@@ -177,7 +176,7 @@ impl State {
                 }
                 Effect::one(format!("node {node} removed"), Change::NodeGone(node.clone()))
             }
-            Command::SetPlan { replaces, assignments } => self.set_plan(index, *replaces, assignments),
+            Command::MovePlan { replaces, moves } => self.move_plan(index, *replaces, moves),
             Command::Quarantine { model, because } => {
                 let known = self.models.get(model).ok_or_else(|| {
                     not_found(format!("model {model} not found; `weir get models` lists what there is"))
@@ -347,16 +346,14 @@ impl State {
         LogIndex(self.applied.0 - 1)
     }
 
-    fn set_plan(
-        &self,
-        index: LogIndex,
-        replaces: Epoch,
-        assignments: &BTreeMap<ReplicaId, Assignment>,
-    ) -> Result<Effect, Refusal> {
+    fn move_plan(&self, index: LogIndex, replaces: Epoch, moves: &Moves) -> Result<Effect, Refusal> {
         if replaces != self.plan.epoch {
             return Err(conflict(format!("the plan is at epoch {}, not {replaces}", self.plan.epoch)));
         }
-        for (id, assignment) in assignments {
+        if let Some(id) = moves.gone.iter().find(|id| !self.plan.assignments.contains_key(id)) {
+            return Err(invalid(format!("replica {id} is not there to go")));
+        }
+        for (id, assignment) in &moves.placed {
             match self.plan.assignments.get(id) {
                 Some(old) if old == assignment => continue,
                 Some(_) => {
@@ -378,12 +375,17 @@ impl State {
                 )));
             }
         }
-        let plan = Plan { epoch: Epoch(index.0), assignments: assignments.clone() };
-        let mut effect = Effect::one(format!("plan {index} set"), Change::Plan(plan))?;
-        let mut gone: BTreeSet<&ModelRef> = self.plan.assignments.values().map(|before| &before.model).collect();
-        let placed = assignments.values().map(|assignment| &assignment.model);
-        for model in self.endpoints.values().flat_map(Endpoint::models).chain(placed) {
-            gone.remove(model);
+        let mut effect = Effect::one(format!("plan {index} set"), Change::Plan(Epoch(index.0), moves.clone()))?;
+        let goes = |id: &ReplicaId| moves.gone.contains(id) || moves.anew && !moves.placed.contains_key(id);
+        let (going, staying): (Vec<_>, Vec<_>) = self.plan.assignments.iter().partition(|(id, _)| goes(id));
+        let mut gone: BTreeSet<&ModelRef> = going.into_iter().map(|(_, before)| &before.model).collect();
+        if !gone.is_empty() {
+            let staying = staying.into_iter().map(|(_, assignment)| &assignment.model);
+            let placed = moves.placed.values().map(|assignment| &assignment.model);
+            let named = self.endpoints.values().flat_map(Endpoint::models);
+            for model in named.chain(staying).chain(placed) {
+                gone.remove(model);
+            }
         }
         // What was never placed stays: the endpoint that names it may be declared later.
         effect.changes.extend(gone.into_iter().cloned().map(Change::ModelGone));

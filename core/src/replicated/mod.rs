@@ -10,7 +10,7 @@ mod profiles;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::endpoint::Endpoint;
 use crate::ids::{
@@ -118,6 +118,40 @@ pub struct Plan {
     pub assignments: BTreeMap<ReplicaId, Assignment>,
 }
 
+/// What changes of a plan. A plan of ten thousand models takes megabytes; what changes of it at once takes little.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Nothing stays that is not placed: how older logs have it.
+    pub anew: bool,
+    /// Replicas that go.
+    pub gone: BTreeSet<ReplicaId>,
+    /// Replicas that come; one that stands already has to be where it is.
+    pub placed: BTreeMap<ReplicaId, Assignment>,
+}
+
+impl Moves {
+    /// From some assignments to others.
+    pub fn between(before: &BTreeMap<ReplicaId, Assignment>, after: &BTreeMap<ReplicaId, Assignment>) -> Moves {
+        let gone = before.keys().filter(|id| !after.contains_key(id)).copied().collect();
+        let placed = after.iter().filter(|(id, at)| before.get(id) != Some(at));
+        Moves { anew: false, gone, placed: placed.map(|(id, at)| (*id, at.clone())).collect() }
+    }
+
+    /// Whether nothing changes.
+    pub fn is_nothing(&self) -> bool {
+        !self.anew && self.gone.is_empty() && self.placed.is_empty()
+    }
+
+    /// Makes them.
+    pub fn make(&self, assignments: &mut BTreeMap<ReplicaId, Assignment>) {
+        if self.anew {
+            assignments.clear();
+        }
+        self.gone.iter().for_each(|id| drop(assignments.remove(id)));
+        assignments.extend(self.placed.iter().map(|(id, at)| (*id, at.clone())));
+    }
+}
+
 /// The place of one replica.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
@@ -179,8 +213,8 @@ pub enum Command {
     NodeDrain { node: NodeName, draining: bool },
     /// Forgets a node that left for good.
     NodeRemove(NodeName),
-    /// Replaces the plan that has epoch `replaces`; refused where another came between.
-    SetPlan { replaces: Epoch, assignments: BTreeMap<ReplicaId, Assignment> },
+    /// Changes the plan that has epoch `replaces`; refused where another came between.
+    MovePlan { replaces: Epoch, moves: Moves },
     /// Takes a version out of service, or (with `None`) allows it again.
     Quarantine { model: ModelRef, because: Option<String> },
     /// Hands out a right.
@@ -216,7 +250,8 @@ pub enum Change {
     EndpointGone(EndpointName),
     Node(Node),
     NodeGone(NodeName),
-    Plan(Plan),
+    /// The plan has another epoch, and these moves were made.
+    Plan(Epoch, Moves),
     Grant(Grant),
     GrantGone(String),
     Member(Member),

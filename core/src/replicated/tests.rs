@@ -60,6 +60,10 @@ fn apply(models: &[Model], endpoints: &[Endpoint]) -> Command {
     Command::Apply { models: models.to_vec(), endpoints: endpoints.to_vec(), if_index: None }
 }
 
+fn anew(placed: BTreeMap<ReplicaId, Assignment>) -> Moves {
+    Moves { anew: true, placed, ..Moves::default() }
+}
+
 fn assignment(model: &str, node: &str) -> Assignment {
     Assignment {
         model: ModelRef::parse(model).unwrap(),
@@ -172,9 +176,9 @@ fn a_plan_replaces_the_one_it_was_made_from() {
     let mut log = Log::default();
     log.run(apply(&[model("a", 1)], &[endpoint("e", &["a"])])).unwrap();
     log.run(Command::NodeJoin(node("n1"))).unwrap();
-    let plan = |replaces, id, model, node| Command::SetPlan {
+    let plan = |replaces, id, model, node| Command::MovePlan {
         replaces: Epoch(replaces),
-        assignments: BTreeMap::from([(ReplicaId(id), assignment(model, node))]),
+        moves: anew(BTreeMap::from([(ReplicaId(id), assignment(model, node))])),
     };
     assert!(log.run(plan(0, 0, "a@1", "n2")).unwrap_err().to_string().contains("not there"));
     assert!(log.run(plan(0, 0, "b@1", "n1")).unwrap_err().to_string().contains("cannot be loaded"));
@@ -182,6 +186,34 @@ fn a_plan_replaces_the_one_it_was_made_from() {
     assert_eq!(log.state.plan.epoch.0, index.0);
     assert!(matches!(log.run(plan(0, 6, "a@1", "n1")).unwrap_err(), Refusal::Conflict { .. }), "another came between");
     assert!(log.run(plan(index.0, 3, "a@1", "n1")).unwrap_err().to_string().contains("was used before"));
+}
+
+#[test]
+fn what_a_plan_does_not_name_stays_and_nothing_goes_twice() {
+    let mut log = Log::default();
+    log.run(apply(&[model("a", 1), model("b", 2)], &[endpoint("e", &["a"])])).unwrap();
+    log.run(Command::NodeJoin(node("n1"))).unwrap();
+    let moves = |gone: &[u64], placed: &[(u64, &str)]| Moves {
+        anew: false,
+        gone: gone.iter().copied().map(ReplicaId).collect(),
+        placed: placed.iter().map(|(id, model)| (ReplicaId(*id), assignment(model, "n1"))).collect(),
+    };
+    let mut make =
+        |moves| log.run(Command::MovePlan { replaces: log.state.plan.epoch, moves }).map(|_| log.state.clone());
+    make(moves(&[], &[(0, "a@1"), (1, "b@1")])).unwrap();
+    let state = make(moves(&[0], &[(2, "a@1")])).unwrap();
+    assert_eq!(state.plan.assignments.keys().map(|id| id.0).collect::<Vec<_>>(), [1, 2]);
+    assert!(make(moves(&[0], &[])).unwrap_err().to_string().contains("not there to go"));
+    // Nobody names b any more, and its last replica goes.
+    let state = make(moves(&[1], &[])).unwrap();
+    assert_eq!(state.models.keys().map(ToString::to_string).collect::<Vec<_>>(), ["a@1"]);
+    let after = BTreeMap::from([(ReplicaId(3), assignment("a@1", "n1"))]);
+    let found = Moves::between(&state.plan.assignments, &after);
+    assert_eq!(found, moves(&[2], &[(3, "a@1")]));
+    let mut made = state.plan.assignments.clone();
+    found.make(&mut made);
+    assert_eq!(made, after);
+    assert!(Moves::between(&after, &after).is_nothing());
 }
 
 #[test]
@@ -252,7 +284,7 @@ fn a_deleted_model_leaves_no_replica_to_its_successor() {
     cluster.lines(Command::NodeJoin(node("n1")));
     let assignments =
         BTreeMap::from([(ReplicaId(1), assignment("a@1", "n1")), (ReplicaId(2), assignment("b@1", "n1"))]);
-    cluster.lines(Command::SetPlan { replaces: Epoch(0), assignments });
+    cluster.lines(Command::MovePlan { replaces: Epoch(0), moves: anew(assignments) });
     let before = cluster.state.plan.epoch;
     cluster.lines(Command::DeleteEndpoint(EndpointName::parse("e").unwrap()));
     assert_eq!(cluster.state.plan.assignments.keys().copied().collect::<Vec<_>>(), [ReplicaId(2)]);
@@ -280,7 +312,7 @@ fn a_version_that_was_replaced_goes_with_its_last_replica() {
     let plan = |cluster: &mut Log, assignments: &[(u64, &str)]| {
         let replaces = cluster.state.plan.epoch;
         let assignments = assignments.iter().map(|(id, model)| (ReplicaId(*id), assignment(model, "n1"))).collect();
-        cluster.lines(Command::SetPlan { replaces, assignments });
+        cluster.lines(Command::MovePlan { replaces, moves: anew(assignments) });
     };
     plan(&mut cluster, &[(0, "a@1")]);
     assert_eq!(
@@ -390,10 +422,15 @@ fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
         Just(Command::DeleteEndpoint(EndpointName::parse("e").unwrap())),
         names.clone().prop_map(|name| Command::NodeJoin(node(name))),
         names.clone().prop_map(|name| Command::NodeRemove(NodeName::parse(name).unwrap())),
-        (0..12u64, 0..9u64, names.clone(), names.clone()).prop_map(|(replaces, id, model, node)| Command::SetPlan {
-            replaces: Epoch(replaces),
-            assignments: BTreeMap::from([(ReplicaId(id), assignment(&format!("{model}@1"), node))]),
-        }),
+        (0..12u64, any::<bool>(), prop::collection::btree_set(0..9u64, 0..2), 0..9u64, names.clone(), names.clone())
+            .prop_map(|(replaces, anew, gone, id, model, node)| Command::MovePlan {
+                replaces: Epoch(replaces),
+                moves: Moves {
+                    anew,
+                    gone: gone.into_iter().map(ReplicaId).collect(),
+                    placed: BTreeMap::from([(ReplicaId(id), assignment(&format!("{model}@1"), node))]),
+                },
+            }),
         (names.clone(), any::<bool>()).prop_map(|(name, on)| Command::Quarantine {
             model: ModelRef::parse(&format!("{name}@1")).unwrap(),
             because: on.then(|| "died".to_owned()),

@@ -8,8 +8,8 @@ use weir_core::ids::{
     DeviceName, Digest, EndpointName, Epoch, LogIndex, MemberId, MemberName, ModelRef, NodeName, ReplicaId, RequestId,
 };
 use weir_core::replicated::{
-    Applied, Assignment, Change, Command, Device, Done, EngineKind, Entry, Grant, KeptProfile, Member, Model, Node,
-    Plan, Refusal, ReplicaRange, Role, State,
+    Applied, Assignment, Change, Command, Device, Done, EngineKind, Entry, Grant, KeptProfile, Member, Model, Moves,
+    Node, Plan, Refusal, ReplicaRange, Role, State,
 };
 use weir_core::shapes::{Padding, Shapes};
 use weir_core::units::Bytes;
@@ -201,6 +201,22 @@ pub fn read_plan(r: wire::plan::Reader<'_>) -> Result<Plan, BadMessage> {
     Ok(Plan { epoch: Epoch(r.get_epoch()), assignments: read_assignments(r.get_assignments()?)? })
 }
 
+fn anew(placed: BTreeMap<ReplicaId, Assignment>) -> Moves {
+    Moves { anew: true, placed, ..Moves::default() }
+}
+
+fn write_moves(mut b: wire::moves::Builder<'_>, epoch: Epoch, moves: &Moves) {
+    b.set_epoch(epoch.0);
+    let mut gone = b.reborrow().init_gone(count(moves.gone.len()));
+    moves.gone.iter().enumerate().for_each(|(i, id)| gone.set(i as u32, id.0));
+    write_assignments(b.init_placed(count(moves.placed.len())), &moves.placed);
+}
+
+fn read_moves(r: wire::moves::Reader<'_>) -> Result<(Epoch, Moves), BadMessage> {
+    let gone = r.get_gone()?.iter().map(ReplicaId).collect();
+    Ok((Epoch(r.get_epoch()), Moves { anew: false, gone, placed: read_assignments(r.get_placed()?)? }))
+}
+
 /// Writes a grant; the hash of its token only where `secrets` are for the reader.
 pub fn write_grant(mut b: wire::grant::Builder<'_>, grant: &Grant, secrets: bool) {
     b.set_id(&grant.id);
@@ -305,11 +321,12 @@ pub fn write_command(mut b: wire::command::Builder<'_>, command: &Command) {
             b.set_draining(*draining);
         }
         Command::NodeRemove(name) => b.set_node_remove(name.as_str()),
-        Command::SetPlan { replaces, assignments } => {
+        Command::MovePlan { replaces, moves } if moves.anew => {
             let mut b = b.init_set_plan();
             b.set_replaces(replaces.0);
-            write_assignments(b.init_assignments(count(assignments.len())), assignments);
+            write_assignments(b.init_assignments(count(moves.placed.len())), &moves.placed);
         }
+        Command::MovePlan { replaces, moves } => write_moves(b.init_move_plan(), *replaces, moves),
         Command::Quarantine { model, because } => {
             let mut b = b.init_quarantine();
             b.set_model(model.to_string());
@@ -349,8 +366,13 @@ pub fn read_command(r: wire::command::Reader<'_>) -> Result<Command, BadMessage>
             Command::NodeDrain { node: NodeName::parse(r.get_drain_node()?.to_str()?)?, draining: r.get_draining() }
         }
         Which::NodeRemove(name) => Command::NodeRemove(NodeName::parse(name?.to_str()?)?),
-        Which::SetPlan(r) => {
-            Command::SetPlan { replaces: Epoch(r.get_replaces()), assignments: read_assignments(r.get_assignments()?)? }
+        Which::SetPlan(r) => Command::MovePlan {
+            replaces: Epoch(r.get_replaces()),
+            moves: anew(read_assignments(r.get_assignments()?)?),
+        },
+        Which::MovePlan(r) => {
+            let (replaces, moves) = read_moves(r?)?;
+            Command::MovePlan { replaces, moves }
         }
         Which::Quarantine(r) => {
             Command::Quarantine { model: model_ref(r.get_model()?)?, because: none_if_empty(r.get_because()?)? }
@@ -462,7 +484,10 @@ pub fn write_change(mut b: wire::change::Builder<'_>, index: LogIndex, change: &
         Change::EndpointGone(name) => b.set_endpoint_gone(name.as_str()),
         Change::Node(node) => write_node(b.init_node(), node),
         Change::NodeGone(name) => b.set_node_gone(name.as_str()),
-        Change::Plan(plan) => write_plan(b.init_plan(), plan),
+        Change::Plan(epoch, moves) if moves.anew => {
+            write_plan(b.init_plan(), &Plan { epoch: *epoch, assignments: moves.placed.clone() });
+        }
+        Change::Plan(epoch, moves) => write_moves(b.init_moved(), *epoch, moves),
         Change::Grant(grant) => write_grant(b.init_grant(), grant, secrets),
         Change::GrantGone(id) => b.set_grant_gone(id),
         Change::Member(member) => write_member(b.init_member(), member),
@@ -484,7 +509,14 @@ pub fn read_change(r: wire::change::Reader<'_>) -> Result<(LogIndex, Option<Chan
         Which::EndpointGone(name) => Change::EndpointGone(EndpointName::parse(name?.to_str()?)?),
         Which::Node(r) => Change::Node(read_node(r?)?),
         Which::NodeGone(name) => Change::NodeGone(NodeName::parse(name?.to_str()?)?),
-        Which::Plan(r) => Change::Plan(read_plan(r?)?),
+        Which::Plan(r) => {
+            let plan = read_plan(r?)?;
+            Change::Plan(plan.epoch, anew(plan.assignments))
+        }
+        Which::Moved(r) => {
+            let (epoch, moves) = read_moves(r?)?;
+            Change::Plan(epoch, moves)
+        }
         Which::Grant(r) => Change::Grant(read_grant(r?)?),
         Which::GrantGone(id) => Change::GrantGone(text(id?)?),
         Which::Member(r) => Change::Member(read_member(r?)?),

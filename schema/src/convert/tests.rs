@@ -145,6 +145,10 @@ fn node() -> Node {
     }
 }
 
+fn moves() -> Moves {
+    Moves { anew: false, gone: [ReplicaId(1), ReplicaId(2)].into(), placed: assignments() }
+}
+
 fn assignments() -> BTreeMap<ReplicaId, Assignment> {
     let node = NodeName::parse("n1").unwrap();
     let assignment =
@@ -187,7 +191,14 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("node_join", Command::NodeJoin(node())),
         ("node_drain", Command::NodeDrain { node: NodeName::parse("n1").unwrap(), draining: true }),
         ("node_remove", Command::NodeRemove(NodeName::parse("n1").unwrap())),
-        ("set_plan", Command::SetPlan { replaces: Epoch(5), assignments: assignments() }),
+        (
+            "set_plan",
+            Command::MovePlan {
+                replaces: Epoch(5),
+                moves: Moves { anew: true, placed: assignments(), ..Moves::default() },
+            },
+        ),
+        ("move_plan", Command::MovePlan { replaces: Epoch(5), moves: moves() }),
         ("quarantine", Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: Some("died".into()) }),
         ("unquarantine", Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: None }),
         ("grant_add", Command::GrantAdd(grants().remove(1))),

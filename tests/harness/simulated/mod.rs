@@ -708,12 +708,13 @@ impl World {
 
 /// The changes that make a state from nothing.
 fn whole(state: &weir_core::replicated::State) -> Vec<(LogIndex, weir_core::replicated::Change)> {
-    use weir_core::replicated::Change;
+    use weir_core::replicated::{Change, Moves};
     let at = state.applied;
+    let moves = Moves { anew: true, placed: state.plan.assignments.clone(), ..Moves::default() };
     let models = state.models.values().cloned().map(Change::Model);
     let endpoints = state.endpoints.values().cloned().map(Change::Endpoint);
     let nodes = state.nodes.values().cloned().map(Change::Node);
-    let changes = models.chain(endpoints).chain(nodes).chain([Change::Plan(state.plan.clone())]);
+    let changes = models.chain(endpoints).chain(nodes).chain([Change::Plan(state.plan.epoch, moves)]);
     changes.map(|change| (at, change)).collect()
 }
 
