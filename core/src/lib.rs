@@ -14,6 +14,7 @@ pub mod profile;
 pub mod recent;
 pub mod replicated;
 pub mod reply_path;
+pub mod rollout;
 pub mod router;
 pub mod scheduler;
 pub mod shapes;

@@ -1,5 +1,6 @@
 //! What became of queries at this home, by endpoint: since the node started, and in the last seconds.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,9 +8,10 @@ use dashmap::DashMap;
 use weir_core::endpoint::Endpoint;
 use weir_core::endpoint::audit::{Audit, Audited, GateAudit};
 use weir_core::history::{Recent, Record, Seconds};
-use weir_core::ids::{EndpointName, QueryId};
+use weir_core::ids::{EndpointName, ModelRef, QueryId};
 use weir_core::outcome::Outcome;
 use weir_core::placement::EndpointLoad;
+use weir_core::rollout::Score;
 use weir_core::units::Instant;
 
 /// Stages counted one by one; a cascade with more is a mistake.
@@ -30,6 +32,8 @@ pub struct Counters {
     recent: Mutex<Option<Recent>>,
     /// Whether its gain tables are true.
     audit: Mutex<Audit>,
+    /// Where the endpoint has an objective for them.
+    versions: Mutex<BTreeMap<ModelRef, Score>>,
     shadowed: AtomicU64,
     agreed: AtomicU64,
 }
@@ -97,6 +101,7 @@ impl Counters {
     /// Rows of a call ended.
     pub fn ended(&self, now: Instant, records: &[Record]) {
         records.iter().for_each(|record| self.count(record));
+        self.count_versions(records);
         self.with_recent(now, |recent| {
             let tally = recent.at(now);
             // Counted when they end: nobody can say of those under way whether they are in time.
@@ -112,6 +117,16 @@ impl Counters {
 
     fn with_recent<T>(&self, now: Instant, with: impl FnOnce(&mut Recent) -> T) -> T {
         with(self.recent.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Recent::new(now)))
+    }
+
+    /// All rows of a call go to one version.
+    fn count_versions(&self, records: &[Record]) {
+        let endpoint = records.first().and_then(|record| record.endpoint.as_deref());
+        let Some(endpoint) = endpoint.filter(|endpoint| endpoint.objective > 0.0) else { return };
+        let Some(model) = endpoint.stages.first().and_then(|stage| stage.model()) else { return };
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let score = versions.entry(model.clone()).or_default();
+        records.iter().for_each(|record| score.add(record.outcome == Outcome::Answered && !record.is_late()));
     }
 
     fn count(&self, record: &Record) {
@@ -145,6 +160,13 @@ impl Counters {
             degraded: read(&self.degraded),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             by_stage: self.by_stage.iter().map(read).collect(),
+            versions: self
+                .versions
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .map(|(model, score)| (model.clone(), *score))
+                .collect(),
         }
     }
 }

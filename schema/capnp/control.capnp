@@ -116,6 +116,8 @@ struct Endpoint {
   versions @10 :List(Split);  # of the one stage's model; empty: that model alone
   before @11 :List(Split);    # what a rollout replaced
   shadow @12 :Text;           # model; empty: none
+  objective @13 :Float64;     # attainment that a version has to keep which a rollout gives queries; 0: nobody watches
+  undone @14 :Text;           # why the last rollout was undone; empty: it was not
 }
 
 struct Split {
@@ -311,6 +313,8 @@ struct EndpointLoad {
   degraded @6 :UInt64;
   lastError @7 :Text;
   stageAnswers @8 :List(UInt64);  # answered by stage, in the endpoint's order
+  versions @9 :List(VersionLoad); # where the endpoint has an objective
+  struct VersionLoad { model @0 :Text; rows @1 :UInt64; inTime @2 :UInt64; }
 }
 
 struct DeviceLoad {

@@ -96,6 +96,46 @@ fn a_rollout_and_its_undoing_fail_no_query() {
 }
 
 #[test]
+fn a_version_that_misses_the_objective_is_taken_back_by_itself() {
+    let cluster = Cluster::start(1, 2);
+    let mut text = String::new();
+    for (version, formula) in [("1", "width = 2\nalpha_us = 300\n"), ("2", "width = 2\nalpha_us = 400000\n")] {
+        let path = cluster.write(&format!("v{version}.synthetic"), formula);
+        text += &format!("[[model]]\nname = \"m\"\nversion = \"{version}\"\npath = \"{path}\"\n");
+    }
+    text += "[[endpoint]]\nname = \"e\"\ndeadline = \"200ms\"\nmodel = \"m@1\"\n";
+    let bad = cluster.write("bad.toml", format!("{text}objective = \"fast\"\n"));
+    assert!(cluster.fails(2, &["apply", "-f", &bad]).contains("attainment>=0.99"));
+    text += "objective = \"attainment>=0.9\"\n";
+    cluster.ok(&["apply", "-f", &cluster.write("objective.toml", text)]);
+    let status = || -> Value {
+        serde_json::from_str(&cluster.ok(&["rollout", "status", "e", "-o", "json"])).expect("one object")
+    };
+    assert_eq!((&status()["objective"], &status()["undone"]), (&"attainment>=0.9".into(), &Value::Null));
+    let data = cluster.write("load.npy", npy(&[16, 2], &[0.25; 32]));
+    let ask = ["load", "run", "--endpoint", "e", "--data", &data, "--rate", "200", "-o", "json", "--duration"];
+    let load = cluster.command(&[&ask[..], &["12s"]].concat()).stdout(Stdio::piped()).spawn().expect("weir runs");
+    cluster.ok(&["rollout", "e", "--to", "m@2", "--share", "30"]);
+    let started = std::time::Instant::now();
+    let undone = loop {
+        let now = status();
+        if now["undone"].is_string() {
+            break now;
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{now}");
+    };
+    assert!(undone["undone"].as_str().unwrap().starts_with("m@2 answered "), "{undone}");
+    assert_eq!(undone["versions"].as_array().unwrap().iter().map(|v| &v["share"]).collect::<Vec<_>>(), [100, 0]);
+    let output = load.wait_with_output().expect("it ends");
+    let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
+    // Three in ten were late or refused until then, which a second or two suffice for.
+    assert!(result["attainment"].as_f64() > Some(0.85), "{result}");
+    // By hand it can go forth again.
+    cluster.ok(&["rollout", "e", "--to", "m@2", "--share", "1"]);
+    assert_eq!(status()["undone"], Value::Null);
+}
+
+#[test]
 fn a_shadow_sees_copies_and_answers_nobody() {
     let cluster = Cluster::start(1, 1);
     let demo = |name: &str| weir_tests::processes::root().join("demo").join(name).display().to_string();

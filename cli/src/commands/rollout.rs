@@ -60,6 +60,9 @@ impl Rollout {
             };
             let rows = told["versions"].as_array().into_iter().flatten().map(row).collect();
             println!("{}", table(&["version", "share", "ready", "share before"], rows));
+            if let Some(because) = told["undone"].as_str() {
+                println!("undone: {because}");
+            }
         }
         Ok(())
     }
@@ -83,7 +86,12 @@ impl Rollout {
             let before = current(endpoint)?;
             let versions =
                 before.iter().map(|split| Split { share: moved(&before, &to, share, split), ..split.clone() });
-            Ok(Endpoint { versions: versions.collect(), before: without(&before, &to, endpoint), ..endpoint.clone() })
+            Ok(Endpoint {
+                versions: versions.collect(),
+                before: without(&before, &to, endpoint),
+                undone: String::new(),
+                ..endpoint.clone()
+            })
         })
         .await?;
         told(&admin.status().await?, name)
@@ -94,15 +102,8 @@ impl Rollout {
             if endpoint.before.is_empty() {
                 return Err(Failure::No(format!("endpoint {} has nothing to go back to", endpoint.name)));
             }
-            let before = current(endpoint)?;
-            // What is not named any more stays loaded: somebody may go forth again.
-            let mut versions = endpoint.before.clone();
-            for split in &before {
-                if versions.iter().all(|known| known.model != split.model) {
-                    versions.push(Split { share: 0, ..split.clone() });
-                }
-            }
-            Ok(Endpoint { versions, before, ..endpoint.clone() })
+            let named = Endpoint { versions: current(endpoint)?, ..endpoint.clone() };
+            Ok(weir_core::rollout::undone(&named, "by hand".into()))
         })
         .await?;
         told(&admin.status().await?, name)
@@ -211,7 +212,9 @@ fn told(status: &Status, name: &str) -> Result<Value, Failure> {
             "before": before})
     };
     let versions = current(endpoint)?.into_iter().map(version);
-    Ok(json!({"endpoint": name, "versions": versions.collect::<Vec<_>>()}))
+    let objective = (endpoint.objective > 0.0).then(|| format!("attainment>={}", endpoint.objective));
+    let undone = (!endpoint.undone.is_empty()).then_some(&endpoint.undone);
+    Ok(json!({"endpoint": name, "objective": objective, "undone": undone, "versions": versions.collect::<Vec<_>>()}))
 }
 
 #[cfg(test)]

@@ -54,6 +54,12 @@ pub struct ModelDeclaration {
     pub replicas: ReplicaRange,
 }
 
+/// The attainment that `attainment>=0.99` says.
+pub fn objective(text: &str) -> Option<f64> {
+    let number = text.trim().strip_prefix("attainment")?.trim_start().strip_prefix(">=")?.trim().parse().ok()?;
+    (number > 0.0 && number <= 1.0).then_some(number)
+}
+
 /// An `[[endpoint]]` table; a stage's model may leave out the version where the file declares one version of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointDeclaration {
@@ -63,6 +69,7 @@ pub struct EndpointDeclaration {
     weight: f64,
     share: f64,
     audit: f64,
+    objective: f64,
     class: Class,
     label_output: Option<String>,
     confidence_output: Option<String>,
@@ -121,6 +128,8 @@ impl EndpointDeclaration {
             weight: self.weight,
             share: self.share,
             audit: self.audit,
+            objective: self.objective,
+            undone: String::new(),
             class: self.class,
             label_output: self.label_output.clone(),
             confidence_output: self.confidence_output.clone(),
@@ -246,6 +255,7 @@ struct EndpointTable {
     weight: Option<Spanned<f64>>,
     share: Option<Spanned<f64>>,
     audit: Option<Spanned<f64>>,
+    objective: Option<Spanned<String>>,
     class: Option<Spanned<String>>,
     label_output: Option<String>,
     confidence_output: Option<String>,
@@ -546,6 +556,12 @@ impl Source<'_> {
                 return Err(self.wrong(&audit.span(), format!("audit is a part of the rows, from 0 to {AUDIT_MAX}")));
             }
         };
+        let objective = match &table.objective {
+            None => 0.0,
+            Some(text) => objective(text.get_ref()).ok_or_else(|| {
+                self.wrong(&text.span(), "objective is what a new version has to keep, as \"attainment>=0.99\"")
+            })?,
+        };
         let class = match &table.class {
             None => Class::Default,
             Some(word) => Class::parse(word.get_ref()).ok_or_else(|| {
@@ -601,6 +617,7 @@ impl Source<'_> {
             weight,
             share,
             audit,
+            objective,
             class,
             label_output: table.label_output.clone(),
             confidence_output: table.confidence_output.clone(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use weir_core::ids::{Epoch, ModelRef, ReplicaId, RequestId};
 use weir_core::placement::{Informing, Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve, wishes};
 use weir_core::replicated::{Command, Entry, Member, Moves, State};
+use weir_core::rollout::Rollouts;
 use weir_core::triage::{ByModel, Market};
 use weir_core::tuner::{Tuner, Want};
 use weir_core::units::Instant;
@@ -52,6 +53,7 @@ struct Inner {
     unplaceable: Vec<(ModelRef, String)>,
     market: Market,
     tuner: Tuner,
+    rollouts: Rollouts,
     /// Of which plan, and when, it was last looked who serves.
     routed: (Epoch, Instant),
 }
@@ -67,6 +69,7 @@ impl Inner {
             unplaceable: Vec::new(),
             market: Market::default(),
             tuner: Tuner::new(now),
+            rollouts: Rollouts::default(),
             routed: (Epoch(0), Instant::ZERO),
         }
     }
@@ -108,7 +111,10 @@ impl Planner {
             self.begin_term(&published);
             self.promote(&published).await;
             let begun = self.host.clock.now();
-            let next = self.next_plan(&published).or_else(|| self.next_profile(&published));
+            let next = self
+                .next_undone(&published)
+                .or_else(|| self.next_plan(&published))
+                .or_else(|| self.next_profile(&published));
             took = self.host.clock.now().since(begun);
             if let Some(command) = next {
                 // One at a time: the next look sees its effect, or tries again.
@@ -181,6 +187,14 @@ impl Planner {
         (!moves.is_nothing()).then_some(Command::MovePlan { replaces: state.plan.epoch, moves })
     }
 
+    fn next_undone(&self, published: &Published) -> Option<Command> {
+        let endpoint = self.inner.borrow_mut().rollouts.next(self.host.clock.now(), &published.state)?;
+        tracing::warn!(endpoint = %endpoint.name, because = endpoint.undone, "a rollout is undone");
+        // If somebody writes anything meanwhile, it is looked at again.
+        let if_index = Some(published.state.applied);
+        Some(Command::Apply { models: Vec::new(), endpoints: vec![endpoint], if_index })
+    }
+
     fn next_profile(&self, published: &Published) -> Option<Command> {
         let inner = &mut *self.inner.borrow_mut();
         let next = inner.informing.next(self.host.clock.now(), &published.state, &inner.liveness);
@@ -199,6 +213,7 @@ impl Planner {
         let now = self.host.clock.now();
         let mut inner = self.inner.borrow_mut();
         inner.market.on_report(now, &report.node, report.asked.clone());
+        inner.rollouts.on_report(&report.node, report.incarnation, &report.endpoints);
         inner.tuner.on_report(now, &report.node, report.incarnation, &report.wanted);
         let here = published.state.plan.assignments.values().filter(|assignment| assignment.node == report.node);
         let others = inner.market.others(now, &report.node, here.map(|assignment| &assignment.model));

@@ -53,6 +53,11 @@ pub struct Endpoint {
     pub versions: Vec<Split>,
     /// What a rollout replaced, to go back to.
     pub before: Vec<Split>,
+    /// The attainment that a version which a rollout gives queries has to keep, or it is taken back ([`crate::rollout`]); 0 where nobody
+    /// watches.
+    pub objective: f64,
+    /// Why the last rollout was undone; empty where it was not.
+    pub undone: String,
     /// Of an endpoint with one model: another one that sees a copy of each query in the gaps, and answers nobody.
     pub shadow: Option<ModelRef>,
 }
@@ -123,6 +128,8 @@ impl Endpoint {
             stages,
             versions: Vec::new(),
             before: Vec::new(),
+            objective: 0.0,
+            undone: String::new(),
             shadow: None,
         }
     }

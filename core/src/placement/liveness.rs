@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::endpoint::{Endpoint, Stage};
 use crate::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use crate::replicated::{Node, State};
+use crate::rollout::Score;
 use crate::scheduler::Batches;
 use crate::triage::ByModel;
 use crate::units::{Bytes, Instant, ServiceTime};
@@ -105,6 +106,8 @@ pub struct EndpointLoad {
     pub last_error: String,
     /// Answered by stage, in the endpoint's order.
     pub by_stage: Vec<u64>,
+    /// What became of the rows that each version was given, where the endpoint has an objective for them.
+    pub versions: Vec<(ModelRef, Score)>,
 }
 
 /// Whether a node can be counted on.

@@ -274,6 +274,9 @@ impl State {
             }
         }
         for endpoint in endpoints {
+            if !(0.0..=1.0).contains(&endpoint.objective) {
+                return Err(invalid(format!("endpoint {}: an objective is an attainment, from 0 to 1", endpoint.name)));
+            }
             endpoint.wire(&signatures).map_err(|bad| invalid(bad.to_string()))?;
             let word = match self.endpoints.get(&endpoint.name) {
                 None => "created",

@@ -21,6 +21,8 @@ pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
     b.set_weight(endpoint.weight);
     b.set_share(endpoint.share);
     b.set_audit(endpoint.audit);
+    b.set_objective(endpoint.objective);
+    b.set_undone(&endpoint.undone);
     if !endpoint.versions.is_empty() {
         write_splits(b.reborrow().init_versions(count(endpoint.versions.len())), &endpoint.versions);
     }
@@ -212,6 +214,8 @@ pub fn read_endpoint(r: wire::endpoint::Reader<'_>) -> Result<Endpoint, BadMessa
         weight: r.get_weight(),
         share: r.get_share(),
         audit: r.get_audit(),
+        objective: r.get_objective(),
+        undone: text(r.get_undone()?)?,
         versions: read_splits(r.get_versions()?)?,
         before: read_splits(r.get_before()?)?,
         shadow: none_if_empty(r.get_shadow()?)?.map(|model| ModelRef::parse(&model)).transpose()?,

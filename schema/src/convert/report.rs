@@ -3,6 +3,7 @@
 use capnp::struct_list;
 use weir_core::ids::{DeviceName, EndpointName, Epoch, NodeName, ReplicaId};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
+use weir_core::rollout::Score;
 use weir_core::scheduler::{Batches, Closed};
 use weir_core::triage::{Asked, ByModel};
 use weir_core::units::{Bytes, ServiceTime};
@@ -63,6 +64,13 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
         b.set_failed(load.failed);
         b.set_degraded(load.degraded);
         b.set_last_error(&load.last_error);
+        let mut versions = b.reborrow().init_versions(count(load.versions.len()));
+        for (i, (model, score)) in load.versions.iter().enumerate() {
+            let mut b = versions.reborrow().get(i as u32);
+            b.set_model(model.to_string());
+            b.set_rows(score.rows);
+            b.set_in_time(score.in_time);
+        }
         let mut stages = b.init_stage_answers(count(load.by_stage.len()));
         for (i, answered) in load.by_stage.iter().enumerate() {
             stages.set(i as u32, *answered);
@@ -121,6 +129,9 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
             backlog: span_from_us(r.get_backlog_us())?.into(),
         })
     };
+    let version = |r: wire::endpoint_load::version_load::Reader<'_>| -> Result<_, BadMessage> {
+        Ok((model_ref(r.get_model()?)?, Score { rows: r.get_rows(), in_time: r.get_in_time() }))
+    };
     let endpoint = |r: wire::endpoint_load::Reader<'_>| -> Result<_, BadMessage> {
         Ok(EndpointLoad {
             endpoint: EndpointName::parse(r.get_endpoint()?.to_str()?)?,
@@ -132,6 +143,7 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
             degraded: r.get_degraded(),
             last_error: r.get_last_error()?.to_str()?.to_owned(),
             by_stage: r.get_stage_answers()?.iter().collect(),
+            versions: r.get_versions()?.iter().map(version).collect::<Result<_, _>>()?,
         })
     };
     let wanted =

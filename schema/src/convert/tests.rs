@@ -14,6 +14,7 @@ use weir_core::ids::*;
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::replicated::*;
+use weir_core::rollout::Score;
 use weir_core::scheduler::{Batches, Closed};
 use weir_core::shapes::{Padding, Shapes};
 use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
@@ -372,6 +373,7 @@ fn reports_come_back_as_they_were_sent() {
             degraded: 1,
             last_error: "it failed".into(),
             by_stage: vec![3, 1],
+            versions: vec![(ModelRef::parse("m@1").unwrap(), Score { rows: 9, in_time: 8 })],
         }],
         up: Duration::from_secs(9),
         draining: true,
