@@ -179,7 +179,7 @@ fn read_response(
     }
     let (wait, yields) = (span_from_us(response.get_queue_ahead_us())?, span_from_us(response.get_yields_us())?);
     let price = Some(response.get_price()).filter(|price| price.is_finite()).unwrap_or(0.0);
-    Ok((Told { wait, yields, price, at: Instant::ZERO }, replies))
+    Ok((Told { wait, yields, price, at: Instant::ZERO, silent: None }, replies))
 }
 
 /// What this node offers other nodes.
@@ -222,7 +222,7 @@ impl stages::Server for StagesObject {
             .min_by_key(|(finish, _)| *finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
-        let mut ahead = Told { wait: Duration::ZERO, yields: Duration::ZERO, price: 0.0, at: now };
+        let mut ahead = Told { wait: Duration::ZERO, yields: Duration::ZERO, price: 0.0, at: now, silent: None };
         if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
             let sink: Replies = Arc::new(move |slot, reply| drop(sender.send((slot, reply))));
@@ -246,7 +246,7 @@ impl stages::Server for StagesObject {
             let load = device.load();
             let price = device.price(self.shared.host.clock.now(), latest, tenant);
             let (wait, yields) = (load.backlog.as_duration(), load.yields.as_duration());
-            ahead = Told { wait, yields, price, at: now };
+            ahead = Told { wait, yields, price, at: now, silent: None };
         }
         write_response(results.get().init_response(), &ahead, &replies);
         Ok(())

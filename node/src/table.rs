@@ -9,7 +9,7 @@ use weir_core::endpoint::{Endpoint, Ladders, Wiring};
 use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, QueryId, ReplicaId};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, Grant, Model, State};
-use weir_core::router::{Candidate, Target, Told, cheapest, remote_finish};
+use weir_core::router::{Candidate, Target, Told, cheapest, meeting_order, remote_finish, sent};
 use weir_core::triage::{self, Tenant};
 use weir_core::units::{Deadline, Instant};
 
@@ -81,6 +81,10 @@ pub struct Targets {
     pub remote: BTreeSet<NodeName>,
     /// Latency on another node, before it has told anything itself.
     pub profile: Option<Profile>,
+    /// Where this node stands in the order in which its rows fill those that have it, and where others do.
+    pub here: usize,
+    /// See `here`.
+    pub order: BTreeMap<NodeName, usize>,
     /// The price of its devices, where somebody holds it by hand.
     pub held: Option<f64>,
 }
@@ -136,6 +140,11 @@ impl Table {
                 of_model.profile = routing.profiles.get(id).cloned().or(of_model.profile.take());
             }
         }
+        for (model, order) in order(state) {
+            let Some(of_model) = targets.get_mut(&model) else { continue };
+            of_model.here = order.iter().position(|node| node == me).unwrap_or(usize::MAX);
+            of_model.order = order.into_iter().zip(0..).collect();
+        }
         Table {
             epoch: state.plan.epoch,
             endpoints,
@@ -149,6 +158,15 @@ impl Table {
             grants: state.grants.clone(),
         }
     }
+}
+
+fn order(state: &State) -> BTreeMap<ModelRef, Vec<NodeName>> {
+    let mut with: BTreeMap<ModelRef, BTreeSet<NodeName>> = BTreeMap::new();
+    for assignment in state.plan.assignments.values() {
+        with.entry(assignment.model.clone()).or_default().insert(assignment.node.clone());
+    }
+    let slots = |node: &NodeName| state.nodes.get(node).map_or(1, |node| node.devices.iter().map(|at| at.slots).sum());
+    meeting_order(with, slots)
 }
 
 /// The price that the pool of a replica is held at.
@@ -173,6 +191,12 @@ impl RemoteWaits {
     /// A node told how long a query of this model would have waited.
     pub fn tell(&self, node: &NodeName, model: &ModelRef, told: Told) {
         self.0.insert((node.clone(), model.clone()), told);
+    }
+
+    /// Rows have been sent to a node that take so much of its slot time.
+    pub fn sent(&self, now: Instant, node: &NodeName, model: &ModelRef, work: Duration) {
+        let told = self.0.entry((node.clone(), model.clone()));
+        told.and_modify(|told| *told = sent(now, Some(*told), work)).or_insert_with(|| sent(now, None, work));
     }
 
     fn told(&self, node: &NodeName, model: &ModelRef) -> Option<Told> {
@@ -225,13 +249,17 @@ pub fn candidates(
     let Some(targets) = table.targets.get(model) else { return Vec::new() };
     let local = targets.local.iter().filter_map(|name| {
         let estimate = devices.get(name)?.estimate_finish(now, model, rows)?;
-        Some(Candidate { target: Target::Local(name.clone()), estimate })
+        Some(Candidate { target: Target::Local(name.clone()), estimate, order: targets.here })
     });
     let remote = targets.remote.iter().map(|node| {
         let service =
             targets.profile.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(rows as u32).as_duration());
         let estimate = remote_finish(now, waits.told(node, model), service);
-        Candidate { target: Target::Remote(node.clone()), estimate }
+        Candidate {
+            target: Target::Remote(node.clone()),
+            estimate,
+            order: targets.order.get(node).copied().unwrap_or(usize::MAX),
+        }
     });
     local.chain(remote).filter(|candidate| !tried.contains(&candidate.target)).collect()
 }

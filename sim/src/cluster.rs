@@ -22,7 +22,8 @@ use weir_core::placement::REPORT_EVERY;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    Candidate, Choice, Ending, Estimate, Group, StageEnd, Target, Told, Trip, cheapest, choose, doubted, remote_finish,
+    Candidate, Choice, Coming, Ending, Estimate, Group, StageEnd, Target, Told, Trip, cheapest, choose, doubted,
+    meeting_order, remote_finish, sent,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::triage::{self, ByModel, Curve, Market, Method, Tenant, WholeStage};
@@ -232,6 +233,10 @@ struct Running<'a, F> {
     /// By ticket.
     tickets: Vec<Place>,
     waits: BTreeMap<(usize, usize, ModelRef), Told>,
+    /// Rows that homes have had of late, by model.
+    coming: BTreeMap<(usize, ModelRef), Coming>,
+    /// By model, the nodes that have it in the order in which its rows fill them.
+    order: BTreeMap<ModelRef, Vec<usize>>,
     /// By node: what its home asks of models that do not stand there.
     elsewhere: Vec<BTreeMap<ModelRef, Curve>>,
     /// The leader's.
@@ -240,6 +245,15 @@ struct Running<'a, F> {
     wholes: BTreeMap<(usize, usize), WholeStage>,
     on_end: F,
     effects: Vec<Effect>,
+}
+
+fn order(cluster: &Cluster) -> BTreeMap<ModelRef, Vec<usize>> {
+    let with = |model: &Model| {
+        let nodes = model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0);
+        nodes.map(|(node, _)| node).collect()
+    };
+    let models = cluster.models.iter().map(|(name, model)| (name.clone(), with(model)));
+    meeting_order(models, |node| cluster.nodes[*node].slots)
 }
 
 /// Runs all queries of `dues`, which come in order of time; each is told to `on_end` once. The same seed gives the same run.
@@ -263,6 +277,8 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         next_call: 0,
         tickets: Vec::new(),
         waits: BTreeMap::new(),
+        coming: BTreeMap::new(),
+        order: order(cluster),
         elsewhere: vec![BTreeMap::new(); cluster.nodes.len()],
         market: Market::default(),
         wholes: BTreeMap::new(),
@@ -494,7 +510,13 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             };
             let deadline = self.deadline_of(now, id, group.stage);
             let known = self.candidates(now, home, model, group.slots.len(), &group.tried);
-            let choice = choose(&known, deadline, &mut self.prng);
+            let left = self.calls[&id].deadline.left(now);
+            let coming = self.coming.entry((home, model.clone())).or_default();
+            if group.tried.is_empty() {
+                coming.add(now, group.slots.len());
+            }
+            let saves = coming.saves(now, &self.cluster.models[model].believed, left);
+            let choice = choose(&known, now, deadline, saves, &mut self.prng);
             let call = self.calls.get_mut(&id).expect("an open call");
             match choice {
                 Choice::None(why) => call.trip.on_no_choice(now, &group, why),
@@ -507,6 +529,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                         Target::Remote(name) => {
                             let node = self.names.iter().position(|known| *known == name).expect("a known node");
                             let at = now + self.cluster.path.hop;
+                            self.note_sent(now, home, node, endpoint, stage, rows.len());
                             self.agenda.at(at, Event::Remote { node, call: id, stage, rows });
                         }
                     }
@@ -526,6 +549,15 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             }
             self.agenda.at(now + self.cluster.path.reply, Event::Answer { call: id });
         }
+    }
+
+    /// A home remembers what it has sent to another node.
+    fn note_sent(&mut self, now: Instant, home: usize, node: usize, endpoint: usize, stage: usize, rows: usize) {
+        let stages = &self.cluster.endpoints[endpoint].ladders.endpoint().stages;
+        let model = stages[stage].model().expect("a model is sent somewhere");
+        let work = Duration::from_secs_f64(self.cluster.believed(node, model).row_seconds() * rows as f64);
+        let told = self.waits.entry((home, node, model.clone()));
+        told.and_modify(|told| *told = sent(now, Some(*told), work)).or_insert_with(|| sent(now, None, work));
     }
 
     /// By when a stage has to be done, so that what has to follow can be in time as well.
@@ -565,11 +597,16 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         tried: &[Target],
     ) -> Vec<Candidate> {
         let model = &self.cluster.models[reference];
+        let order = |node| self.order[reference].iter().position(|known| *known == node).unwrap_or(usize::MAX);
         let mut known = Vec::new();
         for (node, _) in model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0) {
             if node == home {
                 if let Some(estimate) = self.devices[node].estimate_finish(now, reference, rows) {
-                    known.push(Candidate { target: Target::Local(self.device_name.clone()), estimate });
+                    known.push(Candidate {
+                        target: Target::Local(self.device_name.clone()),
+                        estimate,
+                        order: order(node),
+                    });
                 }
             } else {
                 let told = self.waits.get(&(home, node, reference.clone())).copied();
@@ -578,7 +615,11 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     told,
                     self.cluster.believed(node, reference).estimate(rows as u32).as_duration(),
                 );
-                known.push(Candidate { target: Target::Remote(self.names[node].clone()), estimate });
+                known.push(Candidate {
+                    target: Target::Remote(self.names[node].clone()),
+                    estimate,
+                    order: order(node),
+                });
             }
         }
         known.retain(|candidate| !tried.contains(&candidate.target));
@@ -682,11 +723,11 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let stages = &self.cluster.endpoints[call.due.endpoint].ladders.endpoint().stages;
                 let model = stages[replies[0].1].model().expect("a model came home");
                 let now = self.agenda.now();
-                if let Some(Estimate { finish, yields }) = self.devices[node].estimate_finish(now, model, 1) {
+                if let Some(Estimate { finish, yields, .. }) = self.devices[node].estimate_finish(now, model, 1) {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
                     let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
                     let price = self.devices[node].price(now, call.deadline, tenant);
-                    let told = Told { wait, yields, price, at };
+                    let told = Told { wait, yields, price, at, silent: None };
                     self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
                 }
             }

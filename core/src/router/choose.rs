@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::meeting::meet;
 use crate::ids::{DeviceName, NodeName};
 use crate::outcome::Rejection;
 use crate::prng::Prng;
@@ -21,6 +22,8 @@ pub enum Target {
 pub struct Candidate {
     pub target: Target,
     pub estimate: Estimate,
+    /// Where it stands in the order in which rows of the model fill devices: see [`super::meeting_order`].
+    pub order: usize,
 }
 
 /// When work would be done.
@@ -30,6 +33,8 @@ pub struct Estimate {
     pub finish: Instant,
     /// How much sooner if all that can be pushed out were (see [`crate::triage`]).
     pub yields: Duration,
+    /// Whether the device, one of this node, has had little to do of late.
+    pub calm: bool,
 }
 
 impl Estimate {
@@ -50,6 +55,8 @@ pub struct Told {
     pub price: f64,
     /// When it was told.
     pub at: Instant,
+    /// Since when something has been sent there and nothing been told.
+    pub silent: Option<Instant>,
 }
 
 /// Which target to send to, or why none.
@@ -71,12 +78,25 @@ const DOUBTED: u64 = 16;
 /// What was told longer ago says nothing any more.
 const TOLD_LATELY: Duration = Duration::from_millis(50);
 
-/// When work that takes `service` would be done at another node, by what its last answer told.
+/// When work that takes `service` would be done at another node, by what its last answer told: it has worked on since then.
 pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Estimate {
     let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY);
-    let (wait, yields) =
-        lately.map_or((Duration::ZERO, Duration::ZERO), |told| (told.wait, told.yields.min(told.wait)));
-    Estimate { finish: now + wait + service, yields }
+    let (wait, yields) = lately.map_or((Duration::ZERO, Duration::ZERO), |told| {
+        let wait = told.wait.saturating_sub(now.since(told.at));
+        (wait, told.yields.min(wait))
+    });
+    // Who does not answer takes at least as long as it has not: it may hang, or be gone.
+    let silence = told.and_then(|told| told.silent).map_or(Duration::ZERO, |since| now.since(since));
+    let wait = if silence >= TOLD_LATELY { wait.max(silence) } else { wait };
+    Estimate { finish: now + wait + service, yields, calm: false }
+}
+
+/// What is known of another node, by what it told last, once this one has sent it `work` more.
+pub fn sent(now: Instant, told: Option<Told>, work: Duration) -> Told {
+    let nothing = Told { wait: Duration::ZERO, yields: Duration::ZERO, price: 0.0, at: now, silent: None };
+    let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY).unwrap_or(nothing);
+    let silent = told.and_then(|told| told.silent).or(Some(now));
+    Told { wait: lately.wait.max(now.since(lately.at)) + work, silent, ..lately }
 }
 
 /// What a second of slot time costs where it is cheapest: `local` are the prices of devices of this node, `told` what other nodes said
@@ -88,10 +108,14 @@ pub fn cheapest(now: Instant, local: impl Iterator<Item = f64>, told: impl Itera
 
 /// Chooses among `candidates` that can still be in time: all local ones and two remote ones drawn at random compete
 /// ("power of two choices", Mitzenmacher 1996: two fresh looks, and no herd on the one that looked best to everybody). What can be
-/// pushed out is in nobody's way for good: whether it gives way, its device knows.
-pub fn choose(candidates: &[Candidate], deadline: Deadline, prng: &mut Prng) -> Choice {
+/// pushed out is in nobody's way for good: whether it gives way, its device knows. Where rows of the model save more than a hop by meeting
+/// others (`saves`, in slot time), they meet first: see [`super::meeting_order`].
+pub fn choose(candidates: &[Candidate], now: Instant, deadline: Deadline, saves: Duration, prng: &mut Prng) -> Choice {
     if candidates.is_empty() {
         return Choice::None(Rejection::NoReplica);
+    }
+    if let Some(target) = meet(candidates, now, deadline, saves) {
+        return Choice::To(target.clone());
     }
     let (local, remote): (Vec<_>, Vec<_>) =
         candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));

@@ -7,12 +7,14 @@
 
 mod choose;
 mod journey;
+mod meeting;
 #[cfg(test)]
 mod tests;
 mod trip;
 
-pub use choose::{Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, remote_finish};
+pub use choose::{Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, remote_finish, sent};
 pub use journey::{Call, Journey};
+pub use meeting::{Coming, meeting_order};
 pub use trip::{End, Group, Trip};
 
 use crate::outcome::Rejection;

@@ -194,8 +194,8 @@ fn a_confidence_that_is_not_a_number_stops_and_is_counted() {
 }
 
 fn candidate(target: Target, us: u64) -> Candidate {
-    let estimate = Estimate { finish: Instant::from_micros(us), yields: Duration::ZERO };
-    Candidate { target, estimate }
+    let estimate = Estimate { finish: Instant::from_micros(us), yields: Duration::ZERO, calm: false };
+    Candidate { target, estimate, order: 0 }
 }
 
 pub(super) fn local() -> Target {
@@ -210,9 +210,9 @@ pub(super) fn remote(name: &str) -> Target {
 fn a_remote_replica_is_charged_the_hop() {
     let mut prng = Prng::new(1);
     let near = [candidate(local(), 1000), candidate(remote("n2"), 800)];
-    assert_eq!(choose(&near, Deadline::NEVER, &mut prng), Choice::To(local()));
+    assert_eq!(choose(&near, Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng), Choice::To(local()));
     let far = [candidate(local(), 2000), candidate(remote("n2"), 800)];
-    assert_eq!(choose(&far, Deadline::NEVER, &mut prng), Choice::To(remote("n2")));
+    assert_eq!(choose(&far, Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng), Choice::To(remote("n2")));
 }
 
 #[test]
@@ -220,12 +220,12 @@ fn nothing_is_sent_where_it_would_be_late() {
     let mut prng = Prng::new(1);
     let deadline = Deadline(Instant::from_micros(900));
     let late = [candidate(local(), 1000), candidate(remote("n2"), 950)];
-    let chosen: Vec<_> = (0..1600).map(|_| choose(&late, deadline, &mut prng)).collect();
+    let chosen: Vec<_> = (0..1600).map(|_| choose(&late, Instant::ZERO, deadline, Duration::ZERO, &mut prng)).collect();
     // Now and then the best is asked all the same: its profile may say more than is true.
     let asked = chosen.iter().filter(|choice| **choice == Choice::To(local())).count();
     assert!((60..150).contains(&asked), "{asked}");
     assert!(chosen.iter().all(|c| [Choice::To(local()), Choice::None(Rejection::TooLate)].contains(c)));
-    assert_eq!(choose(&[], deadline, &mut prng), Choice::None(Rejection::NoReplica));
+    assert_eq!(choose(&[], Instant::ZERO, deadline, Duration::ZERO, &mut prng), Choice::None(Rejection::NoReplica));
 }
 
 #[test]
@@ -235,12 +235,16 @@ fn what_can_be_pushed_out_refuses_nobody() {
     let mut busy = candidate(local(), 1000);
     busy.estimate.yields = Duration::from_micros(150);
     for _ in 0..100 {
-        assert_eq!(choose(&[busy.clone()], deadline, &mut prng), Choice::To(local()));
+        assert_eq!(choose(&[busy.clone()], Instant::ZERO, deadline, Duration::ZERO, &mut prng), Choice::To(local()));
     }
     let sooner = candidate(remote("n2"), 550);
-    assert_eq!(choose(&[busy.clone(), sooner], deadline, &mut prng), Choice::To(remote("n2")), "where there is room");
+    assert_eq!(
+        choose(&[busy.clone(), sooner], Instant::ZERO, deadline, Duration::ZERO, &mut prng),
+        Choice::To(remote("n2")),
+        "where there is room"
+    );
     let full = candidate(remote("n2"), 650);
-    assert_eq!(choose(&[busy, full], deadline, &mut prng), Choice::To(local()));
+    assert_eq!(choose(&[busy, full], Instant::ZERO, deadline, Duration::ZERO, &mut prng), Choice::To(local()));
 }
 
 #[test]
@@ -248,7 +252,7 @@ fn the_price_is_that_of_the_cheapest() {
     let now = Instant::from_millis(100);
     let told = |price, ago: u64| {
         let at = Instant::from_millis(100 - ago);
-        Some(Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at })
+        Some(Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at, silent: None })
     };
     let price = |local: &[f64], remote: &[Option<Told>]| cheapest(now, local.iter().copied(), remote.iter().copied());
     assert_eq!(price(&[5.0, 3.0], &[told(4.0, 10)]), 3.0);
@@ -264,7 +268,7 @@ fn two_remote_replicas_are_compared_and_every_one_gets_its_turn() {
     let all: Vec<_> = (0..5).map(|i| candidate(remote(&format!("n{i}")), 1000 + i)).collect();
     let mut chosen = std::collections::BTreeMap::new();
     for _ in 0..1000 {
-        if let Choice::To(target) = choose(&all, Deadline::NEVER, &mut prng) {
+        if let Choice::To(target) = choose(&all, Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng) {
             *chosen.entry(target).or_insert(0) += 1;
         }
     }
@@ -366,4 +370,26 @@ fn what_nobody_needs_any_more_is_not_started() {
     let mut walk = Walk::of(graph, Depth { from: 0, least: 0, most: 1 });
     assert_eq!(walk.start(), call(0));
     assert_eq!(walk.end_of(0, SURE, 0b100), answer(0, false), "2 is too deep for this caller, so 1 is for nothing");
+}
+
+#[test]
+fn what_another_node_told_ages_and_what_was_sent_there_counts() {
+    let at = Instant::from_millis;
+    let ms = Duration::from_millis;
+    let told = Told { wait: ms(20), yields: ms(15), price: 1.0, at: at(100), silent: None };
+    let finish = |now: u64, told| remote_finish(at(now), told, ms(5)).finish;
+    assert_eq!(finish(100, Some(told)), at(125));
+    assert_eq!(finish(110, Some(told)), at(125), "it has worked on");
+    assert_eq!(finish(130, Some(told)), at(135), "and is done");
+    assert_eq!(finish(151, Some(told)), at(156), "that was long ago");
+    assert_eq!(remote_finish(at(110), Some(told), ms(5)).yields, ms(10));
+    assert_eq!(finish(110, Some(sent(at(110), Some(told), ms(4)))), at(129));
+    let idle = sent(at(130), Some(told), ms(4));
+    assert_eq!((finish(130, Some(idle)), idle.price), (at(139), 1.0), "it begins when it comes");
+    assert_eq!(finish(200, Some(sent(at(200), Some(told), ms(4)))), at(209));
+    assert_eq!(finish(1, Some(sent(at(1), None, ms(4)))), at(10));
+    // It has told nothing since something was sent there: it may hang.
+    let asked = sent(at(110), Some(told), ms(4));
+    let again = sent(at(500), Some(asked), ms(4));
+    assert_eq!((finish(159, Some(asked)), finish(1110, Some(again))), (at(164), at(2115)));
 }

@@ -240,7 +240,8 @@ impl Device {
         let index = self.pool.index(model)?;
         let start = self.pool.start_estimate(now, index, Class::Default, Deadline::NEVER);
         let finish = self.pool.finish_estimate(start, index, Class::Default, Deadline::NEVER, rows.max(1), false);
-        Some(Estimate { finish, yields: self.yields().as_duration() })
+        let calm = self.demand.is_calm(now, f64::from(self.pool.busy) / f64::from(self.pool.slots));
+        Some(Estimate { finish, yields: self.yields().as_duration(), calm })
     }
 
     /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value: 0 where there is room, and

@@ -17,6 +17,8 @@ use crate::units::{Instant, ServiceTime};
 
 /// How long it counts that a device computed, in seconds: as long as it takes to see that nothing more comes.
 const BUSY_FOR: f64 = 0.05;
+/// Share of its slots that a device uses at most of which it is said that it has little to do.
+const CALM: f64 = 0.25;
 /// Share of the slots' time that the price clears: the rest is for what batches waste.
 const UTILISATION: f64 = 0.95;
 /// How much of what is weighed gates let through, as a share of that time: somewhat more than there is room for, so that chance leaves no
@@ -84,6 +86,13 @@ impl Demand {
         let (before, since) = self.busy;
         let left = (-now.since(since).as_secs_f64() / BUSY_FOR).exp();
         self.busy = (left * before + (1.0 - left) * share, now);
+    }
+
+    /// Whether the device has used little of its slots of late, and uses this share of them since it was told last.
+    pub fn is_calm(&self, now: Instant, share: f64) -> bool {
+        let (before, since) = self.busy;
+        let left = (-now.since(since).as_secs_f64() / BUSY_FOR).exp();
+        left * before + (1.0 - left) * share < CALM
     }
 
     /// What homes of other nodes ask of this device.

@@ -20,6 +20,7 @@ use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
+use weir_core::profile::Profile;
 use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted};
 use weir_core::tensor::{Row, TensorSpec};
 use weir_core::triage::WholeStage;
@@ -308,7 +309,7 @@ impl Home {
         };
         let mut batch = Vec::new();
         if let Some(first) = call.ladders.endpoint().stages.get(call.depth.from).and_then(|stage| stage.model()) {
-            self.shared.wanted.add(first, count);
+            self.shared.wanted.add(self.shared.host.clock.now(), first, count);
         }
         if self.is_hopeless(call) {
             travel.refuse(self.shared.host.clock.now(), Rejection::TooLate);
@@ -391,7 +392,7 @@ impl Home {
     /// Gates found what running a stage is worth.
     fn tell_weighed(&self, table: &Table, now: Instant, call: &Call, stage: usize, values: &[f64]) {
         let Some(model) = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model()) else { return };
-        self.shared.wanted.add(model, values.iter().filter(|value| **value > 0.0).count());
+        self.shared.wanted.add(now, model, values.iter().filter(|value| **value > 0.0).count());
         let Some(targets) = table.targets.get(model) else { return };
         if let Some(device) = targets.local.iter().filter_map(|name| self.shared.devices.get(name)).next() {
             device.on_weighed(now, model, values, call.ladders.endpoint().tenant());
@@ -423,10 +424,14 @@ impl Home {
                 && group.stage != call.depth.from
                 && !call.ladders.endpoint().stages[group.stage].weighs()
             {
-                shared.wanted.add(model, rows.len());
+                shared.wanted.add(now, model, rows.len());
             }
             let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, rows.len(), &group.tried);
-            let target = match choose(&known, call.deadline_of(now, group.stage), &mut self.prng.borrow_mut()) {
+            let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
+            let left = call.deadline.left(now);
+            let saves = elsewhere.map_or(Duration::ZERO, |profile| shared.wanted.saves(now, model, profile, left));
+            let deadline = call.deadline_of(now, group.stage);
+            let target = match choose(&known, now, deadline, saves, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
                     travel.trip.on_no_choice(now, &group, why);
                     continue;
@@ -442,6 +447,8 @@ impl Home {
                     travel.waiting.push(self.submit(device, model, rows, sink));
                 }
                 Target::Remote(node) => {
+                    let row = elsewhere.map_or(0.0, Profile::row_seconds);
+                    shared.remote_waits.sent(now, &node, model, Duration::from_secs_f64(row * rows.len() as f64));
                     let endpoint = call.ladders.endpoint().name.clone();
                     let forwarded = self.forward(&table, node, model.clone(), endpoint, rows, sink);
                     drop(travel.remote.get_or_insert_default().spawn_local(forwarded));

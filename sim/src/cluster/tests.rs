@@ -249,3 +249,49 @@ fn survivors_of_batches_are_batched_anew() {
         assert!(served >= 19_800 && alone / anew > 1.2, "{served}");
     }
 }
+
+/// As many models as devices, each of them on `copies` devices, at a load that a device of one's own can just do: the share in time.
+fn in_time_with_copies(copies: usize) -> f64 {
+    const MODELS: usize = 4;
+    let name = |i: usize| format!("m{i}");
+    let on = |i: usize| (0..MODELS).map(|node| u32::from((node + MODELS - i) % MODELS < copies)).collect::<Vec<_>>();
+    let endpoint = |i: usize| {
+        let stage = Stage::new(StageName::parse(&name(i)).unwrap(), reference(&name(i)), None);
+        let endpoint = Endpoint::new(EndpointName::parse(&name(i)).unwrap(), us(50_000), vec![stage]);
+        Served::cascade(Ladders::new(&Arc::new(endpoint), &[0.001]), &[vec![None]])
+    };
+    let cluster = Cluster {
+        nodes: vec![Node::of(1); MODELS],
+        policy: Policy::default(),
+        triage: Method::default(),
+        models: (0..MODELS).map(|i| (reference(&name(i)), model(5000, 1000, &on(i)))).collect(),
+        endpoints: (0..MODELS).map(endpoint).collect(),
+        path: PATH,
+        reports: None,
+    };
+    let mut prng = Prng::new(3);
+    let mut at = 0.0;
+    let dues: Vec<Due> = (0..20_000)
+        .map(|_| {
+            at += prng.exponential() / (600.0 * MODELS as f64);
+            let endpoint = prng.below(MODELS as u64) as usize;
+            Due { at: Instant::from_nanos((at * 1e9) as u64), endpoint, rows: vec![0], deadline: us(50_000) }
+        })
+        .collect();
+    let mut in_time = 0;
+    run(&cluster, dues, 5, |ended| {
+        in_time += usize::from(ended.stages[0].is_some() && ended.latency <= us(50_000));
+    });
+    in_time as f64 / 20_000.0
+}
+
+#[test]
+fn rows_meet_though_every_device_has_every_model() {
+    let own = in_time_with_copies(1);
+    assert!(own > 0.98, "{own}");
+    // Where each row went to whichever device is done first, two in three were refused.
+    for copies in [2, 4] {
+        let in_time = in_time_with_copies(copies);
+        assert!(in_time > own - 0.01, "{in_time} on {copies}, {own} on one's own");
+    }
+}
