@@ -116,16 +116,13 @@ impl Tuner {
         }
     }
 
-    /// A node is there no more.
-    pub fn forget(&mut self, node: &NodeName) {
-        self.told.remove(node);
-    }
-
     /// Looks at all models that anybody asks for; `row` tells of those that are known what a row takes.
     pub fn tick(&mut self, now: Instant, row: impl Fn(&ModelRef) -> Option<Row>) {
         let window = now.since(Instant::ZERO).as_nanos() as u64 / SHORTEST.as_nanos() as u64;
         let settled = now.since(self.since) >= REMEMBERED;
         self.models.retain(|model, asked| {
+            asked.forget(window);
+            // Where nothing stands yet nobody knows what a row takes.
             let Some(row) = row(model) else { return !asked.windows.is_empty() };
             asked.tick(now, window, row, settled);
             // Who is asked nothing and wants nothing is nobody's concern.
@@ -164,13 +161,6 @@ impl Asked {
     }
 
     fn tick(&mut self, now: Instant, current: u64, row: Row, settled: bool) {
-        let remembered = |(window, _): &(u64, Need)| window + slots_in(REMEMBERED) >= current;
-        while self.windows.front().is_some_and(|(window, _)| window + LONGEST <= current) {
-            self.windows.pop_front();
-        }
-        while self.needed.front().is_some_and(|known| !remembered(known)) {
-            self.needed.pop_front();
-        }
         // The window that goes on counts as far as it has come: it can only say too little.
         let need = self.need(current + 1, row);
         while self.needed.back().is_some_and(|(_, less)| less.0 <= need.0) {
@@ -186,6 +176,16 @@ impl Asked {
         if most > self.want.replicas || most < self.want.replicas && is_calm {
             self.want = Want { replicas: most, window, asked, ..self.want };
             self.changed = now;
+        }
+    }
+
+    /// Forgets what no window reaches any more.
+    fn forget(&mut self, current: u64) {
+        while self.windows.front().is_some_and(|(window, _)| window + LONGEST <= current) {
+            self.windows.pop_front();
+        }
+        while self.needed.front().is_some_and(|(window, _)| window + slots_in(REMEMBERED) < current) {
+            self.needed.pop_front();
         }
     }
 
@@ -290,6 +290,16 @@ mod tests {
         assert_eq!(run.last, 2, "too early to know");
         run.at_rate(59_900, 90_000, |_| 0.0);
         assert_eq!(run.tuner.want(&model()), None);
+    }
+
+    #[test]
+    fn what_stands_nowhere_is_not_remembered_for_ever() {
+        let mut tuner = Tuner::new(at(0));
+        for ms in (0..100_000).step_by(250) {
+            tuner.on_report(at(ms), &node(), 1, &BTreeMap::from([(model(), ms)]));
+            tuner.tick(at(ms), |_| None);
+        }
+        assert!(tuner.models[&model()].windows.len() <= LONGEST as usize);
     }
 
     #[test]
