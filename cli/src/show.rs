@@ -1,6 +1,7 @@
 //! Tables and JSON.
 
 use serde_json::{Map, Value, json};
+use weir_core::endpoint::Endpoint;
 use weir_core::tensor::{DType, Tensor};
 
 /// A plain table: no lines, columns apart.
@@ -94,6 +95,16 @@ pub fn object(pairs: impl IntoIterator<Item = (String, Value)>) -> Value {
 /// A number as people wrote it: 0.95, not the 0.949999988 that single precision makes of it.
 pub fn short(number: f32) -> f64 {
     number.to_string().parse().unwrap_or(f64::from(number))
+}
+
+/// An endpoint's objective as weir files have it; nothing where it has none.
+pub fn objective(endpoint: &Endpoint) -> Option<String> {
+    (endpoint.objective > 0.0).then(|| format!("attainment>={}", endpoint.objective))
+}
+
+/// Why an endpoint's last rollout was undone; nothing where it was not.
+pub fn undone(endpoint: &Endpoint) -> Option<&str> {
+    Some(endpoint.undone.as_str()).filter(|because| !because.is_empty())
 }
 
 #[cfg(test)]

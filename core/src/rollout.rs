@@ -139,8 +139,7 @@ impl Watched {
         let score = |model: &ModelRef| self.scores.get(model).copied().unwrap_or_default();
         let misses = |split: &&Split| score(&split.model).misses(endpoint.objective);
         let bad = endpoint.versions.iter().filter(|split| is_new(&split.model)).find(misses)?;
-        let others = endpoint.versions.iter().filter(|split| !is_new(&split.model));
-        if others.into_iter().any(|split| misses(&split)) {
+        if endpoint.versions.iter().filter(|split| !is_new(&split.model)).any(|split| misses(&split)) {
             return None;
         }
         let found = score(&bad.model);

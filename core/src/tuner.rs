@@ -31,6 +31,11 @@ pub const REMEMBERED: Duration = Duration::from_secs(60);
 /// What a model is asked now is told over the last so much.
 pub const LATELY: Duration = Duration::from_secs(4);
 
+/// The shortest window that an instant is in, by number.
+fn window_at(now: Instant) -> u64 {
+    slots_in(now.since(Instant::ZERO))
+}
+
 const fn slots_in(span: Duration) -> u64 {
     (span.as_nanos() / SHORTEST.as_nanos()) as u64
 }
@@ -104,22 +109,22 @@ impl Tuner {
         if told.0 != incarnation {
             *told = (incarnation, BTreeMap::new());
         }
-        let window = now.since(Instant::ZERO).as_nanos() / SHORTEST.as_nanos();
+        let window = window_at(now);
         for (model, total) in rows {
             let before = told.1.insert(model.clone(), *total);
             // Who has not heard a node before does not know when those rows came.
             let more = if heard { total.saturating_sub(before.unwrap_or(0)) } else { 0 };
             if more > 0 {
                 let asked = self.models.entry(model.clone()).or_insert_with(|| Asked::new(now));
-                asked.add(window as u64, more);
+                asked.add(window, more);
             }
         }
     }
 
     /// Looks at all models that anybody asks for; `row` tells of those that are known what a row takes.
     pub fn tick(&mut self, now: Instant, row: impl Fn(&ModelRef) -> Option<Row>) {
-        let window = now.since(Instant::ZERO).as_nanos() as u64 / SHORTEST.as_nanos() as u64;
-        let settled = now.since(self.since) >= REMEMBERED;
+        let window = window_at(now);
+        let settled = self.is_settled(now);
         self.models.retain(|model, asked| {
             asked.forget(window);
             // Where nothing stands yet nobody knows what a row takes.

@@ -77,14 +77,12 @@ impl Served {
 pub struct Targets {
     /// Devices of this node where a replica is assigned; whether it is ready, the device knows.
     pub local: BTreeSet<DeviceName>,
-    /// Other nodes where a replica is ready.
-    pub remote: BTreeSet<NodeName>,
+    /// Other nodes where a replica is ready, and where each stands in the order in which rows of the model fill nodes.
+    pub remote: BTreeMap<NodeName, usize>,
     /// Latency on another node, before it has told anything itself.
     pub profile: Option<Profile>,
-    /// Where this node stands in the order in which its rows fill those that have it, and where others do.
+    /// Where this node stands in that order.
     pub here: usize,
-    /// See `here`.
-    pub order: BTreeMap<NodeName, usize>,
     /// The price of its devices, where somebody holds it by hand.
     pub held: Option<f64>,
 }
@@ -129,21 +127,20 @@ impl Table {
                 Err(bad) => tracing::warn!(%bad, "an endpoint cannot be served"),
             }
         }
+        let order = order(state);
         let mut targets: BTreeMap<ModelRef, Targets> = BTreeMap::new();
         for (id, assignment) in &state.plan.assignments {
             let of_model = targets.entry(assignment.model.clone()).or_default();
+            let stands = order[&assignment.model].iter().position(|node| *node == assignment.node);
+            let stands = stands.expect("every node with a replica stands in the order");
             of_model.held = of_model.held.or(held(state, assignment));
             if assignment.node == *me {
                 of_model.local.insert(assignment.device.clone());
+                of_model.here = stands;
             } else if routing.ready.contains(id) {
-                of_model.remote.insert(assignment.node.clone());
+                of_model.remote.insert(assignment.node.clone(), stands);
                 of_model.profile = routing.profiles.get(id).cloned().or(of_model.profile.take());
             }
-        }
-        for (model, order) in order(state) {
-            let Some(of_model) = targets.get_mut(&model) else { continue };
-            of_model.here = order.iter().position(|node| node == me).unwrap_or(usize::MAX);
-            of_model.order = order.into_iter().zip(0..).collect();
         }
         Table {
             epoch: state.plan.epoch,
@@ -219,7 +216,7 @@ pub fn price(
         return held;
     }
     let local = targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, deadline, tenant)));
-    cheapest(now, local, targets.remote.iter().map(|node| waits.told(node, model)))
+    cheapest(now, local, targets.remote.keys().map(|node| waits.told(node, model)))
 }
 
 /// How much of the time until `deadline` the wait for a model takes, where it is shortest.
@@ -251,15 +248,11 @@ pub fn candidates(
         let estimate = devices.get(name)?.estimate_finish(now, model, rows)?;
         Some(Candidate { target: Target::Local(name.clone()), estimate, order: targets.here })
     });
-    let remote = targets.remote.iter().map(|node| {
+    let remote = targets.remote.iter().map(|(node, order)| {
         let service =
             targets.profile.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(rows as u32).as_duration());
         let estimate = remote_finish(now, waits.told(node, model), service);
-        Candidate {
-            target: Target::Remote(node.clone()),
-            estimate,
-            order: targets.order.get(node).copied().unwrap_or(usize::MAX),
-        }
+        Candidate { target: Target::Remote(node.clone()), estimate, order: *order }
     });
     local.chain(remote).filter(|candidate| !tried.contains(&candidate.target)).collect()
 }

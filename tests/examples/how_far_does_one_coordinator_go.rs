@@ -5,14 +5,14 @@
 //! `cargo run --release -p weir-tests --example how_far_does_one_coordinator_go [NODES MODELS MINUTES TRACE]`
 //! (1,000 nodes, 10,000 models, 10 minutes of the trace in benches/traces).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::ids::{DeviceName, Digest, EndpointName, LogIndex, ModelRef, NodeName, ReplicaId, RequestId, StageName};
 use weir_core::placement::{
-    DeviceLoad, Liveness, NodeReport, Problem, Proposal, ReplicaProfile, ReplicaReport, ReplicaState, solve, wishes,
+    DeviceLoad, Liveness, NodeReport, Proposal, ReplicaProfile, ReplicaReport, ReplicaState, propose,
 };
 use weir_core::prng::Prng;
 use weir_core::replicated::{Command, Device, EngineKind, Entry, Model, Moves, Node, ReplicaRange, State};
@@ -103,16 +103,7 @@ impl Leader {
     }
 
     fn propose(&mut self, now: Instant) -> Proposal {
-        let nodes = self.liveness.nodes(now, &self.state);
-        let problem = Problem {
-            models: wishes(now, &self.state, &self.liveness, &mut self.tuner),
-            nodes: nodes.iter().collect(),
-            plan: &self.state.plan,
-            ready: self.liveness.settled(now, &self.state),
-            failed: BTreeSet::new(),
-            next_replica: self.state.next_replica,
-        };
-        solve(&problem)
+        propose(now, &self.state, &self.liveness, &mut self.tuner)
     }
 
     fn set(&mut self, proposal: Proposal) -> usize {

@@ -16,7 +16,7 @@ use weir_core::tuner::Want;
 use super::status::{beliefs, endpoint_state};
 use crate::connect::Common;
 use crate::failure::Failure;
-use crate::show::short;
+use crate::show::{objective, short, undone};
 
 /// Tells all about one thing.
 #[derive(Args)]
@@ -100,8 +100,8 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "weight": endpoint.weight,
         "share": endpoint.share,
         "shadow": endpoint.shadow.as_ref().map(ToString::to_string),
-        "objective": (endpoint.objective > 0.0).then(|| format!("attainment>={}", endpoint.objective)),
-        "rollout_undone": (!endpoint.undone.is_empty()).then_some(&endpoint.undone),
+        "objective": objective(endpoint),
+        "rollout_undone": undone(endpoint),
         "versions": endpoint.versions.iter().map(|split| json!({"model": split.model.to_string(), "share": split.share})).collect::<Vec<_>>(),
         "queries": {
             "arrived": sum(|l| l.arrived), "answered": sum(|l| l.answered), "rejected": sum(|l| l.rejected),

@@ -17,7 +17,7 @@ use weir_core::replicated::{Assignment, Command};
 
 use crate::connect::Common;
 use crate::failure::Failure;
-use crate::show::table;
+use crate::show::{objective, table, undone};
 
 /// Moves an endpoint of one model to another version.
 #[derive(Args)]
@@ -212,9 +212,8 @@ fn told(status: &Status, name: &str) -> Result<Value, Failure> {
             "before": before})
     };
     let versions = current(endpoint)?.into_iter().map(version);
-    let objective = (endpoint.objective > 0.0).then(|| format!("attainment>={}", endpoint.objective));
-    let undone = (!endpoint.undone.is_empty()).then_some(&endpoint.undone);
-    Ok(json!({"endpoint": name, "objective": objective, "undone": undone, "versions": versions.collect::<Vec<_>>()}))
+    Ok(json!({"endpoint": name, "objective": objective(endpoint), "undone": undone(endpoint),
+        "versions": versions.collect::<Vec<_>>()}))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weir_core::ids::{Epoch, ModelRef, ReplicaId, RequestId};
-use weir_core::placement::{Informing, Liveness, NodeReport, Problem, ReplicaProfile, ReplicaState, solve, wishes};
+use weir_core::placement::{Informing, Liveness, NodeReport, ReplicaProfile, ReplicaState, propose};
 use weir_core::replicated::{Command, Entry, Member, Moves, State};
 use weir_core::rollout::Rollouts;
 use weir_core::triage::{ByModel, Market};
@@ -160,28 +160,9 @@ impl Planner {
     }
 
     fn next_plan(&self, published: &Published) -> Option<Command> {
-        let now = self.host.clock.now();
         let inner = &mut *self.inner.borrow_mut();
         let state = &*published.state;
-        let nodes = inner.liveness.nodes(now, state);
-        let wanted = state.wanted_models();
-        if nodes.is_empty() {
-            // With nobody to take over there is nothing to gain from taking away.
-            inner.unplaceable = wanted
-                .into_iter()
-                .map(|model| (model.clone(), "no node is up; start one with `weir node`".into()))
-                .collect();
-            return None;
-        }
-        let problem = Problem {
-            models: wishes(now, state, &inner.liveness, &mut inner.tuner),
-            nodes: nodes.iter().collect(),
-            plan: &state.plan,
-            ready: inner.liveness.settled(now, state),
-            failed: inner.liveness.failed(now),
-            next_replica: state.next_replica,
-        };
-        let proposal = solve(&problem);
+        let proposal = propose(self.host.clock.now(), state, &inner.liveness, &mut inner.tuner);
         inner.unplaceable = proposal.unplaceable;
         let moves = Moves::between(&state.plan.assignments, &proposal.assignments);
         (!moves.is_nothing()).then_some(Command::MovePlan { replaces: state.plan.epoch, moves })
@@ -239,11 +220,12 @@ impl Planner {
     pub fn wants(&self, state: &State) -> Vec<(ModelRef, Want, f64)> {
         let now = self.host.clock.now();
         let Inner { market, tuner, .. } = &mut *self.inner.borrow_mut();
+        let replicas = state.plan.replicas();
         let want = |model: &ModelRef| {
             let want = tuner.want(model)?;
-            let slots = state.plan.assignments.values().filter(|assignment| assignment.model == *model).count();
+            let slots = replicas.get(model).copied().unwrap_or(0);
             let weighed = market.asked(now, model);
-            Some((model.clone(), want, market.one_more(now, model, slots as u32, (want.now - weighed).max(0.0))))
+            Some((model.clone(), want, market.one_more(now, model, slots, (want.now - weighed).max(0.0))))
         };
         state.models.keys().filter_map(want).collect()
     }

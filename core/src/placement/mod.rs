@@ -13,4 +13,4 @@ pub use liveness::{
 };
 pub use profiles::Informing;
 pub use solve::{Problem, Proposal, Wish, solve};
-pub use wishes::wishes;
+pub use wishes::propose;

@@ -66,12 +66,8 @@ pub fn solve(problem: &Problem<'_>) -> Proposal {
     let mut solver = Solver::new(problem);
     solver.keep();
     // The minimum first, over all models; then what is asked for; then what memory is left is given out.
-    let by_demand = |solver: &Solver<'_>| {
-        let mut order: Vec<usize> = (0..solver.models.len()).collect();
-        order.sort_by(|a, b| solver.models[*b].wish.asked.total_cmp(&solver.models[*a].wish.asked).then(a.cmp(b)));
-        order
-    };
-    let order = by_demand(&solver);
+    let mut order: Vec<usize> = (0..solver.models.len()).collect();
+    order.sort_by(|a, b| solver.models[*b].wish.asked.total_cmp(&solver.models[*a].wish.asked).then(a.cmp(b)));
     for tier in [Tier::Minimum, Tier::Wanted, Tier::Spare] {
         solver.give(tier, &order);
     }

@@ -118,6 +118,15 @@ pub struct Plan {
     pub assignments: BTreeMap<ReplicaId, Assignment>,
 }
 
+impl Plan {
+    /// How many replicas of each model stand in it.
+    pub fn replicas(&self) -> BTreeMap<&ModelRef, u32> {
+        let mut replicas = BTreeMap::new();
+        self.assignments.values().for_each(|at| *replicas.entry(&at.model).or_default() += 1);
+        replicas
+    }
+}
+
 /// What changes of a plan. A plan of ten thousand models takes megabytes; what changes of it at once takes little.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Moves {
@@ -130,6 +139,11 @@ pub struct Moves {
 }
 
 impl Moves {
+    /// To these alone, whatever stood before.
+    pub fn anew(placed: BTreeMap<ReplicaId, Assignment>) -> Moves {
+        Moves { anew: true, placed, ..Moves::default() }
+    }
+
     /// From some assignments to others.
     pub fn between(before: &BTreeMap<ReplicaId, Assignment>, after: &BTreeMap<ReplicaId, Assignment>) -> Moves {
         let gone = before.keys().filter(|id| !after.contains_key(id)).copied().collect();

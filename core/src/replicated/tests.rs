@@ -60,10 +60,6 @@ fn apply(models: &[Model], endpoints: &[Endpoint]) -> Command {
     Command::Apply { models: models.to_vec(), endpoints: endpoints.to_vec(), if_index: None }
 }
 
-fn anew(placed: BTreeMap<ReplicaId, Assignment>) -> Moves {
-    Moves { anew: true, placed, ..Moves::default() }
-}
-
 fn assignment(model: &str, node: &str) -> Assignment {
     Assignment {
         model: ModelRef::parse(model).unwrap(),
@@ -178,7 +174,7 @@ fn a_plan_replaces_the_one_it_was_made_from() {
     log.run(Command::NodeJoin(node("n1"))).unwrap();
     let plan = |replaces, id, model, node| Command::MovePlan {
         replaces: Epoch(replaces),
-        moves: anew(BTreeMap::from([(ReplicaId(id), assignment(model, node))])),
+        moves: Moves::anew(BTreeMap::from([(ReplicaId(id), assignment(model, node))])),
     };
     assert!(log.run(plan(0, 0, "a@1", "n2")).unwrap_err().to_string().contains("not there"));
     assert!(log.run(plan(0, 0, "b@1", "n1")).unwrap_err().to_string().contains("cannot be loaded"));
@@ -284,7 +280,7 @@ fn a_deleted_model_leaves_no_replica_to_its_successor() {
     cluster.lines(Command::NodeJoin(node("n1")));
     let assignments =
         BTreeMap::from([(ReplicaId(1), assignment("a@1", "n1")), (ReplicaId(2), assignment("b@1", "n1"))]);
-    cluster.lines(Command::MovePlan { replaces: Epoch(0), moves: anew(assignments) });
+    cluster.lines(Command::MovePlan { replaces: Epoch(0), moves: Moves::anew(assignments) });
     let before = cluster.state.plan.epoch;
     cluster.lines(Command::DeleteEndpoint(EndpointName::parse("e").unwrap()));
     assert_eq!(cluster.state.plan.assignments.keys().copied().collect::<Vec<_>>(), [ReplicaId(2)]);
@@ -312,7 +308,7 @@ fn a_version_that_was_replaced_goes_with_its_last_replica() {
     let plan = |cluster: &mut Log, assignments: &[(u64, &str)]| {
         let replaces = cluster.state.plan.epoch;
         let assignments = assignments.iter().map(|(id, model)| (ReplicaId(*id), assignment(model, "n1"))).collect();
-        cluster.lines(Command::MovePlan { replaces, moves: anew(assignments) });
+        cluster.lines(Command::MovePlan { replaces, moves: Moves::anew(assignments) });
     };
     plan(&mut cluster, &[(0, "a@1")]);
     assert_eq!(

@@ -16,6 +16,16 @@ pub enum Target {
     Remote(NodeName),
 }
 
+impl Target {
+    /// What it costs to go there and back before anything is computed.
+    pub(super) fn hop(&self) -> Duration {
+        match self {
+            Target::Local(_) => Duration::ZERO,
+            Target::Remote(_) => REMOTE_HOP,
+        }
+    }
+}
+
 /// A target with when work sent now would be done there, network not counted.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -119,13 +129,13 @@ pub fn choose(candidates: &[Candidate], now: Instant, deadline: Deadline, saves:
     }
     let (local, remote): (Vec<_>, Vec<_>) =
         candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));
-    let mut compared: Vec<(Duration, &Candidate)> =
-        local.into_iter().map(|candidate| (Duration::ZERO, candidate)).collect();
-    compared.extend(two_of(&remote, prng).into_iter().flatten().map(|candidate| (REMOTE_HOP, candidate)));
+    let mut compared: Vec<&Candidate> = local;
+    compared.extend(two_of(&remote, prng).into_iter().flatten());
     let first = |of: fn(Estimate) -> Instant| {
-        let best = compared.iter().min_by_key(|(hop, candidate)| (of(candidate.estimate) + *hop, &candidate.target));
-        let (hop, best) = best.expect("some were compared");
-        (of(best.estimate) + *hop, &best.target)
+        let done = |candidate: &Candidate| of(candidate.estimate) + candidate.target.hop();
+        let best = compared.iter().min_by_key(|candidate| (done(candidate), &candidate.target));
+        let best = best.expect("some were compared");
+        (done(best), &best.target)
     };
     let (finish, best) = first(|estimate| estimate.finish);
     if !deadline.missed_by(finish) {

@@ -77,10 +77,7 @@ pub fn meet(candidates: &[Candidate], now: Instant, deadline: Deadline, saves: D
     if saves <= REMOTE_HOP {
         return None;
     }
-    let finish = |candidate: &Candidate| match candidate.target {
-        Target::Local(_) => candidate.estimate.finish,
-        Target::Remote(_) => candidate.estimate.finish + REMOTE_HOP,
-    };
+    let finish = |candidate: &Candidate| candidate.estimate.finish + candidate.target.hop();
     let left = deadline.0.as_nanos().saturating_sub(now.as_nanos());
     let by = Instant::from_nanos(now.as_nanos().saturating_add(left / 10 * FILLED_TENTHS));
     let has_room = |candidate: &&Candidate| finish(candidate) <= by;

@@ -83,16 +83,18 @@ impl Demand {
 
     /// Since this was told last, until `now`, the device has used this share of its slots.
     pub fn was_busy(&mut self, now: Instant, share: f64) {
-        let (before, since) = self.busy;
-        let left = (-now.since(since).as_secs_f64() / BUSY_FOR).exp();
-        self.busy = (left * before + (1.0 - left) * share, now);
+        self.busy = (self.busy_at(now, share), now);
     }
 
     /// Whether the device has used little of its slots of late, and uses this share of them since it was told last.
     pub fn is_calm(&self, now: Instant, share: f64) -> bool {
+        self.busy_at(now, share) < CALM
+    }
+
+    fn busy_at(&self, now: Instant, share: f64) -> f64 {
         let (before, since) = self.busy;
         let left = (-now.since(since).as_secs_f64() / BUSY_FOR).exp();
-        left * before + (1.0 - left) * share < CALM
+        left * before + (1.0 - left) * share
     }
 
     /// What homes of other nodes ask of this device.

@@ -201,10 +201,6 @@ pub fn read_plan(r: wire::plan::Reader<'_>) -> Result<Plan, BadMessage> {
     Ok(Plan { epoch: Epoch(r.get_epoch()), assignments: read_assignments(r.get_assignments()?)? })
 }
 
-fn anew(placed: BTreeMap<ReplicaId, Assignment>) -> Moves {
-    Moves { anew: true, placed, ..Moves::default() }
-}
-
 fn write_moves(mut b: wire::moves::Builder<'_>, epoch: Epoch, moves: &Moves) {
     b.set_epoch(epoch.0);
     let mut gone = b.reborrow().init_gone(count(moves.gone.len()));
@@ -368,7 +364,7 @@ pub fn read_command(r: wire::command::Reader<'_>) -> Result<Command, BadMessage>
         Which::NodeRemove(name) => Command::NodeRemove(NodeName::parse(name?.to_str()?)?),
         Which::SetPlan(r) => Command::MovePlan {
             replaces: Epoch(r.get_replaces()),
-            moves: anew(read_assignments(r.get_assignments()?)?),
+            moves: Moves::anew(read_assignments(r.get_assignments()?)?),
         },
         Which::MovePlan(r) => {
             let (replaces, moves) = read_moves(r?)?;
@@ -511,7 +507,7 @@ pub fn read_change(r: wire::change::Reader<'_>) -> Result<(LogIndex, Option<Chan
         Which::NodeGone(name) => Change::NodeGone(NodeName::parse(name?.to_str()?)?),
         Which::Plan(r) => {
             let plan = read_plan(r?)?;
-            Change::Plan(plan.epoch, anew(plan.assignments))
+            Change::Plan(plan.epoch, Moves::anew(plan.assignments))
         }
         Which::Moved(r) => {
             let (epoch, moves) = read_moves(r?)?;

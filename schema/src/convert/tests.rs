@@ -192,13 +192,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("node_join", Command::NodeJoin(node())),
         ("node_drain", Command::NodeDrain { node: NodeName::parse("n1").unwrap(), draining: true }),
         ("node_remove", Command::NodeRemove(NodeName::parse("n1").unwrap())),
-        (
-            "set_plan",
-            Command::MovePlan {
-                replaces: Epoch(5),
-                moves: Moves { anew: true, placed: assignments(), ..Moves::default() },
-            },
-        ),
+        ("set_plan", Command::MovePlan { replaces: Epoch(5), moves: Moves::anew(assignments()) }),
         ("move_plan", Command::MovePlan { replaces: Epoch(5), moves: moves() }),
         ("quarantine", Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: Some("died".into()) }),
         ("unquarantine", Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: None }),

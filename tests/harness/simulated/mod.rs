@@ -710,7 +710,7 @@ impl World {
 fn whole(state: &weir_core::replicated::State) -> Vec<(LogIndex, weir_core::replicated::Change)> {
     use weir_core::replicated::{Change, Moves};
     let at = state.applied;
-    let moves = Moves { anew: true, placed: state.plan.assignments.clone(), ..Moves::default() };
+    let moves = Moves::anew(state.plan.assignments.clone());
     let models = state.models.values().cloned().map(Change::Model);
     let endpoints = state.endpoints.values().cloned().map(Change::Endpoint);
     let nodes = state.nodes.values().cloned().map(Change::Node);
