@@ -4,6 +4,8 @@
 //! system tool; `tests/generated.rs` compares it with a fresh generation where the compiler exists.
 //! Conversions check everything: what they return, the rest of weir may trust. No sockets here.
 pub mod convert;
+#[cfg(feature = "oip")]
+pub mod oip;
 
 #[allow(clippy::all, missing_docs, unused, clippy::disallowed_methods)]
 #[rustfmt::skip]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use weir_core::tensor::{DType, Tensor, TensorSpec};
+use weir_schema::oip::json::read_element;
 
 /// Inputs by name, as they were read.
 #[derive(Clone, Debug)]
@@ -91,8 +92,9 @@ impl Lines {
                 let shape = [&[self.rows as u64], &row[..]].concat();
                 let mut data = Vec::new();
                 for value in &column.values {
-                    write(value, dtype, &mut data)
-                        .ok_or_else(|| format!("{value} in {name:?} is no {dtype}, which is wanted"))?;
+                    if !read_element(value, dtype, &mut data) {
+                        return Err(format!("{value} in {name:?} is no {dtype}, which is wanted"));
+                    }
                 }
                 Ok((name.clone(), Tensor::new(dtype, shape, data).map_err(|bad| bad.to_string())?))
             })
@@ -106,28 +108,4 @@ fn reshaped(row: &[u64], spec: &TensorSpec) -> Vec<u64> {
         Some(wanted) if row.len() == 1 && wanted.iter().product::<u64>() == row[0] => wanted,
         _ => row.to_vec(),
     }
-}
-
-/// Appends one JSON value as an element of this type; `None` where it is none, and for types that JSON has no values for.
-pub fn write(value: &Value, dtype: DType, data: &mut Vec<u8>) -> Option<()> {
-    match dtype {
-        DType::Bool => data.push(u8::from(value.as_bool()?)),
-        DType::U8 => data.extend(u8::try_from(value.as_u64()?).ok()?.to_le_bytes()),
-        DType::U16 => data.extend(u16::try_from(value.as_u64()?).ok()?.to_le_bytes()),
-        DType::U32 => data.extend(u32::try_from(value.as_u64()?).ok()?.to_le_bytes()),
-        DType::U64 => data.extend(value.as_u64()?.to_le_bytes()),
-        DType::I8 => data.extend(i8::try_from(value.as_i64()?).ok()?.to_le_bytes()),
-        DType::I16 => data.extend(i16::try_from(value.as_i64()?).ok()?.to_le_bytes()),
-        DType::I32 => data.extend(i32::try_from(value.as_i64()?).ok()?.to_le_bytes()),
-        DType::I64 => data.extend(value.as_i64()?.to_le_bytes()),
-        DType::F32 => data.extend((value.as_f64()? as f32).to_le_bytes()),
-        DType::F64 => data.extend(value.as_f64()?.to_le_bytes()),
-        DType::String => {
-            let text = value.as_str()?;
-            data.extend((text.len() as u32).to_le_bytes());
-            data.extend(text.as_bytes());
-        }
-        DType::F16 | DType::Bf16 => return None,
-    }
-    Some(())
 }

@@ -2,7 +2,6 @@
 
 #[allow(missing_docs, clippy::all)]
 #[rustfmt::skip]
-mod inference;
 mod oip;
 pub mod oip_grpc;
 pub mod oip_http;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weir_core::outcome::{Outcome, Rejection};
 use weir_core::tensor::{DType, Tensor, TensorSpec, check};
+pub use weir_schema::oip::{HEADER_LENGTH, bytes_of, dtype, word};
 
 use super::{Described, Reply, RowReply, Stream, classes};
 
@@ -11,33 +12,6 @@ use super::{Described, Reply, RowReply, Stream, classes};
 pub const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// Largest answer that is read, in bytes: Triton's own limit for what it inflates.
 pub const ANSWER_MAX: usize = 64 << 20;
-
-const NAMES: [(&str, DType); 14] = [
-    ("BOOL", DType::Bool),
-    ("UINT8", DType::U8),
-    ("UINT16", DType::U16),
-    ("UINT32", DType::U32),
-    ("UINT64", DType::U64),
-    ("INT8", DType::I8),
-    ("INT16", DType::I16),
-    ("INT32", DType::I32),
-    ("INT64", DType::I64),
-    ("FP16", DType::F16),
-    ("BF16", DType::Bf16),
-    ("FP32", DType::F32),
-    ("FP64", DType::F64),
-    ("BYTES", DType::String),
-];
-
-/// The protocol's word for an element type.
-pub fn word(dtype: DType) -> &'static str {
-    NAMES.iter().find(|(_, known)| *known == dtype).expect("all are listed").0
-}
-
-/// The element type of a word.
-pub fn dtype(word: &str) -> Option<DType> {
-    NAMES.iter().find(|(known, _)| *known == word).map(|(_, dtype)| *dtype)
-}
 
 /// An input as the metadata tells it; a dimension below 0 is open.
 pub fn spec(name: &str, datatype: &str, shape: &[i64]) -> Result<TensorSpec, String> {

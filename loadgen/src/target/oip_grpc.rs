@@ -8,14 +8,12 @@ use futures::future::LocalBoxFuture;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use weir_core::outcome::{Outcome, Rejection};
-use weir_core::tensor::{DType, Tensor};
+use weir_core::tensor::Tensor;
+use weir_schema::oip::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
+use weir_schema::oip::inference::infer_parameter::ParameterChoice;
+use weir_schema::oip::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use weir_schema::oip::inference::{InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest};
 
-use super::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
-use super::inference::infer_parameter::ParameterChoice;
-use super::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
-use super::inference::{
-    InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-};
 use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN};
 use super::{Ask, Connect, Described, Reply, Stream, Target, TargetError};
 use crate::run::PATIENCE;
@@ -202,7 +200,7 @@ fn read_response(
         let shape = shape.map_err(|_| format!("its output {name} has a dimension below 0"))?;
         let data = match (content, output.contents) {
             (Some(data), _) => data,
-            (None, Some(typed)) => bytes_of(&typed, dtype),
+            (None, Some(typed)) => oip::bytes_of(&typed, dtype),
             (None, None) => Vec::new(),
         };
         let tensor = oip::tensor(&name, dtype, shape, data)?;
@@ -213,28 +211,6 @@ fn read_response(
         _ => None,
     });
     Ok((outputs, stage.unwrap_or_default()))
-}
-
-/// Typed contents as raw ones. What does not fit its type is cut, as servers do.
-fn bytes_of(typed: &InferTensorContents, dtype: DType) -> Vec<u8> {
-    match dtype {
-        DType::Bool => typed.bool_contents.iter().map(|b| u8::from(*b)).collect(),
-        DType::U8 => typed.uint_contents.iter().map(|n| *n as u8).collect(),
-        DType::U16 => typed.uint_contents.iter().flat_map(|n| (*n as u16).to_le_bytes()).collect(),
-        DType::U32 => typed.uint_contents.iter().flat_map(|n| n.to_le_bytes()).collect(),
-        DType::U64 => typed.uint64_contents.iter().flat_map(|n| n.to_le_bytes()).collect(),
-        DType::I8 => typed.int_contents.iter().map(|n| *n as u8).collect(),
-        DType::I16 => typed.int_contents.iter().flat_map(|n| (*n as i16).to_le_bytes()).collect(),
-        DType::I32 => typed.int_contents.iter().flat_map(|n| n.to_le_bytes()).collect(),
-        DType::I64 => typed.int64_contents.iter().flat_map(|n| n.to_le_bytes()).collect(),
-        DType::F32 => typed.fp32_contents.iter().flat_map(|n| n.to_le_bytes()).collect(),
-        DType::F64 => typed.fp64_contents.iter().flat_map(|n| n.to_le_bytes()).collect(),
-        DType::String => {
-            let with_length = |text: &Vec<u8>| [&(text.len() as u32).to_le_bytes(), text.as_slice()].concat();
-            typed.bytes_contents.iter().flat_map(with_length).collect()
-        }
-        DType::F16 | DType::Bf16 => Vec::new(),
-    }
 }
 
 #[cfg(test)]

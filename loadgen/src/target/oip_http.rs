@@ -18,15 +18,15 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 use weir_core::outcome::{Outcome, Rejection};
 use weir_core::tensor::{DType, Tensor};
+use weir_schema::oip::HEADER_LENGTH;
+use weir_schema::oip::json::{Flat, read};
 
 use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN};
 use super::{Ask, Connect, Described, Reply, Stream, Target, TargetError};
-use crate::data::json_lines;
 use crate::run::PATIENCE;
 
 /// Connections of one thread at most: as many calls wait for a slow server, and file descriptors run out soon after.
 const CONNECTIONS_MAX: usize = 1000;
-const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// A server, by `host:port`.
 pub struct OipHttp(pub String);
@@ -288,7 +288,8 @@ fn write_request(
             input["parameters"] = json!({"binary_data_size": tensor.data.len()});
             tail.extend_from_slice(&tensor.data);
         } else {
-            input["data"] = Value::Array(elements(tensor)?);
+            let flat = Flat { dtype: tensor.dtype, data: &tensor.data };
+            input["data"] = serde_json::to_value(flat).map_err(|error| format!("input {name}: {error}"))?;
         }
         list.push(input);
     }
@@ -306,39 +307,6 @@ fn write_request(
     let length = binary.then_some(body.len());
     body.extend(tail);
     Ok((length, body))
-}
-
-fn elements(tensor: &Tensor) -> Result<Vec<Value>, String> {
-    fn of<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> Value) -> Vec<Value> {
-        data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect()
-    }
-    let data = &tensor.data;
-    Ok(match tensor.dtype {
-        DType::Bool => of::<1>(data, |b| Value::from(b[0] != 0)),
-        DType::U8 => of::<1>(data, |b| Value::from(b[0])),
-        DType::I8 => of::<1>(data, |b| Value::from(b[0] as i8)),
-        DType::U16 => of::<2>(data, |b| Value::from(u16::from_le_bytes(b))),
-        DType::I16 => of::<2>(data, |b| Value::from(i16::from_le_bytes(b))),
-        DType::U32 => of::<4>(data, |b| Value::from(u32::from_le_bytes(b))),
-        DType::I32 => of::<4>(data, |b| Value::from(i32::from_le_bytes(b))),
-        DType::U64 => of::<8>(data, |b| Value::from(u64::from_le_bytes(b))),
-        DType::I64 => of::<8>(data, |b| Value::from(i64::from_le_bytes(b))),
-        DType::F32 => of::<4>(data, |b| Value::from(f32::from_le_bytes(b))),
-        DType::F64 => of::<8>(data, |b| Value::from(f64::from_le_bytes(b))),
-        DType::String => {
-            let mut values = Vec::new();
-            let mut rest = data.as_slice();
-            while let Some((length, after)) = rest.split_first_chunk::<4>() {
-                let (text, after) = after.split_at(u32::from_le_bytes(*length) as usize);
-                values.push(Value::from(String::from_utf8_lossy(text).into_owned()));
-                rest = after;
-            }
-            values
-        }
-        DType::F16 | DType::Bf16 => {
-            return Err(format!("{} has no form in JSON, and the server lacks the binary extension", tensor.dtype));
-        }
-    })
 }
 
 /// Outputs that labels could be compared with, and the stage that answered, where it is told.
@@ -382,12 +350,7 @@ fn read_response(headers: &HeaderMap, body: &[u8], wanted: Option<&str>) -> Resu
         let shape = shape.ok_or_else(|| format!("its output {name} has no shape"))?;
         let data = match raw {
             Some(data) => data.to_vec(),
-            None => {
-                let mut data = Vec::new();
-                flatten(&output["data"], dtype, &mut data)
-                    .ok_or_else(|| format!("its output {name} holds no {dtype}"))?;
-                data
-            }
+            None => read(&output["data"], dtype, &shape).map_err(|error| format!("its output {name}: {error}"))?,
         };
         outputs.push((name.to_owned(), oip::tensor(name, dtype, shape, data)?));
     }
@@ -395,15 +358,6 @@ fn read_response(headers: &HeaderMap, body: &[u8], wanted: Option<&str>) -> Resu
         return Err(format!("{} bytes follow its last output", tail.len()));
     }
     Ok((outputs, told["parameters"]["weir_stage"].as_str().unwrap_or_default().to_owned()))
-}
-
-/// Nested or flat numbers as bytes.
-fn flatten(value: &Value, dtype: DType, data: &mut Vec<u8>) -> Option<()> {
-    if let Value::Array(items) = value {
-        // serde_json bounds how deep it reads, hence this too.
-        return items.iter().try_for_each(|item| flatten(item, dtype, data));
-    }
-    json_lines::write(value, dtype, data)
 }
 
 #[cfg(test)]

@@ -250,7 +250,7 @@ fn only_the_output_that_is_compared_has_to_be_understood() {
         let compared = Stream { label_output: Some("h".into()), ..stream("only-half") };
         let reply = ask_once(&target, compared, Asked::default()).await;
         assert!(
-            reply.outcome == Outcome::Failed && reply.message.contains("its output h holds no f16"),
+            reply.outcome == Outcome::Failed && reply.message.contains("its output h: FP16 has no form in JSON"),
             "{}",
             reply.message
         );
