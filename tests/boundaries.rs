@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_tests::processes::root;
 
 /// A crate and the crates of weir that it may depend on.
-const MAY_KNOW: [(&str, &[&str]); 11] = [
+const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("core", &[]),
     ("schema", &["core"]),
     ("host", &["core", "schema"]),
@@ -13,10 +13,11 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("coordinator", &["core", "schema", "host"]),
     ("client", &["core", "schema", "host"]),
     ("node", &["core", "schema", "host", "ml-workers"]),
+    ("gateway", &["core", "schema", "host", "client"]),
     ("loadgen", &["core", "schema", "host", "client"]),
     ("sim", &["core"]),
-    ("cli", &["core", "schema", "host", "ml-workers", "coordinator", "node", "client", "loadgen", "sim"]),
-    ("tests", &["core", "schema", "host", "ml-workers", "coordinator", "node", "client", "loadgen", "sim"]),
+    ("cli", &["core", "schema", "host", "ml-workers", "coordinator", "node", "client", "gateway", "loadgen", "sim"]),
+    ("tests", &["core", "schema", "host", "ml-workers", "coordinator", "node", "client", "gateway", "loadgen", "sim"]),
 ];
 
 fn manifest(folder: &str) -> toml::Table {

@@ -90,7 +90,9 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let text = error.to_string();
         match error {
-            ClientError::Unreachable { .. } | ClientError::Closed => Failure::Unreachable(text),
+            ClientError::Unreachable { .. } | ClientError::NoNode(_) | ClientError::Closed => {
+                Failure::Unreachable(text)
+            }
             ClientError::Refused(_) => Failure::Forbidden(text),
             ClientError::NotFound(_) => Failure::NotFound(text),
             ClientError::Conflict(_) => Failure::Conflict(text),

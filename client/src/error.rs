@@ -14,6 +14,8 @@ pub enum ClientError {
     Refused(String),
     #[error("{0}")]
     NotFound(String),
+    #[error("no node answers: {0}")]
+    NoNode(String),
     #[error("{0}")]
     Conflict(String),
     #[error("{0}")]

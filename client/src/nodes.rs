@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use weir_core::ids::NodeName;
+use weir_core::ids::{EndpointName, NodeName};
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
@@ -27,6 +27,7 @@ pub struct Directory {
     token: Token,
     coordinators: RefCell<Vec<String>>,
     nodes: RefCell<BTreeMap<NodeName, String>>,
+    endpoints: RefCell<Vec<EndpointName>>,
     index: Cell<u64>,
 }
 
@@ -38,6 +39,7 @@ impl Directory {
             token,
             coordinators: RefCell::new(coordinators),
             nodes: RefCell::default(),
+            endpoints: RefCell::default(),
             index: Cell::new(0),
         });
         let tried = directory.coordinators.borrow().clone();
@@ -84,6 +86,11 @@ impl Directory {
             }
         }
         *self.nodes.borrow_mut() = nodes;
+        let mut endpoints = Vec::new();
+        for name in told.get_endpoints()? {
+            endpoints.extend(EndpointName::parse(name?.to_str()?));
+        }
+        *self.endpoints.borrow_mut() = endpoints;
         let mut coordinators = Vec::new();
         for member in told.get_coordinators()? {
             coordinators.push(member.get_address()?.to_str()?.to_owned());
@@ -121,6 +128,11 @@ impl Directory {
     /// Names of the nodes that take queries.
     pub fn names(&self) -> Vec<NodeName> {
         self.nodes.borrow().keys().cloned().collect()
+    }
+
+    /// Names of the endpoints.
+    pub fn endpoints(&self) -> Vec<EndpointName> {
+        self.endpoints.borrow().clone()
     }
 
     /// Address of a node.

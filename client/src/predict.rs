@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weir_core::call::{Balancer, Way};
+use weir_core::history::Statistics;
 use weir_core::ids::{EndpointName, NodeName, QueryId, StageName};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
@@ -13,9 +14,11 @@ use weir_core::units::{Deadline, Instant};
 use weir_host::Host;
 use weir_host::dial::remote_text;
 use weir_host::login::Token;
-use weir_schema::convert::predict::{class_to_wire, halves, outcome_from_wire, span_from_us, span_to_us};
+use weir_schema::convert::predict::{
+    class_to_wire, halves, outcome_from_wire, read_statistics, span_from_us, span_to_us,
+};
 use weir_schema::convert::tensor::{read_specs, read_tensor, write_tensor};
-use weir_schema::predict_capnp::{answer, predict_request, predict_response};
+use weir_schema::predict_capnp::{answer, predict_request, predict_response, predictor};
 
 use crate::ClientError;
 use crate::nodes::{Directory, Links};
@@ -97,10 +100,14 @@ pub struct EndpointInfo {
     pub label_output: Option<String>,
     /// For a query that brings none.
     pub deadline: Duration,
+    /// Why no query could be answered now, as far as the node knows that was asked.
+    pub unready: Option<String>,
 }
 
 /// Longest that a call without a deadline of its own is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For a question to a node that has no deadline.
+const ASKED_WITHIN: Duration = Duration::from_secs(2);
 /// How long after its deadline a call is given up: the node answers at the deadline, and that answer is on its way.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -386,28 +393,78 @@ impl LocalClient {
         }
     }
 
+    /// The nodes that take queries.
+    pub fn nodes(&self) -> Vec<NodeName> {
+        self.0.directory.names()
+    }
+
+    /// The endpoints that there are, whether this client may query them or not.
+    pub fn endpoints(&self) -> Vec<EndpointName> {
+        self.0.directory.endpoints()
+    }
+
     /// What an endpoint takes and gives, from any node that knows.
     pub async fn describe(&self, endpoint: &EndpointName) -> Result<EndpointInfo, ClientError> {
-        let inner = &self.0;
-        let mut last = "the cluster has no node; start one with `weir node`".to_owned();
-        for node in inner.directory.names() {
-            let Some(address) = inner.directory.address(&node) else { continue };
-            let link = match inner.links.get(&inner.host, &inner.token, &node, &address).await {
-                Ok(link) => link,
-                Err(error) => {
-                    last = error.to_string();
-                    continue;
-                }
-            };
-            let mut call = link.predictor.describe_request();
-            call.get().set_endpoint(endpoint.as_str());
-            match tokio::time::timeout(Duration::from_secs(2), call.send().promise).await {
-                Ok(Ok(response)) => return read_info(response.get().and_then(|r| r.get_signature())),
-                Ok(Err(error)) => last = remote_text(&error),
-                Err(_) => last = format!("{node} does not answer"),
+        let mut last = ClientError::NoNode("the cluster has none; start one with `weir node`".to_owned());
+        for node in self.0.directory.names() {
+            let asked = self.ask(&node, |predictor| {
+                let mut call = predictor.describe_request();
+                call.get().set_endpoint(endpoint.as_str());
+                call.send().promise
+            });
+            match asked.await {
+                Ok(response) => return read_info(response.get().and_then(|r| r.get_signature())),
+                // What a node says weighs more than that another cannot be reached.
+                Err(ClientError::NoNode(_)) if matches!(last, ClientError::NotFound(_)) => {}
+                Err(error) => last = error,
             }
         }
-        Err(ClientError::NotFound(last))
+        Err(last)
+    }
+
+    /// What each node has counted of an endpoint, and by which run of it; nodes that do not answer are left out.
+    pub async fn statistics(&self, endpoint: &EndpointName) -> Vec<(NodeName, u128, Statistics)> {
+        let mut asked = tokio::task::JoinSet::new();
+        for node in self.0.directory.names() {
+            let (client, endpoint) = (self.clone(), endpoint.clone());
+            asked.spawn_local(async move {
+                let response = client.ask(&node, |predictor| {
+                    let mut call = predictor.statistics_request();
+                    call.get().set_endpoint(endpoint.as_str());
+                    call.send().promise
+                });
+                let response = response.await.ok()?;
+                let told = response.get().and_then(|r| r.get_statistics()).ok()?;
+                let (incarnation, statistics) = read_statistics(told).ok()?;
+                Some((node, incarnation, statistics))
+            });
+        }
+        let mut told = Vec::new();
+        while let Some(one) = asked.join_next().await {
+            told.extend(one.ok().flatten());
+        }
+        told
+    }
+
+    /// One question to a node that has nothing to do with a deadline.
+    async fn ask<T>(
+        &self,
+        node: &NodeName,
+        call: impl FnOnce(&predictor::Client) -> capnp::capability::Promise<T, capnp::Error>,
+    ) -> Result<T, ClientError> {
+        let inner = &self.0;
+        let unreached = |why: String| ClientError::NoNode(why);
+        let address = inner.directory.address(node).ok_or_else(|| unreached(format!("{node} left the cluster")))?;
+        let asked = async {
+            let link = inner.links.get(&inner.host, &inner.token, node, &address).await;
+            let link = link.map_err(|error| unreached(error.to_string()))?;
+            call(&link.predictor).await.map_err(|error| match error.kind {
+                capnp::ErrorKind::Disconnected => unreached(format!("the connection to {node} broke")),
+                _ => ClientError::NotFound(remote_text(&error)),
+            })
+        };
+        let asked = tokio::time::timeout(ASKED_WITHIN, asked).await;
+        asked.unwrap_or_else(|_| Err(unreached(format!("{node} does not answer"))))
     }
 }
 
@@ -527,6 +584,7 @@ fn read_info(
             outputs: read_specs(r.get_outputs()?)?,
             label_output: Some(label).filter(|label| !label.is_empty()),
             deadline: span_from_us(r.get_deadline_us())?,
+            unready: Some(r.get_unready()?.to_str()?.to_owned()).filter(|why| !why.is_empty()),
         })
     };
     read().map_err(|bad| ClientError::BadAnswer(bad.to_string()))

@@ -37,6 +37,20 @@ pub enum Outcome {
 }
 
 impl Rejection {
+    /// The word in metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Rejection::TooLate => "too_late",
+            Rejection::QueueFull => "queue_full",
+            Rejection::NoReplica => "no_replica",
+            Rejection::Draining => "draining",
+            Rejection::UnknownEndpoint => "unknown_endpoint",
+            Rejection::BadInput => "bad_input",
+            Rejection::Forbidden => "forbidden",
+            Rejection::Outbid => "outbid",
+        }
+    }
+
     /// Why, and what to do about it, in a sentence.
     pub const fn explanation(self) -> &'static str {
         match self {

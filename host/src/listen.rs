@@ -54,8 +54,27 @@ struct Counts {
     by_address: BTreeMap<IpAddr, usize>,
 }
 
+/// How many connections there are, against what a listener allows.
+#[derive(Clone)]
+pub struct Count {
+    counts: Arc<Mutex<Counts>>,
+    limits: Limits,
+}
+
+impl Count {
+    /// None yet.
+    pub fn new(limits: Limits) -> Count {
+        Count { counts: Arc::default(), limits }
+    }
+
+    /// One more, not logged in; `None` where it is one too many.
+    pub fn take(&self, address: IpAddr) -> Option<Counted> {
+        Counted::take(&self.counts, address, &self.limits)
+    }
+}
+
 /// One counted connection; leaves the count when dropped.
-struct Counted {
+pub struct Counted {
     counts: Arc<Mutex<Counts>>,
     address: IpAddr,
     logged_in: Cell<bool>,
@@ -75,7 +94,8 @@ impl Counted {
         Some(Counted { counts: Arc::clone(counts), address, logged_in: Cell::new(false) })
     }
 
-    fn logged_in(&self) {
+    /// It is known who it is, or nobody asks.
+    pub fn logged_in(&self) {
         if !self.logged_in.replace(true) {
             self.counts.lock().unwrap_or_else(PoisonError::into_inner).before_login -= 1;
         }
@@ -163,10 +183,10 @@ where
 }
 
 async fn accept_each(mut listener: Box<dyn Listener>, limits: Limits, mut hand: impl FnMut(Incoming, Counted)) {
-    let counts = Arc::new(Mutex::new(Counts::default()));
+    let count = Count::new(limits);
     loop {
         match listener.accept().await {
-            Ok(incoming) => match Counted::take(&counts, incoming.peer.ip(), &limits) {
+            Ok(incoming) => match count.take(incoming.peer.ip()) {
                 Some(counted) => hand(incoming, counted),
                 None => tracing::debug!(peer = %incoming.peer, "refused: too many connections"),
             },

@@ -62,16 +62,7 @@ pub struct Tcp;
 
 impl Net for Tcp {
     fn bind<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Box<dyn Listener>>> {
-        Box::pin(async move {
-            let address = resolve(address).await?;
-            let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-            // A restarted process takes its port back at once.
-            socket.set_reuse_address(true)?;
-            socket.set_nonblocking(true)?;
-            socket.bind(&address.into())?;
-            socket.listen(1024)?;
-            Ok(Box::new(tokio::net::TcpListener::from_std(socket.into())?) as Box<dyn Listener>)
-        })
+        Box::pin(async move { Ok(Box::new(listen(address).await?) as Box<dyn Listener>) })
     }
 
     fn connect<'a>(&'a self, address: &'a str) -> LocalBoxFuture<'a, io::Result<Stream>> {
@@ -83,13 +74,26 @@ impl Net for Tcp {
     }
 }
 
+/// Listens on `address` (`host:port`; port 0 takes a free one), for who speaks a protocol that is not weir's own.
+pub async fn listen(address: &str) -> io::Result<tokio::net::TcpListener> {
+    let address = resolve(address).await?;
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    // A restarted process takes its port back at once.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    tokio::net::TcpListener::from_std(socket.into())
+}
+
 /// Idle for this long, a peer is asked whether it is there; after three questions without an answer, 60 s in all, the
 /// connection ends. A machine that lost power would hold its place for ever.
 const IDLE: Duration = Duration::from_secs(30);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 
-fn set_options(socket: &tokio::net::TcpStream) -> io::Result<()> {
+/// What every connection has: no delay that waits for more to send, and a look now and then whether the peer is there.
+pub fn set_options(socket: &tokio::net::TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(IDLE).with_interval(PROBE_EVERY).with_retries(PROBES);
     socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use weir_core::endpoint::Endpoint;
 use weir_core::endpoint::audit::{Audit, Audited, GateAudit};
-use weir_core::history::{Recent, Record, Seconds};
+use weir_core::history::{Recent, Record, Seconds, Statistics, Totals};
 use weir_core::ids::{EndpointName, ModelRef, QueryId};
-use weir_core::outcome::Outcome;
+use weir_core::outcome::{Outcome, Rejection};
 use weir_core::placement::EndpointLoad;
 use weir_core::rollout::Score;
 use weir_core::units::Instant;
@@ -29,13 +29,44 @@ pub struct Counters {
     by_stage: [AtomicU64; STAGES_MAX],
     last_error: Mutex<String>,
     /// Taken once a call, for a moment, when it ends.
-    recent: Mutex<Option<Recent>>,
+    ended: Mutex<Option<Ended>>,
     /// Whether its gain tables are true.
     audit: Mutex<Audit>,
     /// Where the endpoint has an objective for them.
     versions: Mutex<BTreeMap<ModelRef, Score>>,
     shadowed: AtomicU64,
     agreed: AtomicU64,
+}
+
+/// What has ended.
+struct Ended {
+    recent: Recent,
+    totals: Totals,
+    /// When an answer was given last.
+    answered: Option<Instant>,
+}
+
+/// A call that nobody has answered yet; dropped before, its caller went away.
+pub struct Answering<'a> {
+    counters: &'a Counters,
+    now: &'a dyn Fn() -> Instant,
+    done: bool,
+}
+
+impl Answering<'_> {
+    /// Its rows have ended.
+    pub fn ended(mut self, records: &[Record]) {
+        self.done = true;
+        self.counters.ended((self.now)(), records);
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.counters.with_ended((self.now)(), |ended| ended.totals.cancelled += 1);
+        }
+    }
 }
 
 impl Counters {
@@ -73,37 +104,57 @@ impl Counters {
 
 /// Counters of all endpoints.
 #[derive(Default)]
-pub struct Ledger(DashMap<EndpointName, Arc<Counters>>);
+pub struct Ledger {
+    endpoints: DashMap<EndpointName, Arc<Counters>>,
+    /// Calls that were refused as a whole.
+    refused: Mutex<BTreeMap<Rejection, u64>>,
+}
 
 impl Ledger {
     /// The counters of an endpoint that exists: strangers cannot grow this with names.
     pub fn of(&self, endpoint: &EndpointName) -> Arc<Counters> {
-        if let Some(known) = self.0.get(endpoint) {
+        if let Some(known) = self.endpoints.get(endpoint) {
             return Arc::clone(&known);
         }
-        Arc::clone(&self.0.entry(endpoint.clone()).or_default())
+        Arc::clone(&self.endpoints.entry(endpoint.clone()).or_default())
     }
 
     /// All of them, for the report, by name.
     pub fn loads(&self) -> Vec<EndpointLoad> {
-        let mut loads: Vec<_> = self.0.iter().map(|entry| entry.value().load(entry.key())).collect();
+        let mut loads: Vec<_> = self.endpoints.iter().map(|entry| entry.value().load(entry.key())).collect();
         loads.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         loads
     }
 }
 
-impl Counters {
-    /// Rows of a call came.
-    pub fn arrived(&self, rows: usize) {
-        self.arrived.fetch_add(rows as u64, Ordering::Relaxed);
+impl Ledger {
+    /// A call was refused before anybody looked at its rows.
+    pub fn refused(&self, why: Rejection) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(why).or_default() += 1;
     }
 
-    /// Rows of a call ended.
-    pub fn ended(&self, now: Instant, records: &[Record]) {
+    /// How many calls were refused so, by reason.
+    pub fn refusals(&self) -> BTreeMap<Rejection, u64> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Counters {
+    /// Rows of a call came; it is to be told when they have ended.
+    pub fn arrived<'a>(&'a self, rows: usize, now: &'a dyn Fn() -> Instant) -> Answering<'a> {
+        self.arrived.fetch_add(rows as u64, Ordering::Relaxed);
+        Answering { counters: self, now, done: false }
+    }
+
+    fn ended(&self, now: Instant, records: &[Record]) {
         records.iter().for_each(|record| self.count(record));
         self.count_versions(records);
-        self.with_recent(now, |recent| {
-            let tally = recent.at(now);
+        self.with_ended(now, |ended| {
+            ended.totals.ended(records);
+            if records.iter().any(|record| record.outcome == Outcome::Answered) {
+                ended.answered = Some(now);
+            }
+            let tally = ended.recent.at(now);
             // Counted when they end: nobody can say of those under way whether they are in time.
             tally.arrived += records.len() as u64;
             records.iter().for_each(|record| tally.ended(record));
@@ -112,11 +163,22 @@ impl Counters {
 
     /// The last whole seconds.
     pub fn recent(&self, now: Instant) -> Seconds {
-        self.with_recent(now, |recent| recent.read(now))
+        self.with_ended(now, |ended| ended.recent.read(now))
     }
 
-    fn with_recent<T>(&self, now: Instant, with: impl FnOnce(&mut Recent) -> T) -> T {
-        with(self.recent.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| Recent::new(now)))
+    /// Everything since the node started.
+    pub fn totals(&self, now: Instant) -> Totals {
+        self.with_ended(now, |ended| ended.totals.clone())
+    }
+
+    /// What is told over the open inference protocol.
+    pub fn statistics(&self, now: Instant) -> Statistics {
+        self.with_ended(now, |ended| Statistics { last: ended.answered.map(|at| now.since(at)), ..ended.totals.calls })
+    }
+
+    fn with_ended<T>(&self, now: Instant, with: impl FnOnce(&mut Ended) -> T) -> T {
+        let begin = || Ended { recent: Recent::new(now), totals: Totals::default(), answered: None };
+        with(self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(begin))
     }
 
     /// All rows of a call go to one version.

@@ -4,16 +4,17 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use weir_core::ids::EndpointName;
 use weir_core::replicated::Role;
 use weir_host::login::{Authority, Caller, NO_SUCH_TOKEN, purpose_word, same_hash};
-use weir_schema::convert::predict::span_to_us;
+use weir_schema::convert::predict::{span_to_us, write_statistics};
 use weir_schema::convert::tensor::write_specs;
 use weir_schema::predict_capnp::{Purpose, granted, predictor};
 
 use crate::home::Home;
 use crate::operators::OperatorObject;
 use crate::stages::StagesObject;
-use crate::table::Table;
+use crate::table::{Served, Table};
 
 /// Lets callers in by the grants of the table.
 pub struct Door(pub Rc<Home>);
@@ -62,6 +63,15 @@ fn covers(table: &Table, grant: &str, endpoint: &str) -> bool {
     })
 }
 
+/// An endpoint that a grant covers; whoever has none of it does not learn whether it is there.
+fn served<'t>(table: &'t Table, grant: &str, name: &str) -> Result<(&'t EndpointName, &'t Served), capnp::Error> {
+    let found = table.endpoints.iter().find(|(known, _)| known.as_str() == name);
+    found.filter(|_| covers(table, grant, name)).ok_or_else(|| {
+        let name: String = name.chars().take(80).collect();
+        capnp::Error::failed(format!("endpoint {name:?} not found; `weir get endpoints` lists what there is"))
+    })
+}
+
 impl predictor::Server for PredictorObject {
     async fn predict(
         self: Rc<Self>,
@@ -81,19 +91,30 @@ impl predictor::Server for PredictorObject {
     ) -> Result<(), capnp::Error> {
         let name = params.get()?.get_endpoint()?.to_str()?;
         let table = self.home.shared.table.load();
-        let served = table.endpoints.iter().find(|(known, _)| known.as_str() == name).map(|(_, served)| served);
-        let Some(served) = served.filter(|_| covers(&table, &self.grant, name)) else {
-            let name: String = name.chars().take(80).collect();
-            return Err(capnp::Error::failed(format!(
-                "endpoint {name:?} not found; `weir get endpoints` lists what there is"
-            )));
-        };
+        let (_, served) = served(&table, &self.grant, name)?;
         let mut b = results.get().init_signature();
         let signature = &served.wiring.signature;
         write_specs(b.reborrow().init_inputs(signature.inputs.len() as u32), &signature.inputs);
         write_specs(b.reborrow().init_outputs(signature.outputs.len() as u32), &signature.outputs);
         b.set_label_output(served.ladders.endpoint().label_output.as_deref().unwrap_or(""));
         b.set_deadline_us(span_to_us(served.ladders.endpoint().deadline));
+        if let Some(why) = self.home.unready(&table, served) {
+            b.set_unready(why);
+        }
+        Ok(())
+    }
+
+    async fn statistics(
+        self: Rc<Self>,
+        params: predictor::StatisticsParams,
+        mut results: predictor::StatisticsResults,
+    ) -> Result<(), capnp::Error> {
+        let name = params.get()?.get_endpoint()?.to_str()?;
+        let shared = &self.home.shared;
+        let table = shared.table.load();
+        let (known, _) = served(&table, &self.grant, name)?;
+        let told = shared.ledger.of(known).statistics(shared.host.clock.now());
+        write_statistics(results.get().init_statistics(), shared.incarnation, &told);
         Ok(())
     }
 }

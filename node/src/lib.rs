@@ -25,10 +25,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use weir_core::history::NodeFacts;
 use weir_core::ids::{DeviceName, NodeName};
 use weir_core::replicated::{Device as DeviceSpec, Node};
 use weir_core::scheduler::Policy;
-use weir_core::triage::Method;
+use weir_core::triage::{ByModel, Method};
 use weir_core::units::Bytes;
 use weir_host::Host;
 use weir_host::limits::Limits;
@@ -84,12 +85,14 @@ pub struct Config {
 }
 
 /// What a caller learns once the node listens, and when it has joined.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Started {
     /// Where it listens.
     pub address: SocketAddr,
     /// Turns true when the node has joined its cluster.
     pub joined: watch::Receiver<bool>,
+    /// What it knows of itself; may be asked from any thread.
+    pub facts: Arc<dyn Fn() -> NodeFacts + Send + Sync>,
 }
 
 /// Why a node does not start.
@@ -131,6 +134,8 @@ pub(crate) type Devices = BTreeMap<DeviceName, Arc<Device>>;
 pub(crate) struct Shared {
     pub host: Host,
     pub name: NodeName,
+    /// Drawn when the process started.
+    pub incarnation: u128,
     pub token: Token,
     pub devices: Devices,
     pub triage: Method,
@@ -166,6 +171,14 @@ impl Shared {
 
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// What homes of this node ask of models.
+    fn asked(&self) -> ByModel {
+        let now = self.host.clock.now();
+        let mut asked = self.elsewhere.asked(now);
+        self.devices.values().for_each(|device| asked.extend(device.asked(now)));
+        asked
     }
 }
 
@@ -225,6 +238,7 @@ pub async fn run(
     let shared = Arc::new(Shared {
         host: host.clone(),
         name: config.name.clone(),
+        incarnation: host.random.u128(),
         token,
         hardware: BTreeMap::from([(cpu.clone(), hardware)]),
         devices: Devices::from([(cpu, device)]),
@@ -265,7 +279,11 @@ pub async fn run(
     let serving = places.clone();
     tasks.spawn_local(async move { accept(listener, Limits::default(), &serving, authority).await });
     // Nobody waits for it only where the process ends already.
-    let _ = started.send(Started { address, joined });
+    let facts = Arc::new({
+        let (shared, joined) = (Arc::clone(&shared), joined.clone());
+        move || operators::facts(&shared, *joined.borrow())
+    });
+    let _ = started.send(Started { address, joined, facts });
 
     // An error means that whoever could say so is gone.
     let _ = shutdown.wait_for(|stop| *stop).await;

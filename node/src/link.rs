@@ -12,7 +12,6 @@ use weir_core::ids::{LogIndex, ModelRef, ReplicaId};
 use weir_core::placement::{DeviceLoad, NodeReport, REPORT_EVERY};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Node, State};
-use weir_core::triage::ByModel;
 use weir_host::dial::{Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
 use weir_schema::control_capnp::{leader, node_home, report_result, routing, watch_result, write_result};
@@ -34,7 +33,6 @@ pub struct Link {
     shared: Arc<Shared>,
     replicas: Rc<Replicas>,
     me: Node,
-    incarnation: u128,
     state: RefCell<State>,
     routing: RefCell<Routing>,
     /// What this leader was told of rows that are wanted run.
@@ -53,7 +51,6 @@ impl Link {
     /// A line that is not up yet.
     pub fn new(shared: Arc<Shared>, replicas: Rc<Replicas>, me: Node, coordinators: Vec<String>) -> Rc<Link> {
         Rc::new(Link {
-            incarnation: shared.host.random.u128(),
             shared,
             replicas,
             me,
@@ -248,24 +245,16 @@ impl Link {
         });
         NodeReport {
             node: self.shared.name.clone(),
-            incarnation: self.incarnation,
+            incarnation: self.shared.incarnation,
             epoch: self.replicas.epoch(),
             replicas: self.replicas.report(),
             devices: devices.collect(),
             endpoints: self.shared.ledger.loads(),
             up: self.shared.host.clock.now().since(weir_core::units::Instant::ZERO),
             draining: self.shared.is_draining(),
-            asked: self.asked(),
+            asked: self.shared.asked(),
             wanted: self.shared.wanted.since(&self.told.borrow()),
         }
-    }
-
-    /// What homes of this node ask of models.
-    fn asked(&self) -> ByModel {
-        let now = self.shared.host.clock.now();
-        let mut asked = self.shared.elsewhere.asked(now);
-        self.shared.devices.values().for_each(|device| asked.extend(device.asked(now)));
-        asked
     }
 
     /// The leader tells what homes of other nodes ask of the models that stand here.

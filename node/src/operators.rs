@@ -1,10 +1,11 @@
 //! What this node tells operators about itself, from memory.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_core::endpoint::{Endpoint, Stage};
-use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeRecent, Record};
+use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeFacts, NodeRecent, Record};
 use weir_core::ids::{ModelRef, QueryId};
 use weir_core::outcome::Outcome;
 use weir_core::units::{Deadline, Instant};
@@ -49,36 +50,56 @@ pub struct OperatorObject {
     pub shared: Arc<Shared>,
 }
 
+/// What happened in the last seconds, and happens now.
+fn recent(shared: &Shared, table: &Table) -> NodeRecent {
+    let now = shared.host.clock.now();
+    let endpoints = table.endpoints.iter().map(|(name, served)| {
+        let counters = shared.ledger.of(name);
+        let (labels, gates) = counters.honesty();
+        EndpointRecent {
+            endpoint: name.clone(),
+            stages: served.ladders.endpoint().stages.iter().map(|stage| stage.name.clone()).collect(),
+            price: dearest(shared, table, served.ladders.endpoint(), now),
+            labels,
+            shadow: counters.shadow(),
+            gates,
+            recent: counters.recent(now),
+        }
+    });
+    let devices = shared.devices.values().map(|device| device.now());
+    NodeRecent { endpoints: endpoints.collect(), devices: devices.collect() }
+}
+
+/// What a second of slot time costs a query of an endpoint that comes now, where its deeper stages are dearest.
+fn dearest(shared: &Shared, table: &Table, endpoint: &Endpoint, now: Instant) -> f64 {
+    let deadline = Deadline::after(now, endpoint.deadline);
+    let of =
+        |model: &ModelRef| price(table, &shared.devices, &shared.remote_waits, now, model, deadline, endpoint.tenant());
+    endpoint.stages.iter().skip(1).filter_map(Stage::model).map(of).fold(0.0, f64::max)
+}
+
+/// Everything that metrics tell.
+pub fn facts(shared: &Shared, joined: bool) -> NodeFacts {
+    let now = shared.host.clock.now();
+    let table = shared.table.load();
+    let recent = recent(shared, &table);
+    NodeFacts {
+        node: shared.name.to_string(),
+        unready: match (joined, shared.is_draining()) {
+            (_, true) => Some("it is draining"),
+            (false, _) => Some("it has not joined its cluster yet"),
+            (true, false) => None,
+        },
+        calls_in_flight: shared.calls.load(Ordering::Relaxed) as u64,
+        epoch: table.epoch.0,
+        totals: recent.endpoints.iter().map(|told| shared.ledger.of(&told.endpoint).totals(now)).collect(),
+        recent,
+        refused: shared.ledger.refusals(),
+        demand: shared.asked(),
+    }
+}
+
 impl OperatorObject {
-    fn recent(&self) -> NodeRecent {
-        let now = self.shared.host.clock.now();
-        let table = self.shared.table.load();
-        let endpoints = table.endpoints.iter().map(|(name, served)| {
-            let counters = self.shared.ledger.of(name);
-            let (labels, gates) = counters.honesty();
-            EndpointRecent {
-                endpoint: name.clone(),
-                stages: served.ladders.endpoint().stages.iter().map(|stage| stage.name.clone()).collect(),
-                price: self.price(&table, served.ladders.endpoint(), now),
-                labels,
-                shadow: counters.shadow(),
-                gates,
-                recent: counters.recent(now),
-            }
-        });
-        let devices = self.shared.devices.values().map(|device| device.now());
-        NodeRecent { endpoints: endpoints.collect(), devices: devices.collect() }
-    }
-
-    /// What a second of slot time costs a query of an endpoint that comes now, where its deeper stages are dearest.
-    fn price(&self, table: &Table, endpoint: &Endpoint, now: Instant) -> f64 {
-        let (shared, deadline) = (&self.shared, Deadline::after(now, endpoint.deadline));
-        let of = |model: &ModelRef| {
-            price(table, &shared.devices, &shared.remote_waits, now, model, deadline, endpoint.tenant())
-        };
-        endpoint.stages.iter().skip(1).filter_map(Stage::model).map(of).fold(0.0, f64::max)
-    }
-
     /// What the answer to a query should have been; whether it is remembered here.
     fn label(&self, id: QueryId, label: u32) -> bool {
         for history in lock(&self.shared.histories.0).iter() {
@@ -116,7 +137,7 @@ impl node_operator::Server for OperatorObject {
         _: node_operator::RecentParams,
         mut results: node_operator::RecentResults,
     ) -> Result<(), capnp::Error> {
-        write_recent(results.get().init_recent(), &OperatorObject::recent(&self));
+        write_recent(results.get().init_recent(), &recent(&self.shared, &self.shared.table.load()));
         Ok(())
     }
 

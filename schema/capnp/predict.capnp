@@ -74,6 +74,25 @@ interface Predictor {
   # What a predict capability can do at a node. Dropping a call cancels what of it still waits.
   predict @0 (request :PredictRequest) -> (response :PredictResponse);
   describe @1 (endpoint :Text) -> (signature :EndpointSignature);
+  statistics @2 (endpoint :Text) -> (statistics :EndpointStatistics);
+  # Of the queries whose home this node was.
+}
+
+struct EndpointStatistics {
+  # Since the node started.
+  incarnation @0 :Control.U128;   # drawn when it did
+  success @1 :Calls;      # all of whose rows were answered
+  fail @2 :Calls;
+  queue @3 :Calls;        # of those answered: what their rows waited, on average
+  compute @4 :Calls;      # and were computed on
+  rows @5 :UInt64;        # answered
+  batches @6 :Float64;    # that those ran in
+  lastAgoUs @7 :UInt64;   # since an answer was given; where none was, the largest number
+}
+
+struct Calls {
+  count @0 :UInt64;
+  us @1 :UInt64;          # together
 }
 
 struct EndpointSignature {
@@ -81,6 +100,7 @@ struct EndpointSignature {
   outputs @1 :List(TensorSpec);
   labelOutput @2 :Text;   # empty where none
   deadlineUs @3 :UInt64;  # for a query that brings none
+  unready @4 :Text;       # why no query could be answered now, as far as this node knows; empty where it can
 }
 
 struct PredictRequest {

@@ -1,5 +1,6 @@
 //! What tests of whole processes share: a cluster of real `weir` processes in a folder of its own, on free ports.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -26,6 +27,8 @@ pub struct Process {
     child: Child,
     /// `host:port` that it said to listen on.
     pub address: String,
+    /// What else it said to serve, and where.
+    pub doors: BTreeMap<String, String>,
     arguments: Vec<String>,
 }
 
@@ -41,6 +44,7 @@ impl Process {
             clean(&mut Command::new(weir())).args(&arguments).stdout(Stdio::piped()).spawn().expect("weir starts");
         let stdout = child.stdout.take().expect("it was piped");
         let mut lines = BufReader::new(stdout).lines();
+        let mut doors = BTreeMap::new();
         let address = loop {
             let line = lines
                 .next()
@@ -49,10 +53,11 @@ impl Process {
             if let Some((_, address)) = line.split_once(" listens on ") {
                 break address.to_owned();
             }
+            doors.extend(line.split_once(' ').map(|(door, address)| (door.to_owned(), address.to_owned())));
         };
         // What it says later must not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Process { child, address, arguments }
+        Process { child, address, doors, arguments }
     }
 
     /// SIGKILL.

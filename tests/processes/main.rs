@@ -2,6 +2,7 @@
 mod bad_input;
 mod config;
 mod faults;
+mod gateway;
 mod graphs;
 mod looking;
 mod planning;

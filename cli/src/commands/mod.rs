@@ -4,6 +4,7 @@ mod calibrate;
 mod delete;
 mod describe;
 mod dial;
+mod gateway;
 mod get;
 mod label;
 mod load;
@@ -46,6 +47,11 @@ pub enum Command {
         after_help = "Examples:\n  weir node --name n1 --data-dir data/n1 --listen 127.0.0.1:7400 --token-file data/c1/member.token\n  weir node drain n2"
     )]
     Node(With<node::Node>),
+    /// Serve the open inference protocol in front of a cluster
+    #[command(
+        after_help = "Example: weir gateway --coordinators 127.0.0.1:7300 --http 127.0.0.1:8000 --grpc 127.0.0.1:8001"
+    )]
+    Gateway(With<gateway::Gateway>),
     /// Serve what a file describes
     #[command(after_help = "Example: weir apply -f demo/fashion.toml")]
     Apply(With<apply::Apply>),
@@ -152,6 +158,7 @@ impl Command {
             Command::Up(_) | Command::Completions { .. } => false,
             Command::Coordinator(with) => with.common.json(),
             Command::Node(with) => with.common.json(),
+            Command::Gateway(with) => with.common.json(),
             Command::Apply(with) => with.common.json(),
             Command::Diff(with) => with.common.json(),
             Command::Dial(with) => with.common.json(),
@@ -183,6 +190,7 @@ impl Command {
             Command::Up(command) => command.run().await,
             Command::Coordinator(with) => with.command.run(with.common).await,
             Command::Node(with) => with.command.run(with.common).await,
+            Command::Gateway(with) => with.command.run(with.common).await,
             Command::Apply(with) => with.command.run(with.common).await,
             Command::Diff(with) => with.command.run(with.common).await,
             Command::Dial(with) => with.command.run(with.common).await,

@@ -15,6 +15,7 @@ use weir_loadgen::machine::Machine;
 use weir_node::Config;
 
 use super::apply::show;
+use super::gateway::{Doors, threads};
 use super::server::until_signal;
 use crate::connect::Common;
 use crate::failure::{Failure, chain};
@@ -38,6 +39,8 @@ pub struct Node {
     advertise: Option<String>,
     #[command(flatten)]
     devices: Devices,
+    #[command(flatten)]
+    doors: Doors,
     /// Listen beyond loopback without certificates
     #[arg(long, env = "WEIR_INSECURE_NETWORK")]
     insecure_network: bool,
@@ -183,21 +186,36 @@ impl Node {
             rpc_threads: rpc_threads(),
             insecure_network: self.insecure_network,
         };
+        let open = self.doors.open(config.insecure_network).await?;
         let name = config.name.clone();
+        let shutdown = until_signal();
         let (started, listening) = oneshot::channel();
-        let running = weir_node::run(config, Host::system(), started, until_signal());
+        let running = weir_node::run(config, Host::system(), started, shutdown.clone());
+        let options = common.options()?;
         let told = async {
-            if let Ok(mut started) = listening.await {
-                println!("node {name} listens on {}", started.address);
-                if started.joined.wait_for(|joined| *joined).await.is_ok() {
+            let Ok(mut started) = listening.await else { return std::future::pending().await };
+            for (door, address) in open.addresses() {
+                println!("{door} {address}");
+            }
+            println!("node {name} listens on {}", started.address);
+            let (ready, serving) = oneshot::channel();
+            let doors = open.serve(options, threads(), Some(started.facts), ready, shutdown);
+            let joined = async {
+                let joined = started.joined.wait_for(|joined| *joined).await.is_ok();
+                if joined && serving.await.is_ok() {
                     println!("ready");
                 }
+            };
+            // A node whose doors fail says so, and ends; else it ends when it has drained.
+            let (doors, ()) = tokio::join!(doors, joined);
+            match doors {
+                Err(error) => Err(Failure::No(chain(&error))),
+                Ok(()) => std::future::pending().await,
             }
-            std::future::pending::<()>().await;
         };
         tokio::select! {
             ended = running => ended.map_err(|error| Failure::No(chain(&error))),
-            () = told => unreachable!("it only tells"),
+            failed = told => failed,
         }
     }
 }

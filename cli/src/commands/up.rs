@@ -16,6 +16,7 @@ use weir_host::Host;
 use weir_host::disk::SystemDisk;
 
 use super::apply;
+use super::gateway::{Doors, threads};
 use super::node::{Devices, processor, rpc_threads};
 use super::server::until_signal;
 use crate::connect::UP_TOKEN;
@@ -36,7 +37,7 @@ pub struct Up {
     /// Also serve the demo
     #[arg(long, env = "WEIR_DEMO")]
     demo: bool,
-    /// Take free ports instead of 7300 and 7400 on
+    /// Take free ports instead of 7300, 7400 and 8000 on
     #[arg(long, env = "WEIR_FREE_PORTS")]
     free_ports: bool,
     /// Write what was taken into this file, once ready
@@ -53,6 +54,8 @@ pub struct Up {
 struct Member {
     name: String,
     address: String,
+    /// What else it serves, and where.
+    doors: Vec<(String, String)>,
     pid: Option<u32>,
 }
 
@@ -122,6 +125,9 @@ impl Up {
                 self.node_here(tasks, shutdown, &name, i, &addresses, &member_token).await?
             };
             println!("node {} {}{}", member.name, member.address, pid(&member));
+            for (door, address) in &member.doors {
+                println!("{door} {} {address}", member.name);
+            }
             nodes.push(member);
         }
         let token = Token::read_file(&SystemDisk, &admin_token)
@@ -185,9 +191,17 @@ impl Up {
         let label = format!("coordinator {name}");
         tasks.spawn_local(async move { (label, running.await.map_err(|error| chain(&error))) });
         match address.await {
-            Ok(started) => Ok(Member { name: name.to_owned(), address: started.address.to_string(), pid: None }),
+            Ok(started) => {
+                Ok(Member { name: name.to_owned(), address: started.address.to_string(), doors: Vec::new(), pid: None })
+            }
             Err(_) => Err(first_failure(tasks).await),
         }
+    }
+
+    /// What a node serves beside its own port, where Triton's users look for it.
+    fn doors(&self, i: u16) -> Doors {
+        let at = |first| Some(format!("127.0.0.1:{}", self.port(first, 10, i)));
+        Doors { http: at(8000), grpc: at(8001), metrics: at(8002), no_nv_metrics: false }
     }
 
     async fn node_here(
@@ -218,14 +232,24 @@ impl Up {
             rpc_threads: rpc_threads(),
             insecure_network: false,
         };
+        let open = self.doors(i).open(false).await?;
+        let doors = open.addresses().map(|(door, address)| (door.to_owned(), address.to_string())).collect();
+        let token = Token::read_file(&SystemDisk, member_token)
+            .map_err(|cause| Failure::No(format!("cannot read {} ({cause})", member_token.display())))?;
+        let options = Options { coordinators: coordinators.to_vec(), token };
         let (started, address) = oneshot::channel();
         let running = weir_node::run(config, Host::system(), started, shutdown.clone());
         let label = format!("node {name}");
         tasks.spawn_local(async move { (label, running.await.map_err(|error| chain(&error))) });
-        match address.await {
-            Ok(started) => Ok(Member { name: name.to_owned(), address: started.address.to_string(), pid: None }),
-            Err(_) => Err(first_failure(tasks).await),
+        let Ok(started) = address.await else { return Err(first_failure(tasks).await) };
+        let (ready, serving) = oneshot::channel();
+        let gateway = open.serve(options, threads(), Some(started.facts), ready, shutdown.clone());
+        let label = format!("gateway of {name}");
+        tasks.spawn_local(async move { (label, gateway.await.map_err(|error| chain(&error))) });
+        if serving.await.is_err() {
+            return Err(first_failure(tasks).await);
         }
+        Ok(Member { name: name.to_owned(), address: started.address.to_string(), doors, pid: None })
     }
 
     async fn coordinator_process(
@@ -276,6 +300,10 @@ impl Up {
             "--data-dir",
         ]);
         command.arg(self.data_dir.join(name)).arg("--token-file").arg(member_token);
+        let doors = self.doors(i);
+        for (flag, address) in [("--http", doors.http), ("--grpc", doors.grpc), ("--metrics", doors.metrics)] {
+            command.arg(flag).args(address);
+        }
         if let Some(slots) = devices.cpu_slots {
             command.args(["--cpu-slots", &slots.to_string()]);
         }
@@ -294,6 +322,9 @@ fn pid(member: &Member) -> String {
 
 fn as_json(member: &Member) -> Value {
     let mut told = json!({"name": member.name, "rpc": member.address});
+    for (door, address) in &member.doors {
+        told[door] = json!(address);
+    }
     if let Some(pid) = member.pid {
         told["pid"] = json!(pid);
     }
@@ -326,13 +357,15 @@ async fn spawn(
     let mut stop = until_signal();
     tasks.spawn_local(async move {
         let mut lines = BufReader::new(stdout).lines();
-        let mut told = Some(told);
+        let (mut told, mut doors) = (Some(told), Vec::new());
         let forward = async {
             while let Ok(Some(line)) = lines.next_line().await {
-                if let Some((_, address)) = line.split_once(" listens on ")
-                    && let Some(told) = told.take()
-                {
-                    let _ = told.send(address.to_owned());
+                if let Some((_, address)) = line.split_once(" listens on ") {
+                    if let Some(told) = told.take() {
+                        let _ = told.send((address.to_owned(), std::mem::take(&mut doors)));
+                    }
+                } else if let Some((door, address)) = line.split_once(' ') {
+                    doors.push((door.to_owned(), address.to_owned()));
                 }
             }
         };
@@ -351,7 +384,7 @@ async fn spawn(
         )
     });
     match address.await {
-        Ok(address) => Ok(Member { name: name.to_owned(), address, pid }),
+        Ok((address, doors)) => Ok(Member { name: name.to_owned(), address, doors, pid }),
         Err(_) => Err(first_failure(tasks).await),
     }
 }

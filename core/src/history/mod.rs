@@ -1,18 +1,20 @@
-//! What became of queries, for those who ask afterwards: single queries ([`History`], for `weir why`), and counts and latencies of
-//! the last seconds ([`Recent`], for `weir top`).
+//! What became of queries, for those who ask afterwards: single queries ([`History`], for `weir why`), counts and latencies of
+//! the last seconds ([`Recent`], for `weir top`), and counts since the node started ([`Totals`], for metrics).
 //!
-//! Both are bounded whatever comes: a ring of records, and a ring of seconds. Whoever writes tells the time and the facts; nothing
+//! All are bounded whatever comes: a ring of records, a ring of seconds, and counters. Whoever writes tells the time and the facts; nothing
 //! here decides anything.
 
 mod recent;
 mod record;
 mod ring;
 mod told;
+mod totals;
 
 pub use recent::{LATENCY_BUCKETS, Latencies, Recent, Seconds, Tally, WINDOW};
 pub use record::{Batch, Record, Visit, VisitEnd, Visits};
 pub use ring::Ring;
-pub use told::{DeviceNow, EndpointRecent, Explained, ModelNow, NodeRecent, Rule, Told, ToldVisit};
+pub use told::{DeviceNow, EndpointRecent, Explained, ModelNow, NodeFacts, NodeRecent, Rule, Told, ToldVisit};
+pub use totals::{BOUNDS_US, Calls, Histogram, Statistics, Totals};
 
 use std::time::Duration;
 
@@ -24,6 +26,9 @@ use crate::units::Instant;
 /// A record of a cascade of three stages takes less than a kilobyte, so 16 MiB a thread at most. At a thousand queries a second a
 /// thread, these are eight seconds of answers: time to copy an id.
 pub const KEPT: usize = 8_192;
+
+/// Stages counted one by one; a cascade with more is a mistake.
+const STAGES: usize = 16;
 
 /// The queries that a home remembers.
 #[derive(Debug)]
@@ -69,4 +74,4 @@ impl History {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use super::Record;
+use super::{Record, STAGES};
 use crate::outcome::Outcome;
 use crate::units::Instant;
 
 /// How many whole seconds are told.
 pub const WINDOW: usize = 10;
-/// Stages counted one by one; a cascade with more is a mistake.
-const STAGES: usize = 16;
 /// Buckets that a power of two is parted into: a quantile is off by 3 % at most.
 const PARTS: u32 = 16;
 /// The longest latency told apart is 2^27 µs, two minutes: no deadline is that long.

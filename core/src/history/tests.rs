@@ -9,7 +9,7 @@ use crate::outcome::{Class, Outcome, Rejection};
 use crate::scheduler::Closed;
 use crate::units::Deadline;
 
-fn record(id: u128, outcome: Outcome) -> Record {
+pub fn record(id: u128, outcome: Outcome) -> Record {
     let at = (id % 1_000_000) as u64;
     Record {
         id: QueryId(id),

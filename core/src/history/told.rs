@@ -1,13 +1,15 @@
 //! What is told to those who ask: names instead of numbers, spans instead of instants.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Record, Seconds, Visit, VisitEnd};
+use super::{Record, Seconds, Totals, Visit, VisitEnd};
 use crate::endpoint::audit::GateAudit;
 use crate::endpoint::{Endpoint, Gate, Judged};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
-use crate::outcome::{Class, Outcome};
+use crate::outcome::{Class, Outcome, Rejection};
 use crate::scheduler::Batches;
+use crate::triage::ByModel;
 use crate::units::{Instant, ServiceTime};
 
 /// A node's last seconds.
@@ -16,6 +18,27 @@ use crate::units::{Instant, ServiceTime};
 pub struct NodeRecent {
     pub endpoints: Vec<EndpointRecent>,
     pub devices: Vec<DeviceNow>,
+}
+
+/// What a node knows of itself, for metrics.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    /// Its name.
+    pub node: String,
+    /// Why it takes no queries; `None` where it does.
+    pub unready: Option<&'static str>,
+    /// Calls that it answers now.
+    pub calls_in_flight: u64,
+    /// Epoch of the plan that it works by.
+    pub epoch: u64,
+    /// The last seconds; its endpoints are the ones that exist.
+    pub recent: NodeRecent,
+    /// Of each endpoint of `recent`, since the node started.
+    pub totals: Vec<Totals>,
+    /// Calls that were refused before anybody looked at their rows, since the node started.
+    pub refused: BTreeMap<Rejection, u64>,
+    /// What homes of this node ask of each model, by what it is worth.
+    pub demand: ByModel,
 }
 
 /// What happened to queries of an endpoint at their home.

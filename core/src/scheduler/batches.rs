@@ -7,7 +7,11 @@ use super::Closed;
 pub struct Batches {
     closed: [u64; Closed::ALL.len()],
     rows: u64,
+    sizes: [u64; SIZES],
 }
+
+/// Sizes told apart: up to 1, 2, 4, … rows, and more than all of those.
+const SIZES: usize = 12;
 
 impl Batches {
     /// Counts as they travel: by reason in the order of [`Closed::ALL`], and the rows. Reasons that are missing have none.
@@ -22,12 +26,22 @@ impl Batches {
         let reason = Closed::ALL.iter().position(|known| *known == closed).expect("all reasons are listed");
         self.closed[reason] += 1;
         self.rows += rows as u64;
+        let power = rows.max(1).next_power_of_two().trailing_zeros() as usize;
+        self.sizes[power.min(SIZES - 1)] += 1;
+    }
+
+    /// By size, of those that were counted here and not told by others: up to how many rows (without a bound for the last), and how
+    /// many there were.
+    pub fn by_size(&self) -> impl Iterator<Item = (Option<u64>, u64)> + '_ {
+        let bound = |power: usize| (power + 1 < SIZES).then(|| 1 << power);
+        self.sizes.iter().enumerate().map(move |(power, count)| (bound(power), *count))
     }
 
     /// Those of another too.
     pub fn merge(&mut self, other: &Batches) {
         self.closed.iter_mut().zip(other.closed).for_each(|(mine, more)| *mine += more);
         self.rows += other.rows;
+        self.sizes.iter_mut().zip(other.sizes).for_each(|(mine, more)| *mine += more);
     }
 
     /// How many there were.

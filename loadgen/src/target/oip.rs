@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weir_core::outcome::{Outcome, Rejection};
 use weir_core::tensor::{DType, Tensor, TensorSpec, check};
-pub use weir_schema::oip::{HEADER_LENGTH, bytes_of, dtype, word};
+pub use weir_schema::oip::{bytes_of, dtype, word};
 
 use super::{Described, Reply, RowReply, Stream, classes};
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::endpoint::{Endpoint, Ladder, Ladders, Wiring};
+use weir_core::endpoint::{Endpoint, Ladder, Ladders, Stage, Wiring};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -164,6 +164,19 @@ impl Home {
         })
     }
 
+    /// Why no query of an endpoint could be answered now, as far as is known here: no replica of a first stage is ready.
+    pub fn unready(&self, table: &Table, served: &Served) -> Option<String> {
+        let now = self.shared.host.clock.now();
+        let first = |served: &Served| served.ladders.endpoint().stages.first().and_then(Stage::model).cloned();
+        let models =
+            std::iter::once(served).chain(served.versions.iter().map(|(_, version)| version)).filter_map(first);
+        let (devices, waits) = (&self.shared.devices, &self.shared.remote_waits);
+        let models: Vec<ModelRef> = models.collect();
+        let is_ready = |model: &ModelRef| !candidates(table, devices, waits, now, model, 1, &[]).is_empty();
+        let first = models.first().filter(|_| !models.iter().any(is_ready))?;
+        Some(format!("no replica of {first} is ready"))
+    }
+
     /// Serves one call: `allowed` says which endpoints the caller may query.
     pub async fn predict(
         self: &Rc<Self>,
@@ -178,13 +191,15 @@ impl Home {
             Err(refused) => {
                 let mut b = response.init_refused();
                 write_outcome(b.reborrow(), Outcome::Rejected(refused.why), &refused.message);
+                self.shared.ledger.refused(refused.why);
                 self.remembered.add([refused.record(id, started)]);
                 return Ok(());
             }
         };
         let _in_flight = self.shared.in_flight();
         let counters = self.shared.ledger.of(&call.ladders.endpoint().name);
-        counters.arrived(call.rows.len());
+        let clock = || self.shared.host.clock.now();
+        let answering = counters.arrived(call.rows.len(), &clock);
         let (trip, mut rows) = self.travel(&call).await;
         let mut answers = response.reborrow().init_answers(rows.len() as u32);
         let mut records = self.records.take();
@@ -194,7 +209,7 @@ impl Home {
             answer(&call, row, &record, answers.reborrow().get(slot as u32));
             records.push(record);
         }
-        counters.ended(self.shared.host.clock.now(), &records);
+        answering.ended(&records);
         self.remembered.add(records.drain(..));
         self.records.replace(records);
         self.audit_some(&call, id);

@@ -1,12 +1,13 @@
 //! Outcomes, classes and ids of queries.
 
-use weir_core::history::Batch;
+use weir_core::history::{Batch, Calls, Statistics};
 use weir_core::ids::QueryId;
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::scheduler::Closed;
 
 use super::BadMessage;
-use crate::predict_capnp::{self as wire, OutcomeCode};
+use super::control::{read_u128, write_u128};
+use crate::predict_capnp::{self as wire, OutcomeCode, calls, endpoint_statistics};
 
 /// The wire's word for a class.
 pub fn class_to_wire(class: Class) -> wire::Class {
@@ -116,6 +117,42 @@ pub fn query_id(high: u64, low: u64) -> QueryId {
 /// The halves of a 128-bit number, high first.
 pub fn halves(number: u128) -> (u64, u64) {
     ((number >> 64) as u64, number as u64)
+}
+
+/// Writes what a node counted of an endpoint since it started, as the run of it that drew `incarnation`.
+pub fn write_statistics(mut b: endpoint_statistics::Builder<'_>, incarnation: u128, told: &Statistics) {
+    fn calls(mut b: calls::Builder<'_>, calls: &Calls) {
+        b.set_count(calls.count);
+        b.set_us(u64::try_from(calls.time.as_micros()).unwrap_or(u64::MAX));
+    }
+    write_u128(b.reborrow().init_incarnation(), incarnation);
+    calls(b.reborrow().init_success(), &told.success);
+    calls(b.reborrow().init_fail(), &told.fail);
+    calls(b.reborrow().init_queue(), &told.queue);
+    calls(b.reborrow().init_compute(), &told.compute);
+    b.set_rows(told.rows);
+    b.set_batches(told.batches);
+    b.set_last_ago_us(told.last.map_or(u64::MAX, span_to_us));
+}
+
+/// Reads them.
+pub fn read_statistics(r: endpoint_statistics::Reader<'_>) -> Result<(u128, Statistics), BadMessage> {
+    fn calls(r: calls::Reader<'_>) -> Calls {
+        Calls { count: r.get_count(), time: std::time::Duration::from_micros(r.get_us()) }
+    }
+    let statistics = Statistics {
+        success: calls(r.get_success()?),
+        fail: calls(r.get_fail()?),
+        queue: calls(r.get_queue()?),
+        compute: calls(r.get_compute()?),
+        rows: r.get_rows(),
+        batches: Some(r.get_batches()).filter(|batches| batches.is_finite() && *batches >= 0.0).unwrap_or(0.0),
+        last: match r.get_last_ago_us() {
+            u64::MAX => None,
+            us => Some(span_from_us(us)?),
+        },
+    };
+    Ok((read_u128(r.get_incarnation()?), statistics))
 }
 
 /// Milliseconds beyond what any deadline can be: 100 years. What is longer is a mistake of the sender.

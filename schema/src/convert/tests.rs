@@ -510,6 +510,33 @@ fn tensors_that_lie_are_refused() {
     assert!(span_from_us(u64::MAX).is_err());
 }
 
+#[test]
+fn statistics_travel_and_odd_ones_are_made_sound() {
+    use weir_core::history::{Calls, Statistics};
+
+    use super::predict::{read_statistics, write_statistics};
+    let calls = |count: u64| Calls { count, time: std::time::Duration::from_micros(7 * count) };
+    let told = Statistics {
+        success: calls(5),
+        fail: calls(1),
+        queue: calls(5),
+        compute: calls(5),
+        rows: 9,
+        batches: 2.5,
+        last: Some(std::time::Duration::from_micros(12)),
+    };
+    let back = |told: &Statistics| {
+        let mut message = Builder::new_default();
+        write_statistics(message.init_root(), 3, told);
+        let bytes = capnp::serialize::write_message_to_words(&message);
+        let read = framed::<predict_capnp::endpoint_statistics::Owned>(&bytes).unwrap();
+        read_statistics(read.get().unwrap()).unwrap()
+    };
+    assert_eq!(back(&told), (3, told));
+    assert_eq!(back(&Statistics::default()), (3, Statistics::default()));
+    assert_eq!(back(&Statistics { batches: f64::NAN, ..told }).1.batches, 0.0);
+}
+
 proptest! {
     /// Whatever arrives instead of a message, reading it ends, without a panic.
     #[test]

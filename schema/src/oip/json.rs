@@ -262,7 +262,7 @@ mod tests {
         let flat = take(json!([1, 2, 3, 4.5]), DType::F32, &[2, 2]).unwrap();
         assert_eq!(flat, take(json!([[1, 2], [3, 4.5]]), DType::F32, &[2, 2]).unwrap());
         assert_eq!(flat, [1f32, 2.0, 3.0, 4.5].map(f32::to_le_bytes).concat());
-        assert_eq!(take(json!([]), DType::F32, &[0]).unwrap(), []);
+        assert!(take(json!([]), DType::F32, &[0]).unwrap().is_empty());
         assert_eq!(take(json!(["", "ab"]), DType::String, &[2]).unwrap(), b"\0\0\0\0\x02\0\0\0ab");
         assert_eq!(take(json!([[true], [0]]), DType::Bool, &[2, 1]).unwrap(), [1, 0]);
     }

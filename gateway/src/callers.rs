@@ -1,0 +1,162 @@
+//! Who asks, and as whom: callers on this machine by the gateway's own token, others by the one that they show. One thread's part.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use weir_client::{Client, ClientError, EndpointInfo, LocalClient, Options, Token};
+use weir_core::ids::EndpointName;
+use weir_host::Host;
+
+use crate::refusal::{Kind, Refusal};
+
+/// Tokens of callers that a thread keeps connections for; whoever comes next takes the place of the one that was used least recently.
+const TOKENS_MAX: usize = 64;
+/// How long what an endpoint takes and gives is believed without asking again.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long it is used at most while somebody asks again.
+const USABLE: Duration = Duration::from_secs(30);
+
+/// The clients of one thread. `Send`, as handlers must be, though its clients live where it was made.
+#[derive(Clone)]
+pub struct Callers {
+    own: Arc<Caller>,
+    dials: mpsc::Sender<Dial>,
+}
+
+/// A token to enter with, and where the client goes.
+type Dial = (Token, oneshot::Sender<Result<Arc<Caller>, Refusal>>);
+
+/// A client, and what it was told of endpoints.
+pub struct Caller {
+    /// Asks as whoever it is.
+    pub client: Client,
+    known: Mutex<BTreeMap<EndpointName, Known>>,
+}
+
+#[derive(Clone)]
+struct Known {
+    info: Arc<EndpointInfo>,
+    since: Instant,
+}
+
+impl Callers {
+    /// Connects with the gateway's own token; call it inside a `LocalSet`.
+    pub async fn connect(options: Options) -> Result<Callers, ClientError> {
+        let own = Caller::new(LocalClient::connect(Host::system(), options.clone()).await?);
+        let (dials, asked) = mpsc::channel(TOKENS_MAX);
+        tokio::task::spawn_local(dial_all(options, asked));
+        Ok(Callers { own, dials })
+    }
+
+    /// The gateway's own.
+    pub fn own(&self) -> &Arc<Caller> {
+        &self.own
+    }
+
+    /// Whom a request from `peer` comes from, by its `authorization`.
+    pub async fn of(&self, peer: IpAddr, authorization: Option<&str>) -> Result<Arc<Caller>, Refusal> {
+        let token = match authorization {
+            None if peer.is_loopback() => return Ok(Arc::clone(&self.own)),
+            None => {
+                let why = "from another machine a request needs a token: send the header `authorization: Bearer TOKEN`";
+                return Err(Refusal::new(Kind::NoToken, why));
+            }
+            Some(text) => {
+                let (scheme, token) = text.trim().split_once(' ').unwrap_or(("", ""));
+                let token = Some(token).filter(|_| scheme.eq_ignore_ascii_case("bearer")).and_then(Token::parse);
+                token.ok_or_else(|| {
+                    let why = "the authorization is not understood: write `Bearer ` and the 64 hex digits of a token";
+                    Refusal::new(Kind::NoToken, why)
+                })?
+            }
+        };
+        let stopped = |_| Refusal::new(Kind::Unavailable, "the gateway is stopping; ask again");
+        let (reply, dialed) = oneshot::channel();
+        self.dials
+            .send((token, reply))
+            .await
+            .map_err(|_| Refusal::new(Kind::Unavailable, "the gateway is stopping"))?;
+        dialed.await.map_err(stopped)?
+    }
+}
+
+/// Makes clients where they have to live, one for each token.
+async fn dial_all(options: Options, mut asked: mpsc::Receiver<Dial>) {
+    // The most recently used last.
+    let mut callers: Vec<(Token, Arc<Caller>)> = Vec::new();
+    while let Some((token, reply)) = asked.recv().await {
+        let known = callers.iter().position(|(known, _)| *known == token);
+        let caller = match known {
+            Some(place) => Ok(callers.remove(place).1),
+            None => {
+                let options = Options { token: token.clone(), ..options.clone() };
+                let connected = tokio::time::timeout(USABLE, LocalClient::connect(Host::system(), options)).await;
+                match connected {
+                    Ok(client) => client.map(Caller::new).map_err(Refusal::from),
+                    Err(_) => Err(Refusal::new(Kind::Unavailable, "no coordinator answers; ask again")),
+                }
+            }
+        };
+        if let Ok(caller) = &caller {
+            if callers.len() >= TOKENS_MAX {
+                callers.remove(0);
+            }
+            callers.push((token, Arc::clone(caller)));
+        }
+        // Whoever has gone needs no client.
+        let _ = reply.send(caller);
+    }
+}
+
+impl Caller {
+    fn new(client: LocalClient) -> Arc<Caller> {
+        Arc::new(Caller { client: Client::of(client), known: Mutex::default() })
+    }
+
+    /// What an endpoint takes and gives. Asked anew each second, and behind the back of whoever asks meanwhile.
+    pub async fn info(self: &Arc<Self>, endpoint: &EndpointName) -> Result<Arc<EndpointInfo>, Refusal> {
+        let known = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get_mut(endpoint).filter(|known| known.since.elapsed() < USABLE).map(|known| {
+                let stale = known.since.elapsed() >= FRESH;
+                if stale {
+                    // Nobody else asks meanwhile; if nobody answers, it is asked again a second from now.
+                    known.since += FRESH;
+                }
+                (Arc::clone(&known.info), stale)
+            })
+        };
+        match known {
+            Some((info, stale)) => {
+                if stale {
+                    let (caller, endpoint) = (Arc::clone(self), endpoint.clone());
+                    tokio::spawn(async move { caller.ask(&endpoint).await });
+                }
+                Ok(info)
+            }
+            None => self.ask(endpoint).await,
+        }
+    }
+
+    /// What it takes and gives, as a node says now.
+    pub async fn ask(&self, endpoint: &EndpointName) -> Result<Arc<EndpointInfo>, Refusal> {
+        let told = self.client.describe(endpoint.clone()).await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match told {
+            Ok(info) => {
+                let info = Arc::new(info);
+                known.insert(endpoint.clone(), Known { info: Arc::clone(&info), since: Instant::now() });
+                Ok(info)
+            }
+            Err(error) => {
+                if matches!(error, ClientError::NotFound(_)) {
+                    known.remove(endpoint);
+                }
+                Err(error.into())
+            }
+        }
+    }
+}

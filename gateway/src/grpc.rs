@@ -1,0 +1,521 @@
+//! The open inference protocol over gRPC.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt, stream};
+use tonic::codegen::{BoxStream, CompressionEncoding};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+use weir_core::history::{Calls, Statistics};
+use weir_core::tensor::{DType, Tensor, TensorSpec};
+use weir_schema::oip::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use weir_schema::oip::inference::infer_parameter::ParameterChoice;
+use weir_schema::oip::inference::model_infer_response::InferOutputTensor;
+use weir_schema::oip::inference::model_metadata_response::TensorMetadata;
+use weir_schema::oip::inference::model_version_policy::{Latest, PolicyChoice};
+use weir_schema::oip::inference::repository_index_response::ModelIndex;
+use weir_schema::oip::inference::*;
+use weir_schema::oip::{self, DESCRIPTORS};
+
+use crate::callers::{Caller, Callers};
+use crate::http::{EXTENSIONS, repository};
+use crate::infer::{self, Parameter, VERSION, Wishes};
+use crate::refusal::{Kind, Refusal};
+use crate::serve::{Peer, Shared};
+use crate::statistics::last_inference_ms;
+
+/// Largest message, in bytes: as of bodies over HTTP.
+const MESSAGE_MAX: usize = 64 << 20;
+/// Requests of one stream that are answered at once; their answers come in order.
+const STREAM_AT_ONCE: usize = 64;
+/// Streams of one connection: clients with one connection and many calls are the rule.
+const STREAMS_MAX: u32 = 1024;
+/// After so long without a word a peer is asked whether it is there, and given up after as long again.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Serves connections until `stop` resolves, and what they carry until it ends.
+pub async fn serve<S>(
+    incoming: S,
+    callers: Callers,
+    shared: Arc<Shared>,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error>
+where
+    S: Stream<Item = std::io::Result<crate::serve::Socket>> + Send,
+{
+    let service = GrpcInferenceServiceServer::new(Service { callers: callers.clone(), shared: Arc::clone(&shared) });
+    let service = service.max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
+    let encodings = [CompressionEncoding::Gzip, CompressionEncoding::Deflate];
+    let service = encodings
+        .into_iter()
+        .fold(service, |service, encoding| service.accept_compressed(encoding).send_compressed(encoding));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<GrpcInferenceServiceServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("descriptors that a test has compared");
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(incoming, async move {
+            stop.await;
+            health.set_not_serving::<GrpcInferenceServiceServer<Service>>().await;
+        })
+        .await
+}
+
+#[derive(Clone)]
+struct Service {
+    callers: Callers,
+    shared: Arc<Shared>,
+}
+
+impl Service {
+    /// Whom a request comes from; what is told of it is taken out at once.
+    fn caller<T>(&self, request: &Request<T>) -> impl Future<Output = Result<Arc<Caller>, Status>> + Send + use<T> {
+        let Peer(peer) = request.extensions().get::<Peer>().copied().expect("every connection has a peer");
+        let authorization = request.metadata().get("authorization");
+        let authorization = authorization.map(|value| value.to_str().unwrap_or("?").to_owned());
+        let callers = self.callers.clone();
+        async move { callers.of(peer.ip(), authorization.as_deref()).await.map_err(|refusal| refusal.grpc()) }
+    }
+
+    /// Counts how a call ended.
+    fn counted<T>(&self, result: Result<T, Status>) -> Result<T, Status> {
+        let word = result.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "Ok".to_owned());
+        self.shared.counts.ended("grpc", &word);
+        result
+    }
+
+    async fn infer(
+        &self,
+        caller: &Arc<Caller>,
+        asked: ModelInferRequest,
+        of_call: &Wishes,
+        arrived: Instant,
+    ) -> Result<(ModelInferResponse, bool), Refusal> {
+        let _in_flight = self.shared.in_flight();
+        let endpoint = infer::endpoint(&asked.model_name, &asked.model_version)?;
+        let info = caller.info(&endpoint).await?;
+        let mut wishes = of_call.clone();
+        for (name, value) in &asked.parameters {
+            if let Some(value) = parameter(value) {
+                wishes.take(name, &value)?;
+            }
+        }
+        let raw = !asked.raw_input_contents.is_empty();
+        let inputs = read_inputs(asked.inputs, asked.raw_input_contents)?;
+        for output in &asked.outputs {
+            output.parameters.keys().try_for_each(|name| infer::check_tensor_parameter(&output.name, name))?;
+        }
+        let outputs = asked.outputs.into_iter().map(|output| output.name).collect();
+        wishes.deadline =
+            wishes.deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()).max(Duration::from_micros(1)));
+        let empty_final = wishes.empty_final;
+        let request = infer::request(endpoint, &info, inputs, outputs, wishes)?;
+        let whole = request.whole;
+        let answers = caller.client.predict(request).await?;
+        let response = infer::response(answers, whole)?;
+        Ok((write_response(asked.model_name, asked.id, response, raw), empty_final))
+    }
+}
+
+/// What the metadata of a call wants.
+fn wishes(metadata: &MetadataMap) -> Result<Wishes, Refusal> {
+    let mut wishes = Wishes::default();
+    let text = |name: &str| metadata.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_owned());
+    if let Some(text) = text("grpc-timeout") {
+        wishes.deadline = Some(timeout(&text).ok_or_else(|| Refusal::bad(format!("grpc-timeout {text:?}")))?);
+    }
+    if let Some(text) = text("weir-deadline-ms") {
+        wishes.deadline_ms(text.parse().ok(), "weir-deadline-ms")?;
+    }
+    if let Some(text) = text("weir-class") {
+        wishes.class(&text)?;
+    }
+    Ok(wishes)
+}
+
+/// A number of at most eight digits, and its unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+fn parameter(told: &InferParameter) -> Option<Parameter> {
+    Some(match told.parameter_choice.as_ref()? {
+        ParameterChoice::BoolParam(value) => Parameter::Bool(*value),
+        ParameterChoice::Int64Param(value) => Parameter::Int(*value),
+        ParameterChoice::Uint64Param(value) => Parameter::Int(i64::try_from(*value).unwrap_or(i64::MAX)),
+        ParameterChoice::DoubleParam(value) => Parameter::Float(*value),
+        ParameterChoice::StringParam(value) => Parameter::Text(value.clone()),
+    })
+}
+
+fn to_wire(value: Parameter) -> InferParameter {
+    let choice = match value {
+        Parameter::Bool(value) => ParameterChoice::BoolParam(value),
+        Parameter::Int(value) => ParameterChoice::Int64Param(value),
+        Parameter::Float(value) => ParameterChoice::DoubleParam(value),
+        Parameter::Text(value) => ParameterChoice::StringParam(value),
+    };
+    InferParameter { parameter_choice: Some(choice) }
+}
+
+fn read_inputs(
+    inputs: Vec<model_infer_request::InferInputTensor>,
+    raw: Vec<Vec<u8>>,
+) -> Result<Vec<(String, Tensor)>, Refusal> {
+    if !raw.is_empty() {
+        if raw.len() != inputs.len() {
+            let (raw, inputs) = (raw.len(), inputs.len());
+            return Err(Refusal::bad(format!(
+                "there are {raw} raw_input_contents for {inputs} inputs; send one for each"
+            )));
+        }
+        if let Some(both) = inputs.iter().find(|input| input.contents.is_some()) {
+            return Err(Refusal::bad(format!("input {} has contents beside raw_input_contents", both.name)));
+        }
+    }
+    let mut raw = raw.into_iter();
+    let read = |input: model_infer_request::InferInputTensor| {
+        let name = input.name;
+        let bad = |why: String| Refusal::bad(format!("input {name}: {why}"));
+        input.parameters.keys().try_for_each(|parameter| infer::check_tensor_parameter(&name, parameter))?;
+        let dtype = oip::dtype(&input.datatype).ok_or_else(|| {
+            let word: String = input.datatype.chars().take(20).collect();
+            bad(format!("there is no datatype {word:?}"))
+        })?;
+        let shape: Result<Vec<u64>, _> = input.shape.iter().map(|dim| u64::try_from(*dim)).collect();
+        let shape = shape.map_err(|_| bad("a dimension is below 0".into()))?;
+        let data = match (raw.next(), input.contents) {
+            (Some(data), _) => data,
+            (None, Some(_)) if matches!(dtype, DType::F16 | DType::Bf16) => {
+                return Err(bad("half floats have no typed contents; send raw_input_contents".into()));
+            }
+            (None, Some(typed)) => oip::bytes_of(&typed, dtype),
+            (None, None) => return Err(bad("it has neither contents nor raw_input_contents".into())),
+        };
+        let tensor = Tensor::new(dtype, shape, data).map_err(|error| bad(error.to_string()))?;
+        Ok((name, tensor))
+    };
+    inputs.into_iter().map(read).collect()
+}
+
+/// Raw where the request was, or where an output has no typed form.
+fn write_response(model: String, id: String, response: infer::Response, raw: bool) -> ModelInferResponse {
+    let typed = |tensor: &Tensor| oip::typed(tensor.dtype, &tensor.data);
+    let contents: Option<Vec<InferTensorContents>> =
+        (!raw).then(|| response.outputs.iter().map(|(_, tensor)| typed(tensor)).collect()).flatten();
+    let mut contents = contents.map(Vec::into_iter);
+    let mut told = ModelInferResponse {
+        model_name: model,
+        model_version: VERSION.into(),
+        id,
+        parameters: response.parameters.into_iter().map(|(name, value)| (name.to_owned(), to_wire(value))).collect(),
+        ..ModelInferResponse::default()
+    };
+    for (name, tensor) in response.outputs {
+        told.outputs.push(InferOutputTensor {
+            name,
+            datatype: oip::word(tensor.dtype).into(),
+            shape: tensor.shape.iter().map(|dim| *dim as i64).collect(),
+            parameters: HashMap::new(),
+            contents: contents.as_mut().and_then(Iterator::next),
+        });
+        if contents.is_none() {
+            told.raw_output_contents.push(tensor.data);
+        }
+    }
+    told
+}
+
+type Answers = BoxStream<ModelStreamInferResponse>;
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Service {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+        Ok(Response::new(ServerReadyResponse { ready: self.shared.unready(&self.callers).await.is_none() }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let asked = request.into_inner();
+        let told = match infer::endpoint(&asked.name, &asked.version) {
+            Ok(endpoint) => caller.ask(&endpoint).await,
+            Err(refusal) => Err(refusal),
+        };
+        match told {
+            Ok(info) => Ok(Response::new(ModelReadyResponse { ready: info.unready.is_none() })),
+            // No error, as clients expect.
+            Err(Refusal { kind: Kind::NotFound, .. }) => Ok(Response::new(ModelReadyResponse { ready: false })),
+            Err(refusal) => Err(refusal.grpc()),
+        }
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: "weir".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let asked = request.into_inner();
+        let told = async {
+            let endpoint = infer::endpoint(&asked.name, &asked.version)?;
+            let info = caller.info(&endpoint).await?;
+            let tensor = |spec: &TensorSpec| TensorMetadata {
+                name: spec.name.clone(),
+                datatype: oip::word(spec.dtype).into(),
+                shape: infer::dims(spec),
+            };
+            Ok::<_, Refusal>(ModelMetadataResponse {
+                name: asked.name.clone(),
+                versions: vec![VERSION.into()],
+                platform: "weir".into(),
+                inputs: info.inputs.iter().map(tensor).collect(),
+                outputs: info.outputs.iter().map(tensor).collect(),
+            })
+        };
+        told.await.map(Response::new).map_err(|refusal| refusal.grpc())
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        let arrived = Instant::now();
+        let told = async {
+            let caller = self.caller(&request).await?;
+            let wishes = wishes(request.metadata()).map_err(|refusal| refusal.grpc())?;
+            let answered = self.infer(&caller, request.into_inner(), &wishes, arrived).await;
+            answered.map(|(response, _)| Response::new(response)).map_err(|refusal| refusal.grpc())
+        };
+        let told = told.await;
+        self.counted(told)
+    }
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let caller = self.caller(&request).await?;
+        let wishes = wishes(request.metadata()).map_err(|refusal| refusal.grpc())?;
+        // Errors end the stream where the caller wants statuses; else they are answers, and it goes on.
+        let as_status = request.metadata().get("triton_grpc_error").is_some_and(|value| value == "true");
+        let service = self.clone();
+        let answers = request.into_inner().map(move |asked| {
+            let (service, caller, wishes) = (service.clone(), Arc::clone(&caller), wishes.clone());
+            async move {
+                let asked = asked?;
+                let id = asked.id.clone();
+                let answered = service.infer(&caller, asked, &wishes, Instant::now()).await;
+                let told = answered.as_ref().map(|_| ()).map_err(|refusal| refusal.grpc());
+                let _ = service.counted(told);
+                match answered {
+                    Ok((response, empty_final)) => {
+                        let last = empty_final.then(|| finish(&response));
+                        let told = |response| ModelStreamInferResponse {
+                            error_message: String::new(),
+                            infer_response: Some(response),
+                        };
+                        Ok(std::iter::once(response).chain(last).map(told).collect::<Vec<_>>())
+                    }
+                    Err(refusal) if as_status => Err(refusal.grpc()),
+                    Err(refusal) => Ok(vec![ModelStreamInferResponse {
+                        error_message: refusal.message,
+                        infer_response: Some(ModelInferResponse { id, ..ModelInferResponse::default() }),
+                    }]),
+                }
+            }
+        });
+        let answers = answers.buffered(STREAM_AT_ONCE).flat_map(|told: Result<Vec<_>, Status>| match told {
+            Ok(told) => stream::iter(told.into_iter().map(Ok).collect::<Vec<_>>()),
+            Err(status) => stream::iter(vec![Err(status)]),
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let asked = request.into_inner();
+        let told = async {
+            let endpoint = infer::endpoint(&asked.name, &asked.version)?;
+            let info = caller.info(&endpoint).await?;
+            let rows = infer::has_rows(&info);
+            let dims = |spec: &TensorSpec| infer::dims(spec)[usize::from(rows)..].to_vec();
+            let input = |spec: &TensorSpec| ModelInput {
+                name: spec.name.clone(),
+                data_type: data_type(spec.dtype).into(),
+                dims: dims(spec),
+            };
+            let output = |spec: &TensorSpec| ModelOutput {
+                name: spec.name.clone(),
+                data_type: data_type(spec.dtype).into(),
+                dims: dims(spec),
+            };
+            let latest = ModelVersionPolicy { policy_choice: Some(PolicyChoice::Latest(Latest { num_versions: 1 })) };
+            Ok::<_, Refusal>(ModelConfig {
+                name: asked.name.clone(),
+                platform: "weir".into(),
+                version_policy: Some(latest),
+                max_batch_size: if rows { infer::ROWS_TOLD } else { 0 },
+                input: info.inputs.iter().map(input).collect(),
+                output: info.outputs.iter().map(output).collect(),
+                dynamic_batching: rows.then(ModelDynamicBatching::default),
+                backend: "weir".into(),
+                model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
+            })
+        };
+        let config = told.await.map_err(|refusal| refusal.grpc())?;
+        Ok(Response::new(ModelConfigResponse { config: Some(config) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let asked = request.into_inner();
+        let told = async {
+            let endpoints = match asked.name.as_str() {
+                "" => caller.client.endpoints().await?,
+                name => vec![infer::endpoint(name, &asked.version)?],
+            };
+            let mut list = Vec::new();
+            for endpoint in endpoints {
+                match caller.info(&endpoint).await {
+                    Ok(_) => {}
+                    // One that this caller may not ask is not told of.
+                    Err(_) if asked.name.is_empty() => continue,
+                    Err(refusal) => return Err(refusal),
+                }
+                let told = caller.client.statistics(endpoint.clone()).await?;
+                list.push(statistics(endpoint.to_string(), &self.shared.book.read(&endpoint, told)));
+            }
+            Ok(ModelStatisticsResponse { model_stats: list })
+        };
+        told.await.map(Response::new).map_err(|refusal: Refusal| refusal.grpc())
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let only_ready = request.into_inner().ready;
+        let list = repository(&caller).await.map_err(|refusal| refusal.grpc())?;
+        let list = list.into_iter().filter(|(_, state, _)| *state == "READY" || !only_ready);
+        let models = list.map(|(endpoint, state, reason)| ModelIndex {
+            name: endpoint.to_string(),
+            version: VERSION.into(),
+            state: state.into(),
+            reason,
+        });
+        Ok(Response::new(RepositoryIndexResponse { models: models.collect() }))
+    }
+}
+
+/// An empty response that says that no more come.
+fn finish(response: &ModelInferResponse) -> ModelInferResponse {
+    ModelInferResponse {
+        model_name: response.model_name.clone(),
+        model_version: response.model_version.clone(),
+        id: response.id.clone(),
+        parameters: HashMap::from([("triton_final_response".to_owned(), to_wire(Parameter::Bool(true)))]),
+        ..ModelInferResponse::default()
+    }
+}
+
+fn data_type(dtype: DType) -> DataType {
+    match dtype {
+        DType::Bool => DataType::TypeBool,
+        DType::U8 => DataType::TypeUint8,
+        DType::U16 => DataType::TypeUint16,
+        DType::U32 => DataType::TypeUint32,
+        DType::U64 => DataType::TypeUint64,
+        DType::I8 => DataType::TypeInt8,
+        DType::I16 => DataType::TypeInt16,
+        DType::I32 => DataType::TypeInt32,
+        DType::I64 => DataType::TypeInt64,
+        DType::F16 => DataType::TypeFp16,
+        DType::Bf16 => DataType::TypeBf16,
+        DType::F32 => DataType::TypeFp32,
+        DType::F64 => DataType::TypeFp64,
+        DType::String => DataType::TypeString,
+    }
+}
+
+fn statistics(name: String, told: &Statistics) -> ModelStatistics {
+    let calls = |calls: &Calls| Some(StatisticDuration { count: calls.count, ns: calls.time.as_nanos() as u64 });
+    let none = Some(StatisticDuration { count: told.compute.count, ns: 0 });
+    ModelStatistics {
+        name,
+        version: VERSION.into(),
+        last_inference: last_inference_ms(told),
+        inference_count: told.rows,
+        execution_count: told.batches.round() as u64,
+        inference_stats: Some(InferStatistics {
+            success: calls(&told.success),
+            fail: calls(&told.fail),
+            queue: calls(&told.queue),
+            compute_input: none,
+            compute_infer: calls(&told.compute),
+            compute_output: none,
+            cache_hit: Some(StatisticDuration::default()),
+            cache_miss: Some(StatisticDuration::default()),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_have_eight_digits_and_a_unit() {
+        for (text, wanted) in [
+            ("50m", Some(Duration::from_millis(50))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("1H", Some(Duration::from_secs(3600))),
+            ("100000000n", None),
+            ("50", None),
+            ("m", None),
+            ("", None),
+            ("-1m", None),
+            ("5µ", None),
+        ] {
+            assert_eq!(timeout(text), wanted, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The open inference protocol over HTTP/1.1: routes, headers and status codes.
+
+mod body;
+mod wire;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use weir_client::EndpointInfo;
+use weir_core::history::{Calls, Statistics};
+use weir_core::ids::EndpointName;
+use weir_core::tensor::TensorSpec;
+use weir_schema::oip::{self, HEADER_LENGTH};
+
+use self::body::{Encoding, Held, inflate};
+use self::wire::{Binary, Infer};
+use crate::callers::{Caller, Callers};
+use crate::infer::{self, VERSION};
+use crate::refusal::{Kind, RETRY_AFTER_MS, Refusal};
+use crate::serve::{Peer, Shared};
+use crate::statistics::last_inference_ms;
+
+pub use self::body::Budget;
+
+/// A body from which on it is read off the thread that serves connections: some milliseconds.
+const LARGE: usize = 512 << 10;
+/// A body below this is sent as it is, whatever the caller takes.
+const WORTH_DEFLATING: usize = 256;
+
+/// What handlers of one thread have.
+#[derive(Clone)]
+struct Http {
+    callers: Callers,
+    shared: Arc<Shared>,
+}
+
+/// The routes, asking through these callers.
+pub fn routes(callers: Callers, shared: Arc<Shared>) -> Router {
+    let http = Http { callers, shared };
+    let model = Router::new()
+        .route("/", get(metadata))
+        .route("/ready", get(model_ready))
+        .route("/config", get(config))
+        .route("/stats", get(statistics))
+        .route("/infer", post(infer));
+    Router::new()
+        .route("/v2", get(server))
+        .route("/v2/", get(server))
+        .route("/v2/health/live", get(live))
+        .route("/v2/health/ready", get(ready))
+        .route("/v2/models/stats", get(all_statistics))
+        .nest("/v2/models/{model}", model.clone())
+        .nest("/v2/models/{model}/versions/{version}", model)
+        .route("/v2/repository/index", post(index))
+        .route("/v2/repository/models/{model}/load", post(not_here))
+        .route("/v2/repository/models/{model}/unload", post(not_here))
+        .route("/openapi.json", get(openapi))
+        .fallback(nothing)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&http.shared), count))
+        .with_state(http)
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = reply(self.status(), json!({"error": self.message}));
+        if self.kind == Kind::Shed {
+            let headers = response.headers_mut();
+            // Whole seconds are all that this header knows.
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert("retry-after-ms", HeaderValue::from(RETRY_AFTER_MS));
+        }
+        if self.kind == Kind::NoToken {
+            response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+fn reply(status: StatusCode, body: Value) -> Response {
+    let mut response = (status, body.to_string()).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Counts what was asked and how it ended, for metrics.
+async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let _in_flight = shared.in_flight();
+    let response = next.run(request).await;
+    shared.counts.ended("http", response.status().as_str());
+    response
+}
+
+async fn nothing(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(120).collect();
+    Refusal::new(Kind::NotFound, format!("there is nothing at {path}; GET /openapi.json says what there is"))
+}
+
+async fn wrong_method(method: Method) -> Response {
+    let text = format!("{method} does not go here; GET /openapi.json says what does");
+    reply(StatusCode::METHOD_NOT_ALLOWED, json!({"error": text}))
+}
+
+async fn not_here() -> Refusal {
+    let why = "models come and go with `weir apply` and `weir delete`, not through this door";
+    Refusal::new(Kind::Unsupported, why)
+}
+
+async fn openapi() -> Response {
+    let mut response = include_str!("openapi.json").into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The protocol's extensions that there are.
+pub const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
+
+async fn server() -> Response {
+    reply(StatusCode::OK, json!({"name": "weir", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS}))
+}
+
+async fn live() -> Response {
+    reply(StatusCode::OK, json!({"live": true}))
+}
+
+async fn ready(State(http): State<Http>) -> Response {
+    match http.shared.unready(&http.callers).await {
+        None => reply(StatusCode::OK, json!({"ready": true})),
+        Some(why) => reply(StatusCode::SERVICE_UNAVAILABLE, json!({"ready": false, "error": why})),
+    }
+}
+
+/// Whose request it is.
+struct By(Arc<Caller>);
+
+impl FromRequestParts<Http> for By {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<By, Refusal> {
+        let Peer(peer) = *parts.extensions.get::<Peer>().expect("every connection has a peer");
+        http.callers.of(peer.ip(), header(&parts.headers, &AUTHORIZATION)).await.map(By)
+    }
+}
+
+/// Which endpoint a request names.
+struct Model(EndpointName);
+
+impl FromRequestParts<Http> for Model {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<Model, Refusal> {
+        let path = Path::<Vec<(String, String)>>::from_request_parts(parts, http).await;
+        let Path(path) = path.map_err(|bad| Refusal::bad(bad.to_string()))?;
+        let part = |name: &str| path.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
+        infer::endpoint(part("model"), part("version")).map(Model)
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
+}
+
+async fn metadata(Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
+    let info = caller.info(&endpoint).await?;
+    let tensor =
+        |spec: &TensorSpec| json!({"name": spec.name, "datatype": oip::word(spec.dtype), "shape": infer::dims(spec)});
+    let list = |specs: &[TensorSpec]| specs.iter().map(tensor).collect::<Vec<_>>();
+    Ok(reply(
+        StatusCode::OK,
+        json!({"name": endpoint.as_str(), "versions": [VERSION], "platform": "weir",
+            "inputs": list(&info.inputs), "outputs": list(&info.outputs)}),
+    ))
+}
+
+async fn model_ready(Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
+    let info = caller.ask(&endpoint).await?;
+    match &info.unready {
+        None => Ok(reply(StatusCode::OK, json!({"name": endpoint.as_str(), "ready": true}))),
+        Some(why) => Err(Refusal::new(Kind::Unavailable, format!("model {endpoint} is not ready: {why}"))),
+    }
+}
+
+async fn config(Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
+    let info = caller.info(&endpoint).await?;
+    Ok(reply(StatusCode::OK, config_of(&endpoint, &info)))
+}
+
+/// What Triton's clients read of a model's configuration: its tensors without the dimension of the batch.
+fn config_of(endpoint: &EndpointName, info: &EndpointInfo) -> Value {
+    let rows = infer::has_rows(info);
+    let tensor = |spec: &TensorSpec| {
+        let word = oip::word(spec.dtype);
+        let word = if word == "BYTES" { "STRING" } else { word };
+        json!({"name": spec.name, "data_type": format!("TYPE_{word}"), "dims": infer::dims(spec)[usize::from(rows)..]})
+    };
+    let list = |specs: &[TensorSpec]| specs.iter().map(tensor).collect::<Vec<_>>();
+    let mut config = json!({
+        "name": endpoint.as_str(), "platform": "weir", "backend": "weir",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": if rows { infer::ROWS_TOLD } else { 0 },
+        "input": list(&info.inputs), "output": list(&info.outputs),
+        "model_transaction_policy": {"decoupled": false},
+    });
+    if rows {
+        config["dynamic_batching"] = json!({});
+    }
+    config
+}
+
+async fn statistics(State(http): State<Http>, Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
+    // Of what there is: else a stranger's names were kept.
+    caller.info(&endpoint).await?;
+    let told = caller.client.statistics(endpoint.clone()).await?;
+    let sum = http.shared.book.read(&endpoint, told);
+    Ok(reply(StatusCode::OK, json!({"model_stats": [statistics_of(&endpoint, &sum)]})))
+}
+
+async fn all_statistics(State(http): State<Http>, By(caller): By) -> Result<Response, Refusal> {
+    let mut list = Vec::new();
+    for endpoint in caller.client.endpoints().await? {
+        // One that this caller may not ask is not told of.
+        if caller.info(&endpoint).await.is_ok() {
+            let told = caller.client.statistics(endpoint.clone()).await?;
+            list.push(statistics_of(&endpoint, &http.shared.book.read(&endpoint, told)));
+        }
+    }
+    Ok(reply(StatusCode::OK, json!({"model_stats": list})))
+}
+
+fn statistics_of(endpoint: &EndpointName, told: &Statistics) -> Value {
+    let calls = |calls: &Calls| json!({"count": calls.count, "ns": calls.time.as_nanos() as u64});
+    let nothing = json!({"count": 0, "ns": 0});
+    let none = json!({"count": told.compute.count, "ns": 0});
+    json!({
+        "name": endpoint.as_str(), "version": VERSION,
+        "last_inference": last_inference_ms(told),
+        "inference_count": told.rows, "execution_count": told.batches.round() as u64,
+        "inference_stats": {
+            "success": calls(&told.success), "fail": calls(&told.fail), "queue": calls(&told.queue),
+            "compute_input": none, "compute_infer": calls(&told.compute), "compute_output": none,
+            "cache_hit": nothing, "cache_miss": nothing,
+        },
+        "batch_stats": [],
+    })
+}
+
+async fn index(State(http): State<Http>, By(caller): By, request: Request) -> Result<Response, Refusal> {
+    let (body, _held) = body::read(request.into_body(), &http.shared.budget).await?;
+    let only_ready = match body.iter().all(u8::is_ascii_whitespace) {
+        true => false,
+        false => {
+            let told: Value = serde_json::from_slice(&body)
+                .map_err(|error| Refusal::bad(format!("the request is no JSON: {error}")))?;
+            told["ready"].as_bool().unwrap_or(false)
+        }
+    };
+    let mut list = Vec::new();
+    for (endpoint, state, reason) in repository(&caller).await? {
+        if state == "READY" || !only_ready {
+            let mut entry = json!({"name": endpoint.as_str(), "version": VERSION, "state": state});
+            if !reason.is_empty() {
+                entry["reason"] = json!(reason);
+            }
+            list.push(entry);
+        }
+    }
+    Ok(reply(StatusCode::OK, Value::Array(list)))
+}
+
+/// Every endpoint that a caller may ask, its state in the protocol's words, and why it is so.
+pub async fn repository(caller: &Arc<Caller>) -> Result<Vec<(EndpointName, &'static str, String)>, Refusal> {
+    let mut list = Vec::new();
+    for endpoint in caller.client.endpoints().await? {
+        match caller.ask(&endpoint).await {
+            Ok(info) => {
+                let state = if info.unready.is_none() { "READY" } else { "UNAVAILABLE" };
+                list.push((endpoint, state, info.unready.clone().unwrap_or_default()));
+            }
+            Err(refusal) if refusal.kind == Kind::NotFound => {}
+            Err(refusal) => list.push((endpoint, "UNKNOWN", refusal.message)),
+        }
+    }
+    Ok(list)
+}
+
+async fn infer(
+    State(http): State<Http>,
+    Model(endpoint): Model,
+    By(caller): By,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let arrived = Instant::now();
+    let info = caller.info(&endpoint).await?;
+    let (head, body) = request.into_parts();
+    let (body, mut held) = body::read(body, &http.shared.budget).await?;
+    let mut infer = understand(&http, &head.headers, body, &mut held, &info).await?;
+    take_headers(&head.headers, &mut infer)?;
+    let binary = Binary::of(&infer, &info)?;
+    let mut wishes = infer.wishes;
+    // The deadline counts from when the request came, not from when it was read.
+    wishes.deadline =
+        wishes.deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()).max(Duration::from_micros(1)));
+    let outputs = infer.outputs.into_iter().map(|(name, _)| name).collect();
+    let request = infer::request(endpoint.clone(), &info, infer.inputs, outputs, wishes)?;
+    let whole = request.whole;
+    let answers = caller.client.predict(request).await?;
+    drop(held);
+    let response = infer::response(answers, whole)?;
+    let (body, json) = wire::write(endpoint.as_str(), infer.id.as_deref(), &response, &binary)?;
+    Ok(respond(body, json, &head.headers))
+}
+
+/// A large body is read elsewhere: other connections of this thread go on.
+async fn understand(
+    http: &Http,
+    headers: &HeaderMap,
+    body: Bytes,
+    held: &mut Held,
+    info: &Arc<EndpointInfo>,
+) -> Result<Infer, Refusal> {
+    let length = header(headers, &HeaderName::from_static(HEADER_LENGTH)).map(str::to_owned);
+    let encoding = header(headers, &CONTENT_ENCODING).map(str::to_owned);
+    let (budget, info) = (http.shared.budget.clone(), Arc::clone(info));
+    let large = body.len() >= LARGE || encoding.is_some();
+    let mut taken = std::mem::take(held);
+    let read = move || {
+        let body = inflate(encoding.as_deref(), body, &budget, &mut taken)?;
+        let json = wire::json_length(length.as_deref(), body.len())?;
+        let infer = match length {
+            Some(_) if json == 0 => wire::read_raw(&body, &info)?,
+            _ => wire::read(&body, json)?,
+        };
+        Ok::<_, Refusal>((infer, taken))
+    };
+    let (infer, taken) = match large {
+        true => {
+            tokio::task::spawn_blocking(read).await.map_err(|error| Refusal::new(Kind::Failed, error.to_string()))?
+        }
+        false => read(),
+    }?;
+    *held = taken;
+    Ok(infer)
+}
+
+/// Headers say what parameters say too; parameters are closer to the request.
+fn take_headers(headers: &HeaderMap, infer: &mut Infer) -> Result<(), Refusal> {
+    if let (Some(text), None) = (header(headers, &HeaderName::from_static("weir-deadline-ms")), infer.wishes.deadline) {
+        infer.wishes.deadline_ms(text.trim().parse().ok(), "weir-deadline-ms")?;
+    }
+    if let (Some(text), None) = (header(headers, &HeaderName::from_static("weir-class")), infer.wishes.class) {
+        infer.wishes.class(text.trim())?;
+    }
+    Ok(())
+}
+
+fn respond(body: Vec<u8>, json: Option<usize>, asked: &HeaderMap) -> Response {
+    let encoding = header(asked, &ACCEPT_ENCODING).filter(|_| body.len() >= WORTH_DEFLATING).and_then(Encoding::wanted);
+    let body = match encoding {
+        Some(encoding) => encoding.encode(&body),
+        None => body,
+    };
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(if json.is_some() { "application/octet-stream" } else { "application/json" }),
+    );
+    if let Some(length) = json {
+        headers.insert(HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length));
+    }
+    if let Some(encoding) = encoding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.word()));
+    }
+    response
+}

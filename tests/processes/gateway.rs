@@ -1,0 +1,338 @@
+//! What whoever speaks the open inference protocol sees, and whoever asks for metrics.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use weir_client::{Client, Options, Request, Token};
+use weir_core::ids::EndpointName;
+use weir_core::tensor::Tensor;
+use weir_host::disk::SystemDisk;
+use weir_schema::oip::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
+use weir_schema::oip::inference::model_infer_request::InferInputTensor;
+use weir_schema::oip::inference::{InferTensorContents, ModelInferRequest, ModelInferResponse, ModelReadyRequest};
+use weir_tests::processes::{Cluster, Process, root};
+
+const DOORS: [&str; 6] = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
+
+/// What came back: status, headers in small letters, body.
+struct Told {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+}
+
+impl Told {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    }
+}
+
+/// Sends bytes, and reads until the other side closes.
+fn exchange(address: &str, bytes: &[u8]) -> Told {
+    let mut socket = TcpStream::connect(address).expect("the door is open");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket.write_all(bytes).unwrap();
+    let mut told = Vec::new();
+    socket.read_to_end(&mut told).expect("an answer");
+    let end = told.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    let head = String::from_utf8(told[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Told { status, headers: head.to_lowercase(), body: told[end + 4..].to_vec() }
+}
+
+fn http(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Told {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+    if method == "POST" {
+        head.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+    head.push_str("\r\n");
+    exchange(address, &[head.as_bytes(), body].concat())
+}
+
+fn get(address: &str, path: &str) -> Told {
+    http(address, "GET", path, &[], b"")
+}
+
+fn metric(node: &Process, name: &str) -> f64 {
+    let text = get(&node.doors["metrics"], "/metrics").text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
+}
+
+fn eventually(what: &str, is: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{what}: not within 20 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Four images of the demo, and what their class probabilities are by weir's own protocol.
+fn images_and_probabilities(cluster: &Cluster) -> (Vec<u8>, Vec<u8>) {
+    let images = std::fs::read(root().join("demo/images.npy")).unwrap();
+    let all = &images[images.len() - 500 * 784 * 4..];
+    let images = all[..4 * 784 * 4].to_vec();
+    let token = Token::read_file(&SystemDisk, Path::new(&cluster.path("c1/admin.token"))).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answers = runtime.block_on(async {
+        let client = Client::connect(Options { coordinators: vec![cluster.addresses()], token }).await.unwrap();
+        let tensor = Tensor { shape: vec![4, 1, 28, 28], data: images.clone(), ..Tensor::f32(&[0], &[]) };
+        let request = Request {
+            endpoint: EndpointName::parse("fashion").unwrap(),
+            inputs: vec![("x".into(), tensor)],
+            whole: false,
+            deadline: Some(Duration::from_secs(20)),
+            class: None,
+            outputs: vec!["probs".into()],
+            min_stage: None,
+            max_stage: None,
+        };
+        client.predict(request).await.unwrap()
+    });
+    (images, answers.into_iter().flat_map(|answer| answer.outputs.into_iter().next().expect("probs").1.data).collect())
+}
+
+#[test]
+fn every_way_of_asking_gives_the_same_bytes() {
+    let cluster = Cluster::start_with(1, 1, &DOORS);
+    let demo = cluster.demo_with(["confidence_below = 0.95", "confidence_below = 0.8"]);
+    cluster.ok(&["apply", "-f", &demo]);
+    let (images, wanted) = images_and_probabilities(&cluster);
+    let (over_http, over_grpc) = (&cluster.nodes[0].doors["http"], &cluster.nodes[0].doors["grpc"]);
+    let path = "/v2/models/fashion/infer";
+    let input = |more: Value| {
+        let mut input = json!({"name": "x", "shape": [4, 1, 28, 28], "datatype": "FP32"});
+        input.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        input
+    };
+    let wish = json!({"timeout": 20_000_000});
+
+    // Binary in and out.
+    let head = json!({"id": "a", "parameters": wish, "inputs": [input(json!({"parameters": {"binary_data_size": images.len()}}))],
+        "outputs": [{"name": "probs", "parameters": {"binary_data": true}}]})
+    .to_string();
+    let told = http(
+        over_http,
+        "POST",
+        path,
+        &[("Inference-Header-Content-Length", &head.len().to_string())],
+        &[head.as_bytes(), &images].concat(),
+    );
+    assert_eq!(told.status, 200, "{}", told.text());
+    let json: usize = told.header("inference-header-content-length").unwrap().parse().unwrap();
+    assert_eq!(told.body[json..], wanted);
+    let head: Value = serde_json::from_slice(&told.body[..json]).unwrap();
+    assert_eq!((&head["id"], &head["outputs"][0]["shape"]), (&json!("a"), &json!([4, 10])));
+    assert!(head["parameters"]["weir_query_id"].as_str().unwrap().len() == 32);
+
+    // JSON in and out, nested.
+    let numbers: Vec<f32> = images.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let nested: Vec<Value> =
+        numbers.chunks(784).map(|image| json!([image.chunks(28).map(|row| json!(row)).collect::<Vec<_>>()])).collect();
+    let body = json!({"parameters": wish, "inputs": [input(json!({"data": nested}))], "outputs": [{"name": "probs"}]});
+    let told = http(over_http, "POST", path, &[], body.to_string().as_bytes());
+    assert_eq!(told.status, 200, "{}", told.text());
+    let data: Vec<u8> = told.json()["outputs"][0]["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|number| (number.as_f64().unwrap() as f32).to_le_bytes())
+        .collect();
+    assert_eq!(data, wanted);
+
+    // One row without any JSON.
+    let told = http(
+        over_http,
+        "POST",
+        path,
+        &[("inference-header-content-length", "0"), ("weir-deadline-ms", "20000")],
+        &images[..784 * 4],
+    );
+    let json: usize = told.header("inference-header-content-length").unwrap().parse().unwrap();
+    assert_eq!(told.body[json..][..40], wanted[..40]);
+
+    // gRPC, raw and typed.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{over_grpc}")).unwrap();
+        let mut client = GrpcInferenceServiceClient::new(channel.connect().await.unwrap());
+        let ask = |raw: bool| {
+            let typed = InferTensorContents { fp32_contents: numbers.clone(), ..Default::default() };
+            let mut request = tonic::Request::new(ModelInferRequest {
+                model_name: "fashion".into(),
+                inputs: vec![InferInputTensor {
+                    name: "x".into(),
+                    datatype: "FP32".into(),
+                    shape: vec![4, 1, 28, 28],
+                    contents: (!raw).then_some(typed),
+                    ..Default::default()
+                }],
+                raw_input_contents: if raw { vec![images.clone()] } else { Vec::new() },
+                ..Default::default()
+            });
+            request.set_timeout(Duration::from_secs(20));
+            request
+        };
+        let probs = |told: &ModelInferResponse| told.outputs.iter().position(|output| output.name == "probs").unwrap();
+        let raw = client.model_infer(ask(true)).await.unwrap().into_inner();
+        assert_eq!(raw.raw_output_contents[probs(&raw)], wanted);
+        let typed = client.model_infer(ask(false)).await.unwrap().into_inner();
+        assert!(typed.raw_output_contents.is_empty(), "as it was asked");
+        let contents = typed.outputs[probs(&typed)].contents.clone().unwrap().fp32_contents;
+        assert_eq!(contents.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>(), wanted);
+        let nobody = ModelReadyRequest { name: "nobody".into(), ..Default::default() };
+        assert!(!client.model_ready(nobody).await.unwrap().into_inner().ready);
+    });
+
+    // All of it was counted: in the protocol's statistics, and in metrics under both names.
+    let stats = get(over_http, "/v2/models/fashion/stats").json();
+    let stats = &stats["model_stats"][0];
+    assert_eq!(
+        (stats["inference_count"].as_u64(), stats["inference_stats"]["success"]["count"].as_u64()),
+        (Some(21), Some(6))
+    );
+    assert!(stats["last_inference"].as_u64().unwrap() > 1_700_000_000_000);
+    let node = &cluster.nodes[0];
+    assert_eq!(metric(node, "weir_answered_total{endpoint=\"fashion\"}"), 21.0);
+    assert_eq!(metric(node, "nv_inference_count{model=\"fashion\",version=\"1\"}"), 21.0);
+    assert_eq!(metric(node, "weir_gateway_requests_total{protocol=\"grpc\",code=\"Ok\"}"), 2.0);
+    // What clients want to know of a model before they ask.
+    assert_eq!(get(over_http, "/v2/models/fashion").json()["inputs"][0]["shape"], json!([-1, 1, 28, 28]));
+    assert_eq!(get(over_http, "/v2/models/fashion/config").json()["input"][0]["dims"], json!([1, 28, 28]));
+    assert_eq!(http(over_http, "POST", "/v2/repository/index", &[], b"").json()[0]["state"], "READY");
+    assert_eq!(get(over_http, "/openapi.json").json()["openapi"], "3.1.0");
+}
+
+#[test]
+fn nonsense_is_refused_in_the_protocols_words_and_the_next_one_is_served() {
+    let cluster = Cluster::start_with(1, 1, &DOORS);
+    cluster.serve_synthetic("width = 2\nalpha_us = 300\nbeta_us = 20\n", "");
+    let address = &cluster.nodes[0].doors["http"];
+    let path = "/v2/models/echo/infer";
+    let good = json!({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).to_string();
+    let length = |length: &'static str| vec![("inference-header-content-length", length)];
+    let cases = [
+        ("POST", path, vec![], &b"{"[..], 400),
+        ("POST", path, vec![], b"", 400),
+        ("POST", path, vec![], b"{\"inputs\": []}", 400),
+        ("POST", path, length("-1"), good.as_bytes(), 400),
+        ("POST", path, length("2147483648"), good.as_bytes(), 400),
+        ("POST", path, length("x"), good.as_bytes(), 400),
+        ("POST", path, length("1"), good.as_bytes(), 400),
+        ("POST", path, length("0"), b"1234567", 400),
+        ("POST", path, vec![("content-encoding", "gzip")], good.as_bytes(), 400),
+        ("POST", path, vec![("content-encoding", "br")], good.as_bytes(), 400),
+        ("POST", path, vec![("weir-deadline-ms", "soon")], good.as_bytes(), 400),
+        ("POST", path, vec![("weir-class", "best")], good.as_bytes(), 400),
+        ("POST", path, vec![("authorization", "Basic eDp5")], good.as_bytes(), 401),
+        ("POST", path, vec![("authorization", "Bearer 00")], good.as_bytes(), 401),
+        ("POST", "/v2/models/nobody/infer", vec![], good.as_bytes(), 404),
+        ("POST", "/v2/models/echo/versions/2/infer", vec![], good.as_bytes(), 404),
+        ("GET", "/v2/models/%2e%2e%2f", vec![], b"", 404),
+        ("GET", "/v2/nothing", vec![], b"", 404),
+        ("GET", path, vec![], b"", 405),
+        ("POST", "/v2/repository/models/echo/unload", vec![], b"", 501),
+    ];
+    for (method, path, headers, body, status) in cases {
+        let told = http(address, method, path, &headers, body);
+        let error = told.json()["error"].as_str().map(str::to_owned);
+        let error = error.unwrap_or_else(|| panic!("{method} {path} {headers:?}: {}", told.text()));
+        assert_eq!(told.status, status, "{method} {path} {headers:?}: {error}");
+        assert!(!error.is_empty());
+    }
+    // A token that opens nothing, and one that opens everything.
+    let nobody = format!("Bearer {}", "0".repeat(64));
+    assert_eq!(http(address, "POST", path, &[("authorization", &nobody)], good.as_bytes()).status, 401);
+    let admin = std::fs::read_to_string(cluster.path("c1/admin.token")).unwrap();
+    let admin = format!("Bearer {}", admin.trim());
+    assert_eq!(http(address, "POST", path, &[("authorization", &admin)], good.as_bytes()).status, 200);
+    // A body that is said to be larger than any may be is refused without being read.
+    let huge = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\nconnection: close\r\n\r\n");
+    assert_eq!(exchange(address, huge.as_bytes()).status, 413);
+    // Somebody who says half of it and goes.
+    let mut half = TcpStream::connect(address).unwrap();
+    half.write_all(format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nhalf").as_bytes()).unwrap();
+    drop(half);
+    // What could not be in time is shed, and told when to come again.
+    let late = json!({"parameters": {"timeout": 1}, "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]});
+    let told = http(address, "POST", path, &[], late.to_string().as_bytes());
+    assert_eq!((told.status, told.header("retry-after"), told.header("retry-after-ms")), (429, Some("1"), Some("100")));
+    let told = http(address, "POST", path, &[("accept-encoding", "gzip")], good.as_bytes());
+    assert_eq!(told.status, 200);
+}
+
+#[test]
+fn whoever_goes_takes_the_work_along() {
+    let cluster = Cluster::start_with(1, 1, &DOORS);
+    cluster.serve_synthetic("width = 2\nalpha_us = 200000\nbeta_us = 20\n", "max_batch = 1");
+    let node = &cluster.nodes[0];
+    let body = json!({"parameters": {"timeout": 20_000_000},
+        "inputs": [{"name": "x", "shape": [20, 2], "datatype": "FP32", "data": vec![1; 40]}]})
+    .to_string();
+    let head = format!("POST /v2/models/echo/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let mut socket = TcpStream::connect(&node.doors["http"]).unwrap();
+    socket.write_all(&[head.as_bytes(), body.as_bytes()].concat()).unwrap();
+    eventually("it is under way", || metric(node, "weir_calls_in_flight") == 1.0);
+    drop(socket);
+    let name = "weir_cancelled_calls_total{endpoint=\"echo\"}";
+    // Four seconds of work were asked for.
+    eventually("it is given up", || metric(node, name) == 1.0 && metric(node, "weir_calls_in_flight") == 0.0);
+    assert!(metric(node, "weir_device_busy_seconds_total{device=\"cpu0\"}") < 3.5);
+}
+
+#[test]
+fn statistics_are_of_all_nodes_and_outlive_them() {
+    let mut cluster = Cluster::start_with(1, 2, &DOORS);
+    cluster.serve_synthetic("width = 2\nalpha_us = 300\nbeta_us = 20\n", "replicas = { min = 2 }");
+    let address = cluster.nodes[0].doors["http"].clone();
+    let body = json!({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).to_string();
+    let counts = || {
+        let told = get(&address, "/v2/models/echo/stats").json();
+        told["model_stats"][0]["inference_stats"]["success"]["count"].as_u64().unwrap()
+    };
+    for _ in 0..30 {
+        assert_eq!(http(&address, "POST", "/v2/models/echo/infer", &[], body.as_bytes()).status, 200);
+    }
+    assert_eq!(counts(), 30);
+    // The gateway asks both nodes, so that each has some.
+    let elsewhere = metric(&cluster.nodes[1], "weir_answered_total{endpoint=\"echo\"}");
+    assert!(elsewhere > 0.0 && elsewhere < 30.0, "{elsewhere}");
+    cluster.nodes[1].kill();
+    assert_eq!(counts(), 30);
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_is_not_ready_and_says_so_first() {
+    let cluster = Cluster::start_with(1, 1, &DOORS);
+    cluster.serve_synthetic("width = 2\nalpha_us = 1500000\nbeta_us = 20\n", "");
+    let node = &cluster.nodes[0];
+    let (http_at, metrics_at) = (node.doors["http"].clone(), node.doors["metrics"].clone());
+    assert_eq!(get(&http_at, "/v2/health/ready").status, 200);
+    assert_eq!(get(&metrics_at, "/v2/health/ready").status, 200);
+    assert_eq!(get(&metrics_at, "/health/live").status, 200);
+    let body = json!({"parameters": {"timeout": 20_000_000},
+        "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
+    .to_string();
+    let admitted = {
+        let http_at = http_at.clone();
+        std::thread::spawn(move || http(&http_at, "POST", "/v2/models/echo/infer", &[], body.as_bytes()))
+    };
+    eventually("it is under way", || metric(node, "weir_calls_in_flight") == 1.0);
+    assert!(std::process::Command::new("kill").args(["-TERM", &node.pid().to_string()]).status().unwrap().success());
+    eventually("it is not ready", || get(&metrics_at, "/v2/health/ready").status == 503);
+    assert_eq!(get(&metrics_at, "/health/live").status, 200);
+    let admitted = admitted.join().unwrap();
+    assert_eq!(admitted.status, 200, "what was admitted is answered: {}", admitted.text());
+}
