@@ -28,7 +28,7 @@ pub struct Gateway {
     #[arg(long, env = "WEIR_METRICS", default_value = "127.0.0.1:8002")]
     metrics: String,
     /// Threads that serve connections [default: half of the cores]
-    #[arg(long, env = "WEIR_GATEWAY_THREADS")]
+    #[arg(long, env = "WEIR_THREADS")]
     threads: Option<usize>,
     /// Listen beyond loopback without certificates
     #[arg(long, env = "WEIR_INSECURE_NETWORK")]

@@ -72,9 +72,20 @@ mod tests {
         }
         assert_eq!(batches.by_reason().map(|(_, count)| count).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert_eq!((batches.count(), batches.rows()), (15, 45));
-        assert_eq!(Batches::of(batches.by_reason().map(|(_, count)| count), 45), batches);
+        let travelled = Batches::of(batches.by_reason().map(|(_, count)| count), 45);
+        assert_eq!(travelled, Batches { sizes: [0; SIZES], ..batches }, "all but the sizes");
         batches.merge(&Batches::of([1, 0, 2], 5));
-        assert_eq!(batches, Batches::of([2, 2, 5, 4, 5], 50));
+        assert_eq!(batches.by_reason().map(|(_, count)| count).collect::<Vec<_>>(), [2, 2, 5, 4, 5]);
+        assert_eq!(batches.rows(), 50);
         assert_eq!(Batches::of([7], 9).by_reason().next(), Some((Closed::Full, 7)));
+    }
+
+    #[test]
+    fn a_size_is_counted_below_the_power_of_two_that_it_fits() {
+        let mut batches = Batches::default();
+        [1, 2, 3, 4, 5, 1024, 1025, 5000].into_iter().for_each(|rows| batches.add(Closed::Idle, rows));
+        let counted: Vec<(Option<u64>, u64)> = batches.by_size().filter(|(_, count)| *count > 0).collect();
+        let wanted = [(Some(1), 1), (Some(2), 1), (Some(4), 2), (Some(8), 1), (Some(1024), 1), (None, 2)];
+        assert_eq!(counted, wanted);
     }
 }
