@@ -187,6 +187,11 @@ impl Link {
         Permit([call, self.bytes.acquire_many(permits).await.expect("never closed")])
     }
 
+    /// Whether another call may be sent at once.
+    fn has_room(&self) -> bool {
+        self.calls.available_permits() > 0
+    }
+
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.entered.is_closed()
@@ -199,23 +204,46 @@ impl Line for Link {
     }
 }
 
-/// This thread's connections.
-#[derive(Default)]
-pub struct Links(Lines<Link>);
+/// This thread's connections: one to each node, and more where it may and the first ones carry as many calls as their nodes read.
+pub struct Links {
+    lines: RefCell<Vec<Rc<Lines<Link>>>>,
+}
+
+impl Default for Links {
+    fn default() -> Links {
+        Links { lines: RefCell::new(vec![Rc::default()]) }
+    }
+}
 
 impl Links {
-    /// The connection to a node; dials where there is none.
-    pub async fn get(&self, host: &Host, token: &Token, node: &NodeName, address: &str) -> Result<Link, DialError> {
-        let dial = || {
-            let (host, token, address) = (host.clone(), token.clone(), address.to_owned());
-            async move { dial(&host, &token, &address).await }
-        };
-        self.0.get(node, address, dial).await
+    /// From now on as many to each node, at most.
+    pub fn allow(&self, lines: usize) {
+        self.lines.borrow_mut().resize_with(lines.max(1), Rc::default);
     }
 
-    /// Lets go of the connection to a node that does not answer.
+    /// A connection to a node that has room for another call, or the last one that there may be; dials where there is none.
+    pub async fn get(&self, host: &Host, token: &Token, node: &NodeName, address: &str) -> Result<Link, DialError> {
+        let mut number = 0;
+        loop {
+            let (lines, more) = {
+                let all = self.lines.borrow();
+                (Rc::clone(&all[number.min(all.len() - 1)]), number + 1 < all.len())
+            };
+            let dial = || {
+                let (host, token, address) = (host.clone(), token.clone(), address.to_owned());
+                async move { dial(&host, &token, &address).await }
+            };
+            let link = lines.get(node, address, dial).await?;
+            if !more || link.has_room() {
+                return Ok(link);
+            }
+            number += 1;
+        }
+    }
+
+    /// Lets go of the connections to a node that does not answer.
     pub fn forget(&self, node: &NodeName) {
-        self.0.forget(node);
+        self.lines.borrow().iter().for_each(|lines| lines.forget(node));
     }
 }
 

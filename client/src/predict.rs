@@ -269,6 +269,12 @@ impl LocalClient {
         self.0.grace.set(grace);
     }
 
+    /// Asks over several connections to each node, at most as many: one carries as many calls at once as its node reads of it, so that
+    /// who asks for many others, as a gateway does, needs more.
+    pub fn allow_connections(&self, each: usize) {
+        self.0.links.allow(each);
+    }
+
     /// One attempt at one node; the outcome is that of the call as far as another attempt goes.
     async fn attempt(
         &self,

@@ -368,6 +368,24 @@ fn no_more_bytes_are_sent_than_the_node_reads() {
 }
 
 #[test]
+fn more_connections_are_made_as_calls_need_them_and_no_more_than_are_allowed() {
+    for (allowed, begun) in [(1, 2), (3, 6)] {
+        let limits = Limits { calls_in_flight: 2, ..Limits::default() };
+        with([Node { limits, ..Node::new(Does::Hang) }], async |client, cluster| {
+            client.allow_connections(allowed);
+            let mut calls = vec![spawn(&client, 1000)];
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert_eq!(cluster.node(0).dialled.load(Ordering::SeqCst), 1);
+            calls.extend((0..9).map(|_| spawn(&client, 1000)));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(cluster.node(0).dialled.load(Ordering::SeqCst), allowed);
+            assert_eq!(cluster.node(0).begun(), begun);
+            calls.iter().for_each(|call| call.abort());
+        });
+    }
+}
+
+#[test]
 fn a_call_that_waits_while_the_connection_breaks_has_not_run() {
     let one = Node { limits: Limits { calls_in_flight: 1, ..Limits::default() }, ..Node::new(Does::Break) };
     with([one], async |client, cluster| {
