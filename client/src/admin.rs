@@ -327,10 +327,12 @@ impl Admin {
         Ok(digest)
     }
 
-    /// The last seconds of a node.
-    pub async fn recent(&self, address: &str) -> Result<NodeRecent, ClientError> {
+    /// The last seconds of a node: so many whole ones, at most [`weir_core::history::WINDOW`].
+    pub async fn recent(&self, address: &str, seconds: usize) -> Result<NodeRecent, ClientError> {
         self.at_node(address, async |node| {
-            let answer = node.recent_request().send().promise.await?;
+            let mut call = node.recent_request();
+            call.get().set_seconds(seconds as u32);
+            let answer = call.send().promise.await?;
             read_recent(answer.get()?.get_recent()?).map_err(|bad| capnp::Error::failed(bad.to_string()))
         })
         .await

@@ -4,6 +4,7 @@
 //! others. Each of its threads has an executor, connections of callers, and connections to the nodes; a request stays on one thread.
 //! What is absent: any decision about queries. Deadlines, classes and refusals are the cluster's.
 mod callers;
+pub mod dashboard;
 mod grpc;
 mod http;
 mod infer;
@@ -11,6 +12,7 @@ pub mod metrics;
 mod refusal;
 mod serve;
 mod statistics;
+pub mod view;
 
 use std::io;
 use std::net::SocketAddr;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use weir_core::endpoint::Endpoint;
 use weir_core::endpoint::audit::{Audit, Audited, GateAudit};
-use weir_core::history::{Recent, Record, Seconds, Statistics, Totals};
+use weir_core::history::{Ever, Recent, Record, Seconds, Statistics, Totals};
 use weir_core::ids::{EndpointName, ModelRef, QueryId};
 use weir_core::outcome::{Outcome, Rejection};
 use weir_core::placement::EndpointLoad;
@@ -161,9 +161,9 @@ impl Counters {
         });
     }
 
-    /// The last whole seconds.
-    pub fn recent(&self, now: Instant) -> Seconds {
-        self.with_ended(now, |ended| ended.recent.read(now))
+    /// The last whole seconds, and all since the node started.
+    pub fn recent(&self, now: Instant, seconds: usize) -> (Seconds, Ever) {
+        self.with_ended(now, |ended| (ended.recent.read(now, seconds), ended.totals.ever()))
     }
 
     /// Everything since the node started.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_core::endpoint::{Endpoint, Stage};
-use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeFacts, NodeRecent, Record};
+use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeFacts, NodeRecent, Record, WINDOW};
 use weir_core::ids::{ModelRef, QueryId};
 use weir_core::outcome::Outcome;
 use weir_core::units::{Deadline, Instant};
@@ -51,11 +51,12 @@ pub struct OperatorObject {
 }
 
 /// What happened in the last seconds, and happens now.
-fn recent(shared: &Shared, table: &Table) -> NodeRecent {
+fn recent(shared: &Shared, table: &Table, seconds: usize) -> NodeRecent {
     let now = shared.host.clock.now();
     let endpoints = table.endpoints.iter().map(|(name, served)| {
         let counters = shared.ledger.of(name);
         let (labels, gates) = counters.honesty();
+        let (recent, ever) = counters.recent(now, seconds);
         EndpointRecent {
             endpoint: name.clone(),
             stages: served.ladders.endpoint().stages.iter().map(|stage| stage.name.clone()).collect(),
@@ -63,7 +64,8 @@ fn recent(shared: &Shared, table: &Table) -> NodeRecent {
             labels,
             shadow: counters.shadow(),
             gates,
-            recent: counters.recent(now),
+            ever,
+            recent,
         }
     });
     let devices = shared.devices.values().map(|device| device.now());
@@ -82,7 +84,7 @@ fn dearest(shared: &Shared, table: &Table, endpoint: &Endpoint, now: Instant) ->
 pub fn facts(shared: &Shared, joined: bool) -> NodeFacts {
     let now = shared.host.clock.now();
     let table = shared.table.load();
-    let recent = recent(shared, &table);
+    let recent = recent(shared, &table, WINDOW);
     NodeFacts {
         node: shared.name.to_string(),
         unready: match (joined, shared.is_draining()) {
@@ -134,10 +136,14 @@ impl OperatorObject {
 impl node_operator::Server for OperatorObject {
     async fn recent(
         self: Rc<Self>,
-        _: node_operator::RecentParams,
+        params: node_operator::RecentParams,
         mut results: node_operator::RecentResults,
     ) -> Result<(), capnp::Error> {
-        write_recent(results.get().init_recent(), &recent(&self.shared, &self.shared.table.load()));
+        let seconds = match params.get()?.get_seconds() {
+            0 => WINDOW,
+            seconds => seconds as usize,
+        };
+        write_recent(results.get().init_recent(), &recent(&self.shared, &self.shared.table.load(), seconds));
         Ok(())
     }
 

@@ -487,7 +487,8 @@ struct ReportResult {
 # ---- what a node tells operators about itself, at once and from memory ----
 
 interface NodeOperator {
-  recent @0 () -> (recent :NodeRecent);
+  recent @0 (seconds :UInt32) -> (recent :NodeRecent);
+  # Of so many whole ones, at most ten; 0: of ten.
   # The last seconds of the queries whose home it is, and what its devices have before them.
   explain @1 (id :U128) -> (explained :Explained);
   # What became of a query whose home it was.
@@ -521,6 +522,10 @@ struct EndpointRecent {
   gates @17 :List(GateAudit); # by stage; the first has no gate
   shadowed @18 :UInt64;       # rows of which a shadow saw a copy, and that it answered
   agreed @19 :UInt64;         # as the endpoint did
+  everAnswered @20 :UInt64;   # since the node started, as metrics tell it; so is what follows
+  everInTime @21 :UInt64;
+  everDegraded @22 :UInt64;
+  everRefused @23 :UInt64;    # rejected, or expired before it could run
 }
 
 struct GateAudit {

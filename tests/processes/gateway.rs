@@ -18,18 +18,18 @@ use weir_tests::processes::{Cluster, Process, root};
 const DOORS: [&str; 6] = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
 
 /// What came back: status, headers in small letters, body.
-struct Told {
-    status: u16,
+pub struct Told {
+    pub status: u16,
     headers: String,
     body: Vec<u8>,
 }
 
 impl Told {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
@@ -39,7 +39,7 @@ impl Told {
 }
 
 /// Sends bytes, and reads until the other side closes.
-fn exchange(address: &str, bytes: &[u8]) -> Told {
+pub fn exchange(address: &str, bytes: &[u8]) -> Told {
     let mut socket = TcpStream::connect(address).expect("the door is open");
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     socket.write_all(bytes).unwrap();
@@ -51,8 +51,8 @@ fn exchange(address: &str, bytes: &[u8]) -> Told {
     Told { status, headers: head.to_lowercase(), body: told[end + 4..].to_vec() }
 }
 
-fn http(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Told {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+pub fn http(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Told {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     if method == "POST" {
         head.push_str(&format!("content-length: {}\r\n", body.len()));
     }
@@ -61,17 +61,17 @@ fn http(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body:
     exchange(address, &[head.as_bytes(), body].concat())
 }
 
-fn get(address: &str, path: &str) -> Told {
+pub fn get(address: &str, path: &str) -> Told {
     http(address, "GET", path, &[], b"")
 }
 
-fn metric(node: &Process, name: &str) -> f64 {
+pub fn metric(node: &Process, name: &str) -> f64 {
     let text = get(&node.doors["metrics"], "/metrics").text();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
 }
 
-fn eventually(what: &str, is: impl Fn() -> bool) {
+pub fn eventually(what: &str, is: impl Fn() -> bool) {
     let started = Instant::now();
     while !is() {
         assert!(started.elapsed() < Duration::from_secs(20), "{what}: not within 20 s");

@@ -1,6 +1,7 @@
 //! Real processes on loopback: what a user sees when things work, break, and are asked for nonsense.
 mod bad_input;
 mod config;
+mod dashboard;
 mod faults;
 mod gateway;
 mod graphs;

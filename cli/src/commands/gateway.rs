@@ -62,11 +62,11 @@ pub struct Open {
 }
 
 impl Doors {
-    /// Opens them: who connects waits until they are served.
-    pub async fn open(&self, insecure: bool) -> Result<Open, Failure> {
+    /// Opens them: who connects waits until they are served. Where one is taken, the flag `instead` is proposed, or else its own.
+    pub async fn open(&self, insecure: bool, instead: Option<&'static str>) -> Result<Open, Failure> {
         let bind = |address: Option<String>, flag: &'static str| async move {
             match address {
-                Some(address) => weir_gateway::bind(&address, flag, insecure).await.map(Some),
+                Some(address) => weir_gateway::bind(&address, instead.unwrap_or(flag), insecure).await.map(Some),
                 None => Ok(None),
             }
         };
@@ -147,7 +147,7 @@ impl Gateway {
     pub async fn run(self, common: Common) -> Result<(), Failure> {
         let doors =
             Doors { http: Some(self.http), grpc: Some(self.grpc), metrics: Some(self.metrics), no_nv_metrics: false };
-        let open = doors.open(self.insecure_network).await?;
+        let open = doors.open(self.insecure_network, None).await?;
         for (door, address) in open.addresses() {
             println!("{door} {address}");
         }

@@ -1,6 +1,7 @@
 //! One file a verb.
 mod apply;
 mod calibrate;
+mod dashboard;
 mod delete;
 mod describe;
 mod dial;
@@ -52,6 +53,9 @@ pub enum Command {
         after_help = "Example: weir gateway --coordinators 127.0.0.1:7300 --http 127.0.0.1:8000 --grpc 127.0.0.1:8001"
     )]
     Gateway(With<gateway::Gateway>),
+    /// Serve a page that shows the cluster as it works
+    #[command(after_help = "Example: weir dashboard --listen 127.0.0.1:7380")]
+    Dashboard(With<dashboard::Dashboard>),
     /// Serve what a file describes
     #[command(after_help = "Example: weir apply -f demo/fashion.toml")]
     Apply(With<apply::Apply>),
@@ -159,6 +163,7 @@ impl Command {
             Command::Coordinator(with) => with.common.json(),
             Command::Node(with) => with.common.json(),
             Command::Gateway(with) => with.common.json(),
+            Command::Dashboard(with) => with.common.json(),
             Command::Apply(with) => with.common.json(),
             Command::Diff(with) => with.common.json(),
             Command::Dial(with) => with.common.json(),
@@ -191,6 +196,7 @@ impl Command {
             Command::Coordinator(with) => with.command.run(with.common).await,
             Command::Node(with) => with.command.run(with.common).await,
             Command::Gateway(with) => with.command.run(with.common).await,
+            Command::Dashboard(with) => with.command.run(with.common).await,
             Command::Apply(with) => with.command.run(with.common).await,
             Command::Diff(with) => with.command.run(with.common).await,
             Command::Dial(with) => with.command.run(with.common).await,

@@ -186,7 +186,7 @@ impl Node {
             rpc_threads: rpc_threads(),
             insecure_network: self.insecure_network,
         };
-        let open = self.doors.open(config.insecure_network).await?;
+        let open = self.doors.open(config.insecure_network, None).await?;
         let name = config.name.clone();
         let shutdown = until_signal();
         let (started, listening) = oneshot::channel();

@@ -1,20 +1,21 @@
 //! `weir top`: what happens now, endpoint by endpoint, from the nodes' last seconds.
 
 mod screen;
-mod view;
+mod text;
 
 use std::time::Duration;
 
 use clap::Args;
 use weir_client::Admin;
-use weir_core::history::NodeRecent;
+use weir_core::history::WINDOW;
+use weir_gateway::view::View;
 
 use crate::connect::Common;
 use crate::failure::Failure;
 use weir_client::weirfile::parse_duration;
 
 use self::screen::{Key, Screen};
-use self::view::View;
+use self::text::text;
 
 /// What happens now: rates, queues, stages and latencies.
 #[derive(Args)]
@@ -42,7 +43,7 @@ impl Top {
             return Ok(());
         }
         if self.once || !screen::is_terminal() {
-            println!("{}", first.as_text());
+            println!("{}", text(&first));
             return Ok(());
         }
         watch(&admin, interval, first).await
@@ -54,7 +55,7 @@ async fn watch(admin: &Admin, interval: Duration, first: View) -> Result<(), Fai
     let screen_error =
         |cause: std::io::Error| Failure::No(format!("cannot draw on this terminal: {cause}; try --once"));
     let mut screen = Screen::open().map_err(screen_error)?;
-    let mut shown = first.as_text();
+    let mut shown = text(&first);
     loop {
         screen.draw(&shown).map_err(screen_error)?;
         tokio::select! {
@@ -66,20 +67,12 @@ async fn watch(admin: &Admin, interval: Duration, first: View) -> Result<(), Fai
         }
         // A cluster that is away for a while is told as such, and may come back.
         shown = match look(admin).await {
-            Ok(view) => view.as_text(),
+            Ok(view) => text(&view),
             Err(failure) => format!("{failure}\n\n(trying again)"),
         };
     }
 }
 
-/// What the leader and every node say now.
 async fn look(admin: &Admin) -> Result<View, Failure> {
-    let status = admin.status().await?;
-    let mut nodes: Vec<(String, Option<NodeRecent>)> = Vec::new();
-    for node in status.state.nodes.values() {
-        let down = status.nodes.iter().any(|seen| seen.name == node.name.as_str() && seen.state == "down");
-        let recent = if down { None } else { admin.recent(&node.address).await.ok() };
-        nodes.push((node.name.to_string(), recent));
-    }
-    Ok(View::new(&status, nodes))
+    Ok(weir_gateway::view::look(admin, WINDOW).await?.1)
 }

@@ -12,8 +12,11 @@ use tokio::task::JoinSet;
 use weir_client::{Admin, Options, Token};
 use weir_coordinator::{SNAPSHOT_EVERY, TICK};
 use weir_core::ids::{MemberName, NodeName};
+use weir_gateway::GatewayError;
+use weir_gateway::dashboard::{Samples, serve_dashboard};
 use weir_host::Host;
 use weir_host::disk::SystemDisk;
+use weir_loadgen::data::Data;
 
 use super::apply;
 use super::gateway::{Doors, threads};
@@ -132,23 +135,37 @@ impl Up {
         }
         let token = Token::read_file(&SystemDisk, &admin_token)
             .map_err(|cause| Failure::No(format!("cannot read {} ({cause})", admin_token.display())))?;
-        let admin = Admin::new(Host::system(), Options { coordinators: addresses, token });
+        let options = Options { coordinators: addresses, token };
+        let admin = Admin::new(Host::system(), options.clone());
         let waited =
             tokio::time::timeout(READY_WITHIN, wait_ready(&admin, self.coordinators as usize, self.nodes as usize));
         waited
             .await
             .map_err(|_| Failure::TimedOut("not every node has joined after 60 s; see `weir status`".into()))??;
+        let mut samples = Samples::new();
         if self.demo {
-            let declared = apply::read(&demo_file()?)?;
+            let file = demo_file()?;
+            let declared = apply::read(&file)?;
+            let images = Data::read(&file.with_file_name("images.npy"));
+            let images = images.map_err(|error| Failure::No(format!("the demo's images: {error}")))?;
+            let rows: Vec<u32> = (0..images.rows() as u32).collect();
+            let endpoints = declared.endpoints.iter();
+            samples.extend(endpoints.map(|endpoint| (endpoint.name.clone(), images.take(&rows))));
             for line in apply::apply(&admin, &declared, None).await? {
                 println!("{line}");
             }
             apply::wait_serving(&admin, &declared, READY_WITHIN).await?;
         }
+        let failed = |error: GatewayError| Failure::No(chain(&error));
+        let at = format!("127.0.0.1:{}", self.port(7380, 0, 0));
+        let (listener, dashboard) = weir_gateway::bind(&at, "free-ports", false).await.map_err(failed)?;
+        serve_dashboard(listener, options, samples, shutdown.clone()).map_err(failed)?;
+        println!("dashboard {dashboard}");
         if let Some(path) = &self.ports_file {
             let ports = json!({
                 "coordinators": coordinators.iter().map(as_json).collect::<Vec<_>>(),
                 "nodes": nodes.iter().map(as_json).collect::<Vec<_>>(),
+                "dashboard": dashboard.to_string(),
                 "token_file": std::path::absolute(&admin_token).unwrap_or(admin_token).display().to_string(),
             });
             // Whoever waits for the file reads it whole.
@@ -232,7 +249,7 @@ impl Up {
             rpc_threads: rpc_threads(),
             insecure_network: false,
         };
-        let open = self.doors(i).open(false).await?;
+        let open = self.doors(i).open(false, Some("free-ports")).await?;
         let doors = open.addresses().map(|(door, address)| (door.to_owned(), address.to_string())).collect();
         let token = Token::read_file(&SystemDisk, member_token)
             .map_err(|cause| Failure::No(format!("cannot read {} ({cause})", member_token.display())))?;

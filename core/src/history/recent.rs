@@ -45,6 +45,15 @@ impl Latencies {
         *bucket = bucket.saturating_add(1);
     }
 
+    /// How many lie between bounds that ascend, by the bound above: one more than there are bounds.
+    pub fn between(&self, bounds: &[Duration]) -> Vec<u64> {
+        let mut counts = vec![0; bounds.len() + 1];
+        for (bucket, count) in self.0.iter().enumerate().filter(|(_, count)| **count > 0) {
+            counts[bounds.partition_point(|bound| *bound < middle(bucket))] += u64::from(*count);
+        }
+        counts
+    }
+
     /// Those of another too.
     pub fn merge(&mut self, other: &Latencies) {
         self.0.iter_mut().zip(&other.0).for_each(|(mine, more)| *mine = mine.saturating_add(*more));
@@ -196,10 +205,10 @@ impl Recent {
         tally
     }
 
-    /// The last whole seconds before `now`.
-    pub fn read(&self, now: Instant) -> Seconds {
+    /// The last whole seconds before `now`: so many, where they have been counted and are still known.
+    pub fn read(&self, now: Instant, seconds: usize) -> Seconds {
         let this = second(now);
-        let first = this.saturating_sub(WINDOW as u64).max(self.began);
+        let first = this.saturating_sub(seconds.min(WINDOW) as u64).max(self.began);
         let mut read = Seconds { seconds: this.saturating_sub(first) as u32, tally: Tally::default() };
         self.seconds
             .iter()

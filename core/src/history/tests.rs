@@ -97,17 +97,17 @@ fn answer(recent: &mut Recent, at: Instant, latency_ms: u64) {
 fn only_whole_seconds_of_the_window_are_told() {
     let mut recent = Recent::new(Instant::from_millis(100_500));
     answer(&mut recent, Instant::from_millis(100_600), 10);
-    assert_eq!(recent.read(Instant::from_millis(100_900)).seconds, 0, "the first is not over");
+    assert_eq!(recent.read(Instant::from_millis(100_900), WINDOW).seconds, 0, "the first is not over");
     answer(&mut recent, Instant::from_millis(101_000), 60);
-    let read = recent.read(Instant::from_millis(101_999));
+    let read = recent.read(Instant::from_millis(101_999), WINDOW);
     assert_eq!((read.seconds, read.tally.answered, read.tally.attainment()), (1, 1, Some(1.0)));
     recent.at(Instant::from_millis(102_000)).ended(&record(102_000, Outcome::Expired));
-    let read = recent.read(Instant::from_millis(103_000));
+    let read = recent.read(Instant::from_millis(103_000), WINDOW);
     assert_eq!((read.seconds, read.tally.arrived, read.tally.ends(), read.tally.in_time), (3, 2, 3, 1));
     assert!((read.tally.attainment().unwrap() - 1.0 / 3.0).abs() < 1e-9);
-    let later = recent.read(Instant::from_millis(112_000));
+    let later = recent.read(Instant::from_millis(112_000), WINDOW);
     assert_eq!((later.seconds, later.tally.arrived, later.tally.expired), (WINDOW as u32, 0, 1), "102 to 111");
-    assert_eq!(recent.read(Instant::from_millis(113_000)).tally, Tally::default());
+    assert_eq!(recent.read(Instant::from_millis(113_000), WINDOW).tally, Tally::default());
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_second_of_the_ring_is_used_again_as_if_new() {
     for second in 0..40 {
         answer(&mut recent, Instant::from_millis(second * 1_000), second + 1);
     }
-    let read = recent.read(Instant::from_millis(40_000));
+    let read = recent.read(Instant::from_millis(40_000), WINDOW);
     assert_eq!((read.seconds, read.tally.answered, read.tally.by_stage[0]), (10, 10, 10));
     let shortest = read.tally.latencies.quantile(0.0).unwrap();
     assert!(shortest >= Duration::from_millis(30), "{shortest:?}: older ones are gone");

@@ -56,8 +56,31 @@ pub struct EndpointRecent {
     pub shadow: (u64, u64),
     /// By stage, what audits found about the gate before it; nothing of the first.
     pub gates: Vec<GateAudit>,
+    /// Since the node started.
+    pub ever: Ever,
     /// The last whole ones.
     pub recent: Seconds,
+}
+
+/// Queries of an endpoint since a node started: the figures that metrics tell too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Ever {
+    pub answered: u64,
+    pub in_time: u64,
+    pub degraded: u64,
+    /// Rejected, or expired before they could run.
+    pub refused: u64,
+}
+
+impl Ever {
+    /// Those of another node too.
+    pub fn merge(&mut self, other: &Ever) {
+        self.answered += other.answered;
+        self.in_time += other.in_time;
+        self.degraded += other.degraded;
+        self.refused += other.refused;
+    }
 }
 
 /// What a device does now.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::record::VisitEnd;
-use super::{Record, STAGES};
+use super::{Ever, Record, STAGES};
 use crate::outcome::{Class, Outcome, Rejection};
 
 /// Upper bounds of a [`Histogram`]'s buckets, in microseconds; what is above the last one is in a bucket of its own. A deadline of 10,
@@ -128,6 +128,16 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// The figures that are told beside those of the last seconds.
+    pub fn ever(&self) -> Ever {
+        Ever {
+            answered: self.request.count(),
+            in_time: self.in_time,
+            degraded: self.degraded,
+            refused: self.rejected.values().chain(self.expired.values()).sum(),
+        }
+    }
+
     /// All rows of a call have ended.
     pub fn ended(&mut self, records: &[Record]) {
         let (mut queue, mut compute, mut took) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weir_core::history::{DeviceNow, EndpointRecent, ModelNow, NodeRecent, Seconds};
+use weir_core::history::{DeviceNow, EndpointRecent, Ever, ModelNow, NodeRecent, Seconds};
 use weir_core::ids::{DeviceName, EndpointName, ModelRef, StageName};
 use weir_core::outcome::{Class, Rejection};
 use weir_core::scheduler::{Batches, Closed};
@@ -29,6 +29,7 @@ fn facts() -> NodeFacts {
                 labels: (4, 3),
                 shadow: (0, 0),
                 gates: Vec::new(),
+                ever: Ever::default(),
                 recent: Seconds::default(),
             }],
             devices: vec![DeviceNow {

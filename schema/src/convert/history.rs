@@ -5,7 +5,7 @@ use std::time::Duration;
 use weir_core::endpoint::Judged;
 use weir_core::endpoint::audit::GateAudit;
 use weir_core::history::{
-    DeviceNow, EndpointRecent, Explained, Latencies, ModelNow, NodeRecent, Rule, Seconds, Tally, Told, ToldVisit,
+    DeviceNow, EndpointRecent, Ever, Explained, Latencies, ModelNow, NodeRecent, Rule, Seconds, Tally, Told, ToldVisit,
     VisitEnd,
 };
 use weir_core::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
@@ -48,6 +48,10 @@ fn write_endpoint(mut b: endpoint_recent::Builder<'_>, endpoint: &EndpointRecent
     b.set_labelled_right(endpoint.labels.1);
     b.set_shadowed(endpoint.shadow.0);
     b.set_agreed(endpoint.shadow.1);
+    b.set_ever_answered(endpoint.ever.answered);
+    b.set_ever_in_time(endpoint.ever.in_time);
+    b.set_ever_degraded(endpoint.ever.degraded);
+    b.set_ever_refused(endpoint.ever.refused);
     let mut gates = b.reborrow().init_gates(count(endpoint.gates.len()));
     for (i, gate) in endpoint.gates.iter().enumerate() {
         let mut b = gates.reborrow().get(i as u32);
@@ -123,6 +127,12 @@ fn read_endpoint(r: endpoint_recent::Reader<'_>) -> Result<EndpointRecent, BadMe
         price: r.get_price(),
         labels: (r.get_labelled(), r.get_labelled_right()),
         shadow: (r.get_shadowed(), r.get_agreed()),
+        ever: Ever {
+            answered: r.get_ever_answered(),
+            in_time: r.get_ever_in_time(),
+            degraded: r.get_ever_degraded(),
+            refused: r.get_ever_refused(),
+        },
         gates: r.get_gates()?.iter().map(read_audit).collect(),
         recent: Seconds { seconds: r.get_seconds(), tally },
     })

@@ -409,6 +409,7 @@ fn the_last_seconds_come_back_as_they_were_sent() {
                 GateAudit::default(),
                 GateAudit { rows: 9, differ: 2, expected: 1.5, labelled: 3, expected_of_labelled: 0.5, gained: -1.0 },
             ],
+            ever: Ever { answered: 9, in_time: 8, degraded: 7, refused: 6 },
             recent: Seconds { seconds: 7, tally },
         }],
         devices: vec![DeviceNow {

@@ -1,61 +1,91 @@
-//! What all nodes say, put together by endpoint, model and node.
+//! What all nodes say, put together by endpoint, model and node: for `weir top` and the dashboard.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use futures::future::join_all;
+use serde_json::{Map, Value, json};
 use weir_client::admin::Status;
+use weir_client::{Admin, ClientError};
 use weir_core::endpoint::audit::GateAudit;
-use weir_core::history::{NodeRecent, Tally};
+use weir_core::history::{Ever, NodeRecent, Tally};
 use weir_core::ids::{EndpointName, ModelRef, StageName};
 use weir_core::scheduler::Batches;
 
-use crate::show::{object, table};
-
 /// One look at the cluster.
 #[derive(Debug)]
+#[allow(missing_docs)]
 pub struct View {
-    endpoints: BTreeMap<EndpointName, Endpoint>,
-    models: BTreeMap<ModelRef, Model>,
-    nodes: Vec<Node>,
+    pub endpoints: BTreeMap<EndpointName, Endpoint>,
+    pub models: BTreeMap<ModelRef, Model>,
+    pub nodes: Vec<Node>,
 }
 
+/// An endpoint, over all homes.
 #[derive(Debug, Default)]
-struct Endpoint {
-    stages: Vec<StageName>,
-    tally: Tally,
+#[allow(missing_docs)]
+pub struct Endpoint {
+    pub stages: Vec<StageName>,
+    pub tally: Tally,
     /// Rows a second: each node's by the seconds that it has counted.
-    offered: f64,
-    answered: f64,
-    in_time: f64,
+    pub offered: f64,
+    pub answered: f64,
+    pub in_time: f64,
     /// Value a second that load has cost.
-    lost: f64,
+    pub lost: f64,
     /// The highest of any node's.
-    price: f64,
+    pub price: f64,
     /// Answers whose label is known, and how many of them are right.
-    labels: (u64, u64),
+    pub labels: (u64, u64),
     /// Rows that a shadow answered too, and how many of them alike.
-    shadow: (u64, u64),
+    pub shadow: (u64, u64),
     /// By stage, what audits found about the gate before it.
-    gates: Vec<GateAudit>,
+    pub gates: Vec<GateAudit>,
+    /// Since the nodes started.
+    pub ever: Ever,
 }
 
+/// A model, over all devices.
 #[derive(Debug, Default)]
-struct Model {
-    queued: u64,
-    batches: Batches,
+#[allow(missing_docs)]
+pub struct Model {
+    pub queued: u64,
+    pub batches: Batches,
 }
 
+/// A node.
 #[derive(Debug)]
-struct Node {
-    name: String,
-    state: &'static str,
-    busy: f64,
-    slots: u32,
-    running: u32,
-    backlog: Duration,
+#[allow(missing_docs)]
+pub struct Node {
+    pub name: String,
+    pub state: &'static str,
+    pub busy: f64,
+    pub slots: u32,
+    pub running: u32,
+    pub backlog: Duration,
     /// Whether it answered.
-    told: bool,
+    pub told: bool,
+}
+
+/// A node that takes longer to answer is told as one that did not.
+const NODE_WITHIN: Duration = Duration::from_millis(800);
+
+/// What the leader and every node say now of the last so many whole seconds.
+pub async fn look(admin: &Admin, seconds: usize) -> Result<(Status, View), ClientError> {
+    let status = admin.status().await?;
+    let asked = status.state.nodes.values().map(|node| async {
+        let down = status.nodes.iter().any(|seen| seen.name == node.name.as_str() && seen.state == "down");
+        let asked = async {
+            match down {
+                true => None,
+                false => admin.recent(&node.address, seconds).await.ok(),
+            }
+        };
+        (node.name.to_string(), tokio::time::timeout(NODE_WITHIN, asked).await.ok().flatten())
+    });
+    let said = join_all(asked).await;
+    let view = View::new(&status, said);
+    Ok((status, view))
 }
 
 impl View {
@@ -91,6 +121,7 @@ impl View {
             endpoint.price = endpoint.price.max(told.price);
             endpoint.tally.merge(tally);
             endpoint.stages.clone_from(&told.stages);
+            endpoint.ever.merge(&told.ever);
             endpoint.labels = (endpoint.labels.0 + told.labels.0, endpoint.labels.1 + told.labels.1);
             endpoint.shadow = (endpoint.shadow.0 + told.shadow.0, endpoint.shadow.1 + told.shadow.1);
             let gates = endpoint.gates.len().max(told.gates.len());
@@ -122,84 +153,11 @@ impl View {
             "nodes": nodes.collect::<Vec<_>>(),
         })
     }
-
-    /// As tables.
-    pub fn as_text(&self) -> String {
-        let header = [
-            "endpoint",
-            "offered/s",
-            "answered/s",
-            "in time/s",
-            "attainment",
-            "p50",
-            "p99",
-            "degraded",
-            "expected right",
-            "value lost/s",
-            "price",
-            "stages",
-        ];
-        let endpoints = self.endpoints.iter().map(|(name, endpoint)| endpoint.row(name)).collect();
-        let models = self.models.iter().map(|(name, model)| {
-            let all = model.batches.count().max(1) as f64;
-            let mut row = vec![
-                name.to_string(),
-                model.queued.to_string(),
-                model.batches.count().to_string(),
-                format!("{:.1}", model.batches.rows() as f64 / all),
-            ];
-            row.extend(model.batches.by_reason().map(|(_, count)| percent(count as f64 / all)));
-            row
-        });
-        let gates = self.endpoints.iter().flat_map(|(name, endpoint)| {
-            let of_stage = move |(stage, gate): (&StageName, &GateAudit)| {
-                let each =
-                    |sum: f64, rows: u64| if rows > 0 { format!("{:.4}", sum / rows as f64) } else { "-".into() };
-                vec![
-                    format!("{name}/{stage}"),
-                    gate.rows.to_string(),
-                    each(gate.differ as f64, gate.rows),
-                    each(gate.expected, gate.rows),
-                    gate.labelled.to_string(),
-                    each(gate.expected_of_labelled, gate.labelled),
-                    each(gate.gained, gate.labelled),
-                ]
-            };
-            endpoint.stages.iter().zip(&endpoint.gates).skip(1).filter(|(_, gate)| gate.rows > 0).map(of_stage)
-        });
-        let gates: Vec<Vec<String>> = gates.collect();
-        let nodes = self.nodes.iter().map(|node| {
-            let told = |text: String| if node.told { text } else { "no answer".to_owned() };
-            vec![
-                node.name.clone(),
-                node.state.into(),
-                percent(node.busy),
-                told(format!("{} of {}", node.running, node.slots)),
-                told(shown(Some(node.backlog))),
-            ]
-        });
-        let audits = table(
-            &["gate before", "audited", "differ", "gain by table", "labelled", "gain by table", "measured gain"],
-            gates.clone(),
-        );
-        [
-            table(&header, endpoints),
-            table(
-                &["model", "queued", "batches", "rows a batch", "full", "target", "deadline", "idle", "timer"],
-                models.collect(),
-            ),
-            table(&["node", "state", "busy", "slots running", "backlog"], nodes.collect()),
-        ]
-        .into_iter()
-        .chain((!gates.is_empty()).then_some(audits))
-        .collect::<Vec<_>>()
-        .join("\n\n")
-    }
 }
 
 impl Endpoint {
     /// Answers by stage, in the endpoint's order.
-    fn mix(&self) -> impl Iterator<Item = (&StageName, u64)> {
+    pub fn mix(&self) -> impl Iterator<Item = (&StageName, u64)> {
         self.stages.iter().zip(self.tally.by_stage)
     }
 
@@ -212,6 +170,8 @@ impl Endpoint {
             "attainment": tally.attainment(),
             "latency_us": {"p50": us(0.5), "p99": us(0.99)},
             "rejected": tally.rejected, "expired": tally.expired, "failed": tally.failed, "degraded": tally.degraded,
+            "ever": {"answered": self.ever.answered, "in_time": self.ever.in_time, "degraded": self.ever.degraded,
+                "refused": self.ever.refused},
             "stages": object(self.mix().map(|(stage, answers)| (stage.to_string(), json!(answers)))),
             "price": self.price,
             "expected_accuracy": tally.accuracy(), "value_lost_per_s": self.lost,
@@ -225,25 +185,10 @@ impl Endpoint {
     fn measured(&self) -> Option<f64> {
         (self.labels.0 > 0).then(|| self.labels.1 as f64 / self.labels.0 as f64)
     }
+}
 
-    fn row(&self, name: &EndpointName) -> Vec<String> {
-        let share = |count: u64| count as f64 / self.tally.answered.max(1) as f64;
-        let mix = self.mix().map(|(stage, answers)| format!("{stage} {}", percent(share(answers))));
-        vec![
-            name.to_string(),
-            format!("{:.1}", self.offered),
-            format!("{:.1}", self.answered),
-            format!("{:.1}", self.in_time),
-            self.tally.attainment().map_or("-".into(), percent),
-            shown(self.tally.latencies.quantile(0.5)),
-            shown(self.tally.latencies.quantile(0.99)),
-            percent(share(self.tally.degraded)),
-            self.tally.accuracy().map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
-            format!("{:.2}", self.lost),
-            format!("{:.3}", self.price),
-            mix.collect::<Vec<_>>().join(", "),
-        ]
-    }
+fn object(fields: impl Iterator<Item = (String, Value)>) -> Value {
+    Value::Object(fields.collect::<Map<_, _>>())
 }
 
 /// What audits found about the gate before a stage.
@@ -255,12 +200,4 @@ fn audited((stage, gate): (&StageName, &GateAudit)) -> Value {
         "labelled": gate.labelled, "expected_gain_of_labelled": each(gate.expected_of_labelled, gate.labelled),
         "measured_gain": each(gate.gained, gate.labelled),
     })
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.0} %", 100.0 * share)
-}
-
-fn shown(span: Option<Duration>) -> String {
-    span.map_or("-".into(), |span| format!("{:.1} ms", span.as_secs_f64() * 1e3))
 }

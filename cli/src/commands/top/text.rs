@@ -1,0 +1,108 @@
+//! A look at the cluster as tables.
+
+use std::time::Duration;
+
+use weir_core::endpoint::audit::GateAudit;
+use weir_core::ids::{EndpointName, StageName};
+use weir_gateway::view::{Endpoint, View};
+
+use crate::show::table;
+
+/// As tables.
+pub fn text(view: &View) -> String {
+    let header = [
+        "endpoint",
+        "offered/s",
+        "answered/s",
+        "in time/s",
+        "attainment",
+        "p50",
+        "p99",
+        "degraded",
+        "expected right",
+        "value lost/s",
+        "price",
+        "stages",
+    ];
+    let endpoints = view.endpoints.iter().map(|(name, endpoint)| row(name, endpoint)).collect();
+    let models = view.models.iter().map(|(name, model)| {
+        let all = model.batches.count().max(1) as f64;
+        let mut row = vec![
+            name.to_string(),
+            model.queued.to_string(),
+            model.batches.count().to_string(),
+            format!("{:.1}", model.batches.rows() as f64 / all),
+        ];
+        row.extend(model.batches.by_reason().map(|(_, count)| percent(count as f64 / all)));
+        row
+    });
+    let gates = view.endpoints.iter().flat_map(|(name, endpoint)| {
+        let of_stage = move |(stage, gate): (&StageName, &GateAudit)| {
+            let each = |sum: f64, rows: u64| if rows > 0 { format!("{:.4}", sum / rows as f64) } else { "-".into() };
+            vec![
+                format!("{name}/{stage}"),
+                gate.rows.to_string(),
+                each(gate.differ as f64, gate.rows),
+                each(gate.expected, gate.rows),
+                gate.labelled.to_string(),
+                each(gate.expected_of_labelled, gate.labelled),
+                each(gate.gained, gate.labelled),
+            ]
+        };
+        endpoint.stages.iter().zip(&endpoint.gates).skip(1).filter(|(_, gate)| gate.rows > 0).map(of_stage)
+    });
+    let gates: Vec<Vec<String>> = gates.collect();
+    let nodes = view.nodes.iter().map(|node| {
+        let told = |text: String| if node.told { text } else { "no answer".to_owned() };
+        vec![
+            node.name.clone(),
+            node.state.into(),
+            percent(node.busy),
+            told(format!("{} of {}", node.running, node.slots)),
+            told(shown(Some(node.backlog))),
+        ]
+    });
+    let audits = table(
+        &["gate before", "audited", "differ", "gain by table", "labelled", "gain by table", "measured gain"],
+        gates.clone(),
+    );
+    [
+        table(&header, endpoints),
+        table(
+            &["model", "queued", "batches", "rows a batch", "full", "target", "deadline", "idle", "timer"],
+            models.collect(),
+        ),
+        table(&["node", "state", "busy", "slots running", "backlog"], nodes.collect()),
+    ]
+    .into_iter()
+    .chain((!gates.is_empty()).then_some(audits))
+    .collect::<Vec<_>>()
+    .join("\n\n")
+}
+
+fn row(name: &EndpointName, endpoint: &Endpoint) -> Vec<String> {
+    let share = |count: u64| count as f64 / endpoint.tally.answered.max(1) as f64;
+    let mix = endpoint.mix().map(|(stage, answers)| format!("{stage} {}", percent(share(answers))));
+    vec![
+        name.to_string(),
+        format!("{:.1}", endpoint.offered),
+        format!("{:.1}", endpoint.answered),
+        format!("{:.1}", endpoint.in_time),
+        endpoint.tally.attainment().map_or("-".into(), percent),
+        shown(endpoint.tally.latencies.quantile(0.5)),
+        shown(endpoint.tally.latencies.quantile(0.99)),
+        percent(share(endpoint.tally.degraded)),
+        endpoint.tally.accuracy().map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
+        format!("{:.2}", endpoint.lost),
+        format!("{:.3}", endpoint.price),
+        mix.collect::<Vec<_>>().join(", "),
+    ]
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", 100.0 * share)
+}
+
+fn shown(span: Option<Duration>) -> String {
+    span.map_or("-".into(), |span| format!("{:.1} ms", span.as_secs_f64() * 1e3))
+}
