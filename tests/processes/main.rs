@@ -7,6 +7,7 @@ mod gateway;
 mod graphs;
 mod looking;
 mod planning;
+mod python;
 mod serving;
 mod shapes;
 mod stall;

@@ -1,0 +1,22 @@
+//! The Python client, against a cluster. `scripts/test` installs what it needs.
+
+use std::process::Command;
+
+use weir_tests::processes::{Cluster, root};
+
+#[test]
+fn it_keeps_what_it_promises() {
+    let modules = root().join("lib/python");
+    assert!(modules.is_dir(), "{} is missing; run `scripts/setup --python` first", modules.display());
+    let cluster = Cluster::start(1, 2);
+    cluster.serve_synthetic("width = 2\nalpha_us = 2000\nbeta_us = 20\n", "replicas = { min = 2 }");
+    let path = std::env::join_paths([root().join("client/python"), modules]).unwrap();
+    let told = Command::new("python3")
+        .arg(root().join("client/python/tests/check.py"))
+        .args([cluster.addresses(), cluster.path("c1/admin.token")])
+        .env("PYTHONPATH", path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("python3 runs");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+}
