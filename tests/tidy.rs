@@ -7,7 +7,8 @@ use weir_tests::processes::root;
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         let name = entry.file_name().unwrap().to_string_lossy().into_owned();
-        let skipped = ["target", "lib", ".git", "weir-data", "__pycache__", "build", "weir.egg-info"].contains(&name.as_str());
+        let skipped =
+            ["target", "lib", ".git", "weir-data", "__pycache__", "build", "weir.egg-info"].contains(&name.as_str());
         match (entry.is_dir(), skipped) {
             (_, true) => {}
             (true, false) => files(&entry, found),

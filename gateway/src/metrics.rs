@@ -81,13 +81,26 @@ async fn metrics(State(port): State<Arc<Port>>, headers: HeaderMap) -> Response 
         return (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written").into_response();
     }
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("");
-    let kind = match accept.contains("application/openmetrics-text") {
-        true => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        false => "text/plain; version=0.0.4; charset=utf-8",
+    let (text, kind) = match accept.contains("application/openmetrics-text") {
+        true => (text, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        false => (classic(&text), "text/plain; version=0.0.4; charset=utf-8"),
     };
     let mut response = text.into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+/// Prometheus' older text format, which OpenMetrics is but for this: a counter's type and help stand under its name with the ending.
+fn classic(text: &str) -> String {
+    let counter = |name: &str| text.contains(&format!("\n{name}_total")) && !text.contains(&format!("\n{name}{{"));
+    let described = |line: &str| {
+        let (mark, rest) =
+            line.split_at_checked("# HELP ".len()).filter(|(mark, _)| ["# HELP ", "# TYPE "].contains(mark))?;
+        let (name, told) = rest.split_once(' ')?;
+        counter(name).then(|| format!("{mark}{name}_total {told}"))
+    };
+    let lines = text.lines().filter(|line| *line != "# EOF");
+    lines.map(|line| described(line).unwrap_or_else(|| line.to_owned()) + "\n").collect()
 }
 
 async fn live() -> &'static str {
@@ -286,7 +299,11 @@ fn triage(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Error
     // A gain may be below zero, so that these sums are no counters.
     let help = "Sum of the gains that the gate's table expected of them";
     gauge(to, "weir_gate_expected_gain", help, audits(|gate| gate.expected))?;
-    let help = "Sum of the gains of those whose label somebody has told";
+    let help = "Of those: somebody has told the label";
+    counter(to, "weir_gate_labelled", help, audits(|gate| gate.labelled as f64))?;
+    let help = "Sum of the gains that the gate's table expected of those that are labelled";
+    gauge(to, "weir_gate_expected_gain_of_labelled", help, audits(|gate| gate.expected_of_labelled))?;
+    let help = "Sum of the gains that those had";
     gauge(to, "weir_gate_measured_gain", help, audits(|gate| gate.gained))?;
     let help = "What homes of this node ask of a model beside what has to run, in slots, of what is worth at least so much a second of slot time";
     let densities = [0.0, 0.01, 0.1, 1.0, 10.0, 100.0];

@@ -100,3 +100,66 @@ fn every_name_is_told_once_and_aliases_can_be_left_out() {
     assert!(told > 30 && !text.contains("nv_"));
     assert!(text.ends_with("# EOF\n"));
 }
+
+#[test]
+fn the_older_format_describes_counters_by_their_whole_name() {
+    let node: Facts = Arc::new(facts);
+    let text = text(Sources { node: Some(node), ..Sources::default() });
+    let classic = classic(&text);
+    for line in ["# TYPE weir_answered_total counter", "# TYPE weir_price gauge", "# TYPE nv_inference_count counter"] {
+        assert!(classic.lines().any(|told| told == line), "{line}");
+    }
+    assert!(classic.contains("# HELP weir_answered_total ") && !classic.contains("# EOF"));
+    assert!(!classic.contains("# TYPE weir_answered counter"));
+}
+
+/// Words of an expression that look like names of metrics.
+fn names(text: &str) -> std::collections::BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| ["weir_", "nv_", "process_"].iter().any(|prefix| word.starts_with(prefix))).collect()
+}
+
+#[test]
+fn boards_and_alerts_ask_for_metrics_that_exist() {
+    let node: Facts = Arc::new(facts);
+    let mut registry = Registry::default();
+    let gateway = Arc::<crate::serve::Shared>::default();
+    gateway.counts.ended("http", "200");
+    registry.register("weir_gateway_requests", "", gateway.counts.0.clone());
+    registry.register_collector(Box::new(Told(Sources { node: Some(node), ..Sources::default() })));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    // Families that have no figure yet are there by their type alone.
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let known: std::collections::BTreeSet<String> = types
+        .flat_map(|line| {
+            let (name, kind) = line.split_once(' ').unwrap();
+            let endings: &[&str] = match kind {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            endings.iter().map(move |ending| format!("{name}{ending}"))
+        })
+        .collect();
+    for file in [include_str!("../../../deploy/grafana.json"), include_str!("../../../deploy/alerts.yml")] {
+        let asked = names(file);
+        assert!(asked.len() > 8);
+        for name in asked {
+            assert!(known.contains(name), "there is no {name}");
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_described() {
+    let node: Facts = Arc::new(facts);
+    let gateway = Some(Arc::default());
+    let text = text(Sources { node: Some(node), gateway, without_aliases: true });
+    let documented = names(include_str!("../../../docs/metrics.md"));
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+        assert!(documented.contains(name.as_str()), "docs/metrics.md does not tell of {name}");
+    }
+}
