@@ -7,6 +7,7 @@ mod describe;
 mod dial;
 mod gateway;
 mod get;
+mod import;
 mod label;
 mod load;
 mod member;
@@ -59,6 +60,9 @@ pub enum Command {
     /// Serve what a file describes
     #[command(after_help = "Example: weir apply -f demo/fashion.toml")]
     Apply(With<apply::Apply>),
+    /// Make a weir file of what is served elsewhere
+    #[command(after_help = "Example: weir import triton /models --out weir.toml")]
+    Import(With<import::Import>),
     /// What applying a file would change; exit code 1 if anything
     #[command(after_help = "Example: weir diff -f demo/fashion.toml")]
     Diff(With<apply::Diff>),
@@ -163,6 +167,7 @@ impl Command {
             Command::Coordinator(with) => with.common.json(),
             Command::Node(with) => with.common.json(),
             Command::Gateway(with) => with.common.json(),
+            Command::Import(with) => with.common.json(),
             Command::Dashboard(with) => with.common.json(),
             Command::Apply(with) => with.common.json(),
             Command::Diff(with) => with.common.json(),
@@ -196,6 +201,7 @@ impl Command {
             Command::Coordinator(with) => with.command.run(with.common).await,
             Command::Node(with) => with.command.run(with.common).await,
             Command::Gateway(with) => with.command.run(with.common).await,
+            Command::Import(with) => with.command.run(with.common).await,
             Command::Dashboard(with) => with.command.run(with.common).await,
             Command::Apply(with) => with.command.run(with.common).await,
             Command::Diff(with) => with.command.run(with.common).await,
