@@ -45,7 +45,11 @@ fn main() -> ExitCode {
         }
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match std::env::var("WEIR_LOG").as_deref() {
+        Ok("json") => logs.json().init(),
+        _ => logs.init(),
+    }
     let json = arguments.command.json();
     // Actors need a system around them; commands that start none do not notice it.
     let result = actix::System::new().block_on(async move {

@@ -92,11 +92,6 @@ pub fn object(pairs: impl IntoIterator<Item = (String, Value)>) -> Value {
     Value::Object(pairs.into_iter().collect::<Map<_, _>>())
 }
 
-/// A number as people wrote it: 0.95, not the 0.949999988 that single precision makes of it.
-pub fn short(number: f32) -> f64 {
-    number.to_string().parse().unwrap_or(f64::from(number))
-}
-
 /// An endpoint's objective as weir files have it; nothing where it has none.
 pub fn objective(endpoint: &Endpoint) -> Option<String> {
     (endpoint.objective > 0.0).then(|| format!("attainment>={}", endpoint.objective))
@@ -110,12 +105,6 @@ pub fn undone(endpoint: &Endpoint) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_shown_as_they_were_written() {
-        assert_eq!((short(0.95), short(0.2), short(1.0)), (0.95, 0.2, 1.0));
-        assert!(short(f32::NAN).is_nan());
-    }
 
     #[test]
     fn numbers_are_written_as_short_as_they_are_exact() {

@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         outputs: vec!["probs".into()],
         min_stage: None,
         max_stage: None,
+        trace: false,
     };
     for answer in client.predict(request).await? {
         println!("{} {} by {} on {}", answer.id, answer.outcome.word(), answer.stage, answer.node);

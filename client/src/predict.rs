@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weir_core::call::{Balancer, Way};
-use weir_core::history::Statistics;
+use weir_core::history::{Statistics, Told};
 use weir_core::ids::{EndpointName, NodeName, QueryId, StageName};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
@@ -14,6 +14,7 @@ use weir_core::units::{Deadline, Instant};
 use weir_host::Host;
 use weir_host::dial::remote_text;
 use weir_host::login::Token;
+use weir_schema::convert::history::read_told;
 use weir_schema::convert::predict::{
     class_to_wire, halves, outcome_from_wire, read_statistics, span_from_us, span_to_us,
 };
@@ -51,6 +52,8 @@ pub struct Request {
     pub min_stage: Option<StageName>,
     /// No deeper stage is asked. All may be where absent.
     pub max_stage: Option<StageName>,
+    /// Answers tell how they came about.
+    pub trace: bool,
 }
 
 /// What became of one row.
@@ -78,6 +81,8 @@ pub struct Answer {
     pub expected_loss: f64,
     /// Where the time went.
     pub timings: Timings,
+    /// How it came about, where that was asked for and the query got as far as a home node.
+    pub trace: Option<Box<Told>>,
 }
 
 /// Where the time of a query went, as its home node saw it.
@@ -516,6 +521,7 @@ fn blank(id: QueryId, outcome: Outcome, message: &str) -> Answer {
         expected_loss: 0.0,
         node: String::new(),
         timings: Timings::default(),
+        trace: None,
     }
 }
 
@@ -532,6 +538,7 @@ fn write_request(mut b: predict_request::Builder<'_>, request: &Request, id: Que
     }
     b.set_min_stage(request.min_stage.as_ref().map_or("", StageName::as_str));
     b.set_max_stage(request.max_stage.as_ref().map_or("", StageName::as_str));
+    b.set_trace(request.trace);
     let mut outputs = b.reborrow().init_outputs(request.outputs.len() as u32);
     for (i, name) in request.outputs.iter().enumerate() {
         outputs.set(i as u32, name);
@@ -575,6 +582,10 @@ fn read_answer(r: answer::Reader<'_>, id: QueryId) -> Result<Answer, weir_schema
             total: span_from_us(r.get_total_us())?,
             queue: span_from_us(r.get_queue_us())?,
             execute: span_from_us(r.get_execute_us())?,
+        },
+        trace: match r.has_trace() {
+            true => Some(Box::new(read_told(r.get_trace()?)?)),
+            false => None,
         },
     })
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch as tokio_watch};
+use weir_core::history::MemberFacts;
 use weir_core::ids::{LogIndex, MemberId, MemberName, RequestId};
 use weir_core::replicated::{Command, Entry, Grant, Member, Role, State};
 use weir_host::Host;
@@ -35,7 +36,7 @@ use weir_schema::predict_capnp::Purpose;
 use weir_schema::raft_capnp::join_result;
 
 use crate::actors::planner::Planner;
-use crate::actors::raft::{ASKS_MAX, Driver, DriverError, Handle, Settings, founding_snapshot};
+use crate::actors::raft::{ASKS_MAX, Driver, DriverError, Handle, Published, Settings, founding_snapshot};
 use crate::artifacts::Artifacts;
 use crate::control::{Grants, Shared};
 use crate::log::Store;
@@ -73,10 +74,12 @@ pub const TICK: Duration = Duration::from_millis(50);
 pub const SNAPSHOT_EVERY: u64 = 4096;
 
 /// What a caller learns once the coordinator serves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Started {
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it knows of its group and of the cluster; may be asked from any thread.
+    pub facts: Arc<dyn Fn() -> MemberFacts + Send + Sync>,
 }
 
 /// Why a coordinator does not start, or stopped.
@@ -242,7 +245,11 @@ pub async fn run(
             changes.changes.push(index, changed);
         }
     });
-    let _ = started.send(Started { address });
+    let facts = Arc::new({
+        let (name, published) = (config.name.to_string(), handle.published.clone());
+        move || facts(&name, &published.borrow())
+    });
+    let _ = started.send(Started { address, facts });
     let mut watched = handle.published.clone();
     let removed = async {
         let Ok(_) = watched.wait_for(|now| now.removed).await else { return std::future::pending().await };
@@ -491,4 +498,27 @@ pub fn restore(
     Store::create(&host.disk, &data_dir.join(LOG), Some(founding_snapshot(&state, id)))?;
     token.write_file(&*host.disk, &data_dir.join(MEMBER_TOKEN)).map_err(disk("write", &data_dir.join(MEMBER_TOKEN)))?;
     host.disk.write_atomically(&membership, format!("{id} {name}\n").as_bytes()).map_err(disk("write", &membership))
+}
+
+/// Everything that metrics tell.
+fn facts(name: &str, published: &Published) -> MemberFacts {
+    let state = &published.state;
+    let named =
+        |id: &MemberId| state.members.get(id).map_or_else(|| format!("{id:?}"), |member| member.name.to_string());
+    let behind = |at: &LogIndex| state.applied.0.saturating_sub(at.0);
+    let others = published.progress.iter().map(|(id, (at, answers))| (named(id), behind(at), *answers));
+    MemberFacts {
+        member: name.to_owned(),
+        term: published.term,
+        applied: state.applied.0,
+        leads: published.leads,
+        led: published.leader.is_some(),
+        voters: published.voters.len() as u64,
+        others: others.collect(),
+        models: state.models.len() as u64,
+        endpoints: state.endpoints.len() as u64,
+        nodes: state.nodes.len() as u64,
+        replicas: state.plan.assignments.len() as u64,
+        epoch: state.plan.epoch.0,
+    }
 }

@@ -20,7 +20,7 @@ use weir_schema::oip::inference::*;
 use weir_schema::oip::{self, DESCRIPTORS};
 
 use crate::callers::{Caller, Callers};
-use crate::http::{EXTENSIONS, repository};
+use crate::http::{EXTENSIONS, log, repository};
 use crate::infer::{self, Parameter, VERSION, Wishes};
 use crate::refusal::{Kind, Refusal};
 use crate::serve::{Peer, Shared};
@@ -100,6 +100,7 @@ impl Service {
         caller: &Arc<Caller>,
         asked: ModelInferRequest,
         of_call: &Wishes,
+        traceparent: Option<&str>,
         arrived: Instant,
     ) -> Result<(ModelInferResponse, bool), Refusal> {
         let _in_flight = self.shared.in_flight();
@@ -122,7 +123,9 @@ impl Service {
         let empty_final = wishes.empty_final;
         let request = infer::request(endpoint, &info, inputs, outputs, wishes)?;
         let whole = request.whole;
+        let of = request.endpoint.clone();
         let answers = caller.client.predict(request).await?;
+        log(&of, &answers, Some(asked.id.as_str()).filter(|id| !id.is_empty()), traceparent, arrived);
         let response = infer::response(answers, whole)?;
         Ok((write_response(asked.model_name, asked.id, response, raw), empty_final))
     }
@@ -142,6 +145,11 @@ fn wishes(metadata: &MetadataMap) -> Result<Wishes, Refusal> {
         wishes.class(&text)?;
     }
     Ok(wishes)
+}
+
+/// What a call is part of, in the words of W3C's trace context.
+fn traceparent(metadata: &MetadataMap) -> Option<String> {
+    metadata.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
 /// A number of at most eight digits, and its unit.
@@ -315,7 +323,8 @@ impl GrpcInferenceService for Service {
         let told = async {
             let caller = self.caller(&request).await?;
             let wishes = wishes(request.metadata()).map_err(|refusal| refusal.grpc())?;
-            let answered = self.infer(&caller, request.into_inner(), &wishes, arrived).await;
+            let parent = traceparent(request.metadata());
+            let answered = self.infer(&caller, request.into_inner(), &wishes, parent.as_deref(), arrived).await;
             answered.map(|(response, _)| Response::new(response)).map_err(|refusal| refusal.grpc())
         };
         let told = told.await;
@@ -330,13 +339,14 @@ impl GrpcInferenceService for Service {
         let wishes = wishes(request.metadata()).map_err(|refusal| refusal.grpc())?;
         // Errors end the stream where the caller wants statuses; else they are answers, and it goes on.
         let as_status = request.metadata().get("triton_grpc_error").is_some_and(|value| value == "true");
-        let service = self.clone();
+        let (service, parent) = (self.clone(), traceparent(request.metadata()));
         let answers = request.into_inner().map(move |asked| {
             let (service, caller, wishes) = (service.clone(), Arc::clone(&caller), wishes.clone());
+            let parent = parent.clone();
             async move {
                 let asked = asked?;
                 let id = asked.id.clone();
-                let answered = service.infer(&caller, asked, &wishes, Instant::now()).await;
+                let answered = service.infer(&caller, asked, &wishes, parent.as_deref(), Instant::now()).await;
                 let told = answered.as_ref().map(|_| ()).map_err(|refusal| refusal.grpc());
                 let _ = service.counted(told);
                 match answered {

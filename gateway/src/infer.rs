@@ -13,6 +13,7 @@ use weir_core::tensor::{Tensor, TensorSpec};
 use weir_schema::oip;
 
 use crate::refusal::{Kind, Refusal};
+use crate::story;
 
 /// The one version of every model: an endpoint's versions are weir's to choose between.
 pub const VERSION: &str = "1";
@@ -46,6 +47,8 @@ pub struct Wishes {
     pub binary_output: bool,
     /// A last empty response ends each answer of a stream.
     pub empty_final: bool,
+    /// The response tells how it came about.
+    pub trace: bool,
 }
 
 impl Wishes {
@@ -73,10 +76,11 @@ impl Wishes {
             ("weir_min_stage", Parameter::Text(text)) => self.min_stage = Some(stage(text)?),
             ("weir_max_stage", Parameter::Text(text)) => self.max_stage = Some(stage(text)?),
             ("weir_whole", Parameter::Bool(whole)) => self.whole = Some(*whole),
+            ("weir_trace", Parameter::Bool(trace)) => self.trace = *trace,
             ("binary_data_output", Parameter::Bool(binary)) => self.binary_output = *binary,
             ("triton_enable_empty_final_response", Parameter::Bool(wanted)) => self.empty_final = *wanted,
             ("weir_class" | "weir_min_stage" | "weir_max_stage", _) => return Err(bad("a text")),
-            ("weir_whole" | "binary_data_output" | "triton_enable_empty_final_response", _) => {
+            ("weir_whole" | "weir_trace" | "binary_data_output" | "triton_enable_empty_final_response", _) => {
                 return Err(bad("true or false"));
             }
             ("sequence_id", Parameter::Int(0)) => {}
@@ -224,6 +228,7 @@ pub fn request(
         outputs,
         min_stage: wishes.min_stage,
         max_stage: wishes.max_stage,
+        trace: wishes.trace,
     })
 }
 
@@ -265,6 +270,13 @@ pub fn response(answers: Vec<Answer>, whole: bool) -> Result<Response, Refusal> 
     ];
     if !first.model.is_empty() {
         parameters.push(("weir_model", Parameter::Text(first.model.clone())));
+    }
+    // One row's, or an array of all of them.
+    let mut traces = answers.iter().filter_map(|answer| answer.trace.as_deref()).map(story::as_json);
+    if let Some(first) = traces.next() {
+        let rest: Vec<serde_json::Value> = traces.collect();
+        let told = if rest.is_empty() { first } else { std::iter::once(first).chain(rest).collect() };
+        parameters.push(("weir_trace", Parameter::Text(told.to_string())));
     }
     let outputs = if whole { answers.into_iter().next().expect("there is one").outputs } else { stack(answers)? };
     Ok(Response { outputs, parameters })

@@ -12,6 +12,7 @@ pub mod metrics;
 mod refusal;
 mod serve;
 mod statistics;
+pub mod story;
 pub mod view;
 
 use std::io;

@@ -19,10 +19,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
-use weir_core::history::{BOUNDS_US, Histogram, NodeFacts, Totals};
+use weir_core::history::{BOUNDS_US, Histogram, MemberFacts, NodeFacts, Totals};
 
 /// What a node knows of itself.
 pub type Facts = Arc<dyn Fn() -> NodeFacts + Send + Sync>;
+/// What a coordinator knows.
+pub type Group = Arc<dyn Fn() -> MemberFacts + Send + Sync>;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Asked {
@@ -46,6 +48,8 @@ impl Counts {
 pub struct Sources {
     /// A node in this process.
     pub node: Option<Facts>,
+    /// A coordinator in this process.
+    pub coordinator: Option<Group>,
     /// A gateway in this process.
     pub gateway: Option<Arc<crate::serve::Shared>>,
     /// Without the names that Triton's dashboards ask for.
@@ -109,6 +113,8 @@ async fn live() -> &'static str {
 
 async fn ready(State(port): State<Arc<Port>>) -> Response {
     let unready = port.sources.node.as_ref().and_then(|node| node().unready);
+    let unled = |group: &Group| (!group().led).then_some("the coordinators have no leader");
+    let unready = unready.or(port.sources.coordinator.as_ref().and_then(unled));
     match unready {
         None => "ready\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
@@ -132,6 +138,9 @@ impl Collector for Told {
         if let Some(gateway) = &self.0.gateway {
             let requests = [(Labels::new(), gateway.requests() as f64)];
             gauge(&mut to, "weir_gateway_requests_in_flight", "Requests that are being answered", requests)?;
+        }
+        if let Some(facts) = &self.0.coordinator {
+            group(&mut to, &facts())?;
         }
         let Some(facts) = &self.0.node else { return Ok(()) };
         let facts = facts();
@@ -218,6 +227,26 @@ fn node(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Error> 
     gauge(to, "weir_plan_epoch", "Epoch of the plan that the node works by", [(Labels::new(), epoch)])?;
     let refused = facts.refused.iter().map(|(why, count)| (vec![("reason", why.word())], *count as f64));
     counter(to, "weir_refused_calls", "Calls that were refused before anybody looked at their rows", refused)
+}
+
+fn group(to: &mut DescriptorEncoder<'_>, facts: &MemberFacts) -> Result<(), Error> {
+    let one = |value: u64| [(Labels::new(), value as f64)];
+    let info = vec![("member", facts.member.as_str()), ("version", env!("CARGO_PKG_VERSION"))];
+    gauge(to, "weir_coordinator", "The coordinator of this process", [(info, 1.0)])?;
+    gauge(to, "weir_coordinator_leads", "Whether it leads", one(u64::from(facts.leads)))?;
+    gauge(to, "weir_coordinator_has_leader", "Whether somebody leads, as far as it knows", one(u64::from(facts.led)))?;
+    gauge(to, "weir_coordinator_term", "Term of the group", one(facts.term))?;
+    gauge(to, "weir_coordinator_applied_index", "Log index up to which it has applied everything", one(facts.applied))?;
+    gauge(to, "weir_coordinator_voters", "Voters of the group", one(facts.voters))?;
+    let behind = facts.others.iter().map(|(member, behind, _)| (vec![("member", member.as_str())], *behind as f64));
+    gauge(to, "weir_coordinator_follower_behind", "At the leader: entries that another member's disk lacks", behind)?;
+    let up = facts.others.iter().map(|(member, _, up)| (vec![("member", member.as_str())], f64::from(u8::from(*up))));
+    gauge(to, "weir_coordinator_follower_up", "At the leader: whether another member answers", up)?;
+    gauge(to, "weir_models", "Models in the registry", one(facts.models))?;
+    gauge(to, "weir_endpoints", "Endpoints", one(facts.endpoints))?;
+    gauge(to, "weir_nodes", "Nodes, up or not", one(facts.nodes))?;
+    gauge(to, "weir_replicas_placed", "Replicas in the plan", one(facts.replicas))?;
+    gauge(to, "weir_coordinator_plan_epoch", "Epoch of the plan", one(facts.epoch))
 }
 
 /// Each endpoint with its counts.

@@ -1,9 +1,12 @@
 //! Why a request has no answer, as HTTP and gRPC say it.
 
 use axum::http::StatusCode;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use weir_client::{Answer, ClientError};
 use weir_core::outcome::{Outcome, Rejection};
+
+use crate::story;
 
 /// A request that is not answered: who must act, and a sentence for them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +16,17 @@ pub struct Refusal {
     pub kind: Kind,
     /// What went wrong and what to do.
     pub message: String,
+    /// Of a query that got as far as a node.
+    pub query: Option<Box<Asked>>,
+}
+
+/// A query that has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// As `weir why` takes it.
+    pub id: String,
+    /// How it came to that, as JSON, where the caller wanted to know.
+    pub trace: Option<String>,
 }
 
 /// Who must act.
@@ -48,7 +62,7 @@ pub const RETRY_AFTER_MS: u64 = 100;
 impl Refusal {
     /// A refusal.
     pub fn new(kind: Kind, message: impl Into<String>) -> Refusal {
-        Refusal { kind, message: message.into() }
+        Refusal { kind, message: message.into(), query: None }
     }
 
     /// The request is wrong.
@@ -74,7 +88,8 @@ impl Refusal {
             0 | 1 => answer.message.clone(),
             _ => format!("row {number} of {rows}: {}", answer.message),
         };
-        Refusal { kind, message }
+        let trace = answer.trace.as_deref().map(|told| story::as_json(told).to_string());
+        Refusal { kind, message, query: Some(Box::new(Asked { id: answer.id.to_string(), trace })) }
     }
 
     /// The status of HTTP.
@@ -110,8 +125,18 @@ impl Refusal {
             Kind::Unsupported => Code::Unimplemented,
         };
         let mut status = Status::new(code, self.message.clone());
+        let metadata = status.metadata_mut();
         if self.kind == Kind::Shed {
-            status.metadata_mut().insert("retry-after-ms", RETRY_AFTER_MS.into());
+            metadata.insert("retry-after-ms", RETRY_AFTER_MS.into());
+        }
+        let query = self.query.as_deref();
+        let told =
+            [("weir-query-id", query.map(|query| &query.id)), ("weir-trace", query.and_then(|q| q.trace.as_ref()))];
+        for (name, text) in told {
+            // Names are ASCII, and so are stories but for messages.
+            if let Some(Ok(value)) = text.map(MetadataValue::try_from) {
+                metadata.insert(name, value);
+            }
         }
         status
     }

@@ -115,6 +115,7 @@ struct PredictRequest {
   outputs @8 :List(Text); # which outputs to send back; all where empty
   minStage @9 :Text;      # no shallower stage may answer: then rather none does; empty: any may
   maxStage @10 :Text;     # no deeper stage is asked; empty: all may be
+  trace @11 :Bool;        # answers tell how they came about
 }
 
 struct PredictResponse {
@@ -149,6 +150,7 @@ struct Answer {
   totalUs @10 :UInt64;        # at the home node, from reading the request
   price @11 :Float64;         # of a second of slot time, in value, the highest that a gate met; 0 where nothing was dear
   expectedLoss @12 :Float64;  # what the next stage would have gained, in value, where it was worth running and did not
+  trace @13 :Control.QueryRecord; # null unless it was asked for
 }
 
 interface Stages {

@@ -69,6 +69,24 @@ fn in_a_browser(address: &str, answered: f64) {
     assert!(page.contains(&figure), "{figure} is not in\n{page}");
 }
 
+/// Of a group of three: one leads, and the others are told by it.
+#[test]
+fn coordinators_tell_metrics_too() {
+    let mut cluster = Cluster::start(3, 0);
+    let token = cluster.path("c1/member.token");
+    let (data, join) = (cluster.path("c4"), cluster.addresses());
+    let arguments = ["coordinator", "--name", "c4", "--data-dir", &data, "--listen", "127.0.0.1:0", "--join", &join];
+    let fourth = Process::start(&[&arguments[..], &["--token-file", &token, "--metrics", "127.0.0.1:0"]].concat());
+    eventually("it votes", || metric(&fourth, "weir_coordinator_voters") == 4.0);
+    assert_eq!(metric(&fourth, "weir_coordinator_has_leader"), 1.0);
+    assert_eq!(get(&fourth.doors["metrics"], "/health/ready").status, 200);
+    assert!(metric(&fourth, "weir_coordinator_applied_index") > 0.0);
+    // Alone it has no leader, and says so.
+    cluster.coordinators.iter_mut().for_each(Process::kill);
+    eventually("it knows", || get(&fourth.doors["metrics"], "/health/ready").status == 503);
+    assert_eq!(metric(&fourth, "weir_coordinator_has_leader"), 0.0);
+}
+
 #[test]
 fn a_spike_is_sent_from_the_page_alone_and_one_at_a_time() {
     let cluster = Cluster::start_with(1, 1, &METRICS);

@@ -98,6 +98,7 @@ fn images_and_probabilities(cluster: &Cluster) -> (Vec<u8>, Vec<u8>) {
             outputs: vec!["probs".into()],
             min_stage: None,
             max_stage: None,
+            trace: false,
         };
         client.predict(request).await.unwrap()
     });
@@ -152,6 +153,17 @@ fn every_way_of_asking_gives_the_same_bytes() {
         .collect();
     assert_eq!(data, wanted);
 
+    // How each row came about, where somebody wants to know; and who asks `weir why` is told the same.
+    let body = json!({"parameters": {"timeout": 20_000_000, "weir_trace": true}, "outputs": [{"name": "probs"}],
+        "inputs": [input(json!({"data": numbers}))]});
+    let told = http(over_http, "POST", path, &[], body.to_string().as_bytes()).json();
+    let trace: Value = serde_json::from_str(told["parameters"]["weir_trace"].as_str().expect("a trace")).unwrap();
+    assert_eq!(trace.as_array().map(Vec::len), Some(4));
+    assert_eq!((&trace[0]["outcome"], &trace[0]["stages"][0]["stage"]), (&json!("answered"), &json!("tiny")));
+    let asked = told["parameters"]["weir_query_id"].as_str().unwrap();
+    let why: Value = serde_json::from_str(&cluster.ok(&["why", asked, "-o", "json"])).unwrap();
+    assert_eq!(why["records"][0]["stages"], trace[0]["stages"]);
+
     // One row without any JSON.
     let told = http(
         over_http,
@@ -201,12 +213,12 @@ fn every_way_of_asking_gives_the_same_bytes() {
     let stats = &stats["model_stats"][0];
     assert_eq!(
         (stats["inference_count"].as_u64(), stats["inference_stats"]["success"]["count"].as_u64()),
-        (Some(21), Some(6))
+        (Some(25), Some(7))
     );
     assert!(stats["last_inference"].as_u64().unwrap() > 1_700_000_000_000);
     let node = &cluster.nodes[0];
-    assert_eq!(metric(node, "weir_answered_total{endpoint=\"fashion\"}"), 21.0);
-    assert_eq!(metric(node, "nv_inference_count{model=\"fashion\",version=\"1\"}"), 21.0);
+    assert_eq!(metric(node, "weir_answered_total{endpoint=\"fashion\"}"), 25.0);
+    assert_eq!(metric(node, "nv_inference_count{model=\"fashion\",version=\"1\"}"), 25.0);
     assert_eq!(metric(node, "weir_gateway_requests_total{protocol=\"grpc\",code=\"Ok\"}"), 2.0);
     // What clients want to know of a model before they ask.
     assert_eq!(get(over_http, "/v2/models/fashion").json()["inputs"][0]["shape"], json!([-1, 1, 28, 28]));
@@ -268,6 +280,7 @@ fn nonsense_is_refused_in_the_protocols_words_and_the_next_one_is_served() {
     // What could not be in time is shed, and told when to come again.
     let late = json!({"parameters": {"timeout": 1}, "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]});
     let told = http(address, "POST", path, &[], late.to_string().as_bytes());
+    assert_eq!(told.json()["weir_query_id"].as_str().map(str::len), Some(32), "for `weir why`");
     assert_eq!((told.status, told.header("retry-after"), told.header("retry-after-ms")), (429, Some("1"), Some("100")));
     let told = http(address, "POST", path, &[("accept-encoding", "gzip")], good.as_bytes());
     assert_eq!(told.status, 200);

@@ -76,6 +76,7 @@ async fn call(client: Client, caller: usize, calls: usize) {
             outputs: Vec::new(),
             min_stage: None,
             max_stage: None,
+            trace: false,
         };
         let answers = client.predict(request).await.unwrap();
         assert_eq!(answers.len(), rows);

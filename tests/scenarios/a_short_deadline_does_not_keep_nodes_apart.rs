@@ -40,6 +40,7 @@ fn a_short_deadline_does_not_keep_nodes_apart() -> Result<(), Wrong> {
                 outputs: Vec::new(),
                 min_stage: None,
                 max_stage: None,
+                trace: false,
             };
             let answers = client.predict(&request).await;
             answered += usize::from(answers[0].outcome == Outcome::Answered);

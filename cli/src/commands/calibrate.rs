@@ -167,6 +167,7 @@ impl Asked<'_> {
                 outputs: vec![self.label_output.to_owned()],
                 min_stage: Some(stage.clone()),
                 max_stage: Some(stage.clone()),
+                trace: false,
             };
             for answer in self.client.predict(&request).await {
                 said.push(read(stage, said.len(), &answer)?);

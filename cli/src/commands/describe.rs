@@ -16,7 +16,9 @@ use weir_core::tuner::Want;
 use super::status::{beliefs, endpoint_state};
 use crate::connect::Common;
 use crate::failure::Failure;
-use crate::show::{objective, short, undone};
+use weir_gateway::story::short;
+
+use crate::show::{objective, undone};
 
 /// Tells all about one thing.
 #[derive(Args)]

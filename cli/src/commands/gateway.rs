@@ -100,7 +100,8 @@ impl Open {
         let serves = self.http.is_some() || self.grpc.is_some();
         if let Some((listener, _)) = self.metrics {
             let gateway = serves.then(|| Arc::clone(&self.shared));
-            weir_gateway::serve_metrics(listener, Sources { node, gateway, without_aliases: self.no_nv_metrics })?;
+            let sources = Sources { node, gateway, without_aliases: self.no_nv_metrics, ..Sources::default() };
+            weir_gateway::serve_metrics(listener, sources)?;
         }
         if !serves {
             let _ = ready.send(());

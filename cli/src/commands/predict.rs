@@ -13,6 +13,9 @@ use weir_core::outcome::{Class, Outcome};
 use weir_core::tensor::Tensor;
 use weir_loadgen::npy;
 
+use weir_gateway::story;
+
+use super::why;
 use crate::connect::Common;
 use crate::failure::Failure;
 use crate::show::{object, table, tensor};
@@ -43,6 +46,9 @@ pub struct Predict {
     /// Ask no deeper stage of a cascade
     #[arg(long, env = "WEIR_MAX_STAGE")]
     max_stage: Option<String>,
+    /// Tell how each answer came about, as `weir why` does
+    #[arg(long, env = "WEIR_TRACE")]
+    trace: bool,
     /// Also write each output as .npy into this folder
     #[arg(long, env = "WEIR_SAVE")]
     save: Option<PathBuf>,
@@ -91,6 +97,7 @@ impl Predict {
             outputs: Vec::new(),
             min_stage: stage("--min-stage", &self.min_stage)?,
             max_stage: stage("--max-stage", &self.max_stage)?,
+            trace: self.trace,
         };
         let answers = client.predict(&request).await;
         for (i, answer) in answers.iter().enumerate() {
@@ -103,6 +110,11 @@ impl Predict {
         }
         if !common.json() {
             println!("{}", as_table(first_row, &answers));
+            for (i, answer) in answers.iter().enumerate() {
+                if let Some(trace) = &answer.trace {
+                    println!("\nrow {}, query {}\n{}", first_row + i, answer.id, why::story(trace).join("\n"));
+                }
+            }
         }
         verdict(&answers)
     }
@@ -166,6 +178,9 @@ fn as_json(row: usize, answer: &Answer) -> Value {
     });
     if !answer.message.is_empty() {
         told["message"] = json!(answer.message);
+    }
+    if let Some(trace) = &answer.trace {
+        told["trace"] = story::as_json(trace);
     }
     told
 }

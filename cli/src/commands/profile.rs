@@ -184,6 +184,7 @@ async fn path(endpoint: &str, data: &Path, common: &Common) -> Result<(), Failur
             outputs: Vec::new(),
             min_stage: None,
             max_stage: None,
+            trace: false,
         };
         let started = std::time::Instant::now();
         let answers = client.predict(&request).await;

@@ -7,6 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use weir_coordinator::{Config, SNAPSHOT_EVERY, TICK};
 use weir_core::ids::MemberName;
+use weir_gateway::GatewayError;
+use weir_gateway::metrics::Sources;
 use weir_host::Host;
 
 use crate::connect::Common;
@@ -33,6 +35,9 @@ pub struct Coordinator {
     /// Found a cluster (writes admin.token and member.token into the data folder); on a founded one, just start
     #[arg(long, env = "WEIR_BOOTSTRAP")]
     bootstrap: bool,
+    /// host:port to serve metrics and health at; closed where it is not named
+    #[arg(long, env = "WEIR_METRICS")]
+    metrics: Option<String>,
     /// Listen beyond loopback without certificates
     #[arg(long, env = "WEIR_INSECURE_NETWORK")]
     insecure_network: bool,
@@ -53,18 +58,28 @@ impl Coordinator {
             tick: TICK,
             snapshot_every: SNAPSHOT_EVERY,
         };
+        let failed = |error: GatewayError| Failure::No(chain(&error));
+        let metrics = match &self.metrics {
+            Some(at) => Some(weir_gateway::bind(at, "metrics", config.insecure_network).await.map_err(failed)?),
+            None => None,
+        };
         let name = config.name.clone();
         let (started, address) = oneshot::channel();
         let running = weir_coordinator::run(config, Host::system(), started, until_signal());
         let told = async {
             if let Ok(started) = address.await {
+                if let Some((listener, address)) = metrics {
+                    let sources = Sources { coordinator: Some(started.facts), ..Sources::default() };
+                    weir_gateway::serve_metrics(listener, sources).map_err(failed)?;
+                    println!("metrics {address}");
+                }
                 println!("coordinator {name} listens on {}", started.address);
             }
-            std::future::pending::<()>().await;
+            std::future::pending().await
         };
         tokio::select! {
             ended = running => ended.map_err(|error| Failure::No(chain(&error))),
-            () = told => unreachable!("it only tells"),
+            failed = told => failed,
         }
     }
 }

@@ -9,10 +9,10 @@ use weir_core::endpoint::Judged;
 use weir_core::history::{Explained, Rule, Told, ToldVisit, VisitEnd};
 use weir_core::ids::QueryId;
 use weir_core::outcome::Outcome;
+use weir_gateway::story::{self, word};
 
 use crate::connect::Common;
 use crate::failure::Failure;
-use crate::show::short;
 
 /// What became of a query, and why.
 #[derive(Args)]
@@ -87,69 +87,9 @@ fn as_json(id: QueryId, said: &[Said]) -> Value {
 }
 
 fn record(home: &str, told: &Told) -> Value {
-    let late = told.deadline.is_some_and(|deadline| told.outcome == Outcome::Answered && told.total > deadline);
-    json!({
-        "home": home,
-        "endpoint": told.endpoint.as_ref().map(ToString::to_string),
-        "class": told.class.word(),
-        "ago_us": micros(told.ago),
-        "deadline_us": told.deadline.map(micros),
-        "total_us": micros(told.total),
-        "outcome": told.outcome.word(),
-        "late": late,
-        "degraded": told.degraded,
-        "stage": told.stage.as_ref().map(ToString::to_string),
-        "message": told.message,
-        "stages": told.visits.iter().map(visit).collect::<Vec<_>>(),
-    })
-}
-
-fn visit(visit: &ToldVisit) -> Value {
-    let mut shown = json!({
-        "stage": visit.stage.as_str(),
-        "model": visit.model.to_string(),
-        "node": visit.node.as_str(),
-        "device": visit.device.as_ref().map(ToString::to_string),
-        "after_us": micros(visit.after),
-        "took_us": visit.end.map(|(took, _)| micros(took)),
-        "outcome": visit.end.map(|(_, end)| word(end)),
-    });
-    if let Some((_, VisitEnd::Answered { queue, execute, batch })) = visit.end {
-        shown["queue_us"] = json!(micros(queue));
-        shown["execute_us"] = json!(micros(execute));
-        shown["batch"] = json!(batch.map(|batch| json!({"rows": batch.rows, "closed": batch.closed.word()})));
-    }
-    if let Some((_, VisitEnd::Rejected(why))) = visit.end {
-        shown["message"] = json!(why.explanation());
-    }
-    if let Some((rule, judged)) = &visit.gate {
-        shown["gate"] = gate(*rule, judged);
-    }
+    let mut shown = story::as_json(told);
+    shown["home"] = json!(home);
     shown
-}
-
-fn word(end: VisitEnd) -> &'static str {
-    match end {
-        VisitEnd::Answered { .. } => "answered",
-        VisitEnd::Rejected(_) => "rejected",
-        VisitEnd::Expired => "expired",
-        VisitEnd::Failed => "failed",
-        VisitEnd::Lost => "lost",
-    }
-}
-
-fn gate(rule: Rule, judged: &Judged) -> Value {
-    let (name, threshold) = match rule {
-        Rule::ConfidenceBelow(threshold) => ("confidence_below", short(threshold)),
-        Rule::EntropyAbove(threshold) => ("entropy_above", short(threshold)),
-        Rule::MarginBelow(threshold) => ("margin_below", short(threshold)),
-        Rule::Gain { least } => ("gain", least),
-    };
-    // What is not a number is null.
-    json!({
-        "rule": name, "signal": short(judged.signal), "threshold": threshold, "gain": judged.value, "cost": judged.cost,
-        "deeper": judged.deeper,
-    })
 }
 
 fn as_text(id: QueryId, said: &[Said]) -> String {
@@ -157,21 +97,23 @@ fn as_text(id: QueryId, said: &[Said]) -> String {
     for (node, said) in said {
         match said {
             Err(error) => lines.push(format!("{node} did not answer: {error}")),
-            Ok(explained) => explained.records.iter().for_each(|told| lines.extend(story(node, told))),
+            Ok(explained) => explained.records.iter().for_each(|told| {
+                lines.push(format!("{:.1} s ago at {node}:", told.ago.as_secs_f64()));
+                lines.extend(story(told));
+            }),
         }
     }
     lines.join("\n")
 }
 
 /// A record in sentences, in the order in which things happened.
-fn story(home: &str, told: &Told) -> Vec<String> {
-    let ago = format!("{:.1} s ago", told.ago.as_secs_f64());
+pub fn story(told: &Told) -> Vec<String> {
     let mut lines = Vec::new();
     lines.push(match (&told.endpoint, told.deadline) {
         (Some(endpoint), Some(deadline)) => {
-            format!("{ago} at {home}: endpoint {endpoint}, {} to go, class {}", span(deadline), told.class.word())
+            format!("  endpoint {endpoint}, {} to go, class {}", span(deadline), told.class.word())
         }
-        _ => format!("{ago} at {home}: the call was refused as a whole"),
+        _ => "  the call was refused as a whole".to_owned(),
     });
     for visit in &told.visits {
         lines.push(format!("  {:>9}  {}", span(visit.after), called(visit)));

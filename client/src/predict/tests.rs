@@ -265,6 +265,7 @@ fn request(rows: u64, bytes: usize, deadline_ms: u64) -> Request {
         outputs: Vec::new(),
         min_stage: None,
         max_stage: None,
+        trace: false,
     }
 }
 

@@ -13,7 +13,9 @@ mod totals;
 pub use recent::{LATENCY_BUCKETS, Latencies, Recent, Seconds, Tally, WINDOW};
 pub use record::{Batch, Record, Visit, VisitEnd, Visits};
 pub use ring::Ring;
-pub use told::{DeviceNow, EndpointRecent, Ever, Explained, ModelNow, NodeFacts, NodeRecent, Rule, Told, ToldVisit};
+pub use told::{
+    DeviceNow, EndpointRecent, Ever, Explained, MemberFacts, ModelNow, NodeFacts, NodeRecent, Rule, Told, ToldVisit,
+};
 pub use totals::{BOUNDS_US, Calls, Histogram, Statistics, Totals};
 
 use std::time::Duration;

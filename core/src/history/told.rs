@@ -41,6 +41,28 @@ pub struct NodeFacts {
     pub demand: ByModel,
 }
 
+/// What a coordinator knows of its group and of the cluster, for metrics.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct MemberFacts {
+    pub member: String,
+    pub term: u64,
+    /// Log index up to which it has applied everything.
+    pub applied: u64,
+    pub leads: bool,
+    /// Somebody does, as far as it knows.
+    pub led: bool,
+    pub voters: u64,
+    /// At the leader: for each other member, how far its disk is behind, in entries, and whether it answers.
+    pub others: Vec<(String, u64, bool)>,
+    pub models: u64,
+    pub endpoints: u64,
+    pub nodes: u64,
+    pub replicas: u64,
+    /// Of the plan.
+    pub epoch: u64,
+}
+
 /// What happened to queries of an endpoint at their home.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointRecent {

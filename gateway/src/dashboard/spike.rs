@@ -170,6 +170,7 @@ fn request(endpoint: &EndpointName, rows: &[(String, Tensor)], row: u64) -> Requ
         outputs: Vec::new(),
         min_stage: None,
         max_stage: None,
+        trace: false,
     }
 }
 

@@ -75,7 +75,14 @@ pub fn routes(callers: Callers, shared: Arc<Shared>) -> Router {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = reply(self.status(), json!({"error": self.message}));
+        let mut body = json!({"error": self.message});
+        if let Some(query) = &self.query {
+            body["weir_query_id"] = json!(query.id);
+            if let Some(trace) = &query.trace {
+                body["weir_trace"] = json!(trace);
+            }
+        }
+        let mut response = reply(self.status(), body);
         if self.kind == Kind::Shed {
             let headers = response.headers_mut();
             // Whole seconds are all that this header knows.
@@ -317,9 +324,25 @@ async fn infer(
     let whole = request.whole;
     let answers = caller.client.predict(request).await?;
     drop(held);
+    let traceparent = header(&head.headers, &HeaderName::from_static("traceparent"));
+    log(&endpoint, &answers, infer.id.as_deref(), traceparent, arrived);
     let response = infer::response(answers, whole)?;
     let (body, json) = wire::write(endpoint.as_str(), infer.id.as_deref(), &response, &binary)?;
     Ok(respond(body, json, &head.headers))
+}
+
+/// One line for each request: who it is, what it is part of, and how it ended; never what was asked.
+pub fn log(
+    endpoint: &EndpointName,
+    answers: &[weir_client::Answer],
+    request: Option<&str>,
+    traceparent: Option<&str>,
+    arrived: Instant,
+) {
+    if let Some(first) = answers.first() {
+        let (query, outcome, us) = (first.id, first.outcome.word(), arrived.elapsed().as_micros() as u64);
+        tracing::debug!(%endpoint, %query, rows = answers.len(), request, traceparent, outcome, us, "answered");
+    }
 }
 
 /// A large body is read elsewhere: other connections of this thread go on.

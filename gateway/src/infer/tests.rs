@@ -41,6 +41,7 @@ fn answer(stage: &str, y: f32) -> Answer {
         price: 0.0,
         expected_loss: 0.0,
         timings: weir_client::Timings::default(),
+        trace: None,
     }
 }
 

@@ -90,7 +90,8 @@ fn figures_stand_under_their_names() {
 #[test]
 fn every_name_is_told_once_and_aliases_can_be_left_out() {
     let node: Facts = Arc::new(facts);
-    let sources = Sources { node: Some(node), gateway: Some(Arc::default()), without_aliases: true };
+    let gateway = Some(Arc::default());
+    let sources = Sources { node: Some(node), gateway, without_aliases: true, ..Sources::default() };
     let text = text(sources);
     let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     let told = names.len();
@@ -126,7 +127,9 @@ fn boards_and_alerts_ask_for_metrics_that_exist() {
     let gateway = Arc::<crate::serve::Shared>::default();
     gateway.counts.ended("http", "200");
     registry.register("weir_gateway_requests", "", gateway.counts.0.clone());
-    registry.register_collector(Box::new(Told(Sources { node: Some(node), ..Sources::default() })));
+    let coordinator: Group = Arc::new(MemberFacts::default);
+    let sources = Sources { node: Some(node), coordinator: Some(coordinator), ..Sources::default() };
+    registry.register_collector(Box::new(Told(sources)));
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
     // Families that have no figure yet are there by their type alone.
@@ -154,8 +157,14 @@ fn boards_and_alerts_ask_for_metrics_that_exist() {
 #[test]
 fn every_metric_is_described() {
     let node: Facts = Arc::new(facts);
-    let gateway = Some(Arc::default());
-    let text = text(Sources { node: Some(node), gateway, without_aliases: true });
+    let coordinator: Group = Arc::new(MemberFacts::default);
+    let sources = Sources {
+        node: Some(node),
+        coordinator: Some(coordinator),
+        gateway: Some(Arc::default()),
+        without_aliases: true,
+    };
+    let text = text(sources);
     let documented = names(include_str!("../../../docs/metrics.md"));
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();

@@ -86,6 +86,7 @@ impl Target for Cluster {
             outputs: label_output.iter().cloned().collect(),
             min_stage: None,
             max_stage: None,
+            trace: false,
         };
         Box::pin(async move { reply(client.predict(&request).await, label_output.as_deref()) })
     }

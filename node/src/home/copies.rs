@@ -94,6 +94,7 @@ impl Call {
             depth: Depth { from: 0, least: last, most: last },
             demanding: true,
             outputs: Vec::new(),
+            trace: false,
             shadow: None,
         }
     }

@@ -101,6 +101,8 @@ struct Call {
     /// The caller wants a stage to answer: no default will do.
     demanding: bool,
     outputs: Vec<String>,
+    /// The caller wants to know how its answers came about.
+    trace: bool,
     /// What sees a copy of it.
     shadow: Option<Arc<Served>>,
 }
@@ -287,6 +289,7 @@ impl Home {
             depth,
             demanding: !least.is_empty(),
             outputs,
+            trace: request.get_trace(),
             shadow,
         }))
     }

@@ -6,6 +6,7 @@ use weir_core::ids::QueryId;
 use weir_core::outcome::Outcome;
 use weir_core::router::{End, Ending};
 use weir_core::units::Instant;
+use weir_schema::convert::history::write_told;
 use weir_schema::convert::predict::{outcome_to_wire, span_to_us};
 use weir_schema::convert::tensor::{write_row_tensor, write_tensor};
 use weir_schema::predict_capnp::answer;
@@ -59,6 +60,9 @@ pub fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Build
     b.set_total_us(span_to_us(record.ended.since(record.arrived)));
     b.set_price(row.price);
     b.set_expected_loss(if outcome == Outcome::Answered { record.forgone() } else { 0.0 });
+    if call.trace {
+        write_told(b.reborrow().init_trace(), &record.tell(record.ended));
+    }
     write_outcome(b.reborrow(), outcome, message);
     if outcome != Outcome::Answered {
         return;

@@ -180,7 +180,8 @@ pub fn write_explained(mut b: explained::Builder<'_>, explained: &Explained) {
     }
 }
 
-fn write_told(mut b: query_record::Builder<'_>, told: &Told) {
+/// Writes what became of a query.
+pub fn write_told(mut b: query_record::Builder<'_>, told: &Told) {
     b.set_endpoint(told.endpoint.as_ref().map_or("", EndpointName::as_str));
     b.set_class(class_to_wire(told.class));
     b.set_ago_us(span_to_us(told.ago));
@@ -256,7 +257,8 @@ pub fn read_explained(r: explained::Reader<'_>) -> Result<Explained, BadMessage>
     })
 }
 
-fn read_told(r: query_record::Reader<'_>) -> Result<Told, BadMessage> {
+/// Reads what became of a query.
+pub fn read_told(r: query_record::Reader<'_>) -> Result<Told, BadMessage> {
     let endpoint = r.get_endpoint()?.to_str()?;
     let stage = r.get_stage()?.to_str()?;
     let deadline = span_from_us(r.get_deadline_us())?;

@@ -738,6 +738,7 @@ pub async fn ask(client: &LocalClient, value: f32, deadline: Duration) -> weir_c
         outputs: Vec::new(),
         min_stage: None,
         max_stage: None,
+        trace: false,
     };
     client.predict(&request).await.remove(0)
 }

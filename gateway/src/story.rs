@@ -1,0 +1,95 @@
+//! What became of a query, told: for `weir why`, and for who asks for a trace.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use weir_core::endpoint::Judged;
+use weir_core::history::{Rule, Told, ToldVisit, VisitEnd};
+use weir_core::outcome::Outcome;
+
+/// As JSON: when it was sent where, what came back, what gates said, how it ended.
+pub fn as_json(told: &Told) -> Value {
+    let late = told.deadline.is_some_and(|deadline| told.outcome == Outcome::Answered && told.total > deadline);
+    json!({
+        "endpoint": told.endpoint.as_ref().map(ToString::to_string),
+        "class": told.class.word(),
+        "ago_us": micros(told.ago),
+        "deadline_us": told.deadline.map(micros),
+        "total_us": micros(told.total),
+        "outcome": told.outcome.word(),
+        "late": late,
+        "degraded": told.degraded,
+        "stage": told.stage.as_ref().map(ToString::to_string),
+        "message": told.message,
+        "stages": told.visits.iter().map(visit).collect::<Vec<_>>(),
+    })
+}
+
+fn visit(visit: &ToldVisit) -> Value {
+    let mut shown = json!({
+        "stage": visit.stage.as_str(),
+        "model": visit.model.to_string(),
+        "node": visit.node.as_str(),
+        "device": visit.device.as_ref().map(ToString::to_string),
+        "after_us": micros(visit.after),
+        "took_us": visit.end.map(|(took, _)| micros(took)),
+        "outcome": visit.end.map(|(_, end)| word(end)),
+    });
+    if let Some((_, VisitEnd::Answered { queue, execute, batch })) = visit.end {
+        shown["queue_us"] = json!(micros(queue));
+        shown["execute_us"] = json!(micros(execute));
+        shown["batch"] = json!(batch.map(|batch| json!({"rows": batch.rows, "closed": batch.closed.word()})));
+    }
+    if let Some((_, VisitEnd::Rejected(why))) = visit.end {
+        shown["message"] = json!(why.explanation());
+    }
+    if let Some((rule, judged)) = &visit.gate {
+        shown["gate"] = gate(*rule, judged);
+    }
+    shown
+}
+
+/// The word for what became of a stage call.
+pub fn word(end: VisitEnd) -> &'static str {
+    match end {
+        VisitEnd::Answered { .. } => "answered",
+        VisitEnd::Rejected(_) => "rejected",
+        VisitEnd::Expired => "expired",
+        VisitEnd::Failed => "failed",
+        VisitEnd::Lost => "lost",
+    }
+}
+
+fn gate(rule: Rule, judged: &Judged) -> Value {
+    let (name, threshold) = match rule {
+        Rule::ConfidenceBelow(threshold) => ("confidence_below", short(threshold)),
+        Rule::EntropyAbove(threshold) => ("entropy_above", short(threshold)),
+        Rule::MarginBelow(threshold) => ("margin_below", short(threshold)),
+        Rule::Gain { least } => ("gain", least),
+    };
+    // What is not a number is null.
+    json!({
+        "rule": name, "signal": short(judged.signal), "threshold": threshold, "gain": judged.value, "cost": judged.cost,
+        "deeper": judged.deeper,
+    })
+}
+
+fn micros(span: Duration) -> u64 {
+    span.as_micros() as u64
+}
+
+/// The shortest decimal that is this f32, not the f64 that it widens to.
+pub fn short(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or(f64::from(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_told_as_it_was_written() {
+        assert_eq!((short(0.95), short(0.2), short(1.0)), (0.95, 0.2, 1.0));
+        assert!(short(f32::NAN).is_nan());
+    }
+}
