@@ -107,6 +107,8 @@ enum Tried<T> {
     /// Ask there; empty where nobody leads.
     Leader(String),
     Again(String),
+    /// The token does not let its bearer do this.
+    Refused(String),
 }
 
 impl Admin {
@@ -166,7 +168,7 @@ impl Admin {
         let applied = self
             .at_leader("the write to be done", TRY, async |role| match role {
                 Role::Admin(admin) => ask(admin, request).await,
-                Role::Operator(_) => Err(capnp::Error::failed("only an admin's token lets its bearer do this".into())),
+                Role::Operator(_) => Ok(Tried::Refused("only an admin's token lets its bearer do this".into())),
             })
             .await?;
         done(applied)
@@ -459,6 +461,7 @@ impl Admin {
                     // That is what this one knows; another may know better.
                     self.current.take();
                 }
+                Ok(Ok(Tried::Refused(why))) => return Err(ClientError::Refused(why)),
                 Ok(Ok(Tried::Again(why))) => {
                     last = why;
                     // It may lead only in its own eyes: another one knows better.

@@ -253,7 +253,7 @@ impl Authority for Grants {
         let shared = Rc::clone(&self.0);
         let state = shared.published().state;
         let joining = state.grants.is_empty();
-        let own = Grant { id: "member".into(), token_hash: shared.member_hash, role: Role::Member };
+        let own = Grant { id: "member".into(), token_hash: shared.member_hash, role: Role::Member, expires: None };
         let mut known = state.grants.values().chain(joining.then_some(&own));
         let Some(grant) = known.find(|grant| same_hash(&grant.token_hash, &caller.token_hash)).cloned() else {
             let early = "this coordinator has not joined its cluster yet; ask again";

@@ -433,7 +433,7 @@ async fn ask_to_join(
 /// Writes the first entry of a new cluster: its name and first grants. Done already where it is a restart.
 async fn found(shared: Rc<Shared>, admin: Token, member: Token) {
     let name = format!("weir-{:08x}", shared.host.random.u64() as u32);
-    let grant = |id: &str, token: &Token, role| Grant { id: id.into(), token_hash: token.hash(), role };
+    let grant = |id: &str, token: &Token, role| Grant { id: id.into(), token_hash: token.hash(), role, expires: None };
     let grants = vec![grant("admin", &admin, Role::Admin), grant("member", &member, Role::Member)];
     let mut published = shared.handle.published.clone();
     loop {

@@ -41,7 +41,12 @@ impl Token {
 
     /// Writes a token file that only its owner may read.
     pub fn write_file(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
-        disk.write_secret(path, format!("{}\n", weir_core::ids::Digest(self.0)).as_bytes())
+        disk.write_secret(path, format!("{}\n", self.reveal()).as_bytes())
+    }
+
+    /// As text, for the one who is to have it.
+    pub fn reveal(&self) -> String {
+        weir_core::ids::Digest(self.0).to_string()
     }
 
     /// What a cluster keeps of it.

@@ -161,6 +161,7 @@ struct Grant {
     admin @4 :Void;
     member @5 :Void;
   }
+  expires @6 :UInt64;     # seconds since 1970, by the leader's calendar; 0: when it is revoked
 }
 
 struct Member {

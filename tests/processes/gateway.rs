@@ -13,7 +13,9 @@ use weir_host::disk::SystemDisk;
 use weir_schema::oip::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use weir_schema::oip::inference::model_infer_request::InferInputTensor;
 use weir_schema::oip::inference::{InferTensorContents, ModelInferRequest, ModelInferResponse, ModelReadyRequest};
-use weir_tests::processes::{Cluster, Process, root};
+use weir_tests::processes::{Cluster, Process, npy, root};
+
+use crate::python::python;
 
 const DOORS: [&str; 6] = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
 
@@ -208,17 +210,27 @@ fn every_way_of_asking_gives_the_same_bytes() {
         assert!(!client.model_ready(nobody).await.unwrap().into_inner().ready);
     });
 
+    // Python.
+    let path = cluster.write("four.npy", [npy(&[4, 1, 28, 28], &[]), images.clone()].concat());
+    let ask = "import sys, numpy, weir\n\
+        with weir.Client(sys.argv[1], token_file=sys.argv[2]) as client:\n\
+        \x20   for answer in client.predict('fashion', numpy.load(sys.argv[3]), deadline=20.0, outputs=['probs']):\n\
+        \x20       print(answer.outputs['probs'].tobytes().hex())";
+    let told = python(ask, &[&cluster.addresses(), &cluster.path("c1/admin.token"), &path]);
+    let hex: String = wanted.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(told.lines().collect::<String>(), hex);
+
     // All of it was counted: in the protocol's statistics, and in metrics under both names.
     let stats = get(over_http, "/v2/models/fashion/stats").json();
     let stats = &stats["model_stats"][0];
     assert_eq!(
         (stats["inference_count"].as_u64(), stats["inference_stats"]["success"]["count"].as_u64()),
-        (Some(25), Some(7))
+        (Some(29), Some(8))
     );
     assert!(stats["last_inference"].as_u64().unwrap() > 1_700_000_000_000);
     let node = &cluster.nodes[0];
-    assert_eq!(metric(node, "weir_answered_total{endpoint=\"fashion\"}"), 25.0);
-    assert_eq!(metric(node, "nv_inference_count{model=\"fashion\",version=\"1\"}"), 25.0);
+    assert_eq!(metric(node, "weir_answered_total{endpoint=\"fashion\"}"), 29.0);
+    assert_eq!(metric(node, "nv_inference_count{model=\"fashion\",version=\"1\"}"), 29.0);
     assert_eq!(metric(node, "weir_gateway_requests_total{protocol=\"grpc\",code=\"Ok\"}"), 2.0);
     // What clients want to know of a model before they ask.
     assert_eq!(get(over_http, "/v2/models/fashion").json()["inputs"][0]["shape"], json!([-1, 1, 28, 28]));

@@ -12,6 +12,7 @@ mod serving;
 mod shapes;
 mod stall;
 mod steering;
+mod tokens;
 mod triage;
 mod tuning;
 mod versions;

@@ -9,7 +9,7 @@ use weir_tests::simulated::{Cluster, World, Wrong, ask};
 
 /// Of nearly a megabyte: a few fill what the log has ready.
 fn grant(i: usize) -> Grant {
-    Grant { id: format!("{i}{}", "x".repeat(900_000)), token_hash: [i as u8; 32], role: Role::Operator }
+    Grant { id: format!("{i}{}", "x".repeat(900_000)), token_hash: [i as u8; 32], role: Role::Operator, expires: None }
 }
 
 async fn grants(world: &World) -> Result<usize, Wrong> {

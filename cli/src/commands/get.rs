@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use weir_host::Host;
 
 use crate::connect::Common;
 use crate::failure::Failure;
@@ -107,9 +108,10 @@ impl Get {
                     })
                     .collect(),
             ),
-            What::Grants => {
-                (&["grant", "role"], state.grants.values().map(|g| vec![g.id.clone(), role(&g.role)]).collect())
-            }
+            What::Grants => (
+                &["grant", "role", "expires"],
+                state.grants.values().map(|g| vec![g.id.clone(), role(&g.role), expires(g.expires)]).collect(),
+            ),
         };
         if let Some(name) = &self.name {
             rows.retain(|row| row[0] == *name || row[0].split('@').next() == Some(name));
@@ -128,6 +130,17 @@ impl Get {
             println!("{}", table(header, rows));
         }
         Ok(())
+    }
+}
+
+/// How long a grant lasts yet.
+fn expires(at: Option<u64>) -> String {
+    let Some(at) = at else { return "-".into() };
+    let left = at.saturating_sub(Host::system().clock.since_1970().as_secs());
+    match left {
+        0 => "now".into(),
+        left if left < 7_200 => format!("in {} min", left / 60),
+        left => format!("in {} h", left / 3600),
     }
 }
 

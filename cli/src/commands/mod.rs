@@ -21,6 +21,7 @@ mod server;
 mod simulate;
 mod snapshot;
 mod status;
+mod token;
 mod top;
 mod up;
 mod wait;
@@ -118,6 +119,12 @@ pub enum Command {
     /// Coordinators of the group
     #[command(after_help = "Example: weir member remove c2")]
     Member(With<member::Member>),
+    /// Rights: make tokens
+    #[command(after_help = "Example: weir token create --role predict --endpoint fashion --expires 24h")]
+    Token(With<token::Token>),
+    /// Rights: take one back
+    #[command(after_help = "Example: weir revoke team-a")]
+    Revoke(With<token::Revoke>),
     /// Keep what is replicated
     #[command(after_help = "Example: weir snapshot save weir.snapshot")]
     Snapshot(With<snapshot::Snapshot>),
@@ -185,6 +192,8 @@ impl Command {
             Command::Predict(with) => with.common.json(),
             Command::Calibrate(with) => with.common.json(),
             Command::Member(with) => with.common.json(),
+            Command::Token(with) => with.common.json(),
+            Command::Revoke(with) => with.common.json(),
             Command::Snapshot(with) => with.common.json(),
             Command::Watch(with) => with.common.json(),
             Command::Profile(with) => with.common.json(),
@@ -219,6 +228,8 @@ impl Command {
             Command::Predict(with) => with.command.run(with.common).await,
             Command::Calibrate(with) => with.command.run(with.common).await,
             Command::Member(with) => with.command.run(with.common).await,
+            Command::Token(with) => with.command.run(with.common).await,
+            Command::Revoke(with) => with.command.run(with.common).await,
             Command::Snapshot(with) => with.command.run(with.common).await,
             Command::Watch(with) => with.command.run(with.common).await,
             Command::Profile(with) => with.command.run(with.common).await,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weir_core::ids::{Epoch, ModelRef, ReplicaId, RequestId};
 use weir_core::placement::{Informing, Liveness, NodeReport, ReplicaProfile, ReplicaState, propose};
-use weir_core::replicated::{Command, Entry, Member, Moves, State};
+use weir_core::replicated::{Command, Entry, Grant, Member, Moves, State};
 use weir_core::rollout::Rollouts;
 use weir_core::triage::{ByModel, Market};
 use weir_core::tuner::{Tuner, Want};
@@ -112,7 +112,8 @@ impl Planner {
             self.promote(&published).await;
             let begun = self.host.clock.now();
             let next = self
-                .next_undone(&published)
+                .next_expired(&published)
+                .or_else(|| self.next_undone(&published))
                 .or_else(|| self.next_plan(&published))
                 .or_else(|| self.next_profile(&published));
             took = self.host.clock.now().since(begun);
@@ -166,6 +167,13 @@ impl Planner {
         inner.unplaceable = proposal.unplaceable;
         let moves = Moves::between(&state.plan.assignments, &proposal.assignments);
         (!moves.is_nothing()).then_some(Command::MovePlan { replaces: state.plan.epoch, moves })
+    }
+
+    /// A grant whose end has come. The leader's calendar decides for all: nodes and other coordinators follow the log.
+    fn next_expired(&self, published: &Published) -> Option<Command> {
+        let now = self.host.clock.since_1970().as_secs();
+        let over = |grant: &&Grant| grant.expires.is_some_and(|at| at <= now);
+        published.state.grants.values().find(over).map(|grant| Command::GrantRevoke(grant.id.clone()))
     }
 
     fn next_undone(&self, published: &Published) -> Option<Command> {

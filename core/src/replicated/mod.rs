@@ -197,6 +197,8 @@ pub struct Grant {
     pub token_hash: [u8; 32],
     /// What it opens.
     pub role: Role,
+    /// When it ends, in seconds since 1970 by the leader's calendar; `None`: when it is revoked.
+    pub expires: Option<u64>,
 }
 
 /// A coordinator of the group.

@@ -217,6 +217,7 @@ fn read_moves(r: wire::moves::Reader<'_>) -> Result<(Epoch, Moves), BadMessage> 
 pub fn write_grant(mut b: wire::grant::Builder<'_>, grant: &Grant, secrets: bool) {
     b.set_id(&grant.id);
     b.set_token_hash(if secrets { &grant.token_hash } else { &[0; 32] });
+    b.set_expires(grant.expires.unwrap_or(0));
     let mut role = b.init_role();
     match &grant.role {
         Role::Predict(endpoints) => {
@@ -243,7 +244,8 @@ pub fn read_grant(r: wire::grant::Reader<'_>) -> Result<Grant, BadMessage> {
         Which::Admin(()) => Role::Admin,
         Which::Member(()) => Role::Member,
     };
-    Ok(Grant { id: text(r.get_id()?)?, token_hash: read_digest(r.get_token_hash()?)?.0, role })
+    let expires = Some(r.get_expires()).filter(|at| *at > 0);
+    Ok(Grant { id: text(r.get_id()?)?, token_hash: read_digest(r.get_token_hash()?)?.0, role, expires })
 }
 
 /// Writes a member.

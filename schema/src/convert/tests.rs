@@ -158,7 +158,7 @@ fn assignments() -> BTreeMap<ReplicaId, Assignment> {
 }
 
 fn grants() -> Vec<Grant> {
-    let grant = |id: &str, role| Grant { id: id.into(), token_hash: [5; 32], role };
+    let grant = |id: &str, role| Grant { id: id.into(), token_hash: [5; 32], role, expires: None };
     vec![
         grant("all", Role::Predict(vec![])),
         grant("one", Role::Predict(vec![EndpointName::parse("e").unwrap()])),
@@ -197,6 +197,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("quarantine", Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: Some("died".into()) }),
         ("unquarantine", Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: None }),
         ("grant_add", Command::GrantAdd(grants().remove(1))),
+        ("grant_add_with_an_end", Command::GrantAdd(Grant { expires: Some(1_800_000_000), ..grants().remove(1) })),
         ("grant_revoke", Command::GrantRevoke("ops".into())),
         ("member_set", Command::MemberSet { id: MemberId(4), member: Some(member()) }),
         ("member_gone", Command::MemberSet { id: MemberId(4), member: None }),
