@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use weir_client::{Client, ClientError, EndpointInfo, LocalClient, Options, Token};
 use weir_core::ids::EndpointName;
 use weir_host::Host;
@@ -14,6 +15,10 @@ use crate::refusal::{Kind, Refusal};
 
 /// Tokens of callers that a thread keeps connections for; whoever comes next takes the place of the one that was used least recently.
 const TOKENS_MAX: usize = 64;
+/// Tokens that are tried at once, and as many that wait: a try is a connection and a hash.
+const DIALS_MAX: usize = 8;
+/// How long one may take.
+const DIAL_WITHIN: Duration = Duration::from_secs(5);
 /// Connections to each node, at most: a node reads 64 calls of each, so that a thread has 1,024 in flight. These are 20,000 a second, about
 /// what a thread can carry, of 50 ms each.
 const CONNECTIONS: usize = 16;
@@ -26,8 +31,13 @@ const USABLE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Callers {
     own: Arc<Caller>,
+    /// By token, the most recently used last.
+    known: Arc<Mutex<Vec<Holder>>>,
     dials: mpsc::Sender<Dial>,
 }
+
+/// A token, and the client that entered with it.
+type Holder = (Token, Arc<Caller>);
 
 /// A token to enter with, and where the client goes.
 type Dial = (Token, oneshot::Sender<Result<Arc<Caller>, Refusal>>);
@@ -49,9 +59,9 @@ impl Callers {
     /// Connects with the gateway's own token; call it inside a `LocalSet`.
     pub async fn connect(options: Options) -> Result<Callers, ClientError> {
         let own = Caller::new(LocalClient::connect(Host::system(), options.clone()).await?);
-        let (dials, asked) = mpsc::channel(TOKENS_MAX);
+        let (dials, asked) = mpsc::channel(DIALS_MAX);
         tokio::task::spawn_local(dial_all(options, asked));
-        Ok(Callers { own, dials })
+        Ok(Callers { own, known: Arc::default(), dials })
     }
 
     /// The gateway's own.
@@ -76,41 +86,52 @@ impl Callers {
                 })?
             }
         };
-        let stopped = |_| Refusal::new(Kind::Unavailable, "the gateway is stopping; ask again");
+        if let Some(caller) = self.known(&token) {
+            return Ok(caller);
+        }
+        // Whoever tries tokens waits for others who do, not those whose tokens are known.
+        let busy = |_| Refusal::new(Kind::Shed, "too many unknown tokens are being tried; ask again");
         let (reply, dialed) = oneshot::channel();
-        self.dials
-            .send((token, reply))
-            .await
-            .map_err(|_| Refusal::new(Kind::Unavailable, "the gateway is stopping"))?;
-        dialed.await.map_err(stopped)?
+        self.dials.try_send((token.clone(), reply)).map_err(busy)?;
+        let caller =
+            dialed.await.map_err(|_| Refusal::new(Kind::Unavailable, "the gateway is stopping; ask again"))??;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have tried the same meanwhile.
+        known.retain(|(other, _)| *other != token);
+        if known.len() >= TOKENS_MAX {
+            known.remove(0);
+        }
+        known.push((token, Arc::clone(&caller)));
+        Ok(caller)
+    }
+
+    fn known(&self, token: &Token) -> Option<Arc<Caller>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = known.iter().position(|(other, _)| other == token)?;
+        let used = known.remove(place);
+        let caller = Arc::clone(&used.1);
+        known.push(used);
+        Some(caller)
     }
 }
 
-/// Makes clients where they have to live, one for each token.
+/// Makes clients where they have to live.
 async fn dial_all(options: Options, mut asked: mpsc::Receiver<Dial>) {
-    // The most recently used last.
-    let mut callers: Vec<(Token, Arc<Caller>)> = Vec::new();
+    let mut dials = JoinSet::new();
     while let Some((token, reply)) = asked.recv().await {
-        let known = callers.iter().position(|(known, _)| *known == token);
-        let caller = match known {
-            Some(place) => Ok(callers.remove(place).1),
-            None => {
-                let options = Options { token: token.clone(), ..options.clone() };
-                let connected = tokio::time::timeout(USABLE, LocalClient::connect(Host::system(), options)).await;
-                match connected {
-                    Ok(client) => client.map(Caller::new).map_err(Refusal::from),
-                    Err(_) => Err(Refusal::new(Kind::Unavailable, "no coordinator answers; ask again")),
-                }
-            }
-        };
-        if let Ok(caller) = &caller {
-            if callers.len() >= TOKENS_MAX {
-                callers.remove(0);
-            }
-            callers.push((token, Arc::clone(caller)));
+        while dials.len() >= DIALS_MAX {
+            dials.join_next().await;
         }
-        // Whoever has gone needs no client.
-        let _ = reply.send(caller);
+        let options = Options { token, ..options.clone() };
+        dials.spawn_local(async move {
+            let connected = tokio::time::timeout(DIAL_WITHIN, LocalClient::connect(Host::system(), options)).await;
+            let caller = match connected {
+                Ok(client) => client.map(Caller::new).map_err(Refusal::from),
+                Err(_) => Err(Refusal::new(Kind::Unavailable, "no coordinator answers; ask again")),
+            };
+            // Whoever has gone needs no client.
+            let _ = reply.send(caller);
+        });
     }
 }
 

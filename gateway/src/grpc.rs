@@ -20,18 +20,20 @@ use weir_schema::oip::inference::*;
 use weir_schema::oip::{self, DESCRIPTORS};
 
 use crate::callers::{Caller, Callers};
-use crate::http::{EXTENSIONS, log, repository};
+use crate::http::{EXTENSIONS, Held, log, repository};
 use crate::infer::{self, Parameter, VERSION, Wishes};
 use crate::refusal::{Kind, Refusal};
 use crate::serve::{Peer, Shared};
 use crate::statistics::last_inference_ms;
 
-/// Largest message, in bytes: as of bodies over HTTP.
-const MESSAGE_MAX: usize = 64 << 20;
+/// Largest request, in bytes: what a message of the cluster holds, and what is around it here.
+const REQUEST_MAX: usize = (16 << 20) + (64 << 10);
+/// Largest response: as of bodies over HTTP.
+const RESPONSE_MAX: usize = 64 << 20;
 /// Requests of one stream that are answered at once; their answers come in order.
 const STREAM_AT_ONCE: usize = 64;
-/// Streams of one connection: clients with one connection and many calls are the rule.
-const STREAMS_MAX: u32 = 1024;
+/// Calls of one connection at once: clients with one connection and many calls are the rule.
+const STREAMS_MAX: u32 = 256;
 /// After so long without a word a peer is asked whether it is there, and given up after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -46,18 +48,21 @@ where
     S: Stream<Item = std::io::Result<crate::serve::Socket>> + Send,
 {
     let service = GrpcInferenceServiceServer::new(Service { callers: callers.clone(), shared: Arc::clone(&shared) });
-    let service = service.max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
+    let service = service.max_decoding_message_size(REQUEST_MAX).max_encoding_message_size(RESPONSE_MAX);
     let encodings = [CompressionEncoding::Gzip, CompressionEncoding::Deflate];
     let service = encodings
         .into_iter()
         .fold(service, |service, encoding| service.accept_compressed(encoding).send_compressed(encoding));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<GrpcInferenceServiceServer<Service>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("descriptors that a test has compared");
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let sound = "descriptors that a test has compared";
+    // Many clients know the older of the two alone.
+    let (reflection, older) = (described().build_v1().expect(sound), described().build_v1alpha().expect(sound));
     tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
@@ -65,6 +70,7 @@ where
         .add_service(service)
         .add_service(health_service)
         .add_service(reflection)
+        .add_service(older)
         .serve_with_incoming_shutdown(incoming, async move {
             stop.await;
             health.set_not_serving::<GrpcInferenceServiceServer<Service>>().await;
@@ -104,6 +110,8 @@ impl Service {
         arrived: Instant,
     ) -> Result<(ModelInferResponse, bool), Refusal> {
         let _in_flight = self.shared.in_flight();
+        let mut held = Held::default();
+        self.shared.budget.take(&mut held, asked.raw_input_contents.iter().map(Vec::len).sum())?;
         let endpoint = infer::endpoint(&asked.model_name, &asked.model_version)?;
         let info = caller.info(&endpoint).await?;
         let mut wishes = of_call.clone();

@@ -40,7 +40,7 @@ impl Default for Budget {
 
 impl Budget {
     /// So many bytes more; nobody waits for them.
-    fn take(&self, held: &mut Held, bytes: usize) -> Result<(), Refusal> {
+    pub fn take(&self, held: &mut Held, bytes: usize) -> Result<(), Refusal> {
         let permits = bytes.div_ceil(BYTES_A_PERMIT) as u32;
         let more = Arc::clone(&self.0).try_acquire_many_owned(permits);
         let more = more.map_err(|_| Refusal::new(Kind::Shed, "too many bytes are in flight here; ask again later"))?;

@@ -24,7 +24,7 @@ use weir_core::ids::EndpointName;
 use weir_core::tensor::TensorSpec;
 use weir_schema::oip::{self, HEADER_LENGTH};
 
-use self::body::{Encoding, Held, inflate};
+use self::body::{Encoding, inflate};
 use self::wire::{Binary, Infer};
 use crate::callers::{Caller, Callers};
 use crate::infer::{self, VERSION};
@@ -32,7 +32,7 @@ use crate::refusal::{Kind, RETRY_AFTER_MS, Refusal};
 use crate::serve::{Peer, Shared};
 use crate::statistics::last_inference_ms;
 
-pub use self::body::Budget;
+pub use self::body::{Budget, Held};
 
 /// A body from which on it is read off the thread that serves connections: some milliseconds.
 const LARGE: usize = 512 << 10;
