@@ -1,6 +1,7 @@
 //! Rights that are handed out, end, and are taken back.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weir_tests::processes::{Cluster, npy};
@@ -46,6 +47,39 @@ fn a_token_opens_what_it_was_made_for_until_its_end() {
     cluster.ok(&["revoke", &id]);
     eventually("it opens nothing any more", || ask(&cluster, &lasting, &input) == Some(4));
     eventually("nor at the gateway", || over_http("echo") == 401 || over_http("echo") == 404);
+}
+
+/// A coordinator hangs while somebody tries a token: whoever is known is served meanwhile.
+#[test]
+fn who_tries_tokens_holds_nobody_up() {
+    let cluster = Cluster::start_with(1, 1, &["--http", "127.0.0.1:0"]);
+    cluster.serve_synthetic("width = 2\nalpha_us = 300\nbeta_us = 20\n", "");
+    let address = &cluster.nodes[0].doors["http"];
+    let body = json!({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).to_string();
+    let ask = |address: &str, token: &str| {
+        let bearer = format!("Bearer {token}");
+        http(address, "POST", "/v2/models/echo/infer", &[("authorization", &bearer)], body.as_bytes()).status
+    };
+    let known = std::fs::read_to_string(cluster.path("c1/admin.token")).unwrap().trim().to_owned();
+    assert_eq!(ask(address, &known), 200);
+    let signal = |name: &str| {
+        let pid = cluster.coordinators[0].pid().to_string();
+        assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    signal("-STOP");
+    let unknown = std::thread::scope(|scope| {
+        let trying = scope.spawn(|| ask(address, &"7".repeat(64)));
+        std::thread::sleep(Duration::from_millis(200));
+        let began = Instant::now();
+        let served = ask(address, &known);
+        let took = began.elapsed();
+        let waits = !trying.is_finished();
+        signal("-CONT");
+        assert_eq!(served, 200);
+        assert!(waits, "the one that tries was to wait for longer than this took: {took:?}");
+        trying.join().unwrap()
+    });
+    assert!([401, 503].contains(&unknown), "{unknown}");
 }
 
 #[test]
