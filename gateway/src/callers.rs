@@ -71,21 +71,7 @@ impl Callers {
 
     /// Whom a request from `peer` comes from, by its `authorization`.
     pub async fn of(&self, peer: IpAddr, authorization: Option<&str>) -> Result<Arc<Caller>, Refusal> {
-        let token = match authorization {
-            None if peer.is_loopback() => return Ok(Arc::clone(&self.own)),
-            None => {
-                let why = "from another machine a request needs a token: send the header `authorization: Bearer TOKEN`";
-                return Err(Refusal::new(Kind::NoToken, why));
-            }
-            Some(text) => {
-                let (scheme, token) = text.trim().split_once(' ').unwrap_or(("", ""));
-                let token = Some(token).filter(|_| scheme.eq_ignore_ascii_case("bearer")).and_then(Token::parse);
-                token.ok_or_else(|| {
-                    let why = "the authorization is not understood: write `Bearer ` and the 64 hex digits of a token";
-                    Refusal::new(Kind::NoToken, why)
-                })?
-            }
-        };
+        let Some(token) = token(peer, authorization)? else { return Ok(Arc::clone(&self.own)) };
         if let Some(caller) = self.known(&token) {
             return Ok(caller);
         }
@@ -113,6 +99,23 @@ impl Callers {
         known.push(used);
         Some(caller)
     }
+}
+
+/// The token that a request shows; `None` where it needs none.
+fn token(peer: IpAddr, authorization: Option<&str>) -> Result<Option<Token>, Refusal> {
+    let Some(text) = authorization else {
+        if peer.is_loopback() {
+            return Ok(None);
+        }
+        let why = "from another machine a request needs a token: send the header `authorization: Bearer TOKEN`";
+        return Err(Refusal::new(Kind::NoToken, why));
+    };
+    let (scheme, token) = text.trim().split_once(' ').unwrap_or(("", ""));
+    let token = Some(token).filter(|_| scheme.eq_ignore_ascii_case("bearer")).and_then(Token::parse);
+    token.map(Some).ok_or_else(|| {
+        let why = "the authorization is not understood: write `Bearer ` and the 64 hex digits of a token";
+        Refusal::new(Kind::NoToken, why)
+    })
 }
 
 /// Makes clients where they have to live.
@@ -181,6 +184,26 @@ impl Caller {
                     known.remove(endpoint);
                 }
                 Err(error.into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_on_this_machine_need_no_token_and_others_do() {
+        let (here, there) = (IpAddr::from([127, 0, 0, 9]), IpAddr::from([192, 0, 2, 7]));
+        assert!(token(here, None).unwrap().is_none());
+        assert!(token("::1".parse().unwrap(), None).unwrap().is_none());
+        assert_eq!(token(there, None).unwrap_err().kind, Kind::NoToken);
+        let hex = "7".repeat(64);
+        for peer in [here, there] {
+            assert!(token(peer, Some(&format!("bearer {hex} "))).unwrap().is_some(), "what is shown is used, here too");
+            for odd in ["", "Bearer", &hex, &format!("Basic {hex}"), &format!("Bearer {hex}7")] {
+                assert_eq!(token(peer, Some(odd)).unwrap_err().kind, Kind::NoToken, "{odd}");
             }
         }
     }
