@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt};
 use tonic::codegen::{BoxStream, CompressionEncoding};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -108,7 +108,7 @@ impl Service {
         of_call: &Wishes,
         traceparent: Option<&str>,
         arrived: Instant,
-    ) -> Result<(ModelInferResponse, bool), Refusal> {
+    ) -> Result<ModelInferResponse, Refusal> {
         let _in_flight = self.shared.in_flight();
         let mut held = Held::default();
         self.shared.budget.take(&mut held, asked.raw_input_contents.iter().map(Vec::len).sum())?;
@@ -128,14 +128,13 @@ impl Service {
         let outputs = asked.outputs.into_iter().map(|output| output.name).collect();
         wishes.deadline =
             wishes.deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()).max(Duration::from_micros(1)));
-        let empty_final = wishes.empty_final;
         let request = infer::request(endpoint, &info, inputs, outputs, wishes)?;
         let whole = request.whole;
         let of = request.endpoint.clone();
         let answers = caller.client.predict(request).await?;
         log(&of, &answers, Some(asked.id.as_str()).filter(|id| !id.is_empty()), traceparent, arrived);
         let response = infer::response(answers, whole)?;
-        Ok((write_response(asked.model_name, asked.id, response, raw), empty_final))
+        Ok(write_response(asked.model_name, asked.id, response, raw))
     }
 }
 
@@ -333,7 +332,7 @@ impl GrpcInferenceService for Service {
             let wishes = wishes(request.metadata()).map_err(|refusal| refusal.grpc())?;
             let parent = traceparent(request.metadata());
             let answered = self.infer(&caller, request.into_inner(), &wishes, parent.as_deref(), arrived).await;
-            answered.map(|(response, _)| Response::new(response)).map_err(|refusal| refusal.grpc())
+            answered.map(Response::new).map_err(|refusal| refusal.grpc())
         };
         let told = told.await;
         self.counted(told)
@@ -358,27 +357,21 @@ impl GrpcInferenceService for Service {
                 let told = answered.as_ref().map(|_| ()).map_err(|refusal| refusal.grpc());
                 let _ = service.counted(told);
                 match answered {
-                    Ok((response, empty_final)) => {
-                        let last = empty_final.then(|| finish(&response));
-                        let told = |response| ModelStreamInferResponse {
-                            error_message: String::new(),
-                            infer_response: Some(response),
-                        };
-                        Ok(std::iter::once(response).chain(last).map(told).collect::<Vec<_>>())
+                    Ok(mut response) => {
+                        // As Triton marks it: there is one response to each request, and so it is the last.
+                        let last = ("triton_final_response".to_owned(), to_wire(Parameter::Bool(true)));
+                        response.parameters.extend([last]);
+                        Ok(ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) })
                     }
                     Err(refusal) if as_status => Err(refusal.grpc()),
-                    Err(refusal) => Ok(vec![ModelStreamInferResponse {
+                    Err(refusal) => Ok(ModelStreamInferResponse {
                         error_message: refusal.message,
                         infer_response: Some(ModelInferResponse { id, ..ModelInferResponse::default() }),
-                    }]),
+                    }),
                 }
             }
         });
-        let answers = answers.buffered(STREAM_AT_ONCE).flat_map(|told: Result<Vec<_>, Status>| match told {
-            Ok(told) => stream::iter(told.into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(status) => stream::iter(vec![Err(status)]),
-        });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(answers.buffered(STREAM_AT_ONCE))))
     }
 
     async fn model_config(
@@ -461,17 +454,6 @@ impl GrpcInferenceService for Service {
             reason,
         });
         Ok(Response::new(RepositoryIndexResponse { models: models.collect() }))
-    }
-}
-
-/// An empty response that says that no more come.
-fn finish(response: &ModelInferResponse) -> ModelInferResponse {
-    ModelInferResponse {
-        model_name: response.model_name.clone(),
-        model_version: response.model_version.clone(),
-        id: response.id.clone(),
-        parameters: HashMap::from([("triton_final_response".to_owned(), to_wire(Parameter::Bool(true)))]),
-        ..ModelInferResponse::default()
     }
 }
 

@@ -45,8 +45,6 @@ pub struct Wishes {
     pub whole: Option<bool>,
     /// Outputs whose own word is missing come back as binary data.
     pub binary_output: bool,
-    /// A last empty response ends each answer of a stream.
-    pub empty_final: bool,
     /// The response tells how it came about.
     pub trace: bool,
 }
@@ -78,9 +76,8 @@ impl Wishes {
             ("weir_whole", Parameter::Bool(whole)) => self.whole = Some(*whole),
             ("weir_trace", Parameter::Bool(trace)) => self.trace = *trace,
             ("binary_data_output", Parameter::Bool(binary)) => self.binary_output = *binary,
-            ("triton_enable_empty_final_response", Parameter::Bool(wanted)) => self.empty_final = *wanted,
             ("weir_class" | "weir_min_stage" | "weir_max_stage", _) => return Err(bad("a text")),
-            ("weir_whole" | "weir_trace" | "binary_data_output" | "triton_enable_empty_final_response", _) => {
+            ("weir_whole" | "weir_trace" | "binary_data_output", _) => {
                 return Err(bad("true or false"));
             }
             ("sequence_id", Parameter::Int(0)) => {}

