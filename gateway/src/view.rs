@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Map, Value, json};
-use weir_client::admin::Status;
+use weir_client::admin::{MemberStatus, Status};
 use weir_client::{Admin, ClientError};
 use weir_core::endpoint::audit::GateAudit;
 use weir_core::history::{Ever, NodeRecent, Tally};
-use weir_core::ids::{EndpointName, ModelRef, StageName};
+use weir_core::ids::{EndpointName, ModelRef, NodeName, StageName};
+use weir_core::replicated::Assignment;
 use weir_core::scheduler::Batches;
 
 /// One look at the cluster.
@@ -19,6 +20,19 @@ pub struct View {
     pub endpoints: BTreeMap<EndpointName, Endpoint>,
     pub models: BTreeMap<ModelRef, Model>,
     pub nodes: Vec<Node>,
+    /// By model: its replicas in the plan, on each of `nodes`.
+    pub placement: BTreeMap<ModelRef, Vec<usize>>,
+    pub members: Vec<Member>,
+}
+
+/// A coordinator.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Member {
+    pub name: String,
+    pub role: &'static str,
+    pub up: bool,
+    pub applied: u64,
 }
 
 /// An endpoint, over all homes.
@@ -91,7 +105,26 @@ pub async fn look(admin: &Admin, seconds: usize) -> Result<(Status, View), Clien
 impl View {
     /// From the leader's word and what each node said; `None` for one that did not answer.
     pub fn new(status: &Status, said: Vec<(String, Option<NodeRecent>)>) -> View {
-        let mut view = View { endpoints: BTreeMap::new(), models: BTreeMap::new(), nodes: Vec::new() };
+        let replicas = |model: &ModelRef| {
+            let on = |node: &NodeName| {
+                let here = |assigned: &&Assignment| assigned.model == *model && assigned.node == *node;
+                status.state.plan.assignments.values().filter(here).count()
+            };
+            (model.clone(), status.state.nodes.keys().map(on).collect())
+        };
+        let member = |seen: &MemberStatus| Member {
+            name: seen.member.name.to_string(),
+            role: seen.role,
+            up: seen.up,
+            applied: seen.applied.0,
+        };
+        let mut view = View {
+            endpoints: BTreeMap::new(),
+            models: BTreeMap::new(),
+            nodes: Vec::new(),
+            placement: status.state.models.keys().map(replicas).collect(),
+            members: status.members.iter().map(member).collect(),
+        };
         for (name, recent) in said {
             let seen = status.nodes.iter().find(|seen| seen.name == name);
             let devices = recent.iter().flat_map(|recent| &recent.devices);
@@ -147,10 +180,16 @@ impl View {
             json!({"name": node.name, "state": node.state, "busy": node.busy, "slots": node.slots, "running": node.running,
                 "backlog_us": node.backlog.as_micros() as u64, "told": node.told})
         });
+        let placement = self.placement.iter().map(|(model, on)| json!({"model": model.to_string(), "replicas": on}));
+        let members = self.members.iter().map(
+            |member| json!({"name": member.name, "role": member.role, "up": member.up, "applied": member.applied}),
+        );
         json!({
             "endpoints": endpoints.collect::<Vec<_>>(),
             "models": models.collect::<Vec<_>>(),
             "nodes": nodes.collect::<Vec<_>>(),
+            "placement": placement.collect::<Vec<_>>(),
+            "members": members.collect::<Vec<_>>(),
         })
     }
 }

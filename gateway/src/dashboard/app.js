@@ -200,6 +200,9 @@ function draw() {
   const up = now.members.filter((member) => member.up).length;
   const nodes = now.nodes.filter((node) => node.state === "up").length;
   $("cluster").textContent = `cluster ${now.cluster} · leader ${now.leader || "none"}, term ${now.term} · ${up} of ${now.members.length} coordinators, ${nodes} of ${now.nodes.length} nodes up`;
+  const trouble = now.unplaceable.map(([model, why]) => `${model} has too few replicas: ${why}`).join(" · ");
+  $("trouble").hidden = trouble === "";
+  $("trouble").textContent = trouble;
   const names = now.endpoints.map((endpoint) => endpoint.name);
   for (const [name, { element }] of cards) {
     if (!names.includes(name)) {

@@ -229,26 +229,11 @@ fn frame(status: &Status, view: &View) -> Value {
                 json!(status.state.endpoints.get(name).map(|known| known.deadline.as_micros() as u64));
         }
     }
-    let mut placement: Vec<Value> = Vec::new();
-    for model in status.state.models.keys() {
-        let nodes = status.state.nodes.keys().map(|node| {
-            let of_model = |(_, assigned): &(_, &weir_core::replicated::Assignment)| {
-                assigned.model == *model && assigned.node == *node
-            };
-            json!(status.state.plan.assignments.iter().filter(of_model).count())
-        });
-        placement.push(json!({"model": model.to_string(), "replicas": nodes.collect::<Vec<_>>()}));
-    }
-    let members = status.members.iter().map(|member| {
-        json!({"name": member.member.name.as_str(), "role": member.role, "up": member.up, "applied": member.applied.0})
-    });
     frame["t"] = json!(unix_ms());
     frame["bounds_us"] = json!(BOUNDS_US);
     frame["cluster"] = json!(status.state.cluster);
     frame["leader"] = json!(status.leader.0);
     frame["term"] = json!(status.term);
-    frame["members"] = json!(members.collect::<Vec<_>>());
-    frame["placement"] = json!(placement);
     frame["unplaceable"] = json!(status.unplaceable);
     frame
 }

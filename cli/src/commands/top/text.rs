@@ -62,6 +62,16 @@ pub fn text(view: &View) -> String {
             told(shown(Some(node.backlog))),
         ]
     });
+    let on: Vec<String> = view.nodes.iter().map(|node| format!("on {}", node.name)).collect();
+    let header_of_replicas: Vec<&str> = std::iter::once("replicas of").chain(on.iter().map(String::as_str)).collect();
+    let replicas = view.placement.iter().map(|(model, on)| {
+        let count = |count: &usize| if *count == 0 { "-".to_owned() } else { count.to_string() };
+        std::iter::once(model.to_string()).chain(on.iter().map(count)).collect()
+    });
+    let members = view.members.iter().map(|member| {
+        let state = if member.up { "up" } else { "down" };
+        vec![member.name.clone(), member.role.into(), state.into(), member.applied.to_string()]
+    });
     let audits = table(
         &["gate before", "audited", "differ", "gain by table", "labelled", "gain by table", "measured gain"],
         gates.clone(),
@@ -73,6 +83,8 @@ pub fn text(view: &View) -> String {
             models.collect(),
         ),
         table(&["node", "state", "busy", "slots running", "backlog"], nodes.collect()),
+        table(&header_of_replicas, replicas.collect()),
+        table(&["coordinator", "role", "state", "log applied to"], members.collect()),
     ]
     .into_iter()
     .chain((!gates.is_empty()).then_some(audits))
