@@ -214,12 +214,7 @@ fn read_inputs(
         let name = input.name;
         let bad = |why: String| Refusal::bad(format!("input {name}: {why}"));
         input.parameters.keys().try_for_each(|parameter| infer::check_tensor_parameter(&name, parameter))?;
-        let dtype = oip::dtype(&input.datatype).ok_or_else(|| {
-            let word: String = input.datatype.chars().take(20).collect();
-            bad(format!("there is no datatype {word:?}"))
-        })?;
-        let shape: Result<Vec<u64>, _> = input.shape.iter().map(|dim| u64::try_from(*dim)).collect();
-        let shape = shape.map_err(|_| bad("a dimension is below 0".into()))?;
+        let (dtype, shape) = infer::kind(&name, &input.datatype, &input.shape)?;
         let data = match (raw.next(), input.contents) {
             (Some(data), _) => data,
             (None, Some(_)) if matches!(dtype, DType::F16 | DType::Bf16) => {

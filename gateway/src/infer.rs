@@ -9,7 +9,7 @@ use std::time::Duration;
 use weir_client::{Answer, EndpointInfo, Request};
 use weir_core::ids::{EndpointName, StageName};
 use weir_core::outcome::{Class, Outcome};
-use weir_core::tensor::{Tensor, TensorSpec};
+use weir_core::tensor::{DType, Tensor, TensorSpec};
 use weir_schema::oip;
 
 use crate::refusal::{Kind, Refusal};
@@ -142,6 +142,17 @@ pub fn check_tensor_parameter(tensor: &str, name: &str) -> Result<(), Refusal> {
         }
         _ => Ok(()),
     }
+}
+
+/// Element type and shape of an input, as its request writes them.
+pub fn kind(input: &str, datatype: &str, dims: &[i64]) -> Result<(DType, Vec<u64>), Refusal> {
+    let dtype = oip::dtype(datatype).ok_or_else(|| {
+        let word: String = datatype.chars().take(20).collect();
+        Refusal::bad(format!("input {input}: there is no datatype {word:?}"))
+    })?;
+    let shape: Result<Vec<u64>, _> = dims.iter().map(|dim| u64::try_from(*dim)).collect();
+    let shape = shape.map_err(|_| Refusal::bad(format!("input {input}: a dimension is below 0")))?;
+    Ok((dtype, shape))
 }
 
 /// An endpoint by the protocol's name and version.

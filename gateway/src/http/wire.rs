@@ -108,12 +108,7 @@ fn parameter(name: &str, value: &Value) -> Result<Parameter, Refusal> {
 fn read_input(input: &InputJson<'_>, tail: &mut &[u8]) -> Result<Tensor, Refusal> {
     let name = &input.name;
     let bad = |why: String| Refusal::bad(format!("input {name}: {why}"));
-    let dtype = oip::dtype(&input.datatype).ok_or_else(|| {
-        let word: String = input.datatype.chars().take(20).collect();
-        bad(format!("there is no datatype {word:?}"))
-    })?;
-    let shape: Result<Vec<u64>, _> = input.shape.iter().map(|dim| u64::try_from(*dim)).collect();
-    let shape = shape.map_err(|_| bad("a dimension is below 0".into()))?;
+    let (dtype, shape) = infer::kind(name, &input.datatype, &input.shape)?;
     let mut size = None;
     for (name, value) in input.parameters.iter().flatten() {
         infer::check_tensor_parameter(&input.name, name)?;
