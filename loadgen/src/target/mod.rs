@@ -1,7 +1,5 @@
 //! What is measured: something that answers queries made of rows of a data set.
 
-#[allow(missing_docs, clippy::all)]
-#[rustfmt::skip]
 mod oip;
 pub mod oip_grpc;
 pub mod oip_http;
