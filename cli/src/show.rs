@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use weir_core::endpoint::Endpoint;
-use weir_core::tensor::{DType, Tensor};
+use weir_core::tensor::{DType, Tensor, texts};
 
 /// A plain table: no lines, columns apart.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
@@ -38,19 +38,8 @@ fn elements(tensor: &Tensor) -> Vec<Value> {
         DType::Bf16 => of::<2>(data, |b| float(f64::from(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)))),
         DType::F32 => of::<4>(data, |b| float32(f32::from_le_bytes(b))),
         DType::F64 => of::<8>(data, |b| float(f64::from_le_bytes(b))),
-        DType::String => strings(data),
+        DType::String => texts(data).map(|text| Value::from(String::from_utf8_lossy(text))).collect(),
     }
-}
-
-fn strings(data: &[u8]) -> Vec<Value> {
-    let mut values = Vec::new();
-    let mut rest = data;
-    while let Some((length, after)) = rest.split_first_chunk::<4>() {
-        let (text, after) = after.split_at(u32::from_le_bytes(*length) as usize);
-        values.push(Value::from(String::from_utf8_lossy(text).into_owned()));
-        rest = after;
-    }
-    values
 }
 
 /// The shortest decimal that is this f32, not the f64 that it widens to.

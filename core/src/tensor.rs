@@ -270,6 +270,17 @@ pub fn check(dtype: DType, shape: &[u64], data: &[u8]) -> Result<(), BadTensor> 
     Ok(())
 }
 
+/// The byte strings of a string tensor's data, which has been checked; none beyond the first that is not whole.
+pub fn texts(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = data;
+    std::iter::from_fn(move || {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let (text, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        rest = after;
+        Some(text)
+    })
+}
+
 /// A tensor's name, element type and shape as a model declares it; `None` is a dimension left open.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TensorSpec {

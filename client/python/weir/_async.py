@@ -17,7 +17,7 @@ from . import _wire
 from ._balance import Balancer
 from ._errors import BadInput, NotFound, Refused, Unreachable, WeirError
 from ._types import Answer, Array, Class, EndpointInfo, Outcome
-from ._wire import control_capnp, predict_capnp
+from ._wire import predict_capnp
 
 #: Longest that a call without a deadline of its own is waited for.
 PATIENCE = 60.0
@@ -365,6 +365,3 @@ def _may_have_run(answer: Answer) -> Answer:
         return answer
     message = f"an attempt broke and may have run; the last was refused: {answer.message}"
     return Answer(answer.id, "unknown", None, message)
-
-
-__all__ = ["AsyncClient", "control_capnp"]

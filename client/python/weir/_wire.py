@@ -15,9 +15,7 @@ from ._errors import BadInput
 from ._types import DTYPES, Answer, Array, Class, EndpointInfo, TensorSpec, Timings
 
 _FOLDER = Path(__file__).parent / "schema"
-_loaded = capnp.SchemaParser()
-predict_capnp: Any = _loaded.load(os.fspath(_FOLDER / "predict.capnp"))
-control_capnp: Any = _loaded.load(os.fspath(_FOLDER / "control.capnp"))
+predict_capnp: Any = capnp.SchemaParser().load(os.fspath(_FOLDER / "predict.capnp"))
 
 _WORDS = {dtype: word for word, dtype in DTYPES.items() if word not in ("bf16", "string")}
 _SIXTY_FOUR = (1 << 64) - 1

@@ -12,7 +12,7 @@ use ort::environment::Environment;
 use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session as OrtSession, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType};
-use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
+use weir_core::tensor::{DType, Signature, Tensor, TensorSpec, texts};
 use weir_core::units::Bytes;
 
 use super::onnx_file;
@@ -179,13 +179,9 @@ fn lend<'a>(tensor: &'a Tensor, aligned: &'a Aligned) -> Result<SessionInputValu
         DType::F32 => of::<f32>(shape, data),
         DType::F64 => of::<f64>(shape, data),
         DType::String => {
-            let mut strings = Vec::new();
-            let mut rest = data;
-            while let Some((length, after)) = rest.split_first_chunk::<4>() {
-                let (string, after) = after.split_at(u32::from_le_bytes(*length) as usize);
-                strings.push(String::from_utf8(string.to_vec()).map_err(|_| ort::Error::new("a string is not UTF-8"))?);
-                rest = after;
-            }
+            let string = |text: &[u8]| String::from_utf8(text.to_vec());
+            let strings: Result<Vec<String>, _> = texts(data).map(string).collect();
+            let strings = strings.map_err(|_| ort::Error::new("a string is not UTF-8"))?;
             Ok(OrtTensor::from_string_array((shape, strings.as_slice()))?.into())
         }
     }

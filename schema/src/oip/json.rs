@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde::ser::{Error as _, SerializeSeq, Serializer};
-use weir_core::tensor::DType;
+use weir_core::tensor::{DType, texts};
 
 /// The elements of a tensor of this type and shape, row-major and little-endian, from an array of any depth from flat to the shape's
 /// own. Whether there are as many as the shape says is checked where they are nested; of a flat array the caller looks.
@@ -209,7 +209,7 @@ impl serde::Serialize for Flat<'_> {
             DType::F64 => each::<8, _, S>(to, self.data, |b| Number::F64(f64::from_le_bytes(b))),
             DType::String => {
                 let mut list = to.serialize_seq(None)?;
-                for text in super::texts(self.data) {
+                for text in texts(self.data) {
                     let text = std::str::from_utf8(text)
                         .map_err(|_| S::Error::custom("it holds bytes that are no text; ask for binary data"))?;
                     list.serialize_element(text)?;

@@ -3,7 +3,7 @@
 //! `inference` is made from `schema/oip/inference.proto` and checked in, so that a build needs no protoc; `tests/oip.rs` compares it with
 //! a fresh generation.
 
-use weir_core::tensor::DType;
+use weir_core::tensor::{DType, texts};
 
 use self::inference::InferTensorContents;
 
@@ -44,17 +44,6 @@ pub fn word(dtype: DType) -> &'static str {
 /// The element type of a word.
 pub fn dtype(word: &str) -> Option<DType> {
     NAMES.iter().find(|(known, _)| *known == word).map(|(_, dtype)| *dtype)
-}
-
-/// Byte strings as they stand in a tensor's data, which has been checked.
-pub fn texts(data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = data;
-    std::iter::from_fn(move || {
-        let (length, after) = rest.split_first_chunk::<4>()?;
-        let (text, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        rest = after;
-        Some(text)
-    })
 }
 
 /// Typed contents as bytes. What does not fit its type is cut, as servers do; of half floats there are none.
