@@ -13,20 +13,12 @@ use weir_core::outcome::{Outcome, Rejection};
 use weir_core::placement::EndpointLoad;
 use weir_core::rollout::Score;
 use weir_core::units::Instant;
-
-/// Stages counted one by one; a cascade with more is a mistake.
-const STAGES_MAX: usize = 16;
+use weir_host::clock::Clock;
 
 /// Counters of one endpoint.
 #[derive(Default)]
 pub struct Counters {
     arrived: AtomicU64,
-    answered: AtomicU64,
-    rejected: AtomicU64,
-    expired: AtomicU64,
-    failed: AtomicU64,
-    degraded: AtomicU64,
-    by_stage: [AtomicU64; STAGES_MAX],
     last_error: Mutex<String>,
     /// Taken once a call, for a moment, when it ends.
     ended: Mutex<Option<Ended>>,
@@ -49,7 +41,7 @@ struct Ended {
 /// A call that nobody has answered yet; dropped before, its caller went away.
 pub struct Answering<'a> {
     counters: &'a Counters,
-    now: &'a dyn Fn() -> Instant,
+    clock: &'a dyn Clock,
     done: bool,
 }
 
@@ -57,14 +49,14 @@ impl Answering<'_> {
     /// Its rows have ended.
     pub fn ended(mut self, records: &[Record]) {
         self.done = true;
-        self.counters.ended((self.now)(), records);
+        self.counters.ended(self.clock.now(), records);
     }
 }
 
 impl Drop for Answering<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.counters.with_ended((self.now)(), |ended| ended.totals.cancelled += 1);
+            self.counters.with_ended(self.clock.now(), |ended| ended.totals.cancelled += 1);
         }
     }
 }
@@ -120,14 +112,12 @@ impl Ledger {
     }
 
     /// All of them, for the report, by name.
-    pub fn loads(&self) -> Vec<EndpointLoad> {
-        let mut loads: Vec<_> = self.endpoints.iter().map(|entry| entry.value().load(entry.key())).collect();
+    pub fn loads(&self, now: Instant) -> Vec<EndpointLoad> {
+        let mut loads: Vec<_> = self.endpoints.iter().map(|entry| entry.value().load(now, entry.key())).collect();
         loads.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         loads
     }
-}
 
-impl Ledger {
     /// A call was refused before anybody looked at its rows.
     pub fn refused(&self, why: Rejection) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(why).or_default() += 1;
@@ -141,23 +131,22 @@ impl Ledger {
 
 impl Counters {
     /// Rows of a call came; it is to be told when they have ended.
-    pub fn arrived<'a>(&'a self, rows: usize, now: &'a dyn Fn() -> Instant) -> Answering<'a> {
+    pub fn arrived<'a>(&'a self, rows: usize, clock: &'a dyn Clock) -> Answering<'a> {
         self.arrived.fetch_add(rows as u64, Ordering::Relaxed);
-        Answering { counters: self, now, done: false }
+        Answering { counters: self, clock, done: false }
     }
 
     fn ended(&self, now: Instant, records: &[Record]) {
-        records.iter().for_each(|record| self.count(record));
+        let broken = |record: &&Record| matches!(record.outcome, Outcome::Failed | Outcome::Unknown);
+        if let Some(record) = records.iter().rev().find(broken) {
+            self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&record.message);
+        }
         self.count_versions(records);
         self.with_ended(now, |ended| {
-            ended.totals.ended(records);
+            ended.totals.ended(records, ended.recent.at(now));
             if records.iter().any(|record| record.outcome == Outcome::Answered) {
                 ended.answered = Some(now);
             }
-            let tally = ended.recent.at(now);
-            // Counted when they end: nobody can say of those under way whether they are in time.
-            tally.arrived += records.len() as u64;
-            records.iter().for_each(|record| tally.ended(record));
         });
     }
 
@@ -191,37 +180,18 @@ impl Counters {
         records.iter().for_each(|record| score.add(record.outcome == Outcome::Answered && !record.is_late()));
     }
 
-    fn count(&self, record: &Record) {
-        let counter = match record.outcome {
-            Outcome::Answered => {
-                self.by_stage[record.stage.min(STAGES_MAX - 1)].fetch_add(1, Ordering::Relaxed);
-                if record.degraded {
-                    self.degraded.fetch_add(1, Ordering::Relaxed);
-                }
-                &self.answered
-            }
-            Outcome::Rejected(_) => &self.rejected,
-            Outcome::Expired => &self.expired,
-            Outcome::Failed | Outcome::Unknown => {
-                self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&record.message);
-                &self.failed
-            }
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn load(&self, endpoint: &EndpointName) -> EndpointLoad {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    fn load(&self, now: Instant, endpoint: &EndpointName) -> EndpointLoad {
+        let totals = self.totals(now);
         EndpointLoad {
             endpoint: endpoint.clone(),
-            arrived: read(&self.arrived),
-            answered: read(&self.answered),
-            rejected: read(&self.rejected),
-            expired: read(&self.expired),
-            failed: read(&self.failed),
-            degraded: read(&self.degraded),
+            arrived: self.arrived.load(Ordering::Relaxed),
+            answered: totals.request.count(),
+            rejected: totals.rejected(),
+            expired: totals.expired(),
+            failed: totals.failed,
+            degraded: totals.degraded,
+            by_stage: totals.by_stage.to_vec(),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            by_stage: self.by_stage.iter().map(read).collect(),
             versions: self
                 .versions
                 .lock()

@@ -249,7 +249,7 @@ impl Link {
             epoch: self.replicas.epoch(),
             replicas: self.replicas.report(),
             devices: devices.collect(),
-            endpoints: self.shared.ledger.loads(),
+            endpoints: self.shared.ledger.loads(self.shared.host.clock.now()),
             up: self.shared.host.clock.now().since(weir_core::units::Instant::ZERO),
             draining: self.shared.is_draining(),
             asked: self.shared.asked(),

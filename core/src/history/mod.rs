@@ -11,7 +11,7 @@ mod told;
 mod totals;
 
 pub use recent::{LATENCY_BUCKETS, Latencies, Recent, Seconds, Tally, WINDOW};
-pub use record::{Batch, Record, Visit, VisitEnd, Visits};
+pub use record::{Batch, Record, Visit, VisitEnd, Visits, Worth};
 pub use ring::Ring;
 pub use told::{
     DeviceNow, EndpointRecent, Ever, Explained, MemberFacts, ModelNow, NodeFacts, NodeRecent, Rule, Told, ToldVisit,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Record, STAGES};
+use super::{Record, STAGES, Worth};
 use crate::outcome::Outcome;
 use crate::units::Instant;
 
@@ -114,15 +114,15 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// A query ended.
-    pub fn ended(&mut self, record: &Record) {
-        self.forgone += (record.forgone() * 1e6) as u64;
+    /// A query ended that was worth so much.
+    pub fn ended(&mut self, record: &Record, worth: Worth) {
+        self.forgone += (worth.forgone * 1e6) as u64;
         match record.outcome {
             Outcome::Answered => {
                 self.answered += 1;
                 self.in_time += u64::from(!record.is_late());
                 self.degraded += u64::from(record.degraded);
-                if let Some(right) = record.expected_right() {
+                if let Some(right) = worth.right {
                     self.estimated += 1;
                     self.right += (right * 1e6) as u64;
                 }

@@ -102,6 +102,15 @@ impl Visit {
     }
 }
 
+/// What a query was worth, worked out once for all who count it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Worth {
+    /// See [`Record::expected_right`].
+    pub right: Option<f64>,
+    /// See [`Record::forgone`].
+    pub forgone: f64,
+}
+
 /// What became of a stage call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VisitEnd {
@@ -180,6 +189,11 @@ impl Record {
             Outcome::Rejected(_) | Outcome::Expired => endpoint.weight,
             Outcome::Failed | Outcome::Unknown => 0.0,
         }
+    }
+
+    /// Both, for those who count.
+    pub fn worth(&self) -> Worth {
+        Worth { right: self.expected_right(), forgone: self.forgone() }
     }
 
     /// What the gate behind a stage said.

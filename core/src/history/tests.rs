@@ -85,12 +85,9 @@ fn answer(recent: &mut Recent, at: Instant, latency_ms: u64) {
     tally.arrived += 1;
     let arrived = Instant::ZERO;
     let ended = Instant::from_millis(latency_ms);
-    tally.ended(&Record {
-        arrived,
-        ended,
-        deadline: Some(Deadline(Instant::from_millis(50))),
-        ..record(0, Outcome::Answered)
-    });
+    let record =
+        Record { arrived, ended, deadline: Some(Deadline(Instant::from_millis(50))), ..record(0, Outcome::Answered) };
+    tally.ended(&record, record.worth());
 }
 
 #[test]
@@ -101,7 +98,8 @@ fn only_whole_seconds_of_the_window_are_told() {
     answer(&mut recent, Instant::from_millis(101_000), 60);
     let read = recent.read(Instant::from_millis(101_999), WINDOW);
     assert_eq!((read.seconds, read.tally.answered, read.tally.attainment()), (1, 1, Some(1.0)));
-    recent.at(Instant::from_millis(102_000)).ended(&record(102_000, Outcome::Expired));
+    let expired = record(102_000, Outcome::Expired);
+    recent.at(Instant::from_millis(102_000)).ended(&expired, expired.worth());
     let read = recent.read(Instant::from_millis(103_000), WINDOW);
     assert_eq!((read.seconds, read.tally.arrived, read.tally.ends(), read.tally.in_time), (3, 2, 3, 1));
     assert!((read.tally.attainment().unwrap() - 1.0 / 3.0).abs() < 1e-9);
@@ -188,7 +186,7 @@ fn what_an_answer_is_expected_to_be_worth_and_what_load_has_cost() {
     assert_eq!(record(0, Outcome::Answered).expected_right(), None);
     let mut tally = Tally::default();
     for record in [&shallow, &deep, &sure] {
-        tally.ended(record);
+        tally.ended(record, record.worth());
     }
     assert_eq!((tally.estimated, tally.forgone), (3, 600_000));
     assert!((tally.accuracy().unwrap() - 2.2 / 3.0).abs() < 1e-5);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::record::VisitEnd;
-use super::{Ever, Record, STAGES};
+use super::{Ever, Record, STAGES, Tally, Worth};
 use crate::outcome::{Class, Outcome, Rejection};
 
 /// Upper bounds of a [`Histogram`]'s buckets, in microseconds; what is above the last one is in a bucket of its own. A deadline of 10,
@@ -134,20 +134,34 @@ impl Totals {
             answered: self.request.count(),
             in_time: self.in_time,
             degraded: self.degraded,
-            refused: self.rejected.values().chain(self.expired.values()).sum(),
+            refused: self.rejected() + self.expired(),
         }
     }
 
-    /// All rows of a call have ended.
-    pub fn ended(&mut self, records: &[Record]) {
+    /// Rejected, for whatever reason.
+    pub fn rejected(&self) -> u64 {
+        self.rejected.values().sum()
+    }
+
+    /// Expired, of whatever class.
+    pub fn expired(&self) -> u64 {
+        self.expired.values().sum()
+    }
+
+    /// All rows of a call have ended; they are counted in a tally of the last seconds too.
+    pub fn ended(&mut self, records: &[Record], tally: &mut Tally) {
+        // Counted when they end: nobody can say of those under way whether they are in time.
+        tally.arrived += records.len() as u64;
         let (mut queue, mut compute, mut took) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         for record in records {
-            self.forgone += record.forgone();
+            let worth = record.worth();
+            tally.ended(record, worth);
+            self.forgone += worth.forgone;
             let span = record.ended.since(record.arrived);
             took = took.max(span);
             match record.outcome {
                 Outcome::Answered => {
-                    let (waited, computed) = self.answered(record, span);
+                    let (waited, computed) = self.answered(record, worth, span);
                     queue += waited;
                     compute += computed;
                 }
@@ -169,12 +183,12 @@ impl Totals {
     }
 
     /// What a row waited and was computed on.
-    fn answered(&mut self, record: &Record, span: Duration) -> (Duration, Duration) {
+    fn answered(&mut self, record: &Record, worth: Worth, span: Duration) -> (Duration, Duration) {
         self.request.add(span);
         self.in_time += u64::from(!record.is_late());
         self.degraded += u64::from(record.degraded);
         self.by_stage[record.stage.min(STAGES - 1)] += 1;
-        if let Some(right) = record.expected_right() {
+        if let Some(right) = worth.right {
             self.estimated += 1;
             self.right += right;
         }
@@ -236,7 +250,7 @@ mod tests {
             ended: Instant::from_millis(11),
             ..record(1, Outcome::Answered)
         };
-        totals.ended(&[row(2), row(4)]);
+        totals.ended(&[row(2), row(4)], &mut Tally::default());
         assert_eq!((totals.calls.success.count, totals.calls.rows, totals.calls.batches), (1, 2, 0.5));
         assert_eq!(totals.calls.success.time, Duration::from_millis(10));
         assert_eq!(totals.calls.queue, Calls { count: 1, time: Duration::from_millis(3) });
@@ -248,8 +262,8 @@ mod tests {
     fn a_call_of_which_a_row_is_refused_is_a_failure_and_each_row_is_told_apart() {
         let mut totals = Totals::default();
         let refused = Record { class: Class::Sheddable, ..record(2, Outcome::Rejected(Rejection::TooLate)) };
-        totals.ended(&[record(1, Outcome::Answered), refused.clone()]);
-        totals.ended(&[Record { outcome: Outcome::Failed, ..refused }]);
+        totals.ended(&[record(1, Outcome::Answered), refused.clone()], &mut Tally::default());
+        totals.ended(&[Record { outcome: Outcome::Failed, ..refused }], &mut Tally::default());
         assert_eq!((totals.calls.fail.count, totals.calls.success.count, totals.broken), (2, 0, 1));
         assert_eq!(totals.rejected[&(Rejection::TooLate, Class::Sheddable)], 1);
         assert_eq!((totals.request.count(), totals.failed, totals.calls.rows), (1, 1, 1));

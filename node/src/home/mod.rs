@@ -200,8 +200,7 @@ impl Home {
         };
         let _in_flight = self.shared.in_flight();
         let counters = self.shared.ledger.of(&call.ladders.endpoint().name);
-        let clock = || self.shared.host.clock.now();
-        let answering = counters.arrived(call.rows.len(), &clock);
+        let answering = counters.arrived(call.rows.len(), &*self.shared.host.clock);
         let (trip, mut rows) = self.travel(&call).await;
         let mut answers = response.reborrow().init_answers(rows.len() as u32);
         let mut records = self.records.take();
