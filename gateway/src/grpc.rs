@@ -20,8 +20,9 @@ use weir_schema::oip::inference::*;
 use weir_schema::oip::{self, DESCRIPTORS};
 
 use crate::callers::{Caller, Callers};
-use crate::http::{EXTENSIONS, Held, log, repository};
+use crate::http::Held;
 use crate::infer::{self, Parameter, VERSION, Wishes};
+use crate::models::{self, EXTENSIONS, Marks};
 use crate::refusal::{Kind, Refusal};
 use crate::serve::{Peer, Shared};
 use crate::statistics::last_inference_ms;
@@ -126,14 +127,9 @@ impl Service {
             output.parameters.keys().try_for_each(|name| infer::check_tensor_parameter(&output.name, name))?;
         }
         let outputs = asked.outputs.into_iter().map(|output| output.name).collect();
-        wishes.deadline =
-            wishes.deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()).max(Duration::from_micros(1)));
-        let request = infer::request(endpoint, &info, inputs, outputs, wishes)?;
-        let whole = request.whole;
-        let of = request.endpoint.clone();
-        let answers = caller.client.predict(request).await?;
-        log(&of, &answers, Some(asked.id.as_str()).filter(|id| !id.is_empty()), traceparent, arrived);
-        let response = infer::response(answers, whole)?;
+        let id = Some(asked.id.as_str()).filter(|id| !id.is_empty());
+        let marks = Marks { id, traceparent, arrived };
+        let response = models::answer(caller, (&endpoint, &info), (inputs, outputs), wishes, marks).await?;
         Ok(write_response(asked.model_name, asked.id, response, raw))
     }
 }
@@ -414,21 +410,16 @@ impl GrpcInferenceService for Service {
         let caller = self.caller(&request).await?;
         let asked = request.into_inner();
         let told = async {
-            let endpoints = match asked.name.as_str() {
-                "" => caller.client.endpoints().await?,
-                name => vec![infer::endpoint(name, &asked.version)?],
-            };
-            let mut list = Vec::new();
-            for endpoint in endpoints {
-                match caller.info(&endpoint).await {
-                    Ok(_) => {}
-                    // One that this caller may not ask is not told of.
-                    Err(_) if asked.name.is_empty() => continue,
-                    Err(refusal) => return Err(refusal),
+            let book = &self.shared.book;
+            let list = match asked.name.as_str() {
+                "" => models::all_statistics(&caller, book).await?,
+                name => {
+                    let endpoint = infer::endpoint(name, &asked.version)?;
+                    let told = models::statistics(&caller, book, &endpoint).await?;
+                    vec![(endpoint, told)]
                 }
-                let told = caller.client.statistics(endpoint.clone()).await?;
-                list.push(statistics(endpoint.to_string(), &self.shared.book.read(&endpoint, told)));
-            }
+            };
+            let list = list.into_iter().map(|(endpoint, told)| statistics(endpoint.to_string(), &told)).collect();
             Ok(ModelStatisticsResponse { model_stats: list })
         };
         told.await.map(Response::new).map_err(|refusal: Refusal| refusal.grpc())
@@ -440,9 +431,8 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<RepositoryIndexResponse>, Status> {
         let caller = self.caller(&request).await?;
         let only_ready = request.into_inner().ready;
-        let list = repository(&caller).await.map_err(|refusal| refusal.grpc())?;
-        let list = list.into_iter().filter(|(_, state, _)| *state == "READY" || !only_ready);
-        let models = list.map(|(endpoint, state, reason)| ModelIndex {
+        let list = models::repository(&caller, only_ready).await.map_err(|refusal| refusal.grpc())?;
+        let models = list.into_iter().map(|(endpoint, state, reason)| ModelIndex {
             name: endpoint.to_string(),
             version: VERSION.into(),
             state: state.into(),

@@ -100,12 +100,9 @@ impl Wishes {
 
     /// A class by its word.
     pub fn class(&mut self, word: &str) -> Result<(), Refusal> {
-        self.class = Some(match word {
-            "critical" => Class::Critical,
-            "default" => Class::Default,
-            "sheddable" => Class::Sheddable,
-            _ => return Err(Refusal::bad(format!("{word:?} is no class; there are critical, default and sheddable"))),
-        });
+        let class = Class::parse(word);
+        let unknown = || Refusal::bad(format!("{word:?} is no class; there are critical, default and sheddable"));
+        self.class = Some(class.ok_or_else(unknown)?);
         Ok(())
     }
 }

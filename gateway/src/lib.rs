@@ -9,6 +9,7 @@ mod grpc;
 mod http;
 mod infer;
 pub mod metrics;
+mod models;
 mod refusal;
 mod serve;
 mod statistics;

@@ -4,7 +4,7 @@ mod body;
 mod wire;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -28,6 +28,7 @@ use self::body::{Encoding, inflate};
 use self::wire::{Binary, Infer};
 use crate::callers::{Caller, Callers};
 use crate::infer::{self, VERSION};
+use crate::models::{self, EXTENSIONS, Marks};
 use crate::refusal::{Kind, RETRY_AFTER_MS, Refusal};
 use crate::serve::{Peer, Shared};
 use crate::statistics::last_inference_ms;
@@ -131,9 +132,6 @@ async fn openapi() -> Response {
     response
 }
 
-/// The protocol's extensions that there are.
-pub const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
-
 async fn server() -> Response {
     reply(StatusCode::OK, json!({"name": "weir", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS}))
 }
@@ -227,22 +225,13 @@ fn config_of(endpoint: &EndpointName, info: &EndpointInfo) -> Value {
 }
 
 async fn statistics(State(http): State<Http>, Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
-    // Of what there is: else a stranger's names were kept.
-    caller.info(&endpoint).await?;
-    let told = caller.client.statistics(endpoint.clone()).await?;
-    let sum = http.shared.book.read(&endpoint, told);
-    Ok(reply(StatusCode::OK, json!({"model_stats": [statistics_of(&endpoint, &sum)]})))
+    let told = models::statistics(&caller, &http.shared.book, &endpoint).await?;
+    Ok(reply(StatusCode::OK, json!({"model_stats": [statistics_of(&endpoint, &told)]})))
 }
 
 async fn all_statistics(State(http): State<Http>, By(caller): By) -> Result<Response, Refusal> {
-    let mut list = Vec::new();
-    for endpoint in caller.client.endpoints().await? {
-        // One that this caller may not ask is not told of.
-        if caller.info(&endpoint).await.is_ok() {
-            let told = caller.client.statistics(endpoint.clone()).await?;
-            list.push(statistics_of(&endpoint, &http.shared.book.read(&endpoint, told)));
-        }
-    }
+    let list = models::all_statistics(&caller, &http.shared.book).await?;
+    let list: Vec<Value> = list.iter().map(|(endpoint, told)| statistics_of(endpoint, told)).collect();
     Ok(reply(StatusCode::OK, json!({"model_stats": list})))
 }
 
@@ -273,33 +262,15 @@ async fn index(State(http): State<Http>, By(caller): By, request: Request) -> Re
             told["ready"].as_bool().unwrap_or(false)
         }
     };
-    let mut list = Vec::new();
-    for (endpoint, state, reason) in repository(&caller).await? {
-        if state == "READY" || !only_ready {
-            let mut entry = json!({"name": endpoint.as_str(), "version": VERSION, "state": state});
-            if !reason.is_empty() {
-                entry["reason"] = json!(reason);
-            }
-            list.push(entry);
+    let entry = |(endpoint, state, reason): models::Listed| {
+        let mut entry = json!({"name": endpoint.as_str(), "version": VERSION, "state": state});
+        if !reason.is_empty() {
+            entry["reason"] = json!(reason);
         }
-    }
-    Ok(reply(StatusCode::OK, Value::Array(list)))
-}
-
-/// Every endpoint that a caller may ask, its state in the protocol's words, and why it is so.
-pub async fn repository(caller: &Arc<Caller>) -> Result<Vec<(EndpointName, &'static str, String)>, Refusal> {
-    let mut list = Vec::new();
-    for endpoint in caller.client.endpoints().await? {
-        match caller.ask(&endpoint).await {
-            Ok(info) => {
-                let state = if info.unready.is_none() { "READY" } else { "UNAVAILABLE" };
-                list.push((endpoint, state, info.unready.clone().unwrap_or_default()));
-            }
-            Err(refusal) if refusal.kind == Kind::NotFound => {}
-            Err(refusal) => list.push((endpoint, "UNKNOWN", refusal.message)),
-        }
-    }
-    Ok(list)
+        entry
+    };
+    let list = models::repository(&caller, only_ready).await?;
+    Ok(reply(StatusCode::OK, list.into_iter().map(entry).collect()))
 }
 
 async fn infer(
@@ -315,34 +286,13 @@ async fn infer(
     let mut infer = understand(&http, &head.headers, body, &mut held, &info).await?;
     take_headers(&head.headers, &mut infer)?;
     let binary = Binary::of(&infer, &info)?;
-    let mut wishes = infer.wishes;
-    // The deadline counts from when the request came, not from when it was read.
-    wishes.deadline =
-        wishes.deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()).max(Duration::from_micros(1)));
     let outputs = infer.outputs.into_iter().map(|(name, _)| name).collect();
-    let request = infer::request(endpoint.clone(), &info, infer.inputs, outputs, wishes)?;
-    let whole = request.whole;
-    let answers = caller.client.predict(request).await?;
-    drop(held);
     let traceparent = header(&head.headers, &HeaderName::from_static("traceparent"));
-    log(&endpoint, &answers, infer.id.as_deref(), traceparent, arrived);
-    let response = infer::response(answers, whole)?;
+    let marks = Marks { id: infer.id.as_deref(), traceparent, arrived };
+    let response = models::answer(&caller, (&endpoint, &info), (infer.inputs, outputs), infer.wishes, marks).await?;
+    drop(held);
     let (body, json) = wire::write(endpoint.as_str(), infer.id.as_deref(), &response, &binary)?;
     Ok(respond(body, json, &head.headers))
-}
-
-/// One line for each request: who it is, what it is part of, and how it ended; never what was asked.
-pub fn log(
-    endpoint: &EndpointName,
-    answers: &[weir_client::Answer],
-    request: Option<&str>,
-    traceparent: Option<&str>,
-    arrived: Instant,
-) {
-    if let Some(first) = answers.first() {
-        let (query, outcome, us) = (first.id, first.outcome.word(), arrived.elapsed().as_micros() as u64);
-        tracing::debug!(%endpoint, %query, rows = answers.len(), request, traceparent, outcome, us, "answered");
-    }
 }
 
 /// A large body is read elsewhere: other connections of this thread go on.
