@@ -7,6 +7,7 @@ import asyncio
 import sys
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -88,6 +89,11 @@ class Sync(unittest.TestCase):
         np.testing.assert_array_equal(answer.outputs["y"], ROWS)
 
     def test_what_goes_wrong_is_an_outcome(self) -> None:
+        # A node that was not met yet has to be dialled, which half a millisecond may not be enough for: "noReplica".
+        with ThreadPoolExecutor(32) as threads:
+            list(threads.map(lambda _: self.client.predict("echo", ROWS[:1], deadline=5.0), range(128)))
+        nodes = self.client._client._balancer.nodes
+        self.assertTrue(len(nodes) == 2 and all(node.delay > 0 for node in nodes.values()), nodes)
         cases = [
             (self.client.predict("nobody", ROWS[:1]), "rejected", "unknownEndpoint"),
             (self.client.predict("echo", ROWS[:1].astype(np.float64)), "rejected", "badInput"),
