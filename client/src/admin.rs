@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use weir_core::history::{Explained, NodeRecent};
-use weir_core::ids::{Digest, LogIndex, QueryId, RequestId};
+use weir_core::ids::{Digest, LogIndex, ModelRef, QueryId, RequestId};
 use weir_core::placement::NodeReport;
 use weir_core::replicated::{Applied, Change, Command, Done, Grant, Member, Refusal, State};
+use weir_core::triage::Asked;
 use weir_core::tuner::Want;
 use weir_core::units::Instant;
 use weir_host::Host;
@@ -66,6 +67,13 @@ pub struct Status {
     pub unplaceable: Vec<(String, String)>,
     /// Of models that anybody has asked for of late, what they want, and what one more slot would earn in value a second.
     pub wants: BTreeMap<String, (Want, f64)>,
+}
+
+impl Status {
+    /// What homes ask of models behind gates that weigh, as they reported it last, home by home.
+    pub fn demand(&self) -> impl Iterator<Item = (&ModelRef, &Asked)> {
+        self.nodes.iter().filter_map(|node| node.report.as_ref()).flat_map(|report| &report.asked)
+    }
 }
 
 /// A coordinator as the leader sees it.

@@ -79,6 +79,8 @@ pub struct Answer {
     pub price: f64,
     /// What the next stage was expected to gain, in units of value, where that was worth running and did not: what load has cost.
     pub expected_loss: f64,
+    /// How likely the answer is to be right, by calibration; `None` where that is not known.
+    pub expected_right: Option<f64>,
     /// Where the time went.
     pub timings: Timings,
     /// How it came about, where that was asked for and the query got as far as a home node.
@@ -519,6 +521,7 @@ fn blank(id: QueryId, outcome: Outcome, message: &str) -> Answer {
         degraded: false,
         price: 0.0,
         expected_loss: 0.0,
+        expected_right: None,
         node: String::new(),
         timings: Timings::default(),
         trace: None,
@@ -577,6 +580,7 @@ fn read_answer(r: answer::Reader<'_>, id: QueryId) -> Result<Answer, weir_schema
         degraded: r.get_degraded(),
         price: number(r.get_price()),
         expected_loss: number(r.get_expected_loss()),
+        expected_right: Some(number(r.get_expected_right())).filter(|right| *right > 0.0),
         node: text(r.get_node())?,
         timings: Timings {
             total: span_from_us(r.get_total_us())?,

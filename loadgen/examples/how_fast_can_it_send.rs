@@ -241,13 +241,9 @@ impl Target for Lines {
         self.sent.lock().expect("nobody panicked").push(std::time::Instant::now());
         Box::pin(async move {
             match replied.await {
-                Ok(()) => Reply {
-                    outcome: Outcome::Answered,
-                    message: String::new(),
-                    rows: vec![RowReply::default(); ask.rows.len()],
-                    degraded: false,
-                    price: 0.0,
-                },
+                Ok(()) => {
+                    Reply { rows: vec![RowReply::default(); ask.rows.len()], ..Reply::none(Outcome::Answered, "") }
+                }
                 Err(_) => Reply::none(Outcome::Unknown, "the connection broke"),
             }
         })

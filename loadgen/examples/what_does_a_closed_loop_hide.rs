@@ -102,13 +102,7 @@ impl Target for Clock {
         let done = Instant::now() + stands + WORK;
         Box::pin(async move {
             tokio::time::sleep_until(done).await;
-            Reply {
-                outcome: Outcome::Answered,
-                message: String::new(),
-                rows: vec![RowReply::default(); ask.rows.len()],
-                degraded: false,
-                price: 0.0,
-            }
+            Reply { rows: vec![RowReply::default(); ask.rows.len()], ..Reply::none(Outcome::Answered, "") }
         })
     }
 }

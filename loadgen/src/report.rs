@@ -97,6 +97,26 @@ pub fn html(result: &RunResult) -> String {
         true => figure("Price of computing time", "Highest in each second.", over_time(&[line(&|s| s.price)], None)),
         false => "<h2>Price of computing time</h2><p>It was 0 all the time, or the target has none.</p>".into(),
     };
+    let lost = seconds.iter().any(|second| second.expected_loss > 0.0);
+    body += &match lost {
+        true => figure(
+            "Value lost to load",
+            "By second: what deeper stages would have gained, by calibration, that were worth running and did not run.",
+            over_time(&[line(&|s| s.expected_loss)], None),
+        ),
+        false => "<h2>Value lost to load</h2><p>None, or the target does not tell.</p>".into(),
+    };
+    let models: Vec<&String> = result.demand.keys().take(LINES.len()).collect();
+    if !models.is_empty() {
+        body += &figure(
+            "Demand for deeper stages",
+            &format!(
+                "On average: so many slots would be busy with what is worth so much, and more, a second of their time. {}",
+                key(&models)
+            ),
+            demand(result),
+        );
+    }
     body += &format!("<h2>Settings</h2><table>{}</table>", settings(result));
     if let Some(scenario) = scenario::repeating(result) {
         body += &format!(
@@ -316,6 +336,46 @@ fn stage_mix(result: &RunResult, stages: &[String]) -> Option<String> {
     })
 }
 
+/// Demand curves: by what a second of slot time is worth, the slots that what is worth so much would keep busy.
+fn demand(result: &RunResult) -> Option<String> {
+    let all = || result.demand.values().flatten().filter(|point| point.value_per_s > 0.0);
+    let low = all().map(|point| point.value_per_s).reduce(f64::min)? / 1.3;
+    let high = all().map(|point| point.value_per_s).fold(low * 10.0, f64::max) * 1.3;
+    let top = result.demand.values().map(|points| points.iter().map(|point| point.slot_s_per_s).sum::<f64>());
+    let top = top.fold(1e-3, f64::max) * 1.05;
+    svg(240, |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(34)
+            .y_label_area_size(64)
+            .build_cartesian_2d((low..high).log_scale().with_key_points(ticks(low, high)), 0.0..top)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(RULE)
+            .axis_style(RULE)
+            .label_style(label())
+            .y_labels(5)
+            .x_label_formatter(&|worth| format!("{worth}/s"))
+            .y_label_formatter(&short)
+            .draw()?;
+        for (points, (_, ink)) in result.demand.values().zip(LINES) {
+            // From the dearest on; what is asked at one value stands until the next.
+            let mut line = vec![(high, 0.0)];
+            let mut slots = 0.0;
+            for point in points.iter().rev() {
+                line.push((point.value_per_s, slots));
+                slots += point.slot_s_per_s;
+                line.push((point.value_per_s, slots));
+            }
+            line.push((low, slots));
+            chart.draw_series(LineSeries::new(line, ink.stroke_width(2)))?;
+        }
+        Ok(())
+    })
+}
+
 type Chart<'a, 'b> = ChartContext<
     'a,
     SVGBackend<'b>,
@@ -323,10 +383,6 @@ type Chart<'a, 'b> = ChartContext<
 >;
 
 fn mesh(chart: &mut Chart<'_, '_>, unit: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let short = |value: &f64| {
-        let text = format!("{value:.3}");
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    };
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -339,6 +395,11 @@ fn mesh(chart: &mut Chart<'_, '_>, unit: &str) -> Result<(), Box<dyn std::error:
         .y_label_formatter(&short)
         .draw()?;
     Ok(())
+}
+
+fn short(value: &f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn escape(text: &str) -> String {
@@ -363,6 +424,7 @@ mod tests {
             answered: 9,
             stages: [(evil.clone(), 9)].into(),
             price: 0.5,
+            expected_loss: 0.25,
             ..PerSecond::default()
         };
         let result = RunResult {
@@ -372,6 +434,7 @@ mod tests {
             invalid_because: Some(evil.clone()),
             errors: vec![(evil.clone(), 1)],
             stages: [(evil.clone(), 9)].into(),
+            demand: [(evil.clone(), sample().demand["fashion-mid@1"].clone())].into(),
             goal: Some(evil.clone()),
             parts: vec![Part {
                 name: evil.clone(),
@@ -388,7 +451,7 @@ mod tests {
         };
         let page = html(&result);
         assert!(!page.contains("<script") && !page.contains("http"), "nothing runs and nothing is fetched");
-        assert_eq!(page.matches("<svg").count(), 6);
+        assert_eq!(page.matches("<svg").count(), 8);
         assert!(page.contains("99.9 %") && page.contains("Not valid"));
         // Every colour of a plot is one of the style sheet's.
         let colours: Vec<&str> = page.split("=\"#").skip(1).map(|rest| &rest[..6]).collect();

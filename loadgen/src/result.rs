@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use weir_core::triage::ByModel;
+
 use crate::machine::Machine;
 
 /// Everything about one run. Written as JSON in this order.
@@ -40,6 +42,16 @@ pub struct RunResult {
     pub goodput_per_s: f64,
     /// Right answers over answered rows; null without labels, and where nothing was answered.
     pub accuracy: Option<f64>,
+    /// Of the answered rows, the share that the target's calibration expects to be right; absent where it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_accuracy: Option<f64>,
+    /// What load is expected to have cost those that were answered, in units of value: what deeper stages would have gained that were worth
+    /// running and did not run.
+    #[serde(default)]
+    pub expected_loss: f64,
+    /// By model of a deeper stage, on average over the run; absent where the target does not tell.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub demand: BTreeMap<String, Vec<Demanded>>,
     /// Rows; null without labels.
     pub correct_within_deadline: Option<u64>,
     /// Rows that whoever had known all queries beforehand could have got right in time, at most; of simulations of cascades.
@@ -201,6 +213,9 @@ pub struct PerSecond {
     pub p99_us: u64,
     /// Highest price of computing time in this second; zero while every gate is free.
     pub price: f64,
+    /// See [`RunResult::expected_loss`].
+    #[serde(default)]
+    pub expected_loss: f64,
     #[serde(default)]
     pub correct: u64,
     #[serde(default)]
@@ -211,6 +226,21 @@ pub struct PerSecond {
     /// Latencies of this second, as [`RunResult::histogram`]; empty where nothing was answered.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub histogram: String,
+}
+
+/// A point of a demand curve: what is asked of a model that is worth so much for its time, and up to a seventh more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Demanded {
+    /// In units of value, a second of slot time.
+    pub value_per_s: f64,
+    /// In seconds of slot time, a second.
+    pub slot_s_per_s: f64,
+}
+
+/// Demand curves as results have them.
+pub fn demanded(asked: &ByModel) -> BTreeMap<String, Vec<Demanded>> {
+    let point = |(value_per_s, slot_s_per_s)| Demanded { value_per_s, slot_s_per_s };
+    asked.iter().map(|(model, asked)| (model.to_string(), asked.points().map(point).collect())).collect()
 }
 
 /// Percentiles of a [`Latency`], in thousandths.
@@ -312,6 +342,12 @@ impl RunResult {
         if !stages.is_empty() {
             line("answered by", format!("{} ({} degraded)", stages.join(", "), self.degraded));
         }
+        if let Some(expected) = self.expected_accuracy {
+            line(
+                "by calibration",
+                format!("{:.2} % right; what load cost is worth {:.1}", 100.0 * expected, self.expected_loss),
+            );
+        }
         for (name, endpoint) in &self.endpoints {
             line(
                 name,
@@ -372,6 +408,9 @@ pub(crate) mod tests {
             attainment: 0.9966,
             goodput_per_s: 399.0,
             accuracy: Some(0.921),
+            expected_accuracy: Some(0.92),
+            expected_loss: 1.5,
+            demand: [("fashion-mid@1".into(), vec![Demanded { value_per_s: 2.0, slot_s_per_s: 0.25 }])].into(),
             correct_within_deadline: Some(11_020),
             correct_at_best: None,
             latency_us: Latency { p50: 1800, p90: 6100, p99: 21_000, p999: 52_000, max: 61_200 },

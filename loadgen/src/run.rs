@@ -4,7 +4,7 @@
 //! thread, in batches, so that a sender does nothing but send and receive.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -752,6 +752,9 @@ fn result(config: &RunConfig, made: Made, tally: Tally) -> RunResult {
         accuracy: tally.accuracy().filter(|_| labelled),
         correct_within_deadline: labelled.then(|| tally.correct_within()),
         correct_at_best: None,
+        expected_accuracy: tally.expected_accuracy(),
+        expected_loss: tally.expected_loss(),
+        demand: BTreeMap::new(),
         latency_us: tally.all.percentiles(),
         rejected_after_us: tally.rejected_after(),
         stages: tally.stages(),

@@ -118,6 +118,9 @@ pub struct Tally {
     rows_labelled: u64,
     right: u64,
     right_within: u64,
+    /// Sum over answered rows of which it is known, and how many.
+    expected_right: (f64, u64),
+    expected_loss: f64,
     stages: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
     /// Latencies since the last look.
@@ -159,6 +162,8 @@ impl Tally {
             rows_labelled: 0,
             right: 0,
             right_within: 0,
+            expected_right: (0.0, 0),
+            expected_loss: 0.0,
             stages: BTreeMap::new(),
             errors: BTreeMap::new(),
             recent: histogram(),
@@ -216,6 +221,8 @@ impl Tally {
         second.counts.within_deadline += u64::from(within);
         second.counts.degraded += u64::from(ended.reply.degraded);
         self.degraded += u64::from(ended.reply.degraded);
+        second.counts.expected_loss += ended.reply.expected_loss;
+        self.expected_loss += ended.reply.expected_loss;
         for (row, reply) in ended.rows.iter().zip(&ended.reply.rows) {
             if let Some(labels) = &stream.labels {
                 let right = reply.label == Some(labels[*row as usize]);
@@ -224,6 +231,9 @@ impl Tally {
                 second.counts.correct += u64::from(right);
                 self.right += u64::from(right);
                 self.right_within += u64::from(right && within);
+            }
+            if let Some(expected) = reply.expected_right {
+                self.expected_right = (self.expected_right.0 + expected, self.expected_right.1 + 1);
             }
             if !reply.stage.is_empty() {
                 bump(&mut self.stages, &reply.stage);
@@ -279,6 +289,17 @@ impl Tally {
     /// Right rows over answered ones that have a label; nothing where there are none.
     pub fn accuracy(&self) -> Option<f64> {
         (self.rows_labelled > 0).then(|| self.right as f64 / self.rows_labelled as f64)
+    }
+
+    /// Share of the answered rows that calibration expects to be right; nothing where it says nothing.
+    pub fn expected_accuracy(&self) -> Option<f64> {
+        let (right, rows) = self.expected_right;
+        (rows > 0).then(|| right / rows as f64)
+    }
+
+    /// What load is expected to have cost those that were answered.
+    pub fn expected_loss(&self) -> f64 {
+        self.expected_loss
     }
 
     /// Right rows in time.

@@ -151,6 +151,7 @@ struct Answer {
   price @11 :Float64;         # of a second of slot time, in value, the highest that a gate met; 0 where nothing was dear
   expectedLoss @12 :Float64;  # what the next stage would have gained, in value, where it was worth running and did not
   trace @13 :Control.QueryRecord; # null unless it was asked for
+  expectedRight @14 :Float64; # how likely the answer is to be right, by calibration; 0 where that is not known
 }
 
 interface Stages {

@@ -26,7 +26,7 @@ use weir_core::router::{
     meeting_order, remote_finish, sent,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
-use weir_core::triage::{self, ByModel, Curve, Market, Method, Tenant, WholeStage};
+use weir_core::triage::{self, ByModel, Curve, Looks, Market, Method, Tenant, WholeStage};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 use crate::device::{Device, Effect, Service};
@@ -149,6 +149,8 @@ pub struct Ended {
     pub degraded: bool,
     /// The highest price that its gates met, of a second of slot time.
     pub price: f64,
+    /// Of all rows: what load is expected to have cost, in units of value.
+    pub expected_loss: f64,
     /// Calls of deeper stages that were sent somewhere, and how many of them ran.
     pub escalated: (u32, u32),
 }
@@ -241,6 +243,8 @@ struct Running<'a, F> {
     elsewhere: Vec<BTreeMap<ModelRef, Curve>>,
     /// The leader's.
     market: Market,
+    /// What it has been told, report by report.
+    asked: Looks,
     /// By home and endpoint: the stage for all, where triage asks for one.
     wholes: BTreeMap<(usize, usize), WholeStage>,
     on_end: F,
@@ -256,8 +260,9 @@ fn order(cluster: &Cluster) -> BTreeMap<ModelRef, Vec<usize>> {
     meeting_order(models, |node| cluster.nodes[*node].slots)
 }
 
-/// Runs all queries of `dues`, which come in order of time; each is told to `on_end` once. The same seed gives the same run.
-pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on_end: impl FnMut(Ended)) {
+/// Runs all queries of `dues`, which come in order of time; each is told to `on_end` once. The same seed gives the same run. Returns what
+/// was asked of models behind gates that weigh, on average over the reports.
+pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on_end: impl FnMut(Ended)) -> ByModel {
     let mut prng = Prng::part(seed, 3 << 32);
     let names: Vec<NodeName> =
         (1..=cluster.nodes.len()).map(|i| NodeName::parse(&format!("n{i}")).expect("a valid name")).collect();
@@ -281,12 +286,13 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         order: order(cluster),
         elsewhere: vec![BTreeMap::new(); cluster.nodes.len()],
         market: Market::default(),
+        asked: Looks::default(),
         wholes: BTreeMap::new(),
         on_end,
         effects: Vec::new(),
     };
     running.place();
-    running.go(dues.into_iter());
+    running.go(dues.into_iter())
 }
 
 impl<'a, F: FnMut(Ended)> Running<'a, F> {
@@ -312,7 +318,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         self.effects.clear();
     }
 
-    fn go(mut self, mut dues: impl Iterator<Item = Due>) {
+    fn go(mut self, mut dues: impl Iterator<Item = Due>) -> ByModel {
         let mut next = dues.next();
         if self.cluster.reports.is_some() {
             self.agenda.at(Instant::ZERO, Event::Report);
@@ -348,6 +354,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 Event::Answer { call } => self.answer(now, call),
             }
         }
+        self.asked.mean()
     }
 
     /// What homes ask goes to the leader, and what those of all other nodes ask comes back.
@@ -357,6 +364,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             let mut asked = device.asked(now);
             asked.extend(self.elsewhere[node].iter().map(|(model, curve)| (model.clone(), curve.asked(now))));
             self.market.on_report(now, &self.names[node], asked);
+        }
+        if goes_on {
+            self.asked.add(self.market.reported());
         }
         for node in 0..self.devices.len() {
             let asked = self.market.others(now, &self.names[node], self.cluster.models.keys());
@@ -738,11 +748,14 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     fn answer(&mut self, now: Instant, id: u64) {
         let call = self.calls.remove(&id).expect("it is answered once");
         let mut outcome = Outcome::Answered;
-        let (mut stages, mut degraded) = (Vec::with_capacity(call.trip.len()), false);
+        let (mut stages, mut degraded, mut expected_loss) = (Vec::with_capacity(call.trip.len()), false, 0.0);
+        let endpoint = self.cluster.endpoints[call.due.endpoint].ladders.endpoint();
         for slot in 0..call.trip.len() {
             let (end, stage) = match call.trip.end(slot).expect("every row has ended").how {
                 Ending::Answer { stage, degraded: less } => {
                     degraded |= less;
+                    let next = call.trip.judged(slot).and_then(|judged| judged.value);
+                    expected_loss += endpoint.expected_loss(stage, next);
                     (Outcome::Answered, Some(stage))
                 }
                 Ending::Refuse(why) => (Outcome::Rejected(why), None),
@@ -761,6 +774,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             stages,
             degraded,
             price: call.price,
+            expected_loss,
             escalated: call.escalated,
             due: call.due,
         });

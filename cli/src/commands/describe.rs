@@ -1,7 +1,5 @@
 //! `weir describe`: all about one thing.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use weir_client::admin::Status;
@@ -11,7 +9,9 @@ use weir_core::endpoint::{Combine, Endpoint, Feed, Gate, Run};
 use weir_core::ids::ModelRef;
 use weir_core::placement::ReplicaState;
 use weir_core::shapes::Padding;
+use weir_core::triage::Looks;
 use weir_core::tuner::Want;
+use weir_loadgen::result::demanded;
 
 use super::status::{beliefs, endpoint_state};
 use crate::connect::Common;
@@ -117,12 +117,9 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
 /// What homes ask of a model, as they reported it last: value a second of slot time, and how many slot seconds a second of that and up to a
 /// seventh more.
 fn demand(status: &Status, model: &ModelRef) -> Value {
-    let asked = status.nodes.iter().filter_map(|node| node.report.as_ref()?.asked.get(model));
-    let mut points: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
-    for (value, work) in asked.flat_map(|asked| asked.points()) {
-        points.entry(value.to_bits()).or_insert((value, 0.0)).1 += work;
-    }
-    points.into_values().map(|(value, work)| json!({"value_per_s": value, "slot_s_per_s": work})).collect()
+    let mut looks = Looks::default();
+    looks.add(status.demand().filter(|(asked, _)| *asked == model));
+    demanded(&looks.mean()).remove(&model.to_string()).map_or(json!([]), |points| json!(points))
 }
 
 /// How many replicas what is asked needs, and why.

@@ -173,6 +173,7 @@ fn as_json(row: usize, answer: &Answer) -> Value {
     let mut told = json!({
         "row": row, "id": answer.id.to_string(), "outcome": answer.outcome.word(), "outputs": outputs,
         "model": answer.model, "stage": answer.stage, "degraded": answer.degraded, "price": answer.price, "expected_loss": answer.expected_loss,
+        "expected_right": answer.expected_right,
         "node": answer.node,
         "timings_us": {"total": micros(answer.timings.total), "queue": micros(answer.timings.queue), "execute": micros(answer.timings.execute)},
     });

@@ -19,8 +19,9 @@ use weir_core::profile::Profile;
 use weir_core::replicated::{self, Plan, ReplicaRange};
 use weir_core::router::{Call, Depth, Journey, StageEnd};
 use weir_core::tensor::{Row, Signature};
+use weir_core::triage::ByModel;
 use weir_core::units::{Bytes, Instant, ServiceTime};
-use weir_loadgen::result::RunResult;
+use weir_loadgen::result::{RunResult, demanded};
 use weir_loadgen::run::{Loop, RunConfig, counted};
 use weir_loadgen::scenario::Scenario;
 use weir_loadgen::schedule::Schedule;
@@ -492,10 +493,12 @@ pub fn simulate(
     config: &RunConfig,
     dues: impl IntoIterator<Item = Due>,
 ) -> RunResult {
-    counted(config, |count| {
-        cluster::run(cluster, dues, config.seed, |ended| {
+    let mut asked = ByModel::default();
+    let mut result = counted(config, |count| {
+        asked = cluster::run(cluster, dues, config.seed, |ended| {
             let (due, of) = (&ended.due, &learnt[ended.due.endpoint]);
-            let stages = &cluster.endpoints[due.endpoint].ladders.endpoint().stages;
+            let endpoint = cluster.endpoints[due.endpoint].ladders.endpoint();
+            let stages = &endpoint.stages;
             let mut reply = Reply::none(ended.outcome, ended.outcome.explanation());
             if ended.outcome == Outcome::Answered {
                 reply.rows = due
@@ -503,12 +506,17 @@ pub fn simulate(
                     .iter()
                     .zip(&ended.stages)
                     .map(|(row, stage)| {
-                        let stage = stage.expect("an answered row has a stage");
-                        RowReply { label: of.classes[stage][*row as usize], stage: stages[stage].name.to_string() }
+                        let (row, stage) = (*row as usize, stage.expect("an answered row has a stage"));
+                        RowReply {
+                            label: of.classes[stage][row],
+                            stage: stages[stage].name.to_string(),
+                            expected_right: endpoint.expected_right(stage, |stage| of.says[stage][row].signal),
+                        }
                     })
                     .collect();
                 reply.degraded = ended.degraded;
                 reply.price = ended.price;
+                reply.expected_loss = ended.expected_loss;
             }
             count(Ended {
                 intended: due.at.since(Instant::ZERO),
@@ -519,5 +527,7 @@ pub fn simulate(
                 reply,
             });
         });
-    })
+    });
+    result.demand = demanded(&asked);
+    result
 }

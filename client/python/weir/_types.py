@@ -50,6 +50,8 @@ class Answer:
     price: float = 0.0
     #: What the next stage would have gained, where that was worth running and did not.
     expected_loss: float = 0.0
+    #: How likely the answer is to be right, by calibration; ``None`` where that is not known.
+    expected_right: float | None = None
 
     @property
     def answered(self) -> bool:

@@ -121,6 +121,7 @@ def read_answer(answer: Any, number: int, row: int) -> Answer:
         timings=Timings(answer.totalUs / 1e6, answer.queueUs / 1e6, answer.executeUs / 1e6),
         price=float(answer.price),
         expected_loss=float(answer.expectedLoss),
+        expected_right=float(answer.expectedRight) or None,
     )
 
 

@@ -162,6 +162,36 @@ impl Endpoint {
         self.stages.get(stage).map_or(DEFAULT, |stage| stage.name.as_str())
     }
 
+    /// How likely an answer of a stage is to be right, by the gain tables: by that of the gate behind it, or else by what the gate before
+    /// it expected. `signal` is what the gate behind a stage looked at, where it was asked.
+    pub fn expected_right(&self, stage: usize, signal: impl Fn(usize) -> Option<f32>) -> Option<f64> {
+        let table = |stage: usize| match &self.stages.get(stage)?.gate {
+            Some(Gate::Gain { table, .. }) => Some(table),
+            _ => None,
+        };
+        let own = || {
+            let (table, signal) = (table(stage + 1)?, signal(stage)?);
+            Some(table.read(signal, |bin| table.bins()[bin].right))
+        };
+        let before = || {
+            let (table, signal) = (table(stage)?, signal(stage.checked_sub(1)?)?);
+            Some(table.read(signal, |bin| table.bins()[bin].right + table.bins()[bin].gain))
+        };
+        own().or_else(before)
+    }
+
+    /// What an answer of a stage is expected to have lost to load, in units of value: what the next stage is worth by the gate behind this
+    /// one, where that was worth running and did not; of a default output, which no stage gave, all that an answer is worth.
+    pub fn expected_loss(&self, stage: usize, next_is_worth: Option<f64>) -> f64 {
+        if stage >= self.stages.len() {
+            return self.weight;
+        }
+        let Some(Gate::Gain { min_gain, .. }) = self.stages.get(stage + 1).and_then(|next| next.gate.as_ref()) else {
+            return 0.0;
+        };
+        next_is_worth.filter(|value| *value >= min_gain * self.weight).unwrap_or(0.0)
+    }
+
     /// The models that it keeps loaded: those that its stages run, in order, or its versions.
     pub fn models(&self) -> impl Iterator<Item = &ModelRef> {
         let versions = self.versions.iter().map(|split| &split.model);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::{Endpoint, Gate, Judged};
+use crate::endpoint::{Endpoint, Judged};
 use crate::ids::{DeviceName, NodeName, QueryId};
 use crate::outcome::{Class, Outcome, Rejection};
 use crate::scheduler::Closed;
@@ -157,20 +157,7 @@ impl Record {
     /// the gate before it expected.
     pub fn expected_right(&self) -> Option<f64> {
         let endpoint = self.endpoint.as_deref().filter(|_| self.outcome == Outcome::Answered)?;
-        let table = |stage: usize| match &endpoint.stages.get(stage)?.gate {
-            Some(Gate::Gain { table, .. }) => Some(table),
-            _ => None,
-        };
-        let signal = |stage: usize| Some(self.judged(stage)?.signal);
-        let own = || {
-            let (table, signal) = (table(self.stage + 1)?, signal(self.stage)?);
-            Some(table.read(signal, |bin| table.bins()[bin].right))
-        };
-        let before = || {
-            let (table, signal) = (table(self.stage)?, signal(self.stage.checked_sub(1)?)?);
-            Some(table.read(signal, |bin| table.bins()[bin].right + table.bins()[bin].gain))
-        };
-        own().or_else(before)
+        endpoint.expected_right(self.stage, |stage| Some(self.judged(stage)?.signal))
     }
 
     /// What it is expected to have lost to load, in units of value: what the next stage would have gained where that was worth running
@@ -178,13 +165,9 @@ impl Record {
     pub fn forgone(&self) -> f64 {
         let Some(endpoint) = self.endpoint.as_deref() else { return 0.0 };
         match self.outcome {
-            // By the default output: nobody gave an answer.
-            Outcome::Answered if self.stage >= endpoint.stages.len() => endpoint.weight,
             Outcome::Answered => {
-                let next = endpoint.stages.get(self.stage + 1).and_then(|next| next.gate.as_ref());
-                let Some(Gate::Gain { min_gain, .. }) = next else { return 0.0 };
-                let value = self.judged(self.stage).and_then(|judged| judged.value).unwrap_or(0.0);
-                if value >= min_gain * endpoint.weight { value } else { 0.0 }
+                let value = self.judged(self.stage).and_then(|judged| judged.value);
+                endpoint.expected_loss(self.stage, value)
             }
             Outcome::Rejected(_) | Outcome::Expired => endpoint.weight,
             Outcome::Failed | Outcome::Unknown => 0.0,

@@ -1,5 +1,9 @@
 //! What is asked of late, in slot time, by what it is worth for its time.
 
+use std::collections::BTreeMap;
+
+use super::market::ByModel;
+use crate::ids::ModelRef;
 use crate::units::{Instant, ServiceTime};
 
 /// How long what was asked counts, in seconds: a few deadlines, so that one burst does not make the next calm dear.
@@ -119,6 +123,31 @@ impl Asked {
     }
 }
 
+/// What is asked of models, looked at many times: sums, and the mean of the looks.
+#[derive(Clone, Debug, Default)]
+pub struct Looks {
+    looks: u64,
+    sums: BTreeMap<ModelRef, [f64; STEPS]>,
+}
+
+impl Looks {
+    /// One more look; what several homes ask of a model is added.
+    pub fn add<'a>(&mut self, asked: impl IntoIterator<Item = (&'a ModelRef, &'a Asked)>) {
+        self.looks += 1;
+        for (model, asked) in asked {
+            let sum = self.sums.entry(model.clone()).or_insert([0.0; STEPS]);
+            sum.iter_mut().zip(asked.steps()).for_each(|(sum, work)| *sum += f64::from(work));
+        }
+    }
+
+    /// What was asked on average; models of which nothing was are left out.
+    pub fn mean(&self) -> ByModel {
+        let mean = |sum: &[f64; STEPS]| Asked::of(&sum.map(|work| (work / self.looks as f64) as f32));
+        let all = self.sums.iter().map(|(model, sum)| (model.clone(), mean(sum)));
+        all.filter(|(_, asked)| !asked.soft.is_empty()).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +162,14 @@ mod tests {
         assert_eq!(Asked::of(&one).points().collect::<Vec<_>>(), [(LEAST, 0.5)]);
         assert!(!Asked { soft: vec![f32::NAN], first: 0 }.is_sound());
         assert!(!Asked { soft: vec![-1.0], first: 0 }.is_sound());
+        one[0] = 0.25;
+        one[2] = 1.0;
+        let two = Asked::of(&one);
+        let (a, b) = (ModelRef::parse("a@1").unwrap(), ModelRef::parse("b@1").unwrap());
+        let mut looks = Looks::default();
+        looks.add([(&a, &two), (&a, &two), (&b, &Asked::default())]);
+        looks.add([]);
+        assert_eq!(looks.mean(), BTreeMap::from([(a, two)]), "two homes in one look of two");
         let far = Asked { first: 1000, soft: vec![1.0; 9] };
         assert!(!far.is_sound() && far.steps() == [0.0; STEPS]);
     }

@@ -52,6 +52,11 @@ impl Market {
         models.into_iter().filter_map(of).collect()
     }
 
+    /// What every home asked when it reported last, home by home.
+    pub fn reported(&self) -> impl Iterator<Item = (&ModelRef, &Asked)> {
+        self.asked.values().flat_map(|(_, asked)| asked)
+    }
+
     /// What all homes ask of a model apart from what must run, in slot seconds a second.
     pub fn asked(&mut self, now: Instant, model: &ModelRef) -> f64 {
         self.sum_lately(now);
@@ -84,7 +89,8 @@ impl Market {
     fn sum(&mut self, now: Instant) {
         self.asked.retain(|_, (at, _)| now.since(*at) < TTL);
         self.sums.clear();
-        for (model, asked) in self.asked.values().flat_map(|(_, asked)| asked) {
+        let reported = self.asked.values().flat_map(|(_, asked)| asked);
+        for (model, asked) in reported {
             let sum = self.sums.entry(model.clone()).or_insert([0.0; STEPS]);
             sum.iter_mut().zip(asked.steps()).for_each(|(sum, work)| *sum += work);
         }

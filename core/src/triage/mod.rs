@@ -14,7 +14,7 @@ mod method;
 
 pub use bid::{Bid, Tenant};
 pub use buffer::{Buffer, Offer, Stake};
-pub use curve::{Asked, Curve, STEP, step_of};
+pub use curve::{Asked, Curve, Looks, STEP, step_of};
 pub use demand::{Demand, Others};
 pub use market::{ByModel, Market};
 pub use method::{BadMethod, Method, WholeStage, load};

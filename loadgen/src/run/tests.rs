@@ -66,8 +66,12 @@ impl<F: Fn(Ask, Duration) -> LocalBoxFuture<'static, Reply>> Target for Planted<
 }
 
 fn answered(ask: &Ask) -> Reply {
-    let rows = ask.rows.iter().map(|row| RowReply { label: Some(i64::from(*row) % 3), stage: "only".into() });
-    Reply { outcome: Outcome::Answered, message: String::new(), rows: rows.collect(), degraded: false, price: 0.0 }
+    let rows = ask.rows.iter().map(|row| RowReply {
+        label: Some(i64::from(*row) % 3),
+        stage: "only".into(),
+        ..RowReply::default()
+    });
+    Reply { rows: rows.collect(), ..Reply::none(Outcome::Answered, "") }
 }
 
 /// Plants a function; built inside the runtime, whose clock it reads.
@@ -333,7 +337,7 @@ fn a_word_that_the_target_makes_up_for_each_query_is_not_kept() {
         plant(|ask, now| {
             Box::pin(async move {
                 let stage = format!("{now:?}");
-                Reply { rows: vec![RowReply { label: None, stage }], ..answered(&ask) }
+                Reply { rows: vec![RowReply { stage, ..RowReply::default() }], ..answered(&ask) }
             })
         }),
     );

@@ -148,6 +148,8 @@ pub struct Reply {
     pub degraded: bool,
     /// Highest price of computing time that it met; 0 where there is none.
     pub price: f64,
+    /// Of all rows: what load is expected to have cost, in units of value; 0 where the target does not tell.
+    pub expected_loss: f64,
 }
 
 /// What became of one row.
@@ -157,12 +159,14 @@ pub struct RowReply {
     pub label: Option<i64>,
     /// Stage that answered; empty where the target has none.
     pub stage: String,
+    /// How likely the answer is to be right, by the target's calibration.
+    pub expected_right: Option<f64>,
 }
 
 impl Reply {
     /// No answer.
     pub fn none(outcome: Outcome, message: impl Into<String>) -> Reply {
-        Reply { outcome, message: message.into(), rows: Vec::new(), degraded: false, price: 0.0 }
+        Reply { outcome, message: message.into(), rows: Vec::new(), degraded: false, price: 0.0, expected_loss: 0.0 }
     }
 }
 

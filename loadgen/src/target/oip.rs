@@ -56,9 +56,13 @@ pub fn answered(
     Ok(Reply {
         outcome: Outcome::Answered,
         message: String::new(),
-        rows: labels.into_iter().map(|label| RowReply { label, stage: stage.to_owned() }).collect(),
+        rows: labels
+            .into_iter()
+            .map(|label| RowReply { label, stage: stage.to_owned(), expected_right: None })
+            .collect(),
         degraded: false,
         price: 0.0,
+        expected_loss: 0.0,
     })
 }
 

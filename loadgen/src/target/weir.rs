@@ -116,9 +116,14 @@ fn reply(answers: Vec<Answer>, label_output: Option<&str>) -> Reply {
         message: String::new(),
         degraded: answers.iter().any(|answer| answer.degraded),
         price: answers.iter().map(|answer| answer.price).fold(0.0, f64::max),
+        expected_loss: answers.iter().map(|answer| answer.expected_loss).sum(),
         rows: answers
             .into_iter()
-            .map(|answer| RowReply { label: label(&answer.outputs), stage: answer.stage })
+            .map(|answer| RowReply {
+                label: label(&answer.outputs),
+                stage: answer.stage,
+                expected_right: answer.expected_right,
+            })
             .collect(),
     }
 }

@@ -60,6 +60,7 @@ pub fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Build
     b.set_total_us(span_to_us(record.ended.since(record.arrived)));
     b.set_price(row.price);
     b.set_expected_loss(if outcome == Outcome::Answered { record.forgone() } else { 0.0 });
+    b.set_expected_right(record.expected_right().unwrap_or(0.0));
     if call.trace {
         write_told(b.reborrow().init_trace(), &record.tell(record.ended));
     }

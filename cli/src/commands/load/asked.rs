@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use weir_client::Options;
 use weir_client::weirfile::parse_duration;
+use weir_client::{Admin, Options};
 use weir_core::tensor::TensorSpec;
 use weir_core::workload;
+use weir_host::Host;
 use weir_loadgen::data::{Data, read_labels};
 use weir_loadgen::goal::Goal;
 use weir_loadgen::run::{LoadError, Loop, Progress, RunConfig, Stop, Stopper, stopper};
@@ -65,6 +66,8 @@ pub struct Prepared {
     pub scenario: Scenario,
     pub connect: Arc<dyn Connect>,
     pub config: RunConfig,
+    /// The coordinators of a weir cluster.
+    pub admin: Option<Admin>,
 }
 
 /// What is offered in one run, on machines or simulated.
@@ -135,11 +138,15 @@ impl Asked {
                 (Loop::Open(flows), length)
             }
         };
-        let connect: Arc<dyn Connect> = match address {
-            None => Arc::new(Weir(common.options()?)),
-            Some(Address::Weir(coordinators)) => Arc::new(Weir(Options { coordinators, ..common.options()? })),
-            Some(Address::OipHttp(server)) => Arc::new(OipHttp(server.authority)),
-            Some(Address::OipGrpc(server)) => Arc::new(OipGrpc(server.authority)),
+        let weir = |options: Options| {
+            let admin = Admin::new(Host::system(), options.clone());
+            (Arc::new(Weir(options)) as Arc<dyn Connect>, Some(admin))
+        };
+        let (connect, admin): (Arc<dyn Connect>, _) = match address {
+            None => weir(common.options()?),
+            Some(Address::Weir(coordinators)) => weir(Options { coordinators, ..common.options()? }),
+            Some(Address::OipHttp(server)) => (Arc::new(OipHttp(server.authority)), None),
+            Some(Address::OipGrpc(server)) => (Arc::new(OipGrpc(server.authority)), None),
         };
         let mut streams = Vec::new();
         for (part, files) in scenario.parts.iter().zip(files) {
@@ -150,7 +157,7 @@ impl Asked {
             streams.push(files.stream(part, &described.inputs, described.label_output, deadline)?);
         }
         let config = config(&scenario, connect.name(), sending, streams, length.unwrap_or(added.default_duration));
-        Ok(Prepared { scenario, connect, config })
+        Ok(Prepared { scenario, connect, config, admin })
     }
 
     /// Whether a server to ask was named.

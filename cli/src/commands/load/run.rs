@@ -1,15 +1,25 @@
 //! `weir load run`: one run.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
+use weir_client::{Admin, ClientError};
+use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::ids::ModelRef;
+use weir_core::triage::Looks;
 use weir_loadgen::goal::Goal;
-use weir_loadgen::result::RunResult;
+use weir_loadgen::result::{RunResult, demanded};
+use weir_loadgen::target::Stream;
 use weir_loadgen::{hdr, report, run};
 
 use super::asked::{Asked, Line, Offered, load_failure, on_interrupt, usage};
 use crate::connect::Common;
 use crate::failure::Failure;
+
+/// How often the leader is asked for its demand curves: it hears of them four times a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub struct Run {
@@ -76,11 +86,50 @@ impl Run {
         let prepared = self.asked.prepare(&common, self.offered.added(self.closed)).await?;
         let line = Line::new(String::new());
         let stop = on_interrupt();
-        let result = run::run(&prepared.config, prepared.connect, stop, |progress| line.show(progress)).await;
+        let mut looks = Looks::default();
+        let result = {
+            let run = run::run(&prepared.config, prepared.connect, stop, |progress| line.show(progress));
+            let demand = async {
+                if let Some(admin) = &prepared.admin {
+                    look(admin, &prepared.config.streams, &mut looks).await;
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                result = run => result,
+                () = demand => unreachable!("it waits for the run"),
+            }
+        };
         line.clear();
-        let result = result.map_err(load_failure)?;
+        let mut result = result.map_err(load_failure)?;
+        result.demand = demanded(&looks.mean());
         self.written.write(&result, &common)?;
         verdict(&result, prepared.scenario.goals.iter().find(|goal| !goal.is_met(&result)))
+    }
+}
+
+/// Looks once a second at what is asked of the models behind gates that weigh; ends where there are none, and where the token allows no look.
+async fn look(admin: &Admin, streams: &[Stream], looks: &mut Looks) {
+    let mut second = tokio::time::interval(LOOK_EVERY);
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // What is asked before the run is no part of it.
+    second.tick().await;
+    loop {
+        second.tick().await;
+        // A leader that is away for a while may come back.
+        let status = match admin.status().await {
+            Ok(status) => status,
+            Err(ClientError::Refused(_)) => return,
+            Err(_) => continue,
+        };
+        let is_asked = |endpoint: &&Endpoint| streams.iter().any(|stream| stream.endpoint == endpoint.name.as_str());
+        let asked = status.state.endpoints.values().filter(is_asked).flat_map(|endpoint| &endpoint.stages);
+        let weighed = asked.filter(|stage| matches!(stage.gate, Some(Gate::Gain { .. })));
+        let models: BTreeSet<&ModelRef> = weighed.filter_map(Stage::model).collect();
+        if models.is_empty() {
+            return;
+        }
+        looks.add(status.demand().filter(|(model, _)| models.contains(model)));
     }
 }
 
