@@ -53,6 +53,8 @@ pub struct Caller {
 struct Known {
     info: Arc<EndpointInfo>,
     since: Instant,
+    /// When somebody asked anew.
+    asked: Instant,
 }
 
 impl Callers {
@@ -70,8 +72,13 @@ impl Callers {
     }
 
     /// Whom a request from `peer` comes from, by its `authorization`.
-    pub async fn of(&self, peer: IpAddr, authorization: Option<&str>) -> Result<Arc<Caller>, Refusal> {
-        let Some(token) = token(peer, authorization)? else { return Ok(Arc::clone(&self.own)) };
+    pub async fn of(
+        &self,
+        peer: IpAddr,
+        authorization: Option<&str>,
+        origin: Origin<'_>,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let Some(token) = token(peer, authorization, origin)? else { return Ok(Arc::clone(&self.own)) };
         if let Some(caller) = self.known(&token) {
             return Ok(caller);
         }
@@ -101,14 +108,62 @@ impl Callers {
     }
 }
 
-/// The token that a request shows; `None` where it needs none.
-fn token(peer: IpAddr, authorization: Option<&str>) -> Result<Option<Token>, Refusal> {
-    let Some(text) = authorization else {
-        if peer.is_loopback() {
-            return Ok(None);
+/// What a request's headers say of where it really comes from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin<'a> {
+    /// The page that made a browser ask: `origin`.
+    pub page: Option<&'a str>,
+    /// For whom a proxy asks: `forwarded` or `x-forwarded-for`.
+    pub forwarded: Option<&'a str>,
+}
+
+impl Origin<'_> {
+    /// Who asks that is not on this machine, or is not its user; `None` where the gateway's own token is used.
+    fn stranger(self, peer: IpAddr) -> Option<&'static str> {
+        let foreign = |page: &str| {
+            let name = name_of(page.rsplit("://").next().unwrap_or(page));
+            !is_localhost(name) && !name.parse::<IpAddr>().is_ok_and(|page| page.is_loopback())
+        };
+        if !peer.to_canonical().is_loopback() {
+            Some("from another machine")
+        } else if self.forwarded.is_some() {
+            Some("through a proxy")
+        } else if self.page.is_some_and(foreign) {
+            Some("from a page of another site")
+        } else {
+            None
         }
-        let why = "from another machine a request needs a token: send the header `authorization: Bearer TOKEN`";
-        return Err(Refusal::new(Kind::NoToken, why));
+    }
+}
+
+/// Whether a host, with or without a port, is an address, or a name that means this machine.
+pub fn is_own(host: &str) -> bool {
+    let name = name_of(host);
+    is_localhost(name) || name.parse::<IpAddr>().is_ok()
+}
+
+/// A host without its port.
+fn name_of(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// The token that a request shows; `None` where it needs none.
+fn token(peer: IpAddr, authorization: Option<&str>, origin: Origin<'_>) -> Result<Option<Token>, Refusal> {
+    let Some(text) = authorization else {
+        return match origin.stranger(peer) {
+            None => Ok(None),
+            Some(who) => {
+                let why = format!("{who} a request needs a token: send the header `authorization: Bearer TOKEN`");
+                Err(Refusal::new(Kind::NoToken, why))
+            }
+        };
     };
     let (scheme, token) = text.trim().split_once(' ').unwrap_or(("", ""));
     let token = Some(token).filter(|_| scheme.eq_ignore_ascii_case("bearer")).and_then(Token::parse);
@@ -149,10 +204,10 @@ impl Caller {
         let known = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.get_mut(endpoint).filter(|known| known.since.elapsed() < USABLE).map(|known| {
-                let stale = known.since.elapsed() >= FRESH;
+                let stale = known.asked.elapsed() >= FRESH;
                 if stale {
                     // Nobody else asks meanwhile; if nobody answers, it is asked again a second from now.
-                    known.since += FRESH;
+                    known.asked = Instant::now();
                 }
                 (Arc::clone(&known.info), stale)
             })
@@ -176,7 +231,8 @@ impl Caller {
         match told {
             Ok(info) => {
                 let info = Arc::new(info);
-                known.insert(endpoint.clone(), Known { info: Arc::clone(&info), since: Instant::now() });
+                let now = Instant::now();
+                known.insert(endpoint.clone(), Known { info: Arc::clone(&info), since: now, asked: now });
                 Ok(info)
             }
             Err(error) => {
@@ -196,15 +252,51 @@ mod tests {
     #[test]
     fn callers_on_this_machine_need_no_token_and_others_do() {
         let (here, there) = (IpAddr::from([127, 0, 0, 9]), IpAddr::from([192, 0, 2, 7]));
-        assert!(token(here, None).unwrap().is_none());
-        assert!(token("::1".parse().unwrap(), None).unwrap().is_none());
-        assert_eq!(token(there, None).unwrap_err().kind, Kind::NoToken);
+        let nothing = Origin::default();
+        assert!(token(here, None, nothing).unwrap().is_none());
+        for own in ["::1", "::ffff:127.0.0.1"] {
+            assert!(token(own.parse().unwrap(), None, nothing).unwrap().is_none(), "{own}");
+        }
+        assert_eq!(token(there, None, nothing).unwrap_err().kind, Kind::NoToken);
         let hex = "7".repeat(64);
         for peer in [here, there] {
-            assert!(token(peer, Some(&format!("bearer {hex} "))).unwrap().is_some(), "what is shown is used, here too");
+            let shown = token(peer, Some(&format!("bearer {hex} ")), nothing);
+            assert!(shown.unwrap().is_some(), "what is shown is used, here too");
             for odd in ["", "Bearer", &hex, &format!("Basic {hex}"), &format!("Bearer {hex}7")] {
-                assert_eq!(token(peer, Some(odd)).unwrap_err().kind, Kind::NoToken, "{odd}");
+                assert_eq!(token(peer, Some(odd), nothing).unwrap_err().kind, Kind::NoToken, "{odd}");
             }
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_and_callers_behind_a_proxy_are_strangers() {
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let page = |page| Origin { page: Some(page), ..Origin::default() };
+        for own in ["http://localhost:3000", "http://127.0.0.1:7380", "https://[::1]"] {
+            assert_eq!(page(own).stranger(here), None, "{own}");
+        }
+        for other in [
+            "https://evil.example",
+            "http://10.0.0.7",
+            "http://evil.example:8000",
+            "null",
+            "http://127.0.0.1.evil.example",
+        ] {
+            assert!(page(other).stranger(here).is_some(), "{other}");
+        }
+        let forwarded = Origin { forwarded: Some("192.0.2.1"), ..Origin::default() };
+        assert!(token(here, None, forwarded).is_err());
+        let hex = format!("Bearer {}", "7".repeat(64));
+        assert!(token(here, Some(&hex), page("https://evil.example")).unwrap().is_some(), "with a token of their own");
+    }
+
+    #[test]
+    fn names_of_this_machine_are_known() {
+        for host in ["127.0.0.1:7380", "localhost", "localhost:7380", "[::1]:7380", "10.0.0.7:80", "weir.localhost:1"] {
+            assert!(is_own(host), "{host}");
+        }
+        for host in ["", "evil.example", "evil.example:7380", "127.0.0.1.evil.example", "localhost.evil.example:1"] {
+            assert!(!is_own(host), "{host}");
         }
     }
 }

@@ -1,16 +1,24 @@
 //! The open inference protocol over gRPC.
 
+mod admission;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::middleware::from_fn_with_state;
 use futures::{Stream, StreamExt};
+use tokio::sync::watch;
 use tonic::codegen::{BoxStream, CompressionEncoding};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
-use weir_core::history::{Calls, Statistics};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use weir_core::history::Calls;
 use weir_core::tensor::{DType, Tensor, TensorSpec};
-use weir_schema::oip::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use weir_schema::oip::inference::grpc_inference_service_server::{
+    GrpcInferenceService, GrpcInferenceServiceServer, SERVICE_NAME,
+};
 use weir_schema::oip::inference::infer_parameter::ParameterChoice;
 use weir_schema::oip::inference::model_infer_response::InferOutputTensor;
 use weir_schema::oip::inference::model_metadata_response::TensorMetadata;
@@ -19,18 +27,21 @@ use weir_schema::oip::inference::repository_index_response::ModelIndex;
 use weir_schema::oip::inference::*;
 use weir_schema::oip::{self, DESCRIPTORS};
 
+use self::admission::{Admitted, Coming};
 use crate::callers::{Caller, Callers};
 use crate::http::Held;
 use crate::infer::{self, Parameter, VERSION, Wishes};
 use crate::models::{self, EXTENSIONS, Marks};
 use crate::refusal::{Kind, Refusal};
-use crate::serve::{Peer, Shared};
-use crate::statistics::last_inference_ms;
+use crate::serve::Shared;
+use crate::statistics::Counted;
 
 /// Largest request, in bytes: what a message of the cluster holds, and what is around it here.
 const REQUEST_MAX: usize = (16 << 20) + (64 << 10);
 /// Largest response: as of bodies over HTTP.
 const RESPONSE_MAX: usize = 64 << 20;
+/// How much earlier than a call's own time-out its queries are due, at most.
+const TIMEOUT_MARGIN: Duration = Duration::from_millis(2);
 /// Requests of one stream that are answered at once; their answers come in order.
 const STREAM_AT_ONCE: usize = 64;
 /// Calls of one connection at once: clients with one connection and many calls are the rule.
@@ -38,24 +49,27 @@ const STREAMS_MAX: u32 = 256;
 /// After so long without a word a peer is asked whether it is there, and given up after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// Serves connections until `stop` resolves, and what they carry until it ends.
+/// Serves connections until `stop` says so, and what they carry until it ends.
 pub async fn serve<S>(
     incoming: S,
     callers: Callers,
     shared: Arc<Shared>,
-    stop: impl Future<Output = ()> + Send,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error>
 where
     S: Stream<Item = std::io::Result<crate::serve::Socket>> + Send,
 {
-    let service = GrpcInferenceServiceServer::new(Service { callers: callers.clone(), shared: Arc::clone(&shared) });
+    let service = GrpcInferenceServiceServer::new(Service {
+        callers: callers.clone(),
+        shared: Arc::clone(&shared),
+        stop: stop.clone(),
+    });
     let service = service.max_decoding_message_size(REQUEST_MAX).max_encoding_message_size(RESPONSE_MAX);
     let encodings = [CompressionEncoding::Gzip, CompressionEncoding::Deflate];
     let service = encodings
         .into_iter()
         .fold(service, |service, encoding| service.accept_compressed(encoding).send_compressed(encoding));
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<GrpcInferenceServiceServer<Service>>().await;
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -64,55 +78,112 @@ where
     let sound = "descriptors that a test has compared";
     // Many clients know the older of the two alone.
     let (reflection, older) = (described().build_v1().expect(sound), described().build_v1alpha().expect(sound));
-    tonic::transport::Server::builder()
+    // Who asks is known, and how much may come, before any of it is read.
+    let admission = from_fn_with_state((callers, Arc::clone(&shared)), admission::admit);
+    let service = tonic::service::Routes::new(service).into_axum_router().layer(admission);
+    let routes = tonic::service::Routes::from(service);
+    let serving = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
-        .add_service(service)
+        .add_routes(routes)
         .add_service(health_service)
         .add_service(reflection)
         .add_service(older)
         .serve_with_incoming_shutdown(incoming, async move {
-            stop.await;
-            health.set_not_serving::<GrpcInferenceServiceServer<Service>>().await;
-        })
-        .await
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
+    tokio::select! {
+        ended = serving => ended,
+        () = tell_health(&health, shared.found_unready()) => unreachable!("it tells as long as it is asked"),
+    }
+}
+
+/// Keeps health true: of the service, and of the server as a whole, which probes ask by default.
+async fn tell_health(health: &HealthReporter, mut unready: watch::Receiver<Option<String>>) {
+    loop {
+        let status = match *unready.borrow_and_update() {
+            None => ServingStatus::Serving,
+            Some(_) => ServingStatus::NotServing,
+        };
+        for service in ["", SERVICE_NAME] {
+            health.set_service_status(service, status).await;
+        }
+        if unready.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 #[derive(Clone)]
 struct Service {
     callers: Callers,
     shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+}
+
+/// A call, as it was let in.
+#[derive(Clone)]
+struct OfCall {
+    caller: Arc<Caller>,
+    arrived: Instant,
+    /// What its messages hold on their way.
+    coming: Coming,
+    wishes: Wishes,
+    traceparent: Option<String>,
+}
+
+impl OfCall {
+    fn of<T>(request: &Request<T>) -> Result<OfCall, Status> {
+        let admitted = admitted(request);
+        Ok(OfCall {
+            caller: Arc::clone(&admitted.caller),
+            arrived: admitted.arrived,
+            coming: admitted.coming.clone(),
+            wishes: wishes(request.metadata()).map_err(|refusal| refusal.grpc())?,
+            traceparent: traceparent(request.metadata()),
+        })
+    }
+}
+
+fn admitted<T>(request: &Request<T>) -> &Admitted {
+    request.extensions().get::<Admitted>().expect("every call was let in")
+}
+
+fn caller<T>(request: &Request<T>) -> Arc<Caller> {
+    Arc::clone(&admitted(request).caller)
 }
 
 impl Service {
-    /// Whom a request comes from; what is told of it is taken out at once.
-    fn caller<T>(&self, request: &Request<T>) -> impl Future<Output = Result<Arc<Caller>, Status>> + Send + use<T> {
-        let Peer(peer) = request.extensions().get::<Peer>().copied().expect("every connection has a peer");
-        let authorization = request.metadata().get("authorization");
-        let authorization = authorization.map(|value| value.to_str().unwrap_or("?").to_owned());
-        let callers = self.callers.clone();
-        async move { callers.of(peer.ip(), authorization.as_deref()).await.map_err(|refusal| refusal.grpc()) }
-    }
-
-    /// Counts how a call ended.
-    fn counted<T>(&self, result: Result<T, Status>) -> Result<T, Status> {
-        let word = result.as_ref().map_or_else(|status| format!("{:?}", status.code()), |_| "Ok".to_owned());
-        self.shared.counts.ended("grpc", &word);
-        result
-    }
-
+    /// Answers a request, and counts how that ended.
     async fn infer(
         &self,
-        caller: &Arc<Caller>,
         asked: ModelInferRequest,
-        of_call: &Wishes,
-        traceparent: Option<&str>,
+        call: &OfCall,
+        arrived: Instant,
+    ) -> Result<ModelInferResponse, Refusal> {
+        let counting = self.shared.counts.begin("grpc");
+        let answered = self.answer(asked, call, arrived).await;
+        counting.ended(&match &answered {
+            Ok(_) => "Ok".to_owned(),
+            Err(refusal) => format!("{:?}", refusal.grpc().code()),
+        });
+        answered
+    }
+
+    async fn answer(
+        &self,
+        asked: ModelInferRequest,
+        call: &OfCall,
         arrived: Instant,
     ) -> Result<ModelInferResponse, Refusal> {
         let _in_flight = self.shared.in_flight();
+        let OfCall { caller, wishes: of_call, traceparent, .. } = call;
+        // What it holds now takes the place of what it held on its way.
+        let on_its_way = call.coming.take();
         let mut held = Held::default();
-        self.shared.budget.take(&mut held, asked.raw_input_contents.iter().map(Vec::len).sum())?;
+        self.shared.budget.take(&mut held, held_by(&asked))?;
+        drop(on_its_way);
         let endpoint = infer::endpoint(&asked.model_name, &asked.model_version)?;
         let info = caller.info(&endpoint).await?;
         let mut wishes = of_call.clone();
@@ -128,25 +199,29 @@ impl Service {
         }
         let outputs = asked.outputs.into_iter().map(|output| output.name).collect();
         let id = Some(asked.id.as_str()).filter(|id| !id.is_empty());
-        let marks = Marks { id, traceparent, arrived };
+        let marks = Marks { id, traceparent: traceparent.as_deref(), arrived };
         let response = models::answer(caller, (&endpoint, &info), (inputs, outputs), wishes, marks).await?;
         Ok(write_response(asked.model_name, asked.id, response, raw))
     }
 }
 
+/// What a message holds in memory, in bytes.
+fn held_by(asked: &ModelInferRequest) -> usize {
+    let raw: usize = asked.raw_input_contents.iter().map(|data| data.len() + size_of::<Vec<u8>>()).sum();
+    let typed = asked.inputs.iter().filter_map(|input| input.contents.as_ref()).map(oip::held_by).sum::<usize>();
+    raw + typed
+}
+
 /// What the metadata of a call wants.
 fn wishes(metadata: &MetadataMap) -> Result<Wishes, Refusal> {
     let mut wishes = Wishes::default();
-    let text = |name: &str| metadata.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_owned());
+    let text = |name: &str| metadata.get(name).map(|value| value.to_str().unwrap_or("?").trim());
     if let Some(text) = text("grpc-timeout") {
-        wishes.deadline = Some(timeout(&text).ok_or_else(|| Refusal::bad(format!("grpc-timeout {text:?}")))?);
+        let whole = timeout(text).ok_or_else(|| Refusal::bad(format!("grpc-timeout {text:?}")))?;
+        // The call's own clock ends it without a word: what is to be said has to be said before.
+        wishes.within(whole - (whole / 20).min(TIMEOUT_MARGIN));
     }
-    if let Some(text) = text("weir-deadline-ms") {
-        wishes.deadline_ms(text.parse().ok(), "weir-deadline-ms")?;
-    }
-    if let Some(text) = text("weir-class") {
-        wishes.class(&text)?;
-    }
+    wishes.take_headers(text("weir-deadline-ms"), text("weir-class"))?;
     Ok(wishes)
 }
 
@@ -216,7 +291,7 @@ fn read_inputs(
             (None, Some(_)) if matches!(dtype, DType::F16 | DType::Bf16) => {
                 return Err(bad("half floats have no typed contents; send raw_input_contents".into()));
             }
-            (None, Some(typed)) => oip::bytes_of(&typed, dtype),
+            (None, Some(typed)) => oip::bytes_of(&typed, dtype).map_err(bad)?,
             (None, None) => return Err(bad("it has neither contents nor raw_input_contents".into())),
         };
         let tensor = Tensor::new(dtype, shape, data).map_err(|error| bad(error.to_string()))?;
@@ -266,7 +341,7 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
-        let caller = self.caller(&request).await?;
+        let caller = caller(&request);
         let asked = request.into_inner();
         let told = match infer::endpoint(&asked.name, &asked.version) {
             Ok(endpoint) => caller.ask(&endpoint).await,
@@ -295,7 +370,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
-        let caller = self.caller(&request).await?;
+        let caller = caller(&request);
         let asked = request.into_inner();
         let told = async {
             let endpoint = infer::endpoint(&asked.name, &asked.version)?;
@@ -317,36 +392,29 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
-        let arrived = Instant::now();
-        let told = async {
-            let caller = self.caller(&request).await?;
-            let wishes = wishes(request.metadata()).map_err(|refusal| refusal.grpc())?;
-            let parent = traceparent(request.metadata());
-            let answered = self.infer(&caller, request.into_inner(), &wishes, parent.as_deref(), arrived).await;
-            answered.map(Response::new).map_err(|refusal| refusal.grpc())
-        };
-        let told = told.await;
-        self.counted(told)
+        let call = OfCall::of(&request)?;
+        let answered = self.infer(request.into_inner(), &call, call.arrived).await;
+        answered.map(Response::new).map_err(|refusal| refusal.grpc())
     }
 
     async fn model_stream_infer(
         &self,
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let caller = self.caller(&request).await?;
-        let wishes = wishes(request.metadata()).map_err(|refusal| refusal.grpc())?;
+        let call = OfCall::of(&request)?;
         // Errors end the stream where the caller wants statuses; else they are answers, and it goes on.
         let as_status = request.metadata().get("triton_grpc_error").is_some_and(|value| value == "true");
-        let (service, parent) = (self.clone(), traceparent(request.metadata()));
-        let answers = request.into_inner().map(move |asked| {
-            let (service, caller, wishes) = (service.clone(), Arc::clone(&caller), wishes.clone());
-            let parent = parent.clone();
+        let (service, mut stop) = (self.clone(), self.stop.clone());
+        // No more is read of it once the gateway stops: what was read is answered.
+        let stopped = async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        };
+        let answers = request.into_inner().take_until(Box::pin(stopped)).map(move |asked| {
+            let (service, call) = (service.clone(), call.clone());
             async move {
                 let asked = asked?;
                 let id = asked.id.clone();
-                let answered = service.infer(&caller, asked, &wishes, parent.as_deref(), Instant::now()).await;
-                let told = answered.as_ref().map(|_| ()).map_err(|refusal| refusal.grpc());
-                let _ = service.counted(told);
+                let answered = service.infer(asked, &call, Instant::now()).await;
                 match answered {
                     Ok(mut response) => {
                         // As Triton marks it: there is one response to each request, and so it is the last.
@@ -369,7 +437,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
-        let caller = self.caller(&request).await?;
+        let caller = caller(&request);
         let asked = request.into_inner();
         let told = async {
             let endpoint = infer::endpoint(&asked.name, &asked.version)?;
@@ -407,7 +475,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<ModelStatisticsRequest>,
     ) -> Result<Response<ModelStatisticsResponse>, Status> {
-        let caller = self.caller(&request).await?;
+        let caller = caller(&request);
         let asked = request.into_inner();
         let told = async {
             let book = &self.shared.book;
@@ -419,7 +487,7 @@ impl GrpcInferenceService for Service {
                     vec![(endpoint, told)]
                 }
             };
-            let list = list.into_iter().map(|(endpoint, told)| statistics(endpoint.to_string(), &told)).collect();
+            let list = list.into_iter().map(|(endpoint, told)| statistics(endpoint.to_string(), told)).collect();
             Ok(ModelStatisticsResponse { model_stats: list })
         };
         told.await.map(Response::new).map_err(|refusal: Refusal| refusal.grpc())
@@ -429,7 +497,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryIndexRequest>,
     ) -> Result<Response<RepositoryIndexResponse>, Status> {
-        let caller = self.caller(&request).await?;
+        let caller = caller(&request);
         let only_ready = request.into_inner().ready;
         let list = models::repository(&caller, only_ready).await.map_err(|refusal| refusal.grpc())?;
         let models = list.into_iter().map(|(endpoint, state, reason)| ModelIndex {
@@ -461,13 +529,13 @@ fn data_type(dtype: DType) -> DataType {
     }
 }
 
-fn statistics(name: String, told: &Statistics) -> ModelStatistics {
+fn statistics(name: String, Counted { sum: told, last_inference_ms }: Counted) -> ModelStatistics {
     let calls = |calls: &Calls| Some(StatisticDuration { count: calls.count, ns: calls.time.as_nanos() as u64 });
     let none = Some(StatisticDuration { count: told.compute.count, ns: 0 });
     ModelStatistics {
         name,
         version: VERSION.into(),
-        last_inference: last_inference_ms(told),
+        last_inference: last_inference_ms,
         inference_count: told.rows,
         execution_count: told.batches.round() as u64,
         inference_stats: Some(InferStatistics {

@@ -33,10 +33,10 @@ pub enum Parameter {
 /// How a request wants to be treated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wishes {
-    /// From now.
+    /// From now: the shortest of all that were said.
     pub deadline: Option<Duration>,
-    /// The endpoint's own where absent.
-    pub class: Option<Class>,
+    /// The endpoint's own where absent. Of several the parameter `weir_class` counts, then `priority`, then a header.
+    pub class: Said<Class>,
     /// No shallower stage may answer.
     pub min_stage: Option<StageName>,
     /// No deeper stage is asked.
@@ -49,7 +49,36 @@ pub struct Wishes {
     pub trace: bool,
 }
 
+/// What was said in several places: what comes first counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said<T> {
+    /// As a parameter of weir's own.
+    pub parameter: Option<T>,
+    /// As a parameter of the protocol.
+    pub protocol: Option<T>,
+    /// As a header, or metadata of the call.
+    pub header: Option<T>,
+}
+
+impl<T> Default for Said<T> {
+    fn default() -> Said<T> {
+        Said { parameter: None, protocol: None, header: None }
+    }
+}
+
+impl<T> Said<T> {
+    /// What counts.
+    pub fn get(self) -> Option<T> {
+        self.parameter.or(self.protocol).or(self.header)
+    }
+}
+
 impl Wishes {
+    /// Another deadline was said.
+    pub fn within(&mut self, deadline: Duration) {
+        self.deadline = Some(self.deadline.map_or(deadline, |known| known.min(deadline)));
+    }
+
     /// Takes in a parameter of the request. Those that mean nothing here are ignored, as the protocol wants.
     pub fn take(&mut self, name: &str, value: &Parameter) -> Result<(), Refusal> {
         let bad = |wanted: &str| Refusal::bad(format!("parameter {name} must be {wanted}"));
@@ -57,20 +86,22 @@ impl Wishes {
             // Microseconds; 0 means none.
             ("timeout", value) => {
                 let us = value.whole().filter(|us| *us >= 0).ok_or_else(|| bad("a number of microseconds"))?;
-                self.deadline = Some(Duration::from_micros(us as u64)).filter(|time| !time.is_zero());
+                if us > 0 {
+                    self.within(Duration::from_micros(us as u64));
+                }
             }
             ("weir_deadline_ms", value) => self.deadline_ms(value.number(), name)?,
             // 1 is the most important, 0 nothing in particular.
             ("priority", value) => {
                 let priority = value.whole().filter(|n| *n >= 0).ok_or_else(|| bad("a number from 0 on"))?;
-                self.class = match priority {
-                    0 => self.class,
+                self.class.protocol = match priority {
+                    0 => None,
                     1 => Some(Class::Critical),
                     2 => Some(Class::Default),
                     _ => Some(Class::Sheddable),
                 };
             }
-            ("weir_class", Parameter::Text(text)) => self.class(text)?,
+            ("weir_class", Parameter::Text(text)) => self.class.parameter = Some(class(text)?),
             ("weir_min_stage", Parameter::Text(text)) => self.min_stage = Some(stage(text)?),
             ("weir_max_stage", Parameter::Text(text)) => self.max_stage = Some(stage(text)?),
             ("weir_whole", Parameter::Bool(whole)) => self.whole = Some(*whole),
@@ -94,17 +125,29 @@ impl Wishes {
     pub fn deadline_ms(&mut self, ms: Option<f64>, name: &str) -> Result<(), Refusal> {
         let ms = ms.filter(|ms| *ms > 0.0 && *ms < 1e12);
         let ms = ms.ok_or_else(|| Refusal::bad(format!("{name} must be a number of milliseconds above 0")))?;
-        self.deadline = Some(Duration::from_secs_f64(ms / 1e3));
+        self.within(Duration::from_secs_f64(ms / 1e3));
         Ok(())
     }
 
-    /// A class by its word.
-    pub fn class(&mut self, word: &str) -> Result<(), Refusal> {
-        let class = Class::parse(word);
-        let unknown = || Refusal::bad(format!("{word:?} is no class; there are critical, default and sheddable"));
-        self.class = Some(class.ok_or_else(unknown)?);
+    /// What headers over HTTP, and metadata over gRPC, say.
+    pub fn take_headers(&mut self, deadline_ms: Option<&str>, class_word: Option<&str>) -> Result<(), Refusal> {
+        if let Some(text) = deadline_ms {
+            self.deadline_ms(text.trim().parse().ok(), "weir-deadline-ms")?;
+        }
+        if let Some(text) = class_word {
+            self.class.header = Some(class(text.trim())?);
+        }
         Ok(())
     }
+}
+
+/// A class by its word.
+fn class(word: &str) -> Result<Class, Refusal> {
+    let unknown = || {
+        let word: String = word.chars().take(40).collect();
+        Refusal::bad(format!("{word:?} is no class; there are critical, default and sheddable"))
+    };
+    Class::parse(word).ok_or_else(unknown)
 }
 
 impl Parameter {
@@ -229,7 +272,7 @@ pub fn request(
         inputs,
         whole,
         deadline: wishes.deadline,
-        class: wishes.class,
+        class: wishes.class.get(),
         outputs,
         min_stage: wishes.min_stage,
         max_stage: wishes.max_stage,

@@ -68,6 +68,8 @@ pub enum GatewayError {
 
 /// How long requests may take to end once it was told to stop.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How long there is no request before connections that are open all the same are left: what was answered last is sent by then.
+const IDLE: Duration = Duration::from_secs(1);
 /// How long it is not ready before it takes no more connections: whoever watches has seen it then.
 const UNREADY_FIRST: Duration = Duration::from_millis(300);
 
@@ -103,7 +105,8 @@ pub async fn run(
         doors[1].push(to_grpc);
         let (options, shared, stopped) = (config.options.clone(), Arc::clone(&config.shared), stopped.clone());
         let (told, connected) = oneshot::channel();
-        let run = move || serve_on_thread(options, shared, http_accepted, grpc_accepted, told, stopped);
+        let accepted = (http_accepted, grpc_accepted);
+        let run = move || serve_on_thread(options, shared, accepted, told, stopped, number == 0);
         threads.push(serve::thread(&format!("weir-gateway-{number}"), run).map_err(GatewayError::Thread)?);
         connected.await.map_err(|_| ClientError::Closed)??;
     }
@@ -120,8 +123,13 @@ pub async fn run(
     tokio::time::sleep(UNREADY_FIRST).await;
     stop.send_replace(true);
     let drained = async {
-        while !threads.iter().all(std::thread::JoinHandle::is_finished) {
+        // Whoever watches health, or asks for descriptors, is no request, and may stay for ever.
+        let mut idle = tokio::time::Instant::now();
+        while !threads.iter().all(std::thread::JoinHandle::is_finished) && idle.elapsed() < IDLE {
             tokio::time::sleep(Duration::from_millis(10)).await;
+            if config.shared.requests() > 0 {
+                idle = tokio::time::Instant::now();
+            }
         }
     };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -130,14 +138,17 @@ pub async fn run(
     Ok(())
 }
 
+/// Connections of one protocol for one thread.
+type Connections = mpsc::UnboundedReceiver<serve::Accepted>;
+
 /// One thread's part: its callers' connections over both protocols.
 async fn serve_on_thread(
     options: Options,
     shared: Arc<Shared>,
-    http_accepted: mpsc::UnboundedReceiver<serve::Accepted>,
-    grpc_accepted: mpsc::UnboundedReceiver<serve::Accepted>,
+    (http_accepted, grpc_accepted): (Connections, Connections),
     ready: oneshot::Sender<Result<(), ClientError>>,
     stopped: watch::Receiver<bool>,
+    looks: bool,
 ) {
     let callers = match Callers::connect(options).await {
         Ok(callers) => callers,
@@ -146,16 +157,16 @@ async fn serve_on_thread(
             return;
         }
     };
+    if looks {
+        let (shared, callers) = (Arc::clone(&shared), callers.clone());
+        tokio::task::spawn_local(async move { shared.keep_looking(&callers).await });
+    }
     if ready.send(Ok(())).is_err() {
         return;
     }
     let router = http::routes(callers.clone(), Arc::clone(&shared));
-    let mut stop = stopped.clone();
-    let until = async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    let over_http = serve::http(http_accepted, router, stopped);
-    let over_grpc = grpc::serve(serve::incoming(grpc_accepted), callers, shared, until);
+    let over_http = serve::http(http_accepted, router, stopped.clone());
+    let over_grpc = grpc::serve(serve::incoming(grpc_accepted), callers, shared, stopped);
     let ((), ended) = tokio::join!(over_http, over_grpc);
     if let Err(error) = ended {
         tracing::warn!(%error, "gRPC ended");

@@ -4,7 +4,7 @@
 //! that Triton's dashboards ask for, in its units.
 
 use std::fmt::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
@@ -20,6 +20,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use weir_core::history::{BOUNDS_US, Histogram, MemberFacts, NodeFacts, Totals};
+
+use crate::serve::Shared;
 
 /// What a node knows of itself.
 pub type Facts = Arc<dyn Fn() -> NodeFacts + Send + Sync>;
@@ -37,9 +39,36 @@ struct Asked {
 pub struct Counts(Family<Asked, Counter>);
 
 impl Counts {
-    /// One ended.
-    pub fn ended(&self, protocol: &'static str, code: &str) {
+    /// One begins.
+    pub fn begin(&self, protocol: &'static str) -> Counting<'_> {
+        Counting { counts: self, protocol, ended: false }
+    }
+
+    fn ended(&self, protocol: &'static str, code: &str) {
         self.0.get_or_create(&Asked { protocol, code: code.to_owned() }).inc();
+    }
+}
+
+/// A request that is under way. Dropped before it ends, it counts as cancelled: its caller went away, or its time was up.
+pub struct Counting<'a> {
+    counts: &'a Counts,
+    protocol: &'static str,
+    ended: bool,
+}
+
+impl Counting<'_> {
+    /// It ended with this code.
+    pub fn ended(mut self, code: &str) {
+        self.ended = true;
+        self.counts.ended(self.protocol, code);
+    }
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.counts.ended(self.protocol, "cancelled");
+        }
     }
 }
 
@@ -51,7 +80,7 @@ pub struct Sources {
     /// A coordinator in this process.
     pub coordinator: Option<Group>,
     /// A gateway in this process.
-    pub gateway: Option<Arc<crate::serve::Shared>>,
+    pub gateway: Option<Arc<Shared>>,
     /// Without the names that Triton's dashboards ask for.
     pub without_aliases: bool,
 }
@@ -112,9 +141,11 @@ async fn live() -> &'static str {
 }
 
 async fn ready(State(port): State<Arc<Port>>) -> Response {
-    let unready = port.sources.node.as_ref().and_then(|node| node().unready);
-    let unled = |group: &Group| (!group().led).then_some("the coordinators have no leader");
-    let unready = unready.or(port.sources.coordinator.as_ref().and_then(unled));
+    let node = port.sources.node.as_ref().and_then(|node| node().unready).map(str::to_owned);
+    let unled = |group: &Group| (!group().led).then(|| "the coordinators have no leader".to_owned());
+    let gateway = |gateway: &Arc<Shared>| gateway.found_unready().borrow().clone();
+    let unready = node.or(port.sources.coordinator.as_ref().and_then(unled));
+    let unready = unready.or(port.sources.gateway.as_ref().and_then(gateway));
     match unready {
         None => "ready\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
@@ -429,7 +460,12 @@ fn aliases(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Erro
     let pending = facts.calls_in_flight as f64;
     let help = "Instantaneous number of pending requests: of all models together";
     gauge(to, "nv_inference_pending_request_count", help, [(Labels::new(), pending)])?;
+    for (name, what) in [("nv_cache_num_hits_per_model", "hits"), ("nv_cache_num_misses_per_model", "misses")] {
+        alias(to, name, &format!("Number of cache {what} per model: there is no cache of responses"), of(|_| 0.0))?;
+    }
     let machine = Machine::now();
+    let help = "CPU utilization rate [0.0 - 1.0], since it was asked for last";
+    gauge(to, "nv_cpu_utilization", help, machine.utilization.map(|share| (Labels::new(), share)))?;
     gauge(
         to,
         "nv_cpu_memory_total_bytes",
@@ -464,7 +500,12 @@ const TICKS: f64 = 100.0;
 struct Machine {
     total: Option<f64>,
     used: Option<f64>,
+    /// Of all processors, since the last look.
+    utilization: Option<f64>,
 }
+
+/// Ticks of all processors until the last look: in all, and of them idle.
+static TICKS_BEFORE: Mutex<(f64, f64)> = Mutex::new((0.0, 0.0));
 
 impl Machine {
     fn now() -> Machine {
@@ -474,7 +515,18 @@ impl Machine {
             line.split_whitespace().next()?.parse::<f64>().ok().map(|kib| kib * 1024.0)
         };
         let (total, free) = (kib("MemTotal:"), kib("MemAvailable:"));
-        Machine { total, used: total.zip(free).map(|(total, free)| total - free) }
+        // User, nice, system, idle, waiting for disks, and so on.
+        let ticks = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let ticks = ticks.lines().next().unwrap_or_default().split_whitespace().skip(1);
+        let ticks: Vec<f64> = ticks.filter_map(|n| n.parse().ok()).take(8).collect();
+        let utilization = ticks.get(3..5).map(|idle| {
+            let now = (ticks.iter().sum::<f64>(), idle.iter().sum::<f64>());
+            let mut before = TICKS_BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+            let (all, idle) = (now.0 - before.0, now.1 - before.1);
+            *before = now;
+            if all > 0.0 { (1.0 - idle / all).clamp(0.0, 1.0) } else { 0.0 }
+        });
+        Machine { total, used: total.zip(free).map(|(total, free)| total - free), utilization }
     }
 }
 

@@ -1,17 +1,17 @@
 //! What both protocols ask of the cluster: an answer to a request, what was counted of endpoints, and which there are.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use futures::future::join_all;
 use weir_client::EndpointInfo;
-use weir_core::history::Statistics;
 use weir_core::ids::EndpointName;
 use weir_core::tensor::Tensor;
 
 use crate::callers::Caller;
 use crate::infer::{self, Response, Wishes};
 use crate::refusal::{Kind, Refusal};
-use crate::statistics::Book;
+use crate::statistics::{Book, Counted};
 
 /// The protocol's extensions that there are.
 pub const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
@@ -49,22 +49,19 @@ pub async fn answer(
 }
 
 /// What all nodes have counted of an endpoint that this caller may ask: else a stranger's names were kept.
-pub async fn statistics(caller: &Arc<Caller>, book: &Book, endpoint: &EndpointName) -> Result<Statistics, Refusal> {
+pub async fn statistics(caller: &Arc<Caller>, book: &Book, endpoint: &EndpointName) -> Result<Counted, Refusal> {
     caller.info(endpoint).await?;
-    Ok(book.read(endpoint, caller.client.statistics(endpoint.clone()).await?))
+    Ok(book.read(SystemTime::now(), endpoint, caller.client.statistics(endpoint.clone()).await?))
 }
 
 /// The same of all of them; one that this caller may not ask is not told of.
-pub async fn all_statistics(caller: &Arc<Caller>, book: &Book) -> Result<Vec<(EndpointName, Statistics)>, Refusal> {
-    let mut list = Vec::new();
-    for endpoint in caller.client.endpoints().await? {
-        if caller.info(&endpoint).await.is_ok() {
-            let told = caller.client.statistics(endpoint.clone()).await?;
-            let told = book.read(&endpoint, told);
-            list.push((endpoint, told));
-        }
-    }
-    Ok(list)
+pub async fn all_statistics(caller: &Arc<Caller>, book: &Book) -> Result<Vec<(EndpointName, Counted)>, Refusal> {
+    let of = async |endpoint: EndpointName| {
+        caller.info(&endpoint).await.ok()?;
+        let told = statistics(caller, book, &endpoint).await;
+        Some(told.map(|told| (endpoint, told)))
+    };
+    join_all(caller.client.endpoints().await?.into_iter().map(of)).await.into_iter().flatten().collect()
 }
 
 /// An endpoint, its state in the protocol's words, and why it is so.
@@ -72,17 +69,14 @@ pub type Listed = (EndpointName, &'static str, String);
 
 /// Every endpoint that a caller may ask; those alone that are ready where only they are wanted.
 pub async fn repository(caller: &Arc<Caller>, only_ready: bool) -> Result<Vec<Listed>, Refusal> {
-    let mut list = Vec::new();
-    for endpoint in caller.client.endpoints().await? {
-        match caller.ask(&endpoint).await {
-            Ok(info) => {
-                let state = if info.unready.is_none() { "READY" } else { "UNAVAILABLE" };
-                list.push((endpoint, state, info.unready.clone().unwrap_or_default()));
-            }
-            Err(refusal) if refusal.kind == Kind::NotFound => {}
-            Err(refusal) => list.push((endpoint, "UNKNOWN", refusal.message)),
+    let of = async |endpoint: EndpointName| match caller.ask(&endpoint).await {
+        Ok(info) => {
+            let state = if info.unready.is_none() { "READY" } else { "UNAVAILABLE" };
+            Some((endpoint, state, info.unready.clone().unwrap_or_default()))
         }
-    }
-    list.retain(|(_, state, _)| *state == "READY" || !only_ready);
-    Ok(list)
+        Err(refusal) if refusal.kind == Kind::NotFound => None,
+        Err(refusal) => Some((endpoint, "UNKNOWN", refusal.message)),
+    };
+    let all = join_all(caller.client.endpoints().await?.into_iter().map(of)).await;
+    Ok(all.into_iter().flatten().filter(|(_, state, _)| *state == "READY" || !only_ready).collect())
 }

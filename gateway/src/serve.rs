@@ -20,6 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
 use weir_host::limits::Limits;
 use weir_host::listen::{Count, Counted};
 use weir_host::net::set_options;
@@ -34,17 +35,34 @@ use crate::statistics::Book;
 pub struct Peer(pub SocketAddr);
 
 /// What all threads share.
-#[derive(Default)]
 pub struct Shared {
     /// Readings of what nodes counted.
     pub book: Book,
     /// Requests by how they ended.
     pub counts: Counts,
-    /// Bytes of bodies.
+    /// Bytes of requests.
     pub budget: Budget,
+    /// Bytes of responses that have not been sent.
+    pub responses: Budget,
+    /// Why it takes no requests, as it was found last.
+    unready: watch::Sender<Option<String>>,
     /// It was told to stop.
     stopping: AtomicBool,
     calls: Arc<AtomicUsize>,
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        Shared {
+            book: Book::default(),
+            counts: Counts::default(),
+            budget: Budget::default(),
+            responses: Budget::default(),
+            unready: watch::Sender::new(Some("it has not reached its cluster yet".into())),
+            stopping: AtomicBool::new(false),
+            calls: Arc::default(),
+        }
+    }
 }
 
 /// Counts a request while it lives.
@@ -71,20 +89,44 @@ impl Shared {
     /// From now on it is not ready.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.unready.send_replace(Some(STOPPING.into()));
     }
 
-    /// Why it takes no requests; `None` where it does.
+    /// Why it takes no requests now; `None` where it does.
     pub async fn unready(&self, callers: &Callers) -> Option<String> {
-        if self.stopping.load(Ordering::Acquire) {
-            return Some("it is stopping".into());
-        }
-        match callers.own().client.nodes().await {
+        let found = match callers.own().client.nodes().await {
             Ok(nodes) if nodes.is_empty() => Some("the cluster has no node that takes queries".into()),
             Ok(_) => None,
             Err(error) => Some(error.to_string()),
+        };
+        // It may have been told meanwhile.
+        if self.stopping.load(Ordering::Acquire) { Some(STOPPING.into()) } else { found }
+    }
+
+    /// Why it takes no requests, as it was found a second ago at most; and whoever wants hears when that changes.
+    pub fn found_unready(&self) -> watch::Receiver<Option<String>> {
+        self.unready.subscribe()
+    }
+
+    /// Finds out again and again, until it is told to stop.
+    pub async fn keep_looking(&self, callers: &Callers) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let found = self.unready(callers).await;
+            self.unready.send_if_modified(|known| {
+                let changed = *known != found;
+                *known = found;
+                changed
+            });
+            tokio::time::sleep(LOOK_EVERY).await;
         }
+        self.unready.send_replace(Some(STOPPING.into()));
     }
 }
+
+/// Why it takes no requests once it was told to stop.
+const STOPPING: &str = "it is stopping";
+/// How often it finds out whether it is ready, for those who ask where nothing may be waited for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Limits of a listener for strangers who speak HTTP: connections are cheap, and load generators open many from one address.
 pub fn limits() -> Limits {
@@ -155,8 +197,8 @@ pub async fn http(mut accepted: mpsc::UnboundedReceiver<Accepted>, router: Route
 }
 
 async fn one(accepted: Accepted, router: Router, mut stop: watch::Receiver<bool>) {
-    let Accepted { socket, peer, counted: _counted } = accepted;
-    let Ok(socket) = TcpStream::from_std(socket) else { return };
+    let Ok(socket) = Socket::of(accepted) else { return };
+    let peer = socket.peer;
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
@@ -182,17 +224,41 @@ async fn one(accepted: Accepted, router: Router, mut stop: watch::Receiver<bool>
 /// Connections as tonic takes them.
 pub fn incoming(accepted: mpsc::UnboundedReceiver<Accepted>) -> impl futures::Stream<Item = io::Result<Socket>> {
     stream::unfold(accepted, |mut accepted| async move {
-        let Accepted { socket, peer, counted } = accepted.recv().await?;
-        let socket = TcpStream::from_std(socket).map(|stream| Socket { stream, peer, _counted: counted });
-        Some((socket, accepted))
+        let next = accepted.recv().await?;
+        Some((Socket::of(next), accepted))
     })
 }
 
-/// A counted connection.
+/// How long a peer may take nothing of what is sent to it.
+const WRITE_WITHIN: Duration = Duration::from_secs(30);
+
+/// A counted connection, given up where its peer does not read what it asked for.
 pub struct Socket {
     stream: TcpStream,
     peer: SocketAddr,
     _counted: Counted,
+    /// Since nothing could be written.
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    fn of(accepted: Accepted) -> io::Result<Socket> {
+        let Accepted { socket, peer, counted } = accepted;
+        Ok(Socket { stream: TcpStream::from_std(socket)?, peer, _counted: counted, stuck: None })
+    }
+
+    /// Gives up where nothing could be written for too long.
+    fn patient<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_WITHIN)));
+        match stuck.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing"))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
 }
 
 impl tonic::transport::server::Connected for Socket {
@@ -211,7 +277,8 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.patient(cx, written)
     }
 
     fn poll_write_vectored(
@@ -219,7 +286,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.patient(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

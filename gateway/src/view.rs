@@ -12,6 +12,7 @@ use weir_core::history::{Ever, NodeRecent, Tally};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, StageName};
 use weir_core::replicated::Assignment;
 use weir_core::scheduler::Batches;
+use weir_core::triage::{ByModel, Looks};
 
 /// One look at the cluster.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct View {
     pub nodes: Vec<Node>,
     /// By model: its replicas in the plan, on each of `nodes`.
     pub placement: BTreeMap<ModelRef, Vec<usize>>,
+    /// What homes ask of models behind gates that weigh, by what it is worth for its time.
+    pub demand: ByModel,
     pub members: Vec<Member>,
 }
 
@@ -77,6 +80,8 @@ pub struct Node {
     pub slots: u32,
     pub running: u32,
     pub backlog: Duration,
+    /// Rows that wait on its device.
+    pub queued: u64,
     /// Whether it answered.
     pub told: bool,
 }
@@ -118,11 +123,14 @@ impl View {
             up: seen.up,
             applied: seen.applied.0,
         };
+        let mut looks = Looks::default();
+        looks.add(status.demand());
         let mut view = View {
             endpoints: BTreeMap::new(),
             models: BTreeMap::new(),
             nodes: Vec::new(),
             placement: status.state.models.keys().map(replicas).collect(),
+            demand: looks.mean(),
             members: status.members.iter().map(member).collect(),
         };
         for (name, recent) in said {
@@ -133,6 +141,7 @@ impl View {
                 busy: seen.map_or(0.0, |seen| seen.busy),
                 slots: devices.clone().map(|device| device.slots).sum(),
                 running: devices.clone().map(|device| device.running).sum(),
+                queued: devices.clone().flat_map(|device| &device.models).map(|model| u64::from(model.queued)).sum(),
                 backlog: devices.map(|device| device.backlog.as_duration()).sum(),
                 told: recent.is_some(),
                 name,
@@ -178,9 +187,13 @@ impl View {
         });
         let nodes = self.nodes.iter().map(|node| {
             json!({"name": node.name, "state": node.state, "busy": node.busy, "slots": node.slots, "running": node.running,
-                "backlog_us": node.backlog.as_micros() as u64, "told": node.told})
+                "queued": node.queued, "backlog_us": node.backlog.as_micros() as u64, "told": node.told})
         });
         let placement = self.placement.iter().map(|(model, on)| json!({"model": model.to_string(), "replicas": on}));
+        let demand = self.demand.iter().map(|(model, asked)| {
+            let point = |(value, work): (f64, f64)| json!({"value_per_s": value, "slot_s_per_s": work});
+            (model.to_string(), asked.points().map(point).collect::<Vec<_>>().into())
+        });
         let members = self.members.iter().map(
             |member| json!({"name": member.name, "role": member.role, "up": member.up, "applied": member.applied}),
         );
@@ -189,6 +202,7 @@ impl View {
             "models": models.collect::<Vec<_>>(),
             "nodes": nodes.collect::<Vec<_>>(),
             "placement": placement.collect::<Vec<_>>(),
+            "demand": object(demand),
             "members": members.collect::<Vec<_>>(),
         })
     }
@@ -221,7 +235,7 @@ impl Endpoint {
     }
 
     /// Share of the labelled answers that are right.
-    fn measured(&self) -> Option<f64> {
+    pub fn measured(&self) -> Option<f64> {
         (self.labels.0 > 0).then(|| self.labels.1 as f64 / self.labels.0 as f64)
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use weir_client::{ClientError, Options};
-use weir_gateway::metrics::{Facts, Sources};
+use weir_gateway::metrics::{Facts, Group, Sources};
 use weir_gateway::{Config, GatewayError, Shared};
 
 use super::server::until_signal;
@@ -59,6 +59,8 @@ pub struct Open {
     metrics: Option<(TcpListener, SocketAddr)>,
     shared: Arc<Shared>,
     no_nv_metrics: bool,
+    /// A coordinator in the same process.
+    coordinator: Option<Group>,
 }
 
 impl Doors {
@@ -75,7 +77,7 @@ impl Doors {
             Ok::<_, GatewayError>((http, grpc, bind(self.metrics.clone(), "metrics").await?))
         };
         let (http, grpc, metrics) = bound.await.map_err(|error| Failure::No(chain(&error)))?;
-        Ok(Open { http, grpc, metrics, shared: Arc::default(), no_nv_metrics: self.no_nv_metrics })
+        Ok(Open { http, grpc, metrics, shared: Arc::default(), no_nv_metrics: self.no_nv_metrics, coordinator: None })
     }
 }
 
@@ -85,6 +87,11 @@ impl Open {
         let doors = [("http", &self.http), ("grpc", &self.grpc), ("metrics", &self.metrics)];
         let doors = doors.map(|(name, door)| Some((name, door.as_ref()?.1)));
         doors.into_iter().flatten()
+    }
+
+    /// Metrics tell of this coordinator too.
+    pub fn beside(self, coordinator: Option<Group>) -> Open {
+        Open { coordinator, ..self }
     }
 
     /// Serves metrics at once, of this node where there is one, and the protocol until `shutdown`. A coordinator that is not there yet is
@@ -100,7 +107,7 @@ impl Open {
         let serves = self.http.is_some() || self.grpc.is_some();
         if let Some((listener, _)) = self.metrics {
             let gateway = serves.then(|| Arc::clone(&self.shared));
-            let sources = Sources { node, gateway, without_aliases: self.no_nv_metrics, ..Sources::default() };
+            let sources = Sources { node, coordinator: self.coordinator, gateway, without_aliases: self.no_nv_metrics };
             weir_gateway::serve_metrics(listener, sources)?;
         }
         if !serves {

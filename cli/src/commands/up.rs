@@ -14,6 +14,7 @@ use weir_coordinator::{SNAPSHOT_EVERY, TICK};
 use weir_core::ids::{MemberName, NodeName};
 use weir_gateway::GatewayError;
 use weir_gateway::dashboard::{Samples, serve_dashboard};
+use weir_gateway::metrics::Group;
 use weir_host::Host;
 use weir_host::disk::SystemDisk;
 use weir_loadgen::data::Data;
@@ -60,6 +61,8 @@ struct Member {
     /// What else it serves, and where.
     doors: Vec<(String, String)>,
     pid: Option<u32>,
+    /// What a coordinator in this process tells of itself.
+    facts: Option<Group>,
 }
 
 /// How long until there is a leader and every node has joined.
@@ -118,14 +121,13 @@ impl Up {
             println!("coordinator {} {}{}", member.name, member.address, pid(&member));
             coordinators.push(member);
         }
-        let addresses: Vec<String> = coordinators.iter().map(|member| member.address.clone()).collect();
         let mut nodes: Vec<Member> = Vec::new();
         for i in 0..self.nodes {
             let name = format!("n{}", i + 1);
             let member = if self.processes {
-                self.node_process(tasks, &name, i, &addresses, &member_token).await?
+                self.node_process(tasks, &name, i, &coordinators, &member_token).await?
             } else {
-                self.node_here(tasks, shutdown, &name, i, &addresses, &member_token).await?
+                self.node_here(tasks, shutdown, &name, i, &coordinators, &member_token).await?
             };
             println!("node {} {}{}", member.name, member.address, pid(&member));
             for (door, address) in &member.doors {
@@ -135,7 +137,7 @@ impl Up {
         }
         let token = Token::read_file(&SystemDisk, &admin_token)
             .map_err(|cause| Failure::No(format!("cannot read {} ({cause})", admin_token.display())))?;
-        let options = Options { coordinators: addresses, token };
+        let options = Options { coordinators: addresses(&coordinators), token };
         let admin = Admin::new(Host::system(), options.clone());
         let waited =
             tokio::time::timeout(READY_WITHIN, wait_ready(&admin, self.coordinators as usize, self.nodes as usize));
@@ -209,7 +211,8 @@ impl Up {
         tasks.spawn_local(async move { (label, running.await.map_err(|error| chain(&error))) });
         match address.await {
             Ok(started) => {
-                Ok(Member { name: name.to_owned(), address: started.address.to_string(), doors: Vec::new(), pid: None })
+                let address = started.address.to_string();
+                Ok(Member { name: name.to_owned(), address, doors: Vec::new(), pid: None, facts: Some(started.facts) })
             }
             Err(_) => Err(first_failure(tasks).await),
         }
@@ -227,7 +230,7 @@ impl Up {
         shutdown: &watch::Receiver<bool>,
         name: &str,
         i: u16,
-        coordinators: &[String],
+        coordinators: &[Member],
         member_token: &Path,
     ) -> Result<Member, Failure> {
         let devices = self.devices.share(i, self.nodes)?;
@@ -237,7 +240,7 @@ impl Up {
             data_dir: self.data_dir.join(name),
             listen: format!("127.0.0.1:{}", self.port(7400, 10, i)),
             advertise: None,
-            coordinators: coordinators.to_vec(),
+            coordinators: addresses(coordinators),
             token_file: member_token.to_owned(),
             cpu_slots,
             memory,
@@ -249,11 +252,12 @@ impl Up {
             rpc_threads: rpc_threads(),
             insecure_network: false,
         };
-        let open = self.doors(i).open(false, Some("free-ports")).await?;
+        let beside = coordinators.get(usize::from(i)).and_then(|member| member.facts.clone());
+        let open = self.doors(i).open(false, Some("free-ports")).await?.beside(beside);
         let doors = open.addresses().map(|(door, address)| (door.to_owned(), address.to_string())).collect();
         let token = Token::read_file(&SystemDisk, member_token)
             .map_err(|cause| Failure::No(format!("cannot read {} ({cause})", member_token.display())))?;
-        let options = Options { coordinators: coordinators.to_vec(), token };
+        let options = Options { coordinators: addresses(coordinators), token };
         let (started, address) = oneshot::channel();
         let running = weir_node::run(config, Host::system(), started, shutdown.clone());
         let label = format!("node {name}");
@@ -266,7 +270,7 @@ impl Up {
         if serving.await.is_err() {
             return Err(first_failure(tasks).await);
         }
-        Ok(Member { name: name.to_owned(), address: started.address.to_string(), doors, pid: None })
+        Ok(Member { name: name.to_owned(), address: started.address.to_string(), doors, pid: None, facts: None })
     }
 
     async fn coordinator_process(
@@ -299,7 +303,7 @@ impl Up {
         tasks: &mut JoinSet<(String, Result<(), String>)>,
         name: &str,
         i: u16,
-        coordinators: &[String],
+        coordinators: &[Member],
         member_token: &Path,
     ) -> Result<Member, Failure> {
         let devices = self.devices.share(i, self.nodes)?;
@@ -307,7 +311,7 @@ impl Up {
         command.args(["node", "--name", name, "--listen", &format!("127.0.0.1:{}", self.port(7400, 10, i))]);
         command.args([
             "--coordinators",
-            &coordinators.join(","),
+            &addresses(coordinators).join(","),
             "--pace",
             &devices.pace.to_string(),
             "--policy",
@@ -331,6 +335,10 @@ impl Up {
         }
         spawn(tasks, command, &format!("node {name}"), name).await
     }
+}
+
+fn addresses(members: &[Member]) -> Vec<String> {
+    members.iter().map(|member| member.address.clone()).collect()
 }
 
 fn pid(member: &Member) -> String {
@@ -401,7 +409,7 @@ async fn spawn(
         )
     });
     match address.await {
-        Ok((address, doors)) => Ok(Member { name: name.to_owned(), address, doors, pid }),
+        Ok((address, doors)) => Ok(Member { name: name.to_owned(), address, doors, pid, facts: None }),
         Err(_) => Err(first_failure(tasks).await),
     }
 }

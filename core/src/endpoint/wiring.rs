@@ -66,6 +66,9 @@ impl Wiring {
     }
 }
 
+/// A name that no endpoint may have.
+const RESERVED: &str = "stats";
+
 impl Endpoint {
     /// Checks the declaration against the signatures of its models and wires the stages to each other.
     pub fn wire(&self, signatures: &BTreeMap<ModelRef, &Signature>) -> Result<Wiring, BadEndpoint> {
@@ -109,6 +112,11 @@ impl Endpoint {
     }
 
     fn check(&self) -> Result<(), String> {
+        if self.name.as_str() == RESERVED {
+            return Err(format!(
+                "cannot be called {RESERVED}: the open inference protocol has the statistics of all models there"
+            ));
+        }
         if self.stages.is_empty() {
             return Err("has no stage; give it a model".into());
         }

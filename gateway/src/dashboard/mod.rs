@@ -29,6 +29,7 @@ use weir_core::history::BOUNDS_US;
 use weir_host::Host;
 
 use self::spike::{Spike, Spikes};
+use crate::callers::is_own;
 use crate::view::{View, look};
 use crate::{GatewayError, serve};
 
@@ -127,15 +128,6 @@ async fn guard(headers: HeaderMap, request: Request, next: Next) -> Response {
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// An address, or a name that means this machine, with or without a port.
-fn is_own(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(""),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name == "localhost" || name.ends_with(".localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }
 
 #[derive(Deserialize)]
@@ -241,16 +233,6 @@ fn frame(status: &Status, view: &View) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_names_of_this_machine_are_answered_to() {
-        for host in ["127.0.0.1:7380", "localhost", "localhost:7380", "[::1]:7380", "10.0.0.7:80", "weir.localhost:1"] {
-            assert!(is_own(host), "{host}");
-        }
-        for host in ["", "evil.example", "evil.example:7380", "127.0.0.1.evil.example", "localhost.evil.example:1"] {
-            assert!(!is_own(host), "{host}");
-        }
-    }
 
     #[test]
     fn frames_are_numbered_and_the_oldest_go() {

@@ -14,6 +14,8 @@ use weir_core::outcome::Outcome;
 use weir_core::prng::Prng;
 use weir_core::tensor::{DType, Tensor, TensorSpec};
 
+use crate::infer::has_rows;
+
 /// Rows to send to an endpoint: by endpoint, inputs whose first dimension is rows. For others rows are made up.
 pub type Samples = BTreeMap<EndpointName, Vec<(String, Tensor)>>;
 
@@ -97,14 +99,16 @@ impl Spikes {
 
     /// Sends it, and waits for its answers.
     pub async fn run(&self, client: &LocalClient, spike: Spike) {
-        let inputs = match client.describe(&spike.endpoint).await {
-            Ok(info) => info.inputs,
+        let info = match client.describe(&spike.endpoint).await {
+            Ok(info) => info,
             Err(error) => return self.failed(error.to_string()),
         };
+        let (inputs, whole) = (&info.inputs, !has_rows(&info));
         let rows = self.samples.get(&spike.endpoint).cloned();
         let mut prng = Prng::new(7);
         let rows = Rc::new(rows.unwrap_or_else(|| inputs.iter().map(|spec| made_up(spec, &mut prng)).collect()));
         let count = rows.iter().filter_map(|(_, tensor)| tensor.shape.first().copied()).min().unwrap_or(1).max(1);
+        let count = if whole { 1 } else { count };
         self.tell(|told| *told = Told { endpoint: spike.endpoint.to_string(), ..Told::default() });
         let began = tokio::time::Instant::now();
         let (mut due, mut asked) = (0.0, JoinSet::new());
@@ -123,7 +127,7 @@ impl Spikes {
                 continue;
             }
             let row = prng.below(count);
-            let request = request(&spike.endpoint, &rows, row);
+            let request = request(&spike.endpoint, &rows, if whole { None } else { Some(row) });
             let client = client.clone();
             self.tell(|told| told.sent += 1);
             asked.spawn_local(async move {
@@ -149,9 +153,10 @@ impl Spikes {
     }
 }
 
-/// One row, with the endpoint's own deadline and class.
-fn request(endpoint: &EndpointName, rows: &[(String, Tensor)], row: u64) -> Request {
+/// One row, or the arrays as they are, with the endpoint's own deadline and class.
+fn request(endpoint: &EndpointName, rows: &[(String, Tensor)], row: Option<u64>) -> Request {
     let one = |(name, tensor): &(String, Tensor)| {
+        let Some(row) = row else { return (name.clone(), tensor.clone()) };
         let count = tensor.shape.first().copied().unwrap_or(1).max(1) as usize;
         let size = tensor.data.len() / count;
         let at = row as usize * size;
@@ -164,7 +169,7 @@ fn request(endpoint: &EndpointName, rows: &[(String, Tensor)], row: u64) -> Requ
     Request {
         endpoint: endpoint.clone(),
         inputs: rows.iter().map(one).collect(),
-        whole: false,
+        whole: row.is_none(),
         deadline: None,
         class: None,
         outputs: Vec::new(),
@@ -176,10 +181,7 @@ fn request(endpoint: &EndpointName, rows: &[(String, Tensor)], row: u64) -> Requ
 
 /// Some row of an input, as noise where it has numbers.
 fn made_up(spec: &TensorSpec, prng: &mut Prng) -> (String, Tensor) {
-    let mut shape: Vec<u64> = spec.shape.iter().map(|dim| dim.unwrap_or(1)).collect();
-    if let Some(first) = shape.first_mut() {
-        *first = 1;
-    }
+    let shape: Vec<u64> = spec.shape.iter().map(|dim| dim.unwrap_or(1)).collect();
     let elements: u64 = shape.iter().product();
     let data = (0..elements).flat_map(|_| match spec.dtype {
         DType::F32 => (prng.uniform() as f32).to_le_bytes().to_vec(),
@@ -215,7 +217,11 @@ mod tests {
             Tensor::new(tensor.dtype, tensor.shape, tensor.data).unwrap();
         }
         let rows = vec![("x".to_owned(), Tensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]))];
-        let asked = request(&EndpointName::parse("e").unwrap(), &rows, 1);
-        assert_eq!(asked.inputs[0].1, Tensor::f32(&[1, 2], &[3.0, 4.0]));
+        let endpoint = EndpointName::parse("e").unwrap();
+        assert_eq!(request(&endpoint, &rows, Some(1)).inputs[0].1, Tensor::f32(&[1, 2], &[3.0, 4.0]));
+        // Where the first dimension is no rows, it is what the endpoint takes.
+        let fixed = TensorSpec { name: "x".into(), dtype: DType::F32, shape: vec![Some(4), Some(2)] };
+        let whole = request(&endpoint, &[made_up(&fixed, &mut prng)], None);
+        assert!(whole.whole && whole.inputs[0].1.shape == [4, 2]);
     }
 }

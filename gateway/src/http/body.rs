@@ -1,7 +1,9 @@
 //! Bodies: read within bounds, inflated within bounds, and deflated.
 
 use std::io::{Read, Write};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -9,7 +11,7 @@ use flate2::Compression;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::refusal::{Kind, Refusal};
@@ -20,7 +22,9 @@ pub const BODY_MAX: usize = 64 << 20;
 /// Bytes of all bodies that are held at once: some hundred megabytes beside the models are what a machine that serves them has.
 pub const HELD_MAX: usize = 256 << 20;
 /// How long a body may take to come.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
+pub const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// Bytes that are inflated at once.
+const INFLATE_STEP: usize = 64 << 10;
 /// A semaphore does not count to 256 MiB by ones.
 const BYTES_A_PERMIT: usize = 1024;
 
@@ -30,7 +34,10 @@ pub struct Budget(Arc<Semaphore>);
 
 /// What a body holds of the budget, until it is dropped.
 #[derive(Default)]
-pub struct Held(Option<OwnedSemaphorePermit>);
+pub struct Held {
+    bytes: usize,
+    permits: Option<OwnedSemaphorePermit>,
+}
 
 impl Default for Budget {
     fn default() -> Budget {
@@ -41,13 +48,20 @@ impl Default for Budget {
 impl Budget {
     /// So many bytes more; nobody waits for them.
     pub fn take(&self, held: &mut Held, bytes: usize) -> Result<(), Refusal> {
-        let permits = bytes.div_ceil(BYTES_A_PERMIT) as u32;
-        let more = Arc::clone(&self.0).try_acquire_many_owned(permits);
-        let more = more.map_err(|_| Refusal::new(Kind::Shed, "too many bytes are in flight here; ask again later"))?;
-        match &mut held.0 {
-            Some(held) => held.merge(more),
-            none => *none = Some(more),
+        let all = held.bytes.saturating_add(bytes);
+        // What comes in small pieces takes no more than what comes at once.
+        let has = held.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanting = all.div_ceil(BYTES_A_PERMIT).saturating_sub(has);
+        if wanting > 0 {
+            let busy = |_| Refusal::new(Kind::Shed, "too many bytes are in flight here; ask again later");
+            let wanting = u32::try_from(wanting).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.0).try_acquire_many_owned(wanting).map_err(busy)?;
+            match &mut held.permits {
+                Some(held) => held.merge(more),
+                none => *none = Some(more),
+            }
         }
+        held.bytes = all;
         Ok(())
     }
 }
@@ -63,23 +77,25 @@ pub async fn read(mut body: Body, budget: &Budget) -> Result<(Bytes, Held), Refu
     }
     let mut held = Held::default();
     let reading = async {
-        let mut parts: Vec<Bytes> = Vec::new();
-        let mut length = 0;
+        // One piece is taken as it is, several are put together as they come.
+        let (mut first, mut all) = (Bytes::new(), Vec::new());
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Refusal::bad(format!("the body does not come whole: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
-            length += data.len();
-            if length > BODY_MAX {
+            if first.len() + all.len() + data.len() > BODY_MAX {
                 return Err(too_large());
             }
             budget.take(&mut held, data.len())?;
-            parts.push(data);
+            if first.is_empty() && all.is_empty() {
+                first = data;
+            } else {
+                if all.is_empty() {
+                    all = std::mem::take(&mut first).into();
+                }
+                all.extend_from_slice(&data);
+            }
         }
-        Ok(match parts.len() {
-            0 => Bytes::new(),
-            1 => parts.swap_remove(0),
-            _ => parts.concat().into(),
-        })
+        Ok(if all.is_empty() { first } else { all.into() })
     };
     let body = tokio::time::timeout(BODY_WITHIN, reading).await;
     let late = |_| Refusal::bad(format!("the body did not come within {} s", BODY_WITHIN.as_secs()));
@@ -88,24 +104,64 @@ pub async fn read(mut body: Body, budget: &Budget) -> Result<(Bytes, Held), Refu
 
 /// A body as it was before it was encoded.
 pub fn inflate(encoding: Option<&str>, body: Bytes, budget: &Budget, held: &mut Held) -> Result<Bytes, Refusal> {
-    let mut inflated = Vec::new();
-    let bounded = |reader: &mut dyn Read, into: &mut Vec<u8>| reader.take(BODY_MAX as u64 + 1).read_to_end(into);
-    let read = match encoding.map(str::trim) {
+    let mut reader: Box<dyn Read + '_> = match encoding.map(str::trim) {
         None | Some("" | "identity") => return Ok(body),
-        Some("gzip" | "x-gzip") => bounded(&mut MultiGzDecoder::new(&body[..]), &mut inflated),
-        Some("deflate") => bounded(&mut ZlibDecoder::new(&body[..]), &mut inflated),
+        Some("gzip" | "x-gzip") => Box::new(MultiGzDecoder::new(&body[..])),
+        Some("deflate") => Box::new(ZlibDecoder::new(&body[..])),
         Some(other) => {
             let other: String = other.chars().take(40).collect();
             return Err(Refusal::bad(format!("the encoding {other:?} is not understood; send gzip or deflate")));
         }
     };
-    read.map_err(|error| Refusal::bad(format!("the body cannot be inflated: {error}")))?;
-    if inflated.len() > BODY_MAX {
-        let why = format!("the body is larger than {} MiB when inflated", BODY_MAX >> 20);
-        return Err(Refusal::new(Kind::TooLarge, why));
+    let mut inflated = Vec::new();
+    loop {
+        // Room first, so that many who inflate at once hold no more than there is.
+        budget.take(held, INFLATE_STEP)?;
+        let read = reader.by_ref().take(INFLATE_STEP as u64).read_to_end(&mut inflated);
+        match read.map_err(|error| Refusal::bad(format!("the body cannot be inflated: {error}")))? {
+            0 => return Ok(inflated.into()),
+            _ if inflated.len() > BODY_MAX => {
+                let why = format!("the body is larger than {} MiB when inflated", BODY_MAX >> 20);
+                return Err(Refusal::new(Kind::TooLarge, why));
+            }
+            _ => {}
+        }
     }
-    budget.take(held, inflated.len())?;
-    Ok(inflated.into())
+}
+
+/// A body that is sent in pieces, and counts until the last of it is.
+pub struct Sent {
+    left: Bytes,
+    _held: Held,
+}
+
+impl Sent {
+    /// Bytes per piece: what a socket takes at once, as a rule.
+    const PIECE: usize = 256 << 10;
+
+    /// Of bytes that count as long as any is left.
+    pub fn new(bytes: Vec<u8>, held: Held) -> Sent {
+        Sent { left: bytes.into(), _held: held }
+    }
+}
+
+impl hyper::body::Body for Sent {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let piece = self.left.len().min(Sent::PIECE);
+        let piece = self.left.split_to(piece);
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.len() as u64)
+    }
 }
 
 /// An encoding that a caller takes.
@@ -195,6 +251,34 @@ mod tests {
         assert_eq!(budget.take(&mut Held::default(), 1).unwrap_err().kind, Kind::Shed);
         all.pop();
         budget.take(&mut Held::default(), BODY_MAX).unwrap();
+    }
+
+    #[test]
+    fn many_bombs_at_once_hold_no_more_than_there_is_room_for() {
+        let budget = Budget::default();
+        let bomb: Bytes = Encoding::Gzip.encode(&vec![0; BODY_MAX]).into();
+        let mut all = Vec::new();
+        for _ in 0..HELD_MAX / BODY_MAX - 1 {
+            let mut held = Held::default();
+            inflate(Some("gzip"), bomb.clone(), &budget, &mut held).unwrap();
+            all.push(held);
+        }
+        // There is room for half of the next: it is given up on the way, not when all of it is there.
+        let mut half = Held::default();
+        budget.take(&mut half, BODY_MAX / 2).unwrap();
+        let mut held = Held::default();
+        assert_eq!(inflate(Some("gzip"), bomb, &budget, &mut held).unwrap_err().kind, Kind::Shed);
+        assert!(held.bytes <= BODY_MAX / 2, "{} bytes were held", held.bytes);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_small_pieces_holds_what_it_is() {
+        let budget = Budget::default();
+        let pieces = (0..10_000).map(|i| Ok::<_, std::io::Error>(Bytes::copy_from_slice(&[i as u8])));
+        let body = Body::from_stream(futures::stream::iter(pieces));
+        let (body, held) = read(body, &budget).await.unwrap();
+        assert_eq!((body.len(), body[300], held.bytes), (10_000, 44, 10_000));
+        assert_eq!(budget.0.available_permits(), HELD_MAX / BYTES_A_PERMIT - 10);
     }
 
     #[test]

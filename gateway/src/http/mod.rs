@@ -10,7 +10,8 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, FORWARDED, HeaderMap, HeaderName, HeaderValue,
+    ORIGIN, RETRY_AFTER,
 };
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
@@ -19,21 +20,21 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 use weir_client::EndpointInfo;
-use weir_core::history::{Calls, Statistics};
+use weir_core::history::Calls;
 use weir_core::ids::EndpointName;
 use weir_core::tensor::TensorSpec;
 use weir_schema::oip::{self, HEADER_LENGTH};
 
 use self::body::{Encoding, inflate};
 use self::wire::{Binary, Infer};
-use crate::callers::{Caller, Callers};
+use crate::callers::{Caller, Callers, Origin};
 use crate::infer::{self, VERSION};
 use crate::models::{self, EXTENSIONS, Marks};
 use crate::refusal::{Kind, RETRY_AFTER_MS, Refusal};
 use crate::serve::{Peer, Shared};
-use crate::statistics::last_inference_ms;
+use crate::statistics::Counted;
 
-pub use self::body::{Budget, Held};
+pub use self::body::{BODY_WITHIN, Budget, Held};
 
 /// A body from which on it is read off the thread that serves connections: some milliseconds.
 const LARGE: usize = 512 << 10;
@@ -103,11 +104,17 @@ fn reply(status: StatusCode, body: Value) -> Response {
     response
 }
 
+/// When the head of a request was read, in its extensions.
+#[derive(Clone, Copy)]
+struct Arrived(Instant);
+
 /// Counts what was asked and how it ended, for metrics.
-async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn count(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Arrived(Instant::now()));
     let _in_flight = shared.in_flight();
+    let counting = shared.counts.begin("http");
     let response = next.run(request).await;
-    shared.counts.ended("http", response.status().as_str());
+    counting.ended(response.status().as_str());
     response
 }
 
@@ -155,7 +162,10 @@ impl FromRequestParts<Http> for By {
 
     async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<By, Refusal> {
         let Peer(peer) = *parts.extensions.get::<Peer>().expect("every connection has a peer");
-        http.callers.of(peer.ip(), header(&parts.headers, &AUTHORIZATION)).await.map(By)
+        let headers = &parts.headers;
+        let forwarded = header(headers, &FORWARDED).or(header(headers, &HeaderName::from_static("x-forwarded-for")));
+        let origin = Origin { page: header(headers, &ORIGIN), forwarded };
+        http.callers.of(peer.ip(), header(headers, &AUTHORIZATION), origin).await.map(By)
     }
 }
 
@@ -226,22 +236,22 @@ fn config_of(endpoint: &EndpointName, info: &EndpointInfo) -> Value {
 
 async fn statistics(State(http): State<Http>, Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
     let told = models::statistics(&caller, &http.shared.book, &endpoint).await?;
-    Ok(reply(StatusCode::OK, json!({"model_stats": [statistics_of(&endpoint, &told)]})))
+    Ok(reply(StatusCode::OK, json!({"model_stats": [statistics_of(&endpoint, told)]})))
 }
 
 async fn all_statistics(State(http): State<Http>, By(caller): By) -> Result<Response, Refusal> {
     let list = models::all_statistics(&caller, &http.shared.book).await?;
-    let list: Vec<Value> = list.iter().map(|(endpoint, told)| statistics_of(endpoint, told)).collect();
+    let list: Vec<Value> = list.iter().map(|(endpoint, told)| statistics_of(endpoint, *told)).collect();
     Ok(reply(StatusCode::OK, json!({"model_stats": list})))
 }
 
-fn statistics_of(endpoint: &EndpointName, told: &Statistics) -> Value {
+fn statistics_of(endpoint: &EndpointName, Counted { sum: told, last_inference_ms }: Counted) -> Value {
     let calls = |calls: &Calls| json!({"count": calls.count, "ns": calls.time.as_nanos() as u64});
     let nothing = json!({"count": 0, "ns": 0});
     let none = json!({"count": told.compute.count, "ns": 0});
     json!({
         "name": endpoint.as_str(), "version": VERSION,
-        "last_inference": last_inference_ms(told),
+        "last_inference": last_inference_ms,
         "inference_count": told.rows, "execution_count": told.batches.round() as u64,
         "inference_stats": {
             "success": calls(&told.success), "fail": calls(&told.fail), "queue": calls(&told.queue),
@@ -279,23 +289,24 @@ async fn infer(
     By(caller): By,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let arrived = Instant::now();
     let info = caller.info(&endpoint).await?;
     let (head, body) = request.into_parts();
+    let Arrived(arrived) = *head.extensions.get::<Arrived>().expect("every request has arrived");
     let (body, mut held) = body::read(body, &http.shared.budget).await?;
     let mut infer = understand(&http, &head.headers, body, &mut held, &info).await?;
-    take_headers(&head.headers, &mut infer)?;
+    let said = |name: &'static str| header(&head.headers, &HeaderName::from_static(name));
+    infer.wishes.take_headers(said("weir-deadline-ms"), said("weir-class"))?;
     let binary = Binary::of(&infer, &info)?;
     let outputs = infer.outputs.into_iter().map(|(name, _)| name).collect();
     let traceparent = header(&head.headers, &HeaderName::from_static("traceparent"));
     let marks = Marks { id: infer.id.as_deref(), traceparent, arrived };
     let response = models::answer(&caller, (&endpoint, &info), (infer.inputs, outputs), infer.wishes, marks).await?;
     drop(held);
-    let (body, json) = wire::write(endpoint.as_str(), infer.id.as_deref(), &response, &binary)?;
-    Ok(respond(body, json, &head.headers))
+    let encoding = header(&head.headers, &ACCEPT_ENCODING).and_then(Encoding::wanted);
+    respond(&http.shared, endpoint, infer.id, response, binary, encoding).await
 }
 
-/// A large body is read elsewhere: other connections of this thread go on.
+/// A large body is read elsewhere than on the thread that serves connections.
 async fn understand(
     http: &Http,
     headers: &HeaderMap,
@@ -317,34 +328,34 @@ async fn understand(
         };
         Ok::<_, Refusal>((infer, taken))
     };
-    let (infer, taken) = match large {
-        true => {
-            tokio::task::spawn_blocking(read).await.map_err(|error| Refusal::new(Kind::Failed, error.to_string()))?
-        }
-        false => read(),
-    }?;
+    let (infer, taken) = if large { elsewhere(read).await } else { read() }?;
     *held = taken;
     Ok(infer)
 }
 
-/// Headers say what parameters say too; parameters are closer to the request.
-fn take_headers(headers: &HeaderMap, infer: &mut Infer) -> Result<(), Refusal> {
-    if let (Some(text), None) = (header(headers, &HeaderName::from_static("weir-deadline-ms")), infer.wishes.deadline) {
-        infer.wishes.deadline_ms(text.trim().parse().ok(), "weir-deadline-ms")?;
-    }
-    if let (Some(text), None) = (header(headers, &HeaderName::from_static("weir-class")), infer.wishes.class) {
-        infer.wishes.class(text.trim())?;
-    }
-    Ok(())
-}
-
-fn respond(body: Vec<u8>, json: Option<usize>, asked: &HeaderMap) -> Response {
-    let encoding = header(asked, &ACCEPT_ENCODING).filter(|_| body.len() >= WORTH_DEFLATING).and_then(Encoding::wanted);
-    let body = match encoding {
-        Some(encoding) => encoding.encode(&body),
-        None => body,
+/// Writes a response; a large one is written elsewhere than on the thread that serves connections, and what waits to be sent is bounded.
+async fn respond(
+    shared: &Shared,
+    endpoint: EndpointName,
+    id: Option<String>,
+    answered: infer::Response,
+    binary: Binary,
+    encoding: Option<Encoding>,
+) -> Result<Response, Refusal> {
+    let large = answered.outputs.iter().map(|(_, tensor)| tensor.data.len()).sum::<usize>() >= LARGE;
+    let write = move || {
+        let (body, json) = wire::write(endpoint.as_str(), id.as_deref(), &answered, &binary)?;
+        let encoding = encoding.filter(|_| body.len() >= WORTH_DEFLATING);
+        let body = match encoding {
+            Some(encoding) => encoding.encode(&body),
+            None => body,
+        };
+        Ok::<_, Refusal>((body, json, encoding))
     };
-    let mut response = Response::new(Body::from(body));
+    let (body, json, encoding) = if large { elsewhere(write).await } else { write() }?;
+    let mut held = Held::default();
+    shared.responses.take(&mut held, body.len())?;
+    let mut response = Response::new(Body::new(body::Sent::new(body, held)));
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,
@@ -356,5 +367,12 @@ fn respond(body: Vec<u8>, json: Option<usize>, asked: &HeaderMap) -> Response {
     if let Some(encoding) = encoding {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.word()));
     }
-    response
+    Ok(response)
+}
+
+/// Work that takes some milliseconds: other connections of this thread go on.
+async fn elsewhere<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::new(Kind::Failed, error.to_string()))?
 }

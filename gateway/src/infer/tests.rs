@@ -40,6 +40,7 @@ fn answer(stage: &str, y: f32) -> Answer {
         node: "n1".into(),
         price: 0.0,
         expected_loss: 0.0,
+        expected_right: None,
         timings: weir_client::Timings::default(),
         trace: None,
     }
@@ -129,11 +130,12 @@ fn wishes_are_read_from_parameters() {
         wishes.take(name, &value).unwrap();
     }
     assert_eq!(wishes.deadline, Some(Duration::from_millis(50)));
-    assert_eq!((wishes.class, wishes.whole), (Some(Class::Critical), Some(true)));
+    assert_eq!((wishes.class.clone().get(), wishes.whole), (Some(Class::Critical), Some(true)));
     assert_eq!(wishes.min_stage.as_ref().unwrap().as_str(), "mid");
     wishes.take("priority", &Parameter::Int(9)).unwrap();
     wishes.take("timeout", &Parameter::Int(0)).unwrap();
-    assert_eq!((wishes.class, wishes.deadline), (Some(Class::Sheddable), None));
+    let deadline = Some(Duration::from_millis(50));
+    assert_eq!((wishes.class.clone().get(), wishes.deadline), (Some(Class::Sheddable), deadline), "none is no shorter");
     wishes.take("weir_deadline_ms", &Parameter::Float(2.5)).unwrap();
     assert_eq!(wishes.deadline, Some(Duration::from_micros(2_500)));
     for (name, value) in [
@@ -148,6 +150,36 @@ fn wishes_are_read_from_parameters() {
         ("sequence_id", Parameter::Int(3)),
     ] {
         assert_eq!(wishes.take(name, &value).unwrap_err().kind, Kind::BadInput, "{name} {value:?}");
+    }
+}
+
+#[test]
+fn what_is_said_in_several_places_counts_alike_in_any_order() {
+    let parameters = [
+        ("timeout", Parameter::Int(30_000)),
+        ("weir_deadline_ms", Parameter::Int(40)),
+        ("priority", Parameter::Int(1)),
+        ("weir_class", Parameter::Text("sheddable".into())),
+    ];
+    let said = |order: &[usize], headers_first: bool| {
+        let mut wishes = Wishes::default();
+        let headers = |wishes: &mut Wishes| wishes.take_headers(Some("35"), Some("default")).unwrap();
+        if headers_first {
+            headers(&mut wishes);
+        }
+        for i in order {
+            wishes.take(parameters[*i].0, &parameters[*i].1).unwrap();
+        }
+        if !headers_first {
+            headers(&mut wishes);
+        }
+        (wishes.deadline.unwrap().as_millis(), wishes.class.get().unwrap())
+    };
+    for headers_first in [true, false] {
+        assert_eq!(said(&[0, 1, 2, 3], headers_first), (30, Class::Sheddable));
+        assert_eq!(said(&[3, 2, 1, 0], headers_first), (30, Class::Sheddable));
+        assert_eq!(said(&[2], headers_first), (35, Class::Critical));
+        assert_eq!(said(&[], headers_first), (35, Class::Default));
     }
 }
 

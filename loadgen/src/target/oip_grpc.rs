@@ -200,7 +200,7 @@ fn read_response(
         let shape = shape.map_err(|_| format!("its output {name} has a dimension below 0"))?;
         let data = match (content, output.contents) {
             (Some(data), _) => data,
-            (None, Some(typed)) => oip::bytes_of(&typed, dtype),
+            (None, Some(typed)) => oip::bytes_of(&typed, dtype)?,
             (None, None) => Vec::new(),
         };
         let tensor = oip::tensor(&name, dtype, shape, data)?;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use weir_core::endpoint::audit::GateAudit;
-use weir_core::ids::{EndpointName, StageName};
+use weir_core::ids::{EndpointName, ModelRef, StageName};
+use weir_core::triage::Asked;
 use weir_gateway::view::{Endpoint, View};
 
 use crate::show::table;
@@ -20,6 +21,7 @@ pub fn text(view: &View) -> String {
         "p99",
         "degraded",
         "expected right",
+        "labelled right",
         "value lost/s",
         "price",
         "stages",
@@ -59,6 +61,7 @@ pub fn text(view: &View) -> String {
             node.state.into(),
             percent(node.busy),
             told(format!("{} of {}", node.running, node.slots)),
+            told(node.queued.to_string()),
             told(shown(Some(node.backlog))),
         ]
     });
@@ -72,6 +75,13 @@ pub fn text(view: &View) -> String {
         let state = if member.up { "up" } else { "down" };
         vec![member.name.clone(), member.role.into(), state.into(), member.applied.to_string()]
     });
+    let demand: Vec<Vec<String>> = view.demand.iter().map(demand).collect();
+    let header_of_demand: Vec<String> = std::iter::once("slots asked for".to_owned())
+        .chain(["at all".to_owned()])
+        .chain(WORTH.map(|worth| format!("worth {worth}/s")))
+        .collect();
+    let header_of_demand: Vec<&str> = header_of_demand.iter().map(String::as_str).collect();
+    let demands = table(&header_of_demand, demand.clone());
     let audits = table(
         &["gate before", "audited", "differ", "gain by table", "labelled", "gain by table", "measured gain"],
         gates.clone(),
@@ -82,11 +92,12 @@ pub fn text(view: &View) -> String {
             &["model", "queued", "batches", "rows a batch", "full", "target", "deadline", "idle", "timer"],
             models.collect(),
         ),
-        table(&["node", "state", "busy", "slots running", "backlog"], nodes.collect()),
+        table(&["node", "state", "busy", "slots running", "rows queued", "backlog"], nodes.collect()),
         table(&header_of_replicas, replicas.collect()),
         table(&["coordinator", "role", "state", "log applied to"], members.collect()),
     ]
     .into_iter()
+    .chain((!demand.is_empty()).then_some(demands))
     .chain((!gates.is_empty()).then_some(audits))
     .collect::<Vec<_>>()
     .join("\n\n")
@@ -105,10 +116,21 @@ fn row(name: &EndpointName, endpoint: &Endpoint) -> Vec<String> {
         shown(endpoint.tally.latencies.quantile(0.99)),
         percent(share(endpoint.tally.degraded)),
         endpoint.tally.accuracy().map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
+        endpoint.measured().map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
         format!("{:.2}", endpoint.lost),
         format!("{:.3}", endpoint.price),
         mix.collect::<Vec<_>>().join(", "),
     ]
+}
+
+/// What its time has to be worth, in value a second, in the columns of a demand curve.
+const WORTH: [f64; 6] = [0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0];
+
+/// What is asked of a model behind a gate, in slots that it would keep busy: all of it, and what is worth so much for its time.
+fn demand((model, asked): (&ModelRef, &Asked)) -> Vec<String> {
+    let slots = |worth: f64| asked.points().filter(|(value, _)| *value >= worth).map(|(_, work)| work).sum::<f64>();
+    let columns = std::iter::once(0.0).chain(WORTH).map(|worth| format!("{:.3}", slots(worth)));
+    std::iter::once(model.to_string()).chain(columns).collect()
 }
 
 fn percent(share: f64) -> String {
