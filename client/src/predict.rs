@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use weir_core::call::{Balancer, Way};
+use weir_core::call::{Balancer, ROWS_MAX, Way};
 use weir_core::history::{Statistics, Told};
 use weir_core::ids::{EndpointName, NodeName, QueryId, StageName};
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -213,11 +213,16 @@ impl LocalClient {
         Ok(LocalClient(inner))
     }
 
-    /// Asks. There is one answer a row (one in all for a whole query), whatever happens.
+    /// Asks. There is one answer a row (one in all for a whole query, and for a call of more rows than one may have), whatever happens.
     pub async fn predict(&self, request: &Request) -> Vec<Answer> {
         let inner = &self.0;
         let id = QueryId(inner.host.random.u128());
         let rows = rows_of(request);
+        if rows > ROWS_MAX {
+            // Rows without data are as many as a shape says: nothing may be made for each of them.
+            let why = format!("a call has at most {ROWS_MAX} rows; this one has {rows}; send fewer rows at once");
+            return vec![blank(id, Outcome::Rejected(Rejection::BadInput), &why)];
+        }
         let started = inner.host.clock.now();
         let deadline = Deadline::after(started, request.deadline.unwrap_or(PATIENCE));
         let mut tried: Vec<NodeName> = Vec::new();

@@ -194,7 +194,8 @@ impl predictor::Server for At {
     ) -> Result<(), capnp::Error> {
         let node = self.node().expect("a node");
         node.begun.fetch_add(1, Ordering::Relaxed);
-        let rows = params.get()?.get_request()?.get_inputs()?.get(0).get_shape()?.get(0);
+        let request = params.get()?.get_request()?;
+        let rows = if request.get_whole() { 1 } else { request.get_inputs()?.get(0).get_shape()?.get(0) };
         let response = results.get().init_response();
         match node.does() {
             Does::Hang => std::future::pending().await,
@@ -348,6 +349,30 @@ fn a_request_too_large_for_a_message_is_refused_here_and_harms_no_other() {
         let nearly = client.predict(&request(1, (16 << 20) - 2048, 1000)).await;
         assert_eq!(nearly[0].outcome, Outcome::Answered, "{}", nearly[0].message);
         assert_eq!((cluster.node(0).begun(), cluster.node(0).dialled()), (2, 1));
+    });
+}
+
+#[test]
+fn more_rows_than_a_call_may_have_are_refused_with_one_answer() {
+    with([Node::new(Does::Answer)], async |client, cluster| {
+        let asked = |shape: Vec<u64>, whole| Request {
+            inputs: vec![("x".into(), Tensor { dtype: DType::F32, shape, data: Vec::new() })],
+            whole,
+            ..request(1, 8, 1000)
+        };
+        for rows in [ROWS_MAX + 1, 10_000_000_000, 1 << 62, u64::MAX] {
+            let answers = client.predict(&asked(vec![rows, 0], false)).await;
+            assert_eq!(answers.len(), 1, "{rows}");
+            assert_eq!(answers[0].outcome, Outcome::Rejected(Rejection::BadInput));
+            assert!(answers[0].message.contains(&format!("this one has {rows}")), "{}", answers[0].message);
+        }
+        assert_eq!((cluster.node(0).begun(), cluster.node(0).dialled()), (0, 0), "nothing was sent");
+        let most = client.predict(&asked(vec![ROWS_MAX, 0], false)).await;
+        assert_eq!((most.len() as u64, most[0].outcome), (ROWS_MAX, Outcome::Answered));
+        // One query, whatever its shape: whether that fits is for the node to say.
+        let whole = client.predict(&asked(vec![1 << 62, 0], true)).await;
+        assert_eq!((whole.len(), whole[0].outcome), (1, Outcome::Answered));
+        assert_eq!(cluster.node(0).begun(), 2);
     });
 }
 
