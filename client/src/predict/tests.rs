@@ -215,6 +215,31 @@ impl predictor::Server for At {
         }
         Ok(())
     }
+
+    async fn describe(
+        self: Rc<Self>,
+        _: predictor::DescribeParams,
+        mut results: predictor::DescribeResults,
+    ) -> Result<(), capnp::Error> {
+        match self.node().expect("a node").does() {
+            Does::Hang => std::future::pending().await,
+            Does::Reject => return Err(capnp::Error::failed("there is no such endpoint".into())),
+            _ => results.get().init_signature().set_deadline_us(50_000),
+        }
+        Ok(())
+    }
+
+    async fn statistics(
+        self: Rc<Self>,
+        _: predictor::StatisticsParams,
+        mut results: predictor::StatisticsResults,
+    ) -> Result<(), capnp::Error> {
+        match self.node().expect("a node").does() {
+            Does::Hang => std::future::pending().await,
+            _ => results.get().init_statistics().set_rows(7),
+        }
+        Ok(())
+    }
 }
 
 /// The clock that tokio's pausing stops.
@@ -453,5 +478,51 @@ fn answers_that_are_not_one_a_row_are_a_failure_of_each() {
 fn what_an_exception_ended_is_not_said_not_to_have_run() {
     with([Node::new(Does::Overload)], async |client, _| {
         assert_eq!(outcome(&client, 1000).await, Outcome::Unknown);
+    });
+}
+
+/// What a cluster of these nodes tells of an endpoint, and after how many milliseconds.
+fn described(nodes: &[Does]) -> (Result<EndpointInfo, ClientError>, u128) {
+    let mut told = None;
+    with(nodes.iter().copied().map(Node::new), async |client, _| {
+        let asked = tokio::time::Instant::now();
+        let info = client.describe(&EndpointName::parse("e").unwrap()).await;
+        told = Some((info, asked.elapsed().as_millis()));
+    });
+    told.unwrap()
+}
+
+#[test]
+fn nodes_that_do_not_answer_keep_nobody_from_what_another_tells() {
+    for nodes in
+        [vec![Does::Hang, Does::Answer], vec![Does::Hang, Does::BreakLogin, Does::Hang, Does::Reject, Does::Answer]]
+    {
+        let (info, ms) = described(&nodes);
+        assert_eq!(info.unwrap().deadline, Duration::from_millis(50), "{nodes:?}");
+        assert!(ms < 50, "{ms} ms: {nodes:?}");
+    }
+    assert_eq!(described(&[Does::Answer, Does::Hang]).1, 0);
+}
+
+#[test]
+fn what_a_node_says_of_an_endpoint_weighs_more_than_silence() {
+    for nodes in [[Does::Hang, Does::Reject], [Does::Reject, Does::Hang]] {
+        let (info, ms) = described(&nodes);
+        assert!(matches!(info, Err(ClientError::NotFound(_))), "{info:?}");
+        assert!((1900..2100).contains(&ms), "{ms} ms: the other may know it");
+    }
+    let (info, _) = described(&[Does::Hang, Does::Hang]);
+    assert!(matches!(&info, Err(ClientError::NoNode(why)) if why.contains("does not answer")), "{info:?}");
+    assert!(matches!(described(&[]).0, Err(ClientError::NoNode(_))));
+}
+
+#[test]
+fn nodes_are_asked_what_they_counted_all_at_once() {
+    let nodes = [Does::Hang, Does::Answer, Does::Hang, Does::Answer];
+    with(nodes.map(Node::new), async |client, _| {
+        let asked = tokio::time::Instant::now();
+        let told = client.statistics(&EndpointName::parse("e").unwrap()).await;
+        assert_eq!(told.iter().map(|(_, _, statistics)| statistics.rows).collect::<Vec<_>>(), [7, 7]);
+        assert!(asked.elapsed() < Duration::from_millis(2100), "the silent ones are waited for together");
     });
 }
