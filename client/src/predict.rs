@@ -517,8 +517,8 @@ fn message_bytes(request: &Request) -> usize {
     let input = |(name, tensor): &(String, Tensor)| {
         64 + word(name.len() + 1) + 8 * tensor.shape.len() + word(tensor.data.len())
     };
-    let output = |name: &String| 8 + word(name.len() + 1);
-    // The call itself and the request without its lists; a builder leaves a word free here and there.
+    let output = |name: &String| 16 + word(name.len() + 1);
+    // The call itself and the request without its lists; what stands in another segment than what points to it takes a word more.
     1024 + word(request.endpoint.as_str().len() + 1)
         + request.inputs.iter().map(input).sum::<usize>()
         + request.outputs.iter().map(output).sum::<usize>()

@@ -378,6 +378,21 @@ fn a_request_too_large_for_a_message_is_refused_here_and_harms_no_other() {
 }
 
 #[test]
+fn as_many_bytes_are_counted_as_a_message_has_at_least() {
+    let many = Request {
+        inputs: (0..100).map(|i| (format!("input{i}"), Tensor::f32(&[1, 2, 1, 2, 1], &[0.0; 4]))).collect(),
+        outputs: vec!["a name of an output".into(); 10_000],
+        ..request(1, 8, 1000)
+    };
+    for asked in [many, request(1, 100_003, 1000)] {
+        let mut message = capnp::message::Builder::new_default();
+        write_request(message.init_root(), &asked, QueryId(7), Duration::from_secs(1));
+        let (size, counted) = (capnp::serialize::compute_serialized_size_in_words(&message) * 8, message_bytes(&asked));
+        assert!(size <= counted && counted < size + size / 4 + 1200, "{size} {counted}");
+    }
+}
+
+#[test]
 fn more_rows_than_a_call_may_have_are_refused_with_one_answer() {
     with([Node::new(Does::Answer)], async |client, cluster| {
         let asked = |shape: Vec<u64>, whole| Request {
