@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use weir_core::call::{Balancer, Way};
+use weir_core::call::{Balancer, ROWS_MAX, Way};
 use weir_core::history::{Statistics, Told};
 use weir_core::ids::{EndpointName, NodeName, QueryId, StageName};
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -115,6 +115,9 @@ pub struct EndpointInfo {
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For a question to a node that has no deadline.
 const ASKED_WITHIN: Duration = Duration::from_secs(2);
+/// Where any node can tell, how long one is waited for before the next is asked too. Nodes tell what they know within a millisecond, so this
+/// is rarely reached; and a deadline of 50 ms outlives a node that hangs.
+const NEXT_ASKED_AFTER: Duration = Duration::from_millis(20);
 /// How long after its deadline a call is given up: the node answers at the deadline, and that answer is on its way.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -215,11 +218,16 @@ impl LocalClient {
         Ok(LocalClient(inner))
     }
 
-    /// Asks. There is one answer a row (one in all for a whole query), whatever happens.
+    /// Asks. There is one answer a row (one in all for a whole query, and for a call of more rows than one may have), whatever happens.
     pub async fn predict(&self, request: &Request) -> Vec<Answer> {
         let inner = &self.0;
         let id = QueryId(inner.host.random.u128());
         let rows = rows_of(request);
+        if rows > ROWS_MAX {
+            // Rows without data are as many as a shape says: nothing may be made for each of them.
+            let why = format!("a call has at most {ROWS_MAX} rows; this one has {rows}; send fewer rows at once");
+            return vec![blank(id, Outcome::Rejected(Rejection::BadInput), &why)];
+        }
         let started = inner.host.clock.now();
         let deadline = Deadline::after(started, request.deadline.unwrap_or(PATIENCE));
         let mut tried: Vec<NodeName> = Vec::new();
@@ -416,23 +424,39 @@ impl LocalClient {
         self.0.directory.endpoints()
     }
 
-    /// What an endpoint takes and gives, from any node that knows.
+    /// What an endpoint takes and gives, from the first node that tells: one that is silent is not waited for alone.
     pub async fn describe(&self, endpoint: &EndpointName) -> Result<EndpointInfo, ClientError> {
         let mut last = ClientError::NoNode("the cluster has none; start one with `weir node`".to_owned());
-        for node in self.0.directory.names() {
-            let asked = self.ask(&node, |predictor| {
-                let mut call = predictor.describe_request();
-                call.get().set_endpoint(endpoint.as_str());
-                call.send().promise
-            });
-            match asked.await {
-                Ok(response) => return read_info(response.get().and_then(|r| r.get_signature())),
+        let mut nodes = self.0.directory.names().into_iter();
+        let mut asked = tokio::task::JoinSet::new();
+        loop {
+            let answer = match nodes.next() {
+                Some(node) => {
+                    let (client, endpoint) = (self.clone(), endpoint.clone());
+                    asked.spawn_local(async move { client.describe_at(&node, &endpoint).await });
+                    tokio::time::timeout(NEXT_ASKED_AFTER, asked.join_next()).await
+                }
+                None => Ok(asked.join_next().await),
+            };
+            match answer {
+                // Neither silence nor a task that ended without a word says anything.
+                Err(_) | Ok(Some(Err(_))) => {}
+                Ok(None) => return Err(last),
+                Ok(Some(Ok(Ok(info)))) => return Ok(info),
                 // What a node says weighs more than that another cannot be reached.
-                Err(ClientError::NoNode(_)) if matches!(last, ClientError::NotFound(_)) => {}
-                Err(error) => last = error,
+                Ok(Some(Ok(Err(ClientError::NoNode(_))))) if !matches!(last, ClientError::NoNode(_)) => {}
+                Ok(Some(Ok(Err(error)))) => last = error,
             }
         }
-        Err(last)
+    }
+
+    async fn describe_at(&self, node: &NodeName, endpoint: &EndpointName) -> Result<EndpointInfo, ClientError> {
+        let response = self.ask(node, |predictor| {
+            let mut call = predictor.describe_request();
+            call.get().set_endpoint(endpoint.as_str());
+            call.send().promise
+        });
+        read_info(response.await?.get().and_then(|r| r.get_signature()))
     }
 
     /// What each node has counted of an endpoint, and by which run of it; nodes that do not answer are left out.
@@ -495,8 +519,8 @@ fn message_bytes(request: &Request) -> usize {
     let input = |(name, tensor): &(String, Tensor)| {
         64 + word(name.len() + 1) + 8 * tensor.shape.len() + word(tensor.data.len())
     };
-    let output = |name: &String| 8 + word(name.len() + 1);
-    // The call itself and the request without its lists; a builder leaves a word free here and there.
+    let output = |name: &String| 16 + word(name.len() + 1);
+    // The call itself and the request without its lists; what stands in another segment than what points to it takes a word more.
     1024 + word(request.endpoint.as_str().len() + 1)
         + request.inputs.iter().map(input).sum::<usize>()
         + request.outputs.iter().map(output).sum::<usize>()

@@ -66,7 +66,7 @@ impl Client {
         told.await.map_err(|_| ClientError::Closed)
     }
 
-    /// Asks. There is one answer a row (one in all for a whole query), whatever happens. Dropping the future drops the call.
+    /// As [`LocalClient::predict`]. Dropping the future drops the call.
     pub async fn predict(&self, request: Request) -> Result<Vec<Answer>, ClientError> {
         self.ask(|reply| Ask::Predict(request, reply)).await
     }

@@ -27,6 +27,10 @@ fn run(script: &[&str], arguments: &[&str]) -> String {
 #[test]
 fn it_keeps_what_it_promises() {
     let cluster = Cluster::start(1, 2);
+    cluster.write("slow.synthetic", "width = 2\nalpha_us = 200000\n");
+    let slow = "[[model]]\nname = \"slow\"\nversion = \"1\"\npath = \"slow.synthetic\"\nreplicas = { min = 2 }\n\
+        [[endpoint]]\nname = \"slow\"\nmodel = \"slow@1\"\ndeadline = \"30s\"\n";
+    cluster.ok(&["apply", "-f", &cluster.write("slow.toml", slow)]);
     cluster.serve_synthetic("width = 2\nalpha_us = 2000\nbeta_us = 20\n", "replicas = { min = 2 }");
     let script = root().join("client/python/tests/check.py");
     run(&[&script.display().to_string()], &[&cluster.addresses(), &cluster.path("c1/admin.token")]);

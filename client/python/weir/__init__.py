@@ -11,7 +11,7 @@ query from being asked at all: no coordinator, a token that opens nothing, a nam
 from ._async import AsyncClient
 from ._errors import BadInput, NotFound, Refused, Unreachable, WeirError
 from ._sync import Client
-from ._types import Answer, EndpointInfo, Outcome, TensorSpec, Timings
+from ._types import Answer, EndpointInfo, Judged, Outcome, TensorSpec, Timings, Trace, Visit
 
 __all__ = [
     "Answer",
@@ -19,11 +19,14 @@ __all__ = [
     "BadInput",
     "Client",
     "EndpointInfo",
+    "Judged",
     "NotFound",
     "Outcome",
     "Refused",
     "TensorSpec",
     "Timings",
+    "Trace",
     "Unreachable",
+    "Visit",
     "WeirError",
 ]

@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import capnp
-import numpy as np
 
-from . import _wire
+from . import _query, _wire
 from ._balance import Balancer
-from ._errors import BadInput, NotFound, Refused, Unreachable, WeirError
+from ._errors import NotFound, Refused, Unreachable, WeirError
+from ._query import Query
+from ._room import Room
 from ._types import Answer, Array, Class, EndpointInfo, Outcome
 from ._wire import predict_capnp
 
@@ -25,18 +27,32 @@ PATIENCE = 60.0
 GRACE = 0.25
 #: For dialling, and for questions that have no deadline.
 ASKED_WITHIN = 2.0
+#: Where any node can tell, how long one is waited for before the next is asked too.
+NEXT_ASKED_AFTER = 0.02
 #: How long a coordinator may hold the question for changes.
 WATCH = 10.0
 
 
 class _Line:
-    """A connection that has logged in, and as many calls at once as its node reads."""
+    """A connection that has logged in."""
 
     def __init__(self, client: Any, granted: Any) -> None:
         self.client = client
         self.role = granted.role
+        # An older peer tells no limit.
         self.message_bytes = int(granted.messageBytes) or 1 << 62
-        self.calls = asyncio.Semaphore(max(1, int(granted.callsInFlight)))
+        self.room = Room(int(granted.callsInFlight), int(granted.bytesInFlight) or 1 << 62)
+
+
+class _End(Enum):
+    """What the end of an attempt says of its node."""
+
+    #: It was asked.
+    ASKED = 1
+    #: There is no connection to it: nothing was asked of it.
+    UNASKED = 2
+    #: It ended on this side, which says nothing of it.
+    HERE = 3
 
 
 async def _enter(address: str, token: bytes) -> _Line:
@@ -57,6 +73,15 @@ async def _enter(address: str, token: bytes) -> _Line:
     except capnp.KjException as error:
         raise Refused(_remote(error)) from error
     return _Line(client, granted)
+
+
+def _is(error: Exception, kind: str) -> bool:
+    return kind in str(getattr(error, "type", "")).lower()
+
+
+def _is_broken(error: Exception) -> bool:
+    """Whether the connection has ended."""
+    return _is(error, "disconnected") or "disconnected" in _remote(error).lower()
 
 
 def _remote(error: Exception) -> str:
@@ -182,18 +207,47 @@ class AsyncClient:
         return list(self._endpoints)
 
     async def describe(self, endpoint: str) -> EndpointInfo:
-        """What an endpoint takes and gives."""
+        """What an endpoint takes and gives, from the first node that tells: one that is silent is not waited for alone."""
+        _query.text(endpoint, "the name of an endpoint")
         last: WeirError = Unreachable("the cluster has no node; start one with `weir node`")
-        for node in list(self._addresses):
-            try:
+        nodes = iter(list(self._addresses))
+        asked: set[asyncio.Task[EndpointInfo]] = set()
+        try:
+            while True:
+                node = next(nodes, None)
+                if node is not None:
+                    asked.add(asyncio.create_task(self._describe_at(node, endpoint)))
+                if not asked:
+                    raise last
+                patience = None if node is None else NEXT_ASKED_AFTER
+                done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task, error in [(task, task.exception()) for task in done]:
+                    if error is None:
+                        return task.result()
+                    if not isinstance(error, WeirError):
+                        raise error
+                    # What a node says weighs more than that another cannot be reached.
+                    if not isinstance(error, Unreachable) or isinstance(last, Unreachable):
+                        last = error
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _describe_at(self, node: str, endpoint: str) -> EndpointInfo:
+        try:
+            async with asyncio.timeout(ASKED_WITHIN):
                 line = await self._line(node)
-                async with asyncio.timeout(ASKED_WITHIN):
-                    return _wire.read_info((await line.role.predictor.describe(endpoint=endpoint)).signature)
-            except (WeirError, TimeoutError) as error:
-                last = error if isinstance(error, WeirError) else Unreachable(f"{node} does not answer")
-            except capnp.KjException as error:
-                last = NotFound(_remote(error))
-        raise last
+                try:
+                    told = await line.role.predictor.describe(endpoint=endpoint)
+                except capnp.KjException as error:
+                    if _is_broken(error):
+                        self._forget(node, line)
+                        raise Unreachable(f"the connection to {node} broke") from error
+                    raise NotFound(_remote(error)) from error
+        except TimeoutError as error:
+            raise Unreachable(f"{node} does not answer") from error
+        return _wire.read_info(told.signature)
 
     async def predict(
         self,
@@ -206,60 +260,39 @@ class AsyncClient:
         whole: bool = False,
         min_stage: str | None = None,
         max_stage: str | None = None,
+        trace: bool = False,
     ) -> list[Answer]:
         """Asks. There is one answer a row, whatever happens; one in all where the arrays are asked ``whole``.
 
         ``inputs``: an array, or arrays by name; their first dimension is the rows, each a query of its own, unless ``whole``.
         ``deadline``: seconds from now; the endpoint's own where absent. ``outputs``: which to send back; all where empty.
-        ``min_stage``: no shallower stage may answer. ``max_stage``: no deeper one is asked.
+        ``min_stage``: no shallower stage may answer. ``max_stage``: no deeper one is asked. ``trace``: answers tell how they came about.
         """
-        arrays = (
-            {name: np.asarray(array) for name, array in inputs.items()}
-            if isinstance(inputs, Mapping)
-            else {"": np.asarray(inputs)}
+        query = _query.check(
+            endpoint,
+            inputs,
+            deadline=deadline,
+            class_=class_,
+            outputs=outputs,
+            whole=whole,
+            min_stage=min_stage,
+            max_stage=max_stage,
+            trace=trace,
         )
-        if not arrays:
-            raise BadInput("there are no inputs")
-        if not whole and any(array.ndim == 0 for array in arrays.values()):
-            raise BadInput("an array without dimensions has no rows; ask whole=True, or add a first dimension")
-        if deadline is not None and not deadline > 0:
-            raise BadInput("a deadline is a number of seconds above 0")
-        rows = 1 if whole else max(1, next(iter(arrays.values())).shape[0])
-        for array in arrays.values():
-            _wire.to_bytes(array[:0] if array.ndim else array)
-        number = _wire.new_number()
-        until = time.monotonic() + (PATIENCE if deadline is None else deadline)
+        until = time.monotonic() + (PATIENCE if query.deadline is None else query.deadline)
         tried: list[str] = []
         attempt, may_have_run = 1, False
-
-        def fill(request: Any, left: float) -> None:
-            left_us = 0 if deadline is None else max(1, int(left * 1e6))
-            _wire.write_request(
-                request,
-                endpoint,
-                arrays,
-                number=number,
-                whole=whole,
-                left_us=left_us,
-                class_=class_,
-                outputs=outputs,
-                min_stage=min_stage,
-                max_stage=max_stage,
-            )
-
         while True:
             node = self._balancer.pick(time.monotonic(), tried)
             if node is None:
-                answers = _all(
-                    number, rows, "rejected", "noReplica", "the cluster has no node; start one with `weir node`"
-                )
-                sent = True
+                why = "the cluster has no node; start one with `weir node`"
+                answers, end = _all(query, "rejected", "noReplica", why), _End.HERE
             else:
-                answers, sent = await self._attempt(node, fill, number, rows, until, attempt)
+                answers, end = await self._attempt(node, query, until, attempt)
             outcome, rejection = _of_call(answers)
             may_have_run |= outcome == "unknown"
             left = until - time.monotonic()
-            if not sent and node is not None and len(tried) + 1 < len(self._addresses) and left > 0:
+            if end is _End.UNASKED and node is not None and len(tried) + 1 < len(self._addresses) and left > 0:
                 # Looking for a node that is there costs the cluster nothing, and no retry.
                 tried.append(node)
                 continue
@@ -271,68 +304,74 @@ class AsyncClient:
             attempt += 1
             await asyncio.sleep(wait)
 
-    async def _attempt(
-        self, node: str, fill: Any, number: int, rows: int, until: float, attempt: int
-    ) -> tuple[list[Answer], bool]:
-        """What one node says, and whether it was asked."""
+    async def _attempt(self, node: str, query: Query, until: float, attempt: int) -> tuple[list[Answer], _End]:
+        """What one node says."""
         self._balancer.on_sent(node, attempt)
         began = time.monotonic()
         told = False
         try:
             try:
                 async with asyncio.timeout(max(0.0, until - began) + GRACE):
-                    answers, sent = await self._call(node, fill, number, rows, until)
+                    answers, end = await self._call(node, query, until)
             except TimeoutError:
-                answers, sent = (
-                    _all(number, rows, "unknown", None, f"{node} did not answer in time; it may have run"),
-                    True,
-                )
+                why = f"{node} did not answer in time; it may have run"
+                answers, end = _all(query, "unknown", None, why), _End.ASKED
+            if end is _End.HERE:
+                return answers, end
             outcome, rejection = _of_call(answers)
             now = time.monotonic()
             told = True
             if self._balancer.on_outcome(now, node, outcome, rejection, now - began):
                 # What probes it later dials anew: this connection may be dead without a word.
                 self._lines.pop(node, None)
-            return answers, sent
+            return answers, end
         finally:
             if not told:
                 self._balancer.on_dropped(node)
 
-    async def _call(self, node: str, fill: Any, number: int, rows: int, until: float) -> tuple[list[Answer], bool]:
+    async def _call(self, node: str, query: Query, until: float) -> tuple[list[Answer], _End]:
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic()) / 2):
                 line = await self._line(node)
         except TimeoutError:
-            return _all(number, rows, "rejected", "noReplica", f"there is no connection to {node} yet"), False
+            return _all(query, "rejected", "noReplica", f"there is no connection to {node} yet"), _End.UNASKED
         except Unreachable as error:
-            return _all(number, rows, "rejected", "noReplica", str(error)), False
+            return _all(query, "rejected", "noReplica", str(error)), _End.UNASKED
         except WeirError as error:
-            return _all(number, rows, "rejected", "forbidden", str(error)), True
+            return _all(query, "rejected", "forbidden", str(error)), _End.HERE
+        size, limit = query.message_bytes(), line.message_bytes
+        if size > limit:
+            why = f"the request has {size} bytes, more than the {limit} of a message; send fewer rows at once"
+            return _all(query, "rejected", "badInput", why), _End.HERE
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                await line.calls.acquire()
+                held = await line.room.enter(size)
         except TimeoutError:
             why = "its deadline passed before it could be sent: too many calls are in flight"
-            return _all(number, rows, "expired", None, why), True
+            return _all(query, "expired", None, why), _End.HERE
         try:
             call = line.role.predictor.predict_request()
-            fill(call.init("request"), until - time.monotonic())
-            told = (await call.send()).response
-        except capnp.KjException as error:
-            self._lines.pop(node, None)
-            text = _remote(error)
-            if "disconnected" in str(getattr(error, "type", "")).lower() or "disconnected" in text.lower():
-                return _all(number, rows, "unknown", None, f"the connection to {node} broke; it may have run"), True
-            return _all(number, rows, "failed", None, text), True
+            # What goes wrong here is this client's mistake, not an answer of the node's.
+            query.write(call.init("request"), until - time.monotonic())
+            try:
+                told = (await call.send()).response
+            except capnp.KjException as error:
+                self._forget(node, line)
+                if _is_broken(error):
+                    return _all(query, "unknown", None, f"the connection to {node} broke; it may have run"), _End.ASKED
+                # What is refused is answered so; this went wrong on the way, and its answer is lost.
+                outcome: Outcome = "unknown" if _is(error, "overloaded") else "failed"
+                return _all(query, outcome, None, _remote(error)), _End.ASKED
         finally:
-            line.calls.release()
+            line.room.leave(held)
+        number, rows = query.number, query.rows
         if told._has("refused"):
             refused = _wire.read_answer(told.refused, number, 0)
-            return _all(number, rows, refused.outcome, refused.rejection, refused.message), True
+            return _all(query, refused.outcome, refused.rejection, refused.message), _End.ASKED
         answers = [_wire.read_answer(answer, number, row) for row, answer in enumerate(told.answers)]
         if len(answers) != rows:
-            return _all(number, rows, "failed", None, f"{node} answers {len(answers)} of {rows} rows"), True
-        return answers, True
+            return _all(query, "failed", None, f"{node} answers {len(answers)} of {rows} rows"), _End.ASKED
+        return answers, _End.ASKED
 
     async def _line(self, node: str) -> _Line:
         """The connection to a node: one dial for all who wait for it."""
@@ -348,9 +387,15 @@ class AsyncClient:
             raise Unreachable(f"{node} is no node")
         return line
 
+    def _forget(self, node: str, line: _Line) -> None:
+        """Lets go of a connection, unless another has taken its place."""
+        dial = self._lines.get(node)
+        if dial is not None and dial.done() and not dial.cancelled() and not dial.exception() and dial.result() is line:
+            del self._lines[node]
 
-def _all(number: int, rows: int, outcome: Outcome, rejection: str | None, message: str) -> list[Answer]:
-    return [Answer(_wire.row_id(number, row), outcome, rejection, message) for row in range(rows)]
+
+def _all(query: Query, outcome: Outcome, rejection: str | None, message: str) -> list[Answer]:
+    return [Answer(_wire.row_id(query.number, row), outcome, rejection, message) for row in range(query.rows)]
 
 
 def _of_call(answers: list[Answer]) -> tuple[Outcome, str | None]:

@@ -76,6 +76,7 @@ class Client:
         whole: bool = False,
         min_stage: str | None = None,
         max_stage: str | None = None,
+        trace: bool = False,
     ) -> list[Answer]:
         """As ``AsyncClient.predict``."""
         return self._ask(
@@ -88,6 +89,7 @@ class Client:
                 whole=whole,
                 min_stage=min_stage,
                 max_stage=max_stage,
+                trace=trace,
             )
         )
 

@@ -28,6 +28,68 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a gate was asked, and what it said."""
+
+    #: ``confidence_below``, ``entropy_above``, ``margin_below`` or ``gain``.
+    rule: str
+    #: What it looks at; none where the stage gave none.
+    signal: float | None
+    #: Where it parts; of ``gain`` the least gain, in units of value.
+    threshold: float
+    #: That was expected of the next stage, in units of value; only of ``gain``.
+    gain: float | None
+    #: Of the next stage, in units of value, at the price that held.
+    cost: float
+    deeper: bool
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One model that a query was sent to. Spans are in seconds."""
+
+    stage: str
+    #: ``name@version``.
+    model: str
+    node: str
+    #: None on another node than the query's home, which chooses.
+    device: str | None
+    #: When it was sent, from the query's arrival.
+    after: float
+    #: Until it came back; none where the query ended first, as of all that follows.
+    took: float | None
+    outcome: Literal["answered", "rejected", "expired", "failed", "lost"] | None
+    rejection: str | None
+    queue: float | None
+    execute: float | None
+    #: Queries in the batch that it ran in, and why that was not larger, where the node tells.
+    batch_rows: int | None
+    batch_closed: str | None
+    #: What the gate behind it said, where it was asked.
+    gate: Judged | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How an answer came about, as its home node saw it and as ``weir why`` tells it. Spans are in seconds."""
+
+    #: None where the call was refused before that was known.
+    endpoint: str | None
+    class_: Class
+    #: From its arrival, where that was known.
+    deadline: float | None
+    total: float
+    outcome: Outcome
+    rejection: str | None
+    message: str
+    #: That gave the answer.
+    stage: str | None
+    degraded: bool
+    #: In the order in which they were sent.
+    visits: list[Visit]
+
+
+@dataclass(frozen=True)
 class Answer:
     """What became of one row (of all arrays together, where they were asked ``whole``)."""
 
@@ -52,6 +114,8 @@ class Answer:
     expected_loss: float = 0.0
     #: How likely the answer is to be right, by calibration; ``None`` where that is not known.
     expected_right: float | None = None
+    #: How it came about, where that was asked for and the query got as far as a home node.
+    trace: Trace | None = None
 
     @property
     def answered(self) -> bool:

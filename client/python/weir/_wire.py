@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,17 @@ import capnp
 import numpy as np
 
 from ._errors import BadInput
-from ._types import DTYPES, Answer, Array, Class, EndpointInfo, TensorSpec, Timings
+from ._types import DTYPES, Answer, Array, EndpointInfo, Judged, TensorSpec, Timings, Trace, Visit
 
 _FOLDER = Path(__file__).parent / "schema"
 predict_capnp: Any = capnp.SchemaParser().load(os.fspath(_FOLDER / "predict.capnp"))
 
 _WORDS = {dtype: word for word, dtype in DTYPES.items() if word not in ("bf16", "string")}
-_SIXTY_FOUR = (1 << 64) - 1
 
 
 def to_bytes(array: Array) -> tuple[str, tuple[int, ...], bytes]:
     """The wire's word for its type, its shape, and its elements, row-major and little-endian."""
-    if array.dtype.kind in "OUS":
+    if array.dtype.kind in "OUST":
         return "string", array.shape, b"".join(_text(item) for item in array.ravel(order="C"))
     little = array.dtype.newbyteorder("<")
     word = _WORDS.get(little)
@@ -35,8 +35,19 @@ def to_bytes(array: Array) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def _text(item: object) -> bytes:
-    data = item if isinstance(item, bytes) else str(item).encode()
+    if not isinstance(item, str | bytes):
+        shown = repr(item)[:40]
+        raise BadInput(f"an array of objects holds texts (str) and byte strings (bytes) alone; {shown} is neither")
+    data = encode(item) if isinstance(item, str) else item
     return len(data).to_bytes(4, "little") + data
+
+
+def encode(text: str) -> bytes:
+    """A text in UTF-8."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{text[:40]!r} has no form in UTF-8: {error.reason}") from error
 
 
 def from_bytes(word: str, shape: Sequence[int], data: bytes) -> Array:
@@ -56,40 +67,6 @@ def from_bytes(word: str, shape: Sequence[int], data: bytes) -> Array:
     array = np.empty(len(items), dtype=object)
     array[:] = items
     return array.reshape(tuple(shape))
-
-
-def write_request(
-    request: Any,
-    endpoint: str,
-    inputs: Mapping[str, Array],
-    *,
-    number: int,
-    whole: bool,
-    left_us: int,
-    class_: Class | None,
-    outputs: Sequence[str],
-    min_stage: str | None,
-    max_stage: str | None,
-) -> None:
-    """Fills a PredictRequest; ``left_us`` 0 means the endpoint's own deadline."""
-    request.idHigh, request.idLow = number >> 64, number & _SIXTY_FOUR
-    request.endpoint = endpoint
-    request.whole = whole
-    request.deadlineLeftUs = left_us
-    if class_ is not None:
-        setattr(request, "class", class_)
-        request.classGiven = True
-    request.minStage, request.maxStage = min_stage or "", max_stage or ""
-    request.init("outputs", len(outputs))
-    for i, name in enumerate(outputs):
-        request.outputs[i] = name
-    tensors = request.init("inputs", len(inputs))
-    for tensor, (name, array) in zip(tensors, inputs.items()):
-        word, shape, data = to_bytes(array)
-        tensor.name, tensor.dtype, tensor.data = name, word, data
-        tensor.init("shape", len(shape))
-        for i, dim in enumerate(shape):
-            tensor.shape[i] = dim
 
 
 def new_number() -> int:
@@ -122,6 +99,62 @@ def read_answer(answer: Any, number: int, row: int) -> Answer:
         price=float(answer.price),
         expected_loss=float(answer.expectedLoss),
         expected_right=float(answer.expectedRight) or None,
+        trace=_trace(answer.trace) if answer._has("trace") else None,
+    )
+
+
+def _trace(record: Any) -> Trace:
+    outcome = str(record.outcome)
+    return Trace(
+        endpoint=str(record.endpoint) or None,
+        class_=str(getattr(record, "class")),  # type: ignore[arg-type]
+        deadline=record.deadlineUs / 1e6 if record.deadlineUs else None,
+        total=record.totalUs / 1e6,
+        outcome=outcome,  # type: ignore[arg-type]
+        rejection=str(record.rejection) if outcome == "rejected" else None,
+        message=str(record.message),
+        stage=str(record.stage) or None,
+        degraded=bool(record.degraded),
+        visits=[_visit(visit) for visit in record.visits],
+    )
+
+
+def _visit(visit: Any) -> Visit:
+    end = str(visit.end.which())
+    ran = visit.end.answered if end == "answered" else None
+    batch = ran if ran is not None and ran.batchRows > 0 else None
+    return Visit(
+        stage=str(visit.stage),
+        model=str(visit.model),
+        node=str(visit.node),
+        device=str(visit.device) or None,
+        after=visit.afterUs / 1e6,
+        took=None if end == "none" else visit.tookUs / 1e6,
+        outcome=None if end == "none" else end,  # type: ignore[arg-type]
+        rejection=str(visit.end.rejected) if end == "rejected" else None,
+        queue=ran.queueUs / 1e6 if ran is not None else None,
+        execute=ran.executeUs / 1e6 if ran is not None else None,
+        batch_rows=int(batch.batchRows) if batch is not None else None,
+        batch_closed=str(batch.closed) if batch is not None and str(batch.closed) != "untold" else None,
+        gate=_judged(visit.gate.asked) if str(visit.gate.which()) == "asked" else None,
+    )
+
+
+def _judged(judged: Any) -> Judged:
+    rule = str(judged.rule.which())
+    number = getattr(judged.rule, rule)
+    signal = float(judged.signal)
+    return Judged(
+        rule={
+            "confidenceBelow": "confidence_below",
+            "entropyAbove": "entropy_above",
+            "marginBelow": "margin_below",
+        }.get(rule, rule),
+        signal=None if math.isnan(signal) else signal,
+        threshold=float(number.least if rule == "gain" else number),
+        gain=float(number.value) if rule == "gain" else None,
+        cost=float(judged.cost),
+        deeper=bool(judged.deeper),
     )
 
 

@@ -194,7 +194,8 @@ impl predictor::Server for At {
     ) -> Result<(), capnp::Error> {
         let node = self.node().expect("a node");
         node.begun.fetch_add(1, Ordering::Relaxed);
-        let rows = params.get()?.get_request()?.get_inputs()?.get(0).get_shape()?.get(0);
+        let request = params.get()?.get_request()?;
+        let rows = if request.get_whole() { 1 } else { request.get_inputs()?.get(0).get_shape()?.get(0) };
         let response = results.get().init_response();
         match node.does() {
             Does::Hang => std::future::pending().await,
@@ -211,6 +212,31 @@ impl predictor::Server for At {
             }
             Does::AnswerOne => drop(response.init_answers(1)),
             Does::Answer | Does::BreakLogin => drop(response.init_answers(rows as u32)),
+        }
+        Ok(())
+    }
+
+    async fn describe(
+        self: Rc<Self>,
+        _: predictor::DescribeParams,
+        mut results: predictor::DescribeResults,
+    ) -> Result<(), capnp::Error> {
+        match self.node().expect("a node").does() {
+            Does::Hang => std::future::pending().await,
+            Does::Reject => return Err(capnp::Error::failed("there is no such endpoint".into())),
+            _ => results.get().init_signature().set_deadline_us(50_000),
+        }
+        Ok(())
+    }
+
+    async fn statistics(
+        self: Rc<Self>,
+        _: predictor::StatisticsParams,
+        mut results: predictor::StatisticsResults,
+    ) -> Result<(), capnp::Error> {
+        match self.node().expect("a node").does() {
+            Does::Hang => std::future::pending().await,
+            _ => results.get().init_statistics().set_rows(7),
         }
         Ok(())
     }
@@ -352,6 +378,45 @@ fn a_request_too_large_for_a_message_is_refused_here_and_harms_no_other() {
 }
 
 #[test]
+fn as_many_bytes_are_counted_as_a_message_has_at_least() {
+    let many = Request {
+        inputs: (0..100).map(|i| (format!("input{i}"), Tensor::f32(&[1, 2, 1, 2, 1], &[0.0; 4]))).collect(),
+        outputs: vec!["a name of an output".into(); 10_000],
+        ..request(1, 8, 1000)
+    };
+    for asked in [many, request(1, 100_003, 1000)] {
+        let mut message = capnp::message::Builder::new_default();
+        write_request(message.init_root(), &asked, QueryId(7), Duration::from_secs(1));
+        let (size, counted) = (capnp::serialize::compute_serialized_size_in_words(&message) * 8, message_bytes(&asked));
+        assert!(size <= counted && counted < size + size / 4 + 1200, "{size} {counted}");
+    }
+}
+
+#[test]
+fn more_rows_than_a_call_may_have_are_refused_with_one_answer() {
+    with([Node::new(Does::Answer)], async |client, cluster| {
+        let asked = |shape: Vec<u64>, whole| Request {
+            inputs: vec![("x".into(), Tensor { dtype: DType::F32, shape, data: Vec::new() })],
+            whole,
+            ..request(1, 8, 1000)
+        };
+        for rows in [ROWS_MAX + 1, 10_000_000_000, 1 << 62, u64::MAX] {
+            let answers = client.predict(&asked(vec![rows, 0], false)).await;
+            assert_eq!(answers.len(), 1, "{rows}");
+            assert_eq!(answers[0].outcome, Outcome::Rejected(Rejection::BadInput));
+            assert!(answers[0].message.contains(&format!("this one has {rows}")), "{}", answers[0].message);
+        }
+        assert_eq!((cluster.node(0).begun(), cluster.node(0).dialled()), (0, 0), "nothing was sent");
+        let most = client.predict(&asked(vec![ROWS_MAX, 0], false)).await;
+        assert_eq!((most.len() as u64, most[0].outcome), (ROWS_MAX, Outcome::Answered));
+        // One query, whatever its shape: whether that fits is for the node to say.
+        let whole = client.predict(&asked(vec![1 << 62, 0], true)).await;
+        assert_eq!((whole.len(), whole[0].outcome), (1, Outcome::Answered));
+        assert_eq!(cluster.node(0).begun(), 2);
+    });
+}
+
+#[test]
 fn no_more_bytes_are_sent_than_the_node_reads() {
     let limits = Limits { bytes_in_flight: 100_000, ..Limits::default() };
     with([Node { limits, ..Node::new(Does::Hang) }], async |client, cluster| {
@@ -428,5 +493,51 @@ fn answers_that_are_not_one_a_row_are_a_failure_of_each() {
 fn what_an_exception_ended_is_not_said_not_to_have_run() {
     with([Node::new(Does::Overload)], async |client, _| {
         assert_eq!(outcome(&client, 1000).await, Outcome::Unknown);
+    });
+}
+
+/// What a cluster of these nodes tells of an endpoint, and after how many milliseconds.
+fn described(nodes: &[Does]) -> (Result<EndpointInfo, ClientError>, u128) {
+    let mut told = None;
+    with(nodes.iter().copied().map(Node::new), async |client, _| {
+        let asked = tokio::time::Instant::now();
+        let info = client.describe(&EndpointName::parse("e").unwrap()).await;
+        told = Some((info, asked.elapsed().as_millis()));
+    });
+    told.unwrap()
+}
+
+#[test]
+fn nodes_that_do_not_answer_keep_nobody_from_what_another_tells() {
+    for nodes in
+        [vec![Does::Hang, Does::Answer], vec![Does::Hang, Does::BreakLogin, Does::Hang, Does::Reject, Does::Answer]]
+    {
+        let (info, ms) = described(&nodes);
+        assert_eq!(info.unwrap().deadline, Duration::from_millis(50), "{nodes:?}");
+        assert!(ms < 50, "{ms} ms: {nodes:?}");
+    }
+    assert_eq!(described(&[Does::Answer, Does::Hang]).1, 0);
+}
+
+#[test]
+fn what_a_node_says_of_an_endpoint_weighs_more_than_silence() {
+    for nodes in [[Does::Hang, Does::Reject], [Does::Reject, Does::Hang]] {
+        let (info, ms) = described(&nodes);
+        assert!(matches!(info, Err(ClientError::NotFound(_))), "{info:?}");
+        assert!((1900..2100).contains(&ms), "{ms} ms: the other may know it");
+    }
+    let (info, _) = described(&[Does::Hang, Does::Hang]);
+    assert!(matches!(&info, Err(ClientError::NoNode(why)) if why.contains("does not answer")), "{info:?}");
+    assert!(matches!(described(&[]).0, Err(ClientError::NoNode(_))));
+}
+
+#[test]
+fn nodes_are_asked_what_they_counted_all_at_once() {
+    let nodes = [Does::Hang, Does::Answer, Does::Hang, Does::Answer];
+    with(nodes.map(Node::new), async |client, _| {
+        let asked = tokio::time::Instant::now();
+        let told = client.statistics(&EndpointName::parse("e").unwrap()).await;
+        assert_eq!(told.iter().map(|(_, _, statistics)| statistics.rows).collect::<Vec<_>>(), [7, 7]);
+        assert!(asked.elapsed() < Duration::from_millis(2100), "the silent ones are waited for together");
     });
 }

@@ -18,6 +18,9 @@ use crate::units::Instant;
 
 pub use way::Way;
 
+/// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here. A client refuses more
+/// before it asks, and a node where somebody asks all the same.
+pub const ROWS_MAX: u64 = 65_536;
 /// Attempts at one call, the first included.
 pub const ATTEMPTS_MAX: u32 = 3;
 /// Retries per call sent.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use weir_core::call::ROWS_MAX;
 use weir_core::endpoint::{Endpoint, Ladder, Ladders, Stage, Wiring};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
@@ -38,9 +39,6 @@ use crate::table::{Served, Table, candidates, load, price};
 
 use join::{Item, Join};
 use told::{answer, record, write_outcome};
-
-/// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here.
-const ROWS_MAX: usize = 65_536;
 
 /// An RPC thread's part in serving.
 pub struct Home {
@@ -604,7 +602,7 @@ fn rows(views: &[TensorView<'_>], specs: &[TensorSpec], whole: bool) -> Result<V
             specs[other].name, tensors[other].shape[0], specs[0].name
         )));
     }
-    if count == 0 || count > ROWS_MAX as u64 {
+    if count == 0 || count > ROWS_MAX {
         return Err(bad_input(format!("a call has from 1 to {ROWS_MAX} rows; this one has {count}")));
     }
     let tensors = Arc::new(tensors);
