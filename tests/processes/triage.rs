@@ -3,6 +3,8 @@
 use serde_json::Value;
 use weir_tests::processes::Cluster;
 
+use crate::gateway::eventually;
+
 /// A cluster that serves the demo, its gates by gain tables that `weir calibrate` has just written.
 fn weighing(pace: &str) -> (Cluster, Value) {
     let cluster = Cluster::start_with(1, 1, &["--pace", pace]);
@@ -193,10 +195,20 @@ fn audits_and_labels_tell_true_tables_from_wrong_ones() {
             fields.join(",") + "\n"
         })
         .collect();
-    let cluster = Cluster::start(1, 1);
+    let before = asked(&cluster, &["--rows", "0:1"])[0]["id"].as_str().expect("an id").to_owned();
     let wrong = cluster.write("wrong.csv", wrong);
     audited(&cluster, [&wrong, &demo("mid-big.csv").display().to_string()]);
+    // What was found with the old table says nothing of the new one, nor do labels of what was asked then.
+    let began = || -> bool {
+        let told: Value = serde_json::from_str(&cluster.ok(&["top", "-o", "json"])).expect("one object");
+        let endpoint = &told["endpoints"][0];
+        endpoint["gates"].as_array().is_some_and(Vec::is_empty) && endpoint["labelled"]["answers"] == 0
+    };
+    eventually("audits begin anew", began);
+    cluster.ok(&["label", &before, "1"]);
+    assert!(began(), "that was another table's");
     let told = labelled(&cluster);
+    assert_eq!(told["labelled"]["answers"], 500);
     let gate = &told["gates"][0];
     assert!(
         number(&gate["expected_gain"]) > number(&gate["differ"]) + 0.1,
