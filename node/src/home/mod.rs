@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use weir_core::endpoint::passage::Room;
 use weir_core::endpoint::{Endpoint, Ladder, Ladders, Stage, Wiring};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
@@ -132,6 +133,8 @@ struct Travel<'a> {
     /// Their replies come with numbers after those of rows.
     items: Vec<Item>,
     joins: Vec<Join>,
+    /// For what lies between stages.
+    room: Room,
     /// Most calls go nowhere else.
     remote: Option<tokio::task::JoinSet<()>>,
 }
@@ -322,6 +325,7 @@ impl Home {
             waiting: Vec::new(),
             items: Vec::new(),
             joins: Vec::new(),
+            room: Room::new(),
             remote: None,
         };
         let mut batch = Vec::new();
