@@ -24,6 +24,7 @@ pub fn record(id: u128, outcome: Outcome) -> Record {
         stage: 0,
         label: None,
         degraded: false,
+        not_numbers: 0,
         message: String::new(),
     }
 }

@@ -80,6 +80,7 @@ impl Refused {
             stage: 0,
             label: None,
             degraded: false,
+            not_numbers: 0,
             message: self.message,
         }
     }
@@ -209,7 +210,8 @@ impl Home {
         let mut records = self.records.take();
         for (slot, row) in rows.iter_mut().enumerate() {
             let end = trip.end(slot).expect("every row has ended");
-            let record = record(&call, id.row(slot as u64), started, row, end);
+            let record =
+                Record { not_numbers: trip.not_numbers(slot), ..record(&call, id.row(slot as u64), started, row, end) };
             answer(&call, row, &record, answers.reborrow().get(slot as u32));
             records.push(record);
         }
