@@ -310,3 +310,17 @@ fn a_confidence_that_is_not_a_number_is_counted_and_answered() {
     let why = cluster.ok(&["why", answers[1]["id"].as_str().expect("an id")]);
     assert!(why.contains("gate: signal NaN gains 0.2000, for a cost of 0.0000 at a price of 0.00 a second"), "{why}");
 }
+
+#[test]
+fn a_deeper_stage_that_always_fails_costs_no_answer_and_is_seen() {
+    let cluster = Cluster::start_with(1, 1, &["--metrics", "127.0.0.1:0"]);
+    two_stages(&cluster, "width = 2\nfail_above = -1.0\n", "{ confidence_below = 0.8 }");
+    let answers = asked_of_two(&cluster, &[0.5, 0.5, 0.9, 0.1, 0.6, 0.4]);
+    let told: Vec<_> = answers.iter().map(|answer| (answer["stage"].as_str(), answer["degraded"].as_bool())).collect();
+    assert_eq!(told, [(Some("first"), Some(true)), (Some("first"), Some(false)), (Some("first"), Some(true))]);
+    let why = cluster.ok(&["why", answers[0]["id"].as_str().expect("an id")]);
+    assert!(why.contains("stage second (second@1) sent to n1/cpu0: failed after"), "{why}");
+    assert!(why.contains("answered by stage first, degraded"), "{why}");
+    let of = |name: &str| metric(&cluster.nodes[0], &format!("{name}{{endpoint=\"two\"}}"));
+    assert_eq!((of("weir_degraded_total"), of("weir_failed_total"), of("weir_answered_total")), (2.0, 0.0, 3.0));
+}
