@@ -16,11 +16,12 @@ use weir_schema::control_capnp::{
     self as wire, admin, directory, leader, node_home, operator, report_result, status, upload, watch_result,
     write_result,
 };
+use weir_schema::convert::asked::write_asked;
 use weir_schema::convert::control::{
     read_command, read_digest, read_grant, read_node, read_u128, write_applied, write_change, write_member, write_state,
 };
 use weir_schema::convert::predict::{span_from_us, span_to_us};
-use weir_schema::convert::report::{read_report, write_asked, write_profile, write_report};
+use weir_schema::convert::report::{read_report, write_profile, write_report};
 use weir_schema::predict_capnp::{Purpose, granted};
 use weir_schema::raft_capnp::{join_result, peer};
 

@@ -205,6 +205,12 @@ impl Row {
         }
     }
 
+    /// How many bytes belong to this query; of text, as many as to each of the rows that lie beside it.
+    pub fn bytes(&self) -> usize {
+        let rows = |tensor: &Tensor| if self.row.is_some() { tensor.shape[0].max(1) as usize } else { 1 };
+        self.tensors.iter().map(|tensor| tensor.data.len() / rows(tensor)).sum()
+    }
+
     /// Bytes of tensor `i` of each of these rows. Strings are walked once a tensor, not once a row.
     pub fn data_of(rows: &[Row], i: usize) -> Vec<&[u8]> {
         let mut walked: Option<(&Arc<Vec<Tensor>>, Ranges)> = None;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use weir_core::endpoint::Endpoint;
@@ -62,18 +62,25 @@ impl Drop for Answering<'_> {
 }
 
 impl Counters {
-    /// Every stage was asked about a row.
-    pub fn audited(&self, endpoint: &Endpoint, audited: Audited) {
-        self.audit.lock().unwrap_or_else(PoisonError::into_inner).on_audited(endpoint, audited);
+    /// Every stage was asked about a row, of the endpoint as it was when it was `asked`.
+    pub fn audited(&self, endpoint: &Endpoint, asked: &Endpoint, audited: Audited) {
+        self.audit(endpoint).on_audited(asked, audited);
     }
 
-    /// Somebody told what the answer to a query should have been.
-    pub fn labelled(&self, endpoint: &Endpoint, id: QueryId, label: u32, said: Option<u32>) {
-        let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
-        audit.on_label(endpoint, id, label);
+    /// Somebody told what the answer to a query should have been, which was answered by the endpoint as it was when it was `asked`.
+    pub fn labelled(&self, endpoint: &Endpoint, asked: &Endpoint, (id, label): (QueryId, u32), said: Option<u32>) {
+        let mut audit = self.audit(endpoint);
+        audit.on_label(id, label);
         if let Some(said) = said {
-            audit.on_answer_labelled(said == label);
+            audit.on_answer_labelled(asked, said == label);
         }
+    }
+
+    /// What is known of the endpoint as it is now.
+    fn audit(&self, endpoint: &Endpoint) -> MutexGuard<'_, Audit> {
+        let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
+        audit.on_endpoint(endpoint);
+        audit
     }
 
     /// A shadow answered a row too.
@@ -87,9 +94,10 @@ impl Counters {
         (self.shadowed.load(Ordering::Relaxed), self.agreed.load(Ordering::Relaxed))
     }
 
-    /// Answers whose label is known, and how many of them are right; by stage, what audits found about the gate before it.
-    pub fn honesty(&self) -> ((u64, u64), Vec<GateAudit>) {
-        let audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Of the endpoint as it is now: answers whose label is known, and how many of them are right; by stage, what audits found about the gate
+    /// before it.
+    pub fn honesty(&self, endpoint: &Endpoint) -> ((u64, u64), Vec<GateAudit>) {
+        let audit = self.audit(endpoint);
         (audit.labels(), audit.gates().to_vec())
     }
 }

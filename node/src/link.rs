@@ -15,8 +15,9 @@ use weir_core::replicated::{Node, State};
 use weir_host::dial::{Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
 use weir_schema::control_capnp::{leader, node_home, report_result, routing, watch_result, write_result};
+use weir_schema::convert::asked::read_asked;
 use weir_schema::convert::control::{read_applied, read_change, read_state, write_node, write_u128};
-use weir_schema::convert::report::{read_asked, read_profile, write_report};
+use weir_schema::convert::report::{read_profile, write_report};
 use weir_schema::predict_capnp::Purpose;
 
 use crate::Shared;
@@ -243,6 +244,9 @@ impl Link {
                 backlog: load.backlog,
             }
         });
+        let mut asked = self.shared.asked();
+        // Who is not named is asked nothing.
+        asked.retain(|_, asked| !asked.soft.is_empty());
         NodeReport {
             node: self.shared.name.clone(),
             incarnation: self.shared.incarnation,
@@ -252,7 +256,7 @@ impl Link {
             endpoints: self.shared.ledger.loads(self.shared.host.clock.now()),
             up: self.shared.host.clock.now().since(weir_core::units::Instant::ZERO),
             draining: self.shared.is_draining(),
-            asked: self.shared.asked(),
+            asked,
             wanted: self.shared.wanted.since(&self.told.borrow()),
         }
     }

@@ -55,7 +55,7 @@ fn recent(shared: &Shared, table: &Table, seconds: usize) -> NodeRecent {
     let now = shared.host.clock.now();
     let endpoints = table.endpoints.iter().map(|(name, served)| {
         let counters = shared.ledger.of(name);
-        let (labels, gates) = counters.honesty();
+        let (labels, gates) = counters.honesty(served.ladders.endpoint());
         let (recent, ever) = counters.recent(now, seconds);
         EndpointRecent {
             endpoint: name.clone(),
@@ -111,7 +111,11 @@ impl OperatorObject {
             let Some((record, endpoint)) = answered.and_then(|record| Some((record, record.endpoint.as_ref()?))) else {
                 continue;
             };
-            self.shared.ledger.of(&endpoint.name).labelled(endpoint, id, label, record.label);
+            // Where the endpoint is gone, nobody asks any more how right it is.
+            if let Some(now) = self.shared.table.load().endpoints.get(&endpoint.name) {
+                let counters = self.shared.ledger.of(&endpoint.name);
+                counters.labelled(now.ladders.endpoint(), endpoint, (id, label), record.label);
+            }
             return true;
         }
         false

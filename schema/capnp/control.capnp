@@ -349,7 +349,9 @@ struct ModelAsked {
   # What a model is asked apart from what must run, in slot seconds a second.
   model @0 :Text;
   first @1 :UInt32;           # step of density, see core::triage::Curve
-  soft @2 :List(UInt16);      # by step from `first` on, as bfloat16
+  soft @2 :List(UInt16);      # by step from `first` on, as bfloat16; where there are no levels
+  steps @3 :UInt32;           # that levels tell of, from `first` on: as many for each, fewer for the last one
+  levels @4 :Data;            # sums of them, see schema::convert::asked
 }
 
 struct Routing {
@@ -619,4 +621,5 @@ struct Judged {
   }
   cost @6 :Float64;           # of the stage behind the gate at the price that held
   deeper @7 :Bool;
+  price @8 :Float64;          # that price, of a second of slot time in units of value
 }

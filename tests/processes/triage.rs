@@ -1,7 +1,9 @@
 //! Cascades whose gates weigh: calibrated, served, asked for a depth, and with more asked of them than they can do.
 
 use serde_json::Value;
-use weir_tests::processes::Cluster;
+use weir_tests::processes::{Cluster, npy};
+
+use crate::gateway::{eventually, metric};
 
 /// A cluster that serves the demo, its gates by gain tables that `weir calibrate` has just written.
 fn weighing(pace: &str) -> (Cluster, Value) {
@@ -193,10 +195,20 @@ fn audits_and_labels_tell_true_tables_from_wrong_ones() {
             fields.join(",") + "\n"
         })
         .collect();
-    let cluster = Cluster::start(1, 1);
+    let before = asked(&cluster, &["--rows", "0:1"])[0]["id"].as_str().expect("an id").to_owned();
     let wrong = cluster.write("wrong.csv", wrong);
     audited(&cluster, [&wrong, &demo("mid-big.csv").display().to_string()]);
+    // What was found with the old table says nothing of the new one, nor do labels of what was asked then.
+    let began = || -> bool {
+        let told: Value = serde_json::from_str(&cluster.ok(&["top", "-o", "json"])).expect("one object");
+        let endpoint = &told["endpoints"][0];
+        endpoint["gates"].as_array().is_some_and(Vec::is_empty) && endpoint["labelled"]["answers"] == 0
+    };
+    eventually("audits begin anew", began);
+    cluster.ok(&["label", &before, "1"]);
+    assert!(began(), "that was another table's");
     let told = labelled(&cluster);
+    assert_eq!(told["labelled"]["answers"], 500);
     let gate = &told["gates"][0];
     assert!(
         number(&gate["expected_gain"]) > number(&gate["differ"]) + 0.1,
@@ -251,4 +263,64 @@ fn a_leader_killed_in_a_spike_is_not_noticed() {
     let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
     assert_eq!((result["failed"].as_u64(), result["unknown"].as_u64()), (Some(0), Some(0)), "{result}");
     assert!(result["attainment"].as_f64() >= Some(0.97), "{}", result["attainment"]);
+}
+
+/// Two synthetic stages that answer with their input, the second behind this gate.
+fn two_stages(cluster: &Cluster, second: &str, gate: &str) {
+    let mut text = String::new();
+    for (model, formula) in [("first", "width = 2\n"), ("second", second)] {
+        let path = cluster.write(&format!("{model}.synthetic"), formula);
+        text += &format!("[[model]]\nname = \"{model}\"\nversion = \"1\"\npath = \"{path}\"\n");
+    }
+    text += "[[endpoint]]\nname = \"two\"\ndeadline = \"5s\"\nlabel_output = \"y\"\n";
+    text += "[[endpoint.stage]]\nname = \"first\"\nmodel = \"first@1\"\n";
+    text += &format!("[[endpoint.stage]]\nname = \"second\"\nmodel = \"second@1\"\ngate = {gate}\n");
+    cluster.ok(&["apply", "-f", &cluster.write("two.toml", text)]);
+}
+
+fn asked_of_two(cluster: &Cluster, rows: &[f32]) -> Vec<Value> {
+    let input = cluster.write("x.npy", npy(&[rows.len() as u64 / 2, 2], rows));
+    let answers = cluster.ok(&["predict", "two", "--input", &input, "-o", "json"]);
+    answers.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect()
+}
+
+#[test]
+fn a_confidence_that_is_not_a_number_is_counted_and_answered() {
+    let cluster = Cluster::start_with(1, 1, &["--metrics", "127.0.0.1:0"]);
+    let stages = |answers: &[Value]| {
+        answers.iter().map(|answer| answer["stage"].as_str().expect("it is answered").to_owned()).collect::<Vec<_>>()
+    };
+    let counted = || metric(&cluster.nodes[0], "weir_gate_not_a_number_total{endpoint=\"two\"}");
+    let rows = [0.5, 0.5, f32::NAN, 0.5, 0.9, 0.1];
+    two_stages(&cluster, "width = 2\n", "{ confidence_below = 0.8 }");
+    let answers = asked_of_two(&cluster, &rows);
+    assert_eq!(stages(&answers), ["second", "first", "first"], "a fixed gate stops");
+    assert_eq!(answers[1]["degraded"], false, "{}", answers[1]);
+    assert_eq!(counted(), 1.0);
+    let why = cluster.ok(&["why", answers[1]["id"].as_str().expect("an id")]);
+    assert!(why.contains("gate: confidence NaN, deeper below 0.8: good enough"), "{why}");
+
+    // On average the second stage is worth running, and not where the first is sure.
+    let table = "confidence,rows,right,gain,error\n0.5,100,0.5,0.4,0.01\n0.9,100,0.9,0.0,0.01\n";
+    let table = cluster.write("gain.csv", table);
+    two_stages(&cluster, "width = 2\n", &format!("{{ gain = \"{table}\" }}"));
+    let answers = asked_of_two(&cluster, &rows);
+    assert_eq!(stages(&answers), ["second", "second", "first"], "a gate by gain takes the mean");
+    assert_eq!(counted(), 2.0);
+    let why = cluster.ok(&["why", answers[1]["id"].as_str().expect("an id")]);
+    assert!(why.contains("gate: signal NaN gains 0.2000, for a cost of 0.0000 at a price of 0.00 a second"), "{why}");
+}
+
+#[test]
+fn a_deeper_stage_that_always_fails_costs_no_answer_and_is_seen() {
+    let cluster = Cluster::start_with(1, 1, &["--metrics", "127.0.0.1:0"]);
+    two_stages(&cluster, "width = 2\nfail_above = -1.0\n", "{ confidence_below = 0.8 }");
+    let answers = asked_of_two(&cluster, &[0.5, 0.5, 0.9, 0.1, 0.6, 0.4]);
+    let told: Vec<_> = answers.iter().map(|answer| (answer["stage"].as_str(), answer["degraded"].as_bool())).collect();
+    assert_eq!(told, [(Some("first"), Some(true)), (Some("first"), Some(false)), (Some("first"), Some(true))]);
+    let why = cluster.ok(&["why", answers[0]["id"].as_str().expect("an id")]);
+    assert!(why.contains("stage second (second@1) sent to n1/cpu0: failed after"), "{why}");
+    assert!(why.contains("answered by stage first, degraded"), "{why}");
+    let of = |name: &str| metric(&cluster.nodes[0], &format!("{name}{{endpoint=\"two\"}}"));
+    assert_eq!((of("weir_degraded_total"), of("weir_failed_total"), of("weir_answered_total")), (2.0, 0.0, 3.0));
 }

@@ -148,9 +148,10 @@ fn weighed(rule: Rule, judged: &Judged) -> String {
         Rule::EntropyAbove(threshold) => format!("gate: entropy {signal:.4}, deeper above {threshold}: {then}"),
         Rule::MarginBelow(threshold) => format!("gate: margin {signal:.4}, deeper below {threshold}: {then}"),
         Rule::Gain { least } => format!(
-            "gate: signal {signal:.4} gains {:.4}, for a cost of {:.4} and at least {least:.4}: {then}",
+            "gate: signal {signal:.4} gains {:.4}, for a cost of {:.4} at a price of {:.2} a second, and at least {least:.4}: {then}",
             judged.value.unwrap_or_default(),
-            judged.cost
+            judged.cost,
+            judged.price
         ),
     }
 }
@@ -172,5 +173,24 @@ fn span(span: Duration) -> String {
     match micros(span) {
         us if us < 10_000 => format!("{us} us"),
         us => format!("{:.1} ms", us as f64 / 1e3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_by_gain_tells_its_gain_its_cost_and_the_price() {
+        let judged = Judged { signal: 0.61, value: Some(0.25), cost: 0.1, price: 12.5, deeper: true };
+        assert_eq!(
+            weighed(Rule::Gain { least: 0.002 }, &judged),
+            "gate: signal 0.6100 gains 0.2500, for a cost of 0.1000 at a price of 12.50 a second, and at least 0.0020: deeper"
+        );
+        let stops = Judged { signal: 0.95, value: None, cost: 0.0, price: 0.0, deeper: false };
+        assert_eq!(
+            weighed(Rule::ConfidenceBelow(0.9), &stops),
+            "gate: confidence 0.9500, deeper below 0.9: good enough"
+        );
     }
 }

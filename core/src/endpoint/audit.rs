@@ -1,10 +1,13 @@
 //! Whether gain tables are true: a few rows run every stage, whatever the gates say, so that the tables are not only confirmed by their own
 //! decisions; and labels that callers bring later say who was right.
 //!
+//! What was found says something of the stages, gates and tables that it was found with, and of no others: where they change, it begins
+//! anew.
+//!
 //! Without labels it is known how often a deeper stage says something else than the one before: it cannot gain more than that. With
 //! labels it is known what it gained.
 
-use super::{Endpoint, Gate};
+use super::{Endpoint, Gate, Stage};
 use crate::history::Ring;
 use crate::ids::QueryId;
 
@@ -52,6 +55,8 @@ impl GateAudit {
 /// Audits of one endpoint at one home, and labels of its answers.
 #[derive(Debug)]
 pub struct Audit {
+    /// Of the endpoint that everything here was found about.
+    stages: Vec<Stage>,
     rows: Ring<Audited>,
     gates: Vec<GateAudit>,
     labelled: u64,
@@ -60,42 +65,62 @@ pub struct Audit {
 
 impl Default for Audit {
     fn default() -> Audit {
-        Audit { rows: Ring::new(KEPT), gates: Vec::new(), labelled: 0, right: 0 }
+        Audit { stages: Vec::new(), rows: Ring::new(KEPT), gates: Vec::new(), labelled: 0, right: 0 }
     }
 }
 
 impl Audit {
-    /// Every stage was asked about a row.
+    /// The endpoint is this now: what was found about others is forgotten.
+    pub fn on_endpoint(&mut self, endpoint: &Endpoint) {
+        if !self.is_about(endpoint) {
+            *self = Audit { stages: endpoint.stages.clone(), ..Audit::default() };
+        }
+    }
+
+    /// Every stage was asked about a row, of the endpoint as it was then.
     pub fn on_audited(&mut self, endpoint: &Endpoint, audited: Audited) {
-        self.gates.resize(endpoint.stages.len(), GateAudit::default());
+        if !self.is_about(endpoint) {
+            return;
+        }
+        self.gates.resize(self.stages.len(), GateAudit::default());
         for (stage, gate) in self.gates.iter_mut().enumerate().skip(1) {
             let (Some(before), Some(after)) = (audited.said[stage - 1], audited.said[stage]) else { continue };
             gate.rows += 1;
             gate.differ += u64::from(before.1 != after.1);
-            gate.expected += expected(endpoint, stage, before.0);
+            gate.expected += expected(&self.stages, stage, before.0);
         }
         self.rows.push(audited);
     }
 
-    /// An answer turned out to be right, or not.
-    pub fn on_answer_labelled(&mut self, right: bool) {
-        self.labelled += 1;
-        self.right += u64::from(right);
+    /// An answer of the endpoint as it was then turned out to be right, or not.
+    pub fn on_answer_labelled(&mut self, endpoint: &Endpoint, right: bool) {
+        if self.is_about(endpoint) {
+            self.labelled += 1;
+            self.right += u64::from(right);
+        }
     }
 
     /// A label came for a query: it counts where that was audited and not labelled before.
-    pub fn on_label(&mut self, endpoint: &Endpoint, id: QueryId, label: u32) {
+    pub fn on_label(&mut self, id: QueryId, label: u32) {
         let Some(row) = self.rows.iter_mut().find(|row| row.id == id) else { return };
         let said = std::mem::take(&mut row.said);
         for (stage, gate) in self.gates.iter_mut().enumerate().skip(1) {
             let (Some(Some(before)), Some(Some(after))) = (said.get(stage - 1), said.get(stage)) else { continue };
             gate.labelled += 1;
-            gate.expected_of_labelled += expected(endpoint, stage, before.0);
+            gate.expected_of_labelled += expected(&self.stages, stage, before.0);
             gate.gained += f64::from(i8::from(after.1 == label) - i8::from(before.1 == label));
         }
     }
 
-    /// By stage, what was found about the gate before it; nothing of the first.
+    /// Whether what was found is about these stages, behind these gates. An endpoint with one stage has several models while they are rolled
+    /// out, and no gate that could be wrong about them.
+    fn is_about(&self, endpoint: &Endpoint) -> bool {
+        let alone = self.stages.len() == 1;
+        let alike = |(a, b): (&Stage, &Stage)| a.name == b.name && a.gate == b.gate && (alone || a.run == b.run);
+        self.stages.len() == endpoint.stages.len() && self.stages.iter().zip(&endpoint.stages).all(alike)
+    }
+
+    /// By stage, what was found about the gate before it; nothing of the first. Empty where no row was audited.
     pub fn gates(&self) -> &[GateAudit] {
         &self.gates
     }
@@ -107,8 +132,8 @@ impl Audit {
 }
 
 /// What the table of the gate before a stage says that it gains.
-fn expected(endpoint: &Endpoint, stage: usize, signal: f32) -> f64 {
-    match endpoint.stages.get(stage).and_then(|stage| stage.gate.as_ref()) {
+fn expected(stages: &[Stage], stage: usize, signal: f32) -> f64 {
+    match stages.get(stage).and_then(|stage| stage.gate.as_ref()) {
         Some(Gate::Gain { table, .. }) => table.read(signal, |bin| table.bins()[bin].gain),
         _ => 0.0,
     }
@@ -123,12 +148,17 @@ mod tests {
     use super::super::tests::endpoint;
     use super::*;
 
+    fn table(gains: [f64; 2]) -> Option<Gate> {
+        let bin = |confidence, gain| Bin { confidence, rows: 100, right: 0.5, gain, error: 0.01, next: Vec::new() };
+        let table = Arc::new(GainTable::new(vec![bin(0.2, gains[0]), bin(0.8, gains[1])]).unwrap());
+        Some(Gate::Gain { table, min_gain: 0.0 })
+    }
+
     #[test]
     fn labels_tell_what_a_table_is_worth() {
-        let bin = |confidence, gain| Bin { confidence, rows: 100, right: 0.5, gain, error: 0.01, next: Vec::new() };
-        let table = Arc::new(GainTable::new(vec![bin(0.2, 0.0), bin(0.8, 0.5)]).unwrap());
-        let cascade = endpoint(&[("a", None), ("b", Some(Gate::Gain { table, min_gain: 0.0 }))]);
+        let cascade = endpoint(&[("a", None), ("b", table([0.0, 0.5]))]);
         let mut audit = Audit::default();
+        audit.on_endpoint(&cascade);
         // Whoever is sure is right, and whoever is not is helped: the table has it the wrong way round.
         for id in 0..10u32 {
             let sure = id % 2 == 0;
@@ -141,13 +171,62 @@ mod tests {
         assert!((gate.expected - 2.5).abs() < 1e-6);
         for _ in 0..2 {
             // The odd ones alone, twice: a label counts once.
-            (0..5).for_each(|i| audit.on_label(&cascade, QueryId(2 * i + 1), 1));
+            (0..5).for_each(|i| audit.on_label(QueryId(2 * i + 1), 1));
         }
-        audit.on_label(&cascade, QueryId(1000), 1);
+        audit.on_label(QueryId(1000), 1);
         let gate = audit.gates()[1];
         assert_eq!((gate.labelled, gate.gained, gate.expected_of_labelled), (5, 5.0, 0.0));
-        audit.on_answer_labelled(true);
-        audit.on_answer_labelled(false);
+        audit.on_answer_labelled(&cascade, true);
+        audit.on_answer_labelled(&cascade, false);
+        assert_eq!(audit.labels(), (2, 1));
+    }
+
+    #[test]
+    fn with_other_tables_or_stages_audits_begin_anew() {
+        let before = endpoint(&[("a", None), ("b", table([0.0, 0.5]))]);
+        let row = |id| Audited { id: QueryId(id), said: vec![Some((0.8, 1)), Some((0.9, 1))] };
+        let mut audit = Audit::default();
+        audit.on_endpoint(&before);
+        audit.on_audited(&before, row(1));
+        audit.on_answer_labelled(&before, true);
+        // The same, applied again.
+        audit.on_endpoint(&endpoint(&[("a", None), ("b", table([0.0, 0.5]))]));
+        assert_eq!((audit.gates()[1].rows, audit.labels()), (1, (1, 1)));
+
+        let after = endpoint(&[("a", None), ("b", table([0.0, 0.1]))]);
+        audit.on_endpoint(&after);
+        assert_eq!((audit.gates(), audit.labels()), ([].as_slice(), (0, 0)));
+        // What was under way then comes late, and so do labels of what was asked then.
+        audit.on_audited(&before, row(2));
+        audit.on_answer_labelled(&before, true);
+        audit.on_label(QueryId(1), 1);
+        assert_eq!((audit.gates(), audit.labels()), ([].as_slice(), (0, 0)));
+        audit.on_audited(&after, row(3));
+        audit.on_label(QueryId(3), 1);
+        let gate = audit.gates()[1];
+        assert!((gate.expected - 0.1).abs() < 1e-6 && gate.labelled == 1, "by the table that holds: {gate:?}");
+
+        let between = endpoint(&[("a", None), ("new", GATE), ("b", table([0.0, 0.1]))]);
+        audit.on_endpoint(&between);
+        assert_eq!(audit.gates(), [], "stages have other numbers");
+        let mut other = between.clone();
+        other.stages[2].run = other.stages[0].run.clone();
+        audit.on_audited(&between, Audited { id: QueryId(4), said: vec![None, Some((0.5, 1)), Some((0.9, 0))] });
+        assert_eq!(audit.gates()[2].rows, 1);
+        audit.on_endpoint(&other);
+        assert_eq!(audit.gates(), [], "another model");
+    }
+
+    const GATE: Option<Gate> = Some(Gate::ConfidenceBelow(0.9));
+
+    #[test]
+    fn versions_of_one_model_are_labelled_together() {
+        let (old, mut new) = (endpoint(&[("a", None)]), endpoint(&[("a", None)]));
+        new.stages[0].run = endpoint(&[("b", None)]).stages[0].run.clone();
+        let mut audit = Audit::default();
+        audit.on_endpoint(&old);
+        audit.on_answer_labelled(&old, true);
+        audit.on_answer_labelled(&new, false);
         assert_eq!(audit.labels(), (2, 1));
     }
 }

@@ -11,6 +11,9 @@ use crate::ids::ModelRef;
 pub const STAGES_MAX: usize = 64;
 /// Most items that a row may be flattened into: none may hold a node's memory by itself.
 pub const ITEMS_MAX: usize = 4096;
+/// Most bytes that the items of one row may take at one stage, and what that gives for them: four of the largest messages. What is the same for
+/// all items is there once for each of them.
+pub const ITEMS_BYTES_MAX: usize = 64 << 20;
 
 /// Stages by number, the first one in the lowest bit.
 pub type Stages = u64;

@@ -117,6 +117,8 @@ pub struct Judged {
     pub value: Option<f64>,
     /// What running it costs at the price that held, in the same units.
     pub cost: f64,
+    /// That price: of a second of slot time, in units of value. 0 where nothing is dear, or the gate does not weigh.
+    pub price: f64,
     /// Whether it goes deeper.
     pub deeper: bool,
 }
@@ -174,7 +176,7 @@ impl Ladder {
     pub fn judge(&self, stage: usize, signal: Option<f32>) -> Option<Judged> {
         let gate = self.endpoint.stages[stage].gate.as_ref()?;
         let signal = signal.unwrap_or(f32::NAN);
-        let fixed = |deeper: bool| Judged { signal, value: None, cost: self.costs[stage], deeper };
+        let fixed = |deeper: bool| Judged { signal, value: None, cost: self.costs[stage], price: self.price, deeper };
         Some(match gate {
             Gate::ConfidenceBelow(threshold) | Gate::MarginBelow(threshold) => fixed(signal < *threshold),
             Gate::EntropyAbove(threshold) => fixed(signal > *threshold),
@@ -182,7 +184,8 @@ impl Ladder {
                 let values = self.values[stage].as_ref().expect("a gate with a table has values");
                 let value = table.read(signal, |bin| values[bin]);
                 let worth_it = value >= min_gain * self.endpoint.weight && value >= self.costs[stage];
-                Judged { signal, value: Some(value), cost: self.costs[stage], deeper: worth_it }
+                let (value, cost) = (Some(value), self.costs[stage]);
+                Judged { signal, value, cost, price: self.price, deeper: worth_it }
             }
         })
     }
@@ -290,12 +293,15 @@ mod tests {
     fn a_gate_tells_what_it_weighed_also_where_it_stops() {
         let ladder = Ladder::new(Arc::new(priced()), 30.0, &[0.001, 0.002, 0.01]);
         let judged = ladder.judge(1, Some(0.8)).expect("there is a gate");
-        assert_eq!((judged.signal, judged.deeper), (0.8, false));
+        assert_eq!((judged.signal, judged.price, judged.deeper), (0.8, 30.0, false));
         assert!((judged.value.unwrap() - 0.05).abs() < 1e-9 && (judged.cost - 0.06).abs() < 1e-9, "{judged:?}");
         assert_eq!(ladder.price(), 30.0);
         let fixed =
             Ladder::free(Arc::new(endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9))), ("c", None)])));
-        assert_eq!(fixed.judge(1, Some(0.5)), Some(Judged { signal: 0.5, value: None, cost: 0.0, deeper: true }));
+        assert_eq!(
+            fixed.judge(1, Some(0.5)),
+            Some(Judged { signal: 0.5, value: None, cost: 0.0, price: 0.0, deeper: true })
+        );
         assert_eq!(fixed.judge(2, Some(0.5)), None);
     }
 

@@ -1,10 +1,10 @@
 //! What goes from stage to stage for one row: inputs from the request and from what others gave, items that run by themselves and are
-//! joined again, combinations.
+//! joined again, combinations. And how much of that a call may hold: see [`Room`].
 
 use std::sync::Arc;
 
 use super::combine::{Part, combine};
-use super::graph::{ITEMS_MAX, Run, Stages};
+use super::graph::{ITEMS_BYTES_MAX, ITEMS_MAX, Run, Stages};
 use super::{Endpoint, Source, Wiring};
 use crate::tensor::{DType, Row, Tensor, TensorSpec};
 
@@ -28,9 +28,72 @@ pub enum Asks {
     Each(Vec<Row>),
 }
 
+/// What the rows of one call may still hold between their stages: items, and bytes of what stages are asked and of what they gave. A request is bounded by its
+/// message; what becomes of it is not, where inputs are the same for many items, or a model gives more than it takes. Nothing is given back
+/// before the call ends.
+#[derive(Debug)]
+pub struct Room {
+    items: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// As many items as a call may have rows: each costs some hundred bytes, whatever is in it.
+    const ITEMS: usize = 65_536;
+    /// The largest message holds 5,000 images of the demo; hidden tensors of its segments for all of them take some 380 MiB, given and asked.
+    const BYTES: usize = 512 << 20;
+
+    /// Of a call that begins.
+    pub fn new() -> Room {
+        Room { items: Room::ITEMS, bytes: Room::BYTES }
+    }
+
+    /// Something comes between two stages that takes so many bytes; or why it may not.
+    pub fn take(&mut self, bytes: usize) -> Result<(), String> {
+        let what = "what the rows of a call take between stages";
+        self.bytes = self
+            .bytes
+            .checked_sub(bytes)
+            .ok_or_else(|| format!("{what} is more than {} MiB; send fewer rows in a call", Room::BYTES >> 20))?;
+        Ok(())
+    }
+
+    /// A row becomes items that take so many bytes together; or why it may not.
+    fn take_items(&mut self, items: usize, bytes: usize) -> Result<(), String> {
+        if items > ITEMS_MAX {
+            return Err(format!("a row has {items} items; {ITEMS_MAX} are the most"));
+        }
+        check_items("the items of a row, with what is the same for all of them,", bytes)?;
+        self.items = self.items.checked_sub(items).ok_or_else(|| {
+            format!("the rows of a call have more than {} items; send fewer rows in a call", Room::ITEMS)
+        })?;
+        self.take(bytes)
+    }
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room::new()
+    }
+}
+
+/// Why `what` may not take so many bytes for one row.
+pub fn check_items(what: &str, bytes: usize) -> Result<(), String> {
+    let mib = |bytes: usize| bytes >> 20;
+    if bytes <= ITEMS_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!("{what} take {} MiB; {} MiB are the most", mib(bytes), mib(ITEMS_BYTES_MAX)))
+}
+
 impl Passage<'_> {
-    /// The inputs of a model's stage; or why there are none.
+    /// The inputs of a model's stage for the only row of a call; or why there are none.
     pub fn asks(&self, stage: usize) -> Result<Asks, String> {
+        self.asks_within(stage, &mut Room::new())
+    }
+
+    /// The inputs of a model's stage; or why there are none. Items take from the room of the call.
+    pub fn asks_within(&self, stage: usize, room: &mut Room) -> Result<Asks, String> {
         let request = self.request;
         let sources = &self.wiring.sources[stage];
         let as_asked =
@@ -40,7 +103,7 @@ impl Passage<'_> {
             return Ok(Asks::One(request.clone()));
         }
         if self.wiring.is_flattened(stage) {
-            return self.items(stage).map(Asks::Each);
+            return self.items(stage, room).map(Asks::Each);
         }
         let alone = |source: &Source| {
             let (from, i) = self.given(*source)?;
@@ -53,29 +116,28 @@ impl Passage<'_> {
             }
             Ok(Tensor { dtype: from.tensors[i].dtype, shape, data: from.data(i).to_vec() })
         };
-        let tensors = sources.iter().map(alone).collect::<Result<_, _>>()?;
+        let tensors: Vec<Tensor> = sources.iter().map(alone).collect::<Result<_, _>>()?;
+        room.take(tensors.iter().map(|tensor| tensor.data.len()).sum())?;
         Ok(Asks::One(Row { tensors: Arc::new(tensors), row: request.row.map(|_| 0) }))
     }
 
-    /// The items of the row: those of what is flattened, each with all of what is not.
-    fn items(&self, stage: usize) -> Result<Vec<Row>, String> {
-        let mut count = None;
-        let mut inputs = Vec::new();
-        for source in &self.wiring.sources[stage] {
-            let (from, i) = self.given(*source)?;
-            let part = Part::of(0, from, i, source.is_flattened());
-            if source.is_flattened() {
-                let found = part.items.len();
-                if count.is_some_and(|count| count != found) {
-                    return Err("its inputs have different numbers of items".into());
-                }
-                if found > ITEMS_MAX {
-                    return Err(format!("a row has {found} items; {ITEMS_MAX} are the most"));
-                }
-                count = Some(found);
-            }
-            inputs.push(part.items);
+    /// The items of the row: those of what is flattened, each with all of what is not. Nothing is copied before it is known how much that is.
+    fn items(&self, stage: usize, room: &mut Room) -> Result<Vec<Row>, String> {
+        let sources = &self.wiring.sources[stage];
+        let given = sources.iter().map(|source| self.given(*source)).collect::<Result<Vec<_>, _>>()?;
+        let lists = || sources.iter().zip(&given).filter(|(source, _)| source.is_flattened());
+        let items = |(_, (from, i)): (&Source, &(&Row, usize))| from.shape(*i).first().copied().unwrap_or(0);
+        let count = lists().map(items).next().unwrap_or(0);
+        if lists().map(items).any(|other| other != count) {
+            return Err("its inputs have different numbers of items".into());
         }
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let bytes = |(source, (from, i)): (&Source, &(&Row, usize))| {
+            from.data(*i).len().saturating_mul(if source.is_flattened() { 1 } else { count })
+        };
+        room.take_items(count, sources.iter().zip(&given).map(bytes).fold(0, usize::saturating_add))?;
+        let part = |(source, (from, i)): (&Source, &(&Row, usize))| Part::of(0, from, *i, source.is_flattened()).items;
+        let inputs: Vec<Vec<Tensor>> = sources.iter().zip(&given).map(part).collect();
         let item = |position: usize| {
             let tensor = |items: &Vec<Tensor>| {
                 // What is not flattened is the same for all.
@@ -85,7 +147,7 @@ impl Passage<'_> {
             };
             Row { tensors: Arc::new(inputs.iter().map(tensor).collect()), row: Some(0) }
         };
-        Ok((0..count.unwrap_or(0)).map(item).collect())
+        Ok((0..count).map(item).collect())
     }
 
     /// What a combining stage makes of what has come.

@@ -149,6 +149,45 @@ fn a_flattened_stage_gives_a_list_that_is_combined_by_item() {
 }
 
 #[test]
+fn items_are_counted_and_weighed_before_anything_is_copied() {
+    let of_crop = Signature {
+        inputs: vec![spec("x", DType::F32, &[-1, 1]), spec("shared", DType::F32, &[-1, -1])],
+        outputs: vec![probs()],
+    };
+    let mut flat = endpoint(&[("a", None)]);
+    flat.stages[0].inputs = vec![feed("x", None, "xs", true), feed("shared", None, "shared", false)];
+    let wiring = wire(&flat, &[("a", &of_crop)]).unwrap();
+    let ask = |items: u64, numbers: usize, room: &mut passage::Room| {
+        let given = |name: &str| match name {
+            "xs" => Tensor::f32(&[1, items, 1], &vec![0.5; items as usize]),
+            _ => Tensor::f32(&[1, numbers as u64], &vec![1.0; numbers]),
+        };
+        let inputs = wiring.signature.inputs.iter().map(|spec| given(&spec.name)).collect();
+        let request = crate::tensor::Row { tensors: std::sync::Arc::new(inputs), row: Some(0) };
+        let passage = Passage { endpoint: &flat, wiring: &wiring, request: &request, answer: &|_| None };
+        match passage.asks_within(0, room)? {
+            Asks::Each(items) => Ok::<usize, String>(items.len()),
+            Asks::One(_) => panic!("it is flattened"),
+        }
+    };
+    let once = |items, numbers| ask(items, numbers, &mut passage::Room::new());
+    assert_eq!(once(4096, 4), Ok(4096));
+    assert!(once(4097, 1 << 20).unwrap_err().contains("4097 items; 4096 are the most"));
+    // 1 MiB that each of them would have for itself.
+    assert_eq!(once(60, 1 << 18), Ok(60));
+    assert!(once(4096, 1 << 18).unwrap_err().contains("take 4096 MiB; 64 MiB are the most"));
+
+    // Each row may, and all of a call may not.
+    let mut room = passage::Room::new();
+    let rows = (0..).take_while(|_| ask(60, 1 << 18, &mut room).is_ok()).count();
+    assert_eq!(rows, 8, "of 512 MiB");
+    assert!(ask(60, 1 << 18, &mut room).unwrap_err().contains("send fewer rows in a call"));
+    let mut room = passage::Room::new();
+    let rows = (0..).take_while(|_| ask(4096, 1, &mut room).is_ok()).count();
+    assert_eq!(rows, 16);
+}
+
+#[test]
 fn a_condition_looks_at_a_stage_before() {
     let good = image(&[probs(), spec("score", DType::F32, &[-1])]);
     let models = [("a", &good), ("b", &good)];

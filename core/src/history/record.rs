@@ -36,6 +36,8 @@ pub struct Record {
     pub label: Option<u32>,
     /// A deeper stage was wanted and could not be had.
     pub degraded: bool,
+    /// How often a gate was asked about something that is not a number.
+    pub not_numbers: u32,
     /// What went wrong, as its caller was told; empty where it was answered.
     pub message: String,
 }

@@ -115,6 +115,8 @@ pub struct Totals {
     pub rejected: BTreeMap<(Rejection, Class), u64>,
     pub expired: BTreeMap<Class, u64>,
     pub failed: u64,
+    /// Gates that were asked about something that is not a number.
+    pub not_numbers: u64,
     /// As in [`super::Tally`].
     pub estimated: u64,
     pub right: f64,
@@ -157,6 +159,7 @@ impl Totals {
             let worth = record.worth();
             tally.ended(record, worth);
             self.forgone += worth.forgone;
+            self.not_numbers += u64::from(record.not_numbers);
             let span = record.ended.since(record.arrived);
             took = took.max(span);
             match record.outcome {
@@ -256,6 +259,15 @@ mod tests {
         assert_eq!(totals.calls.queue, Calls { count: 1, time: Duration::from_millis(3) });
         assert_eq!(totals.calls.compute.time, Duration::from_millis(4));
         assert_eq!((totals.request.count(), totals.queue.sum), (2, Duration::from_millis(6)));
+    }
+
+    #[test]
+    fn gates_that_were_asked_about_no_number_are_counted_however_it_ended() {
+        let mut totals = Totals::default();
+        let unsure = |outcome| Record { not_numbers: 2, ..record(1, outcome) };
+        totals.ended(&[unsure(Outcome::Answered), record(2, Outcome::Answered)], &mut Tally::default());
+        totals.ended(&[unsure(Outcome::Expired)], &mut Tally::default());
+        assert_eq!(totals.not_numbers, 4);
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl Trip {
         self.rows[slot].journey.judged()
     }
 
+    /// How often a gate was asked about something that is not a number, for a row: see [`Journey::not_numbers`].
+    pub fn not_numbers(&self, slot: usize) -> u32 {
+        self.rows[slot].journey.not_numbers()
+    }
+
     /// The next rows to send somewhere; `None` until something else has happened.
     pub fn next_group(&mut self) -> Option<Group> {
         if self.groups.is_empty() { None } else { Some(self.groups.remove(0)) }

@@ -36,6 +36,12 @@ impl Tenant {
     /// Nobody in particular.
     pub const NOBODY: Tenant = Tenant { id: 0, share: 0.0 };
 
+    /// What its work is booked by wherever shares are kept: all who have none are nobody in particular. An endpoint may get a share, or lose it,
+    /// while rows of it wait.
+    pub(super) fn account(self) -> u64 {
+        if self.share > 0.0 { self.id } else { Tenant::NOBODY.id }
+    }
+
     /// An endpoint.
     pub fn of(endpoint: &EndpointName, share: f64) -> Tenant {
         let mut hasher = DefaultHasher::new();

@@ -92,7 +92,7 @@ struct Held {
 #[derive(Debug, Default)]
 struct Due {
     work: ServiceTime,
-    /// Those that go first first.
+    /// Those that go first first, each with its cost and the account of its tenant.
     rows: BTreeSet<(Rank, TicketId, ServiceTime, u64)>,
 }
 
@@ -200,7 +200,7 @@ impl Buffer {
         self.widen(now, deadline);
         let due = self.steps.entry(deadline.as_nanos() >> self.step).or_default();
         due.work += stake.cost;
-        due.rows.insert((stake.rank(), ticket, stake.cost, stake.bid.tenant.id));
+        due.rows.insert((stake.rank(), ticket, stake.cost, stake.bid.tenant.account()));
         if stake.is_firm() {
             self.least_worth = self.least_worth.min(stake.bid.worth);
         } else {
@@ -208,7 +208,7 @@ impl Buffer {
         }
         let tenant = stake.bid.tenant;
         if tenant.share > 0.0 {
-            let held = self.held.entry(tenant.id).or_insert(Held { rows: 0, work: 0, share: tenant.share });
+            let held = self.held.entry(tenant.account()).or_insert(Held { rows: 0, work: 0, share: tenant.share });
             held.rows += 1;
             held.work += stake.cost.as_nanos();
             held.share = tenant.share;
@@ -221,7 +221,8 @@ impl Buffer {
         let step = deadline.as_nanos() >> self.step;
         let due = self.steps.get_mut(&step).expect("it waits");
         due.work = due.work.saturating_sub(stake.cost);
-        let tenant = stake.bid.tenant.id;
+        // As it had a share, or none, when it was inserted.
+        let tenant = stake.bid.tenant.account();
         assert!(due.rows.remove(&(stake.rank(), ticket, stake.cost, tenant)), "it waits with this stake");
         if due.rows.is_empty() {
             self.steps.remove(&step);
@@ -284,7 +285,7 @@ impl Cut<'_> {
             let guarded = self.is_guarded();
             let least = |own: bool| {
                 let goes = |(rank, ticket, _, tenant): &&(Rank, TicketId, ServiceTime, u64)| {
-                    (!guarded || own == (*tenant == self.stake.bid.tenant.id))
+                    (!guarded || own == (*tenant == self.stake.bid.tenant.account()))
                         && self.gives_way(*rank, *tenant, guarded)
                         && !chosen.contains(ticket)
                 };
@@ -307,13 +308,13 @@ impl Cut<'_> {
     /// Whether the one that comes is within the share of its tenant.
     fn is_guarded(&self) -> bool {
         let own = self.stake.bid.tenant;
-        own.share > 0.0 && self.within(own.id, own.share, self.stake.cost.as_nanos())
+        own.share > 0.0 && self.within(own.account(), own.share, self.stake.cost.as_nanos())
     }
 
     /// Whether a row of this rank and tenant gives way to the one that comes.
     fn gives_way(&self, rank: Rank, tenant: u64, guarded: bool) -> bool {
         let worth_less = rank < self.stake.rank();
-        if tenant == self.stake.bid.tenant.id {
+        if tenant == self.stake.bid.tenant.account() {
             return worth_less;
         }
         if self.held.get(&tenant).is_some_and(|held| self.within(tenant, held.share, 0)) {
@@ -325,7 +326,7 @@ impl Cut<'_> {
     /// Whether what a tenant has waiting, and `more`, takes no more than its share.
     fn within(&self, tenant: u64, share: f64, more: u64) -> bool {
         let gone: u64 = self.of_tenants.iter().filter(|(of, _)| *of == tenant).map(|(_, work)| work).sum();
-        let work = self.held.get(&tenant).map_or(0, |held| held.work - gone) + more;
+        let work = self.held.get(&tenant).map_or(0, |held| held.work.saturating_sub(gone)) + more;
         work as f64 <= share * self.time as f64
     }
 

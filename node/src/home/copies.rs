@@ -76,7 +76,9 @@ impl Home {
             let signal = signal(endpoint, &call.wiring, *stage, outputs);
             said[*stage] = signal.zip(class(endpoint, &call.wiring, *stage, outputs));
         }
-        self.shared.ledger.of(&endpoint.name).audited(endpoint, Audited { id, said });
+        if let Some(now) = self.shared.table.load().endpoints.get(&endpoint.name) {
+            self.shared.ledger.of(&endpoint.name).audited(now.ladders.endpoint(), endpoint, Audited { id, said });
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir_core::endpoint::passage::stacked;
+use weir_core::endpoint::passage::{check_items, stacked};
 use weir_core::tensor::Row;
 
 use super::StageReply;
@@ -18,6 +18,8 @@ pub struct Item {
 pub struct Join {
     pub slot: usize,
     outputs: Vec<Option<Row>>,
+    /// Of them.
+    bytes: usize,
     queue: Duration,
     execute: Duration,
     /// All are there, or one will never be.
@@ -28,7 +30,7 @@ impl Join {
     /// Of so many items.
     pub fn new(slot: usize, items: usize) -> Join {
         let (queue, execute) = (Duration::ZERO, Duration::ZERO);
-        Join { slot, outputs: vec![None; items], queue, execute, over: false }
+        Join { slot, outputs: vec![None; items], bytes: 0, queue, execute, over: false }
     }
 
     /// An item came back: what the stage as a whole has to say, once it has.
@@ -40,6 +42,12 @@ impl Join {
             self.over = true;
             return Some(reply);
         };
+        self.bytes += outputs.bytes();
+        if let Err(why) = check_items("its outputs for the items of a row", self.bytes) {
+            self.over = true;
+            self.outputs.clear();
+            return Some(StageReply::Failed(why));
+        }
         self.outputs[position] = Some(outputs);
         self.queue = self.queue.max(queue);
         self.execute = self.execute.max(execute);
@@ -52,5 +60,33 @@ impl Join {
             Some(outputs) => StageReply::Answered { outputs, queue: self.queue, execute: self.execute, batch },
             None => StageReply::Failed("it gives outputs of different shapes for items of one row".into()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weir_core::tensor::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn what_a_stage_gives_for_many_items_is_bounded() {
+        // One tensor of 32 MiB, given for each item.
+        let outputs = Row { tensors: Arc::new(vec![Tensor::f32(&[1, 8 << 20], &vec![0.0; 8 << 20])]), row: Some(0) };
+        let mut join = Join::new(0, 4096);
+        let mut reply = |position| {
+            let answered = StageReply::Answered {
+                outputs: outputs.clone(),
+                queue: Duration::ZERO,
+                execute: Duration::ZERO,
+                batch: None,
+            };
+            join.on_reply(position, answered)
+        };
+        assert!(reply(0).is_none() && reply(1).is_none());
+        assert!(matches!(reply(2), Some(StageReply::Failed(why)) if why.contains("take 96 MiB; 64 MiB are the most")));
+        assert!(reply(3).is_none(), "it is over");
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use weir_core::call::ROWS_MAX;
+use weir_core::endpoint::passage::Room;
 use weir_core::endpoint::{Endpoint, Ladder, Ladders, Stage, Wiring};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
@@ -77,6 +78,7 @@ impl Refused {
             stage: 0,
             label: None,
             degraded: false,
+            not_numbers: 0,
             message: self.message,
         }
     }
@@ -130,6 +132,8 @@ struct Travel<'a> {
     /// Their replies come with numbers after those of rows.
     items: Vec<Item>,
     joins: Vec<Join>,
+    /// For what lies between stages.
+    room: Room,
     /// Most calls go nowhere else.
     remote: Option<tokio::task::JoinSet<()>>,
 }
@@ -204,7 +208,8 @@ impl Home {
         let mut records = self.records.take();
         for (slot, row) in rows.iter_mut().enumerate() {
             let end = trip.end(slot).expect("every row has ended");
-            let record = record(&call, id.row(slot as u64), started, row, end);
+            let record =
+                Record { not_numbers: trip.not_numbers(slot), ..record(&call, id.row(slot as u64), started, row, end) };
             answer(&call, row, &record, answers.reborrow().get(slot as u32));
             records.push(record);
         }
@@ -320,6 +325,7 @@ impl Home {
             waiting: Vec::new(),
             items: Vec::new(),
             joins: Vec::new(),
+            room: Room::new(),
             remote: None,
         };
         let mut batch = Vec::new();

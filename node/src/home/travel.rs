@@ -80,6 +80,10 @@ impl Travel<'_> {
     fn on_answer(&mut self, now: Instant, slot: usize, answer: (usize, NodeName, Row), ladder: &Ladder) -> Option<f64> {
         let (stage, _, outputs) = &answer;
         let (stage, endpoint, wiring) = (*stage, self.call.ladders.endpoint(), &self.call.wiring);
+        if let Err(why) = self.room.take(outputs.bytes()) {
+            self.fail(now, stage, slot, &why);
+            return None;
+        }
         let (signal, holds) = (signal(endpoint, wiring, stage, outputs), holds(endpoint, wiring, stage, outputs));
         self.rows[slot].answers.push(answer);
         let weighed = self.trip.on_stage_end(now, ladder, slot, stage, StageEnd::Answered(signal), holds);
@@ -129,11 +133,12 @@ impl Travel<'_> {
     pub(super) fn asks(&mut self, now: Instant, group: &mut Group, triage: Method, me: &NodeName) -> Vec<Submission> {
         let (deadline, class, stage) = (self.call.deadline_of(now, group.stage), self.call.class, group.stage);
         let mut rows = Vec::with_capacity(group.slots.len());
+        let mut room = std::mem::take(&mut self.room);
         group.slots.retain(|slot| {
             let slot = *slot;
             let bid = triage.bid(self.call.ladders.endpoint(), stage, self.trip.value(slot, stage));
             let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, bid });
-            match self.call.passage(&self.rows[slot], slot, |passage| passage.asks(stage)) {
+            match self.call.passage(&self.rows[slot], slot, |passage| passage.asks_within(stage, &mut room)) {
                 Ok(Asks::One(inputs)) => ask(slot, inputs),
                 Ok(Asks::Each(items)) if items.is_empty() => {
                     let nothing = empty(&self.call.wiring.gives[stage]);
@@ -155,6 +160,7 @@ impl Travel<'_> {
             }
             true
         });
+        self.room = room;
         rows
     }
 }

@@ -232,6 +232,7 @@ fn write_visit(mut b: visit::Builder<'_>, told: &ToldVisit) {
 fn write_judged(mut b: judged::Builder<'_>, rule: Rule, judged: &Judged) {
     b.set_signal(judged.signal);
     b.set_cost(judged.cost);
+    b.set_price(judged.price);
     b.set_deeper(judged.deeper);
     let mut b = b.init_rule();
     match rule {
@@ -315,5 +316,6 @@ fn read_judged(r: judged::Reader<'_>) -> Result<(Rule, Judged), BadMessage> {
         Which::MarginBelow(threshold) => (Rule::MarginBelow(threshold), None),
         Which::Gain(gain) => (Rule::Gain { least: gain.get_least() }, Some(gain.get_value())),
     };
-    Ok((rule, Judged { signal: r.get_signal(), value, cost: r.get_cost(), deeper: r.get_deeper() }))
+    let (cost, price) = (r.get_cost(), r.get_price());
+    Ok((rule, Judged { signal: r.get_signal(), value, cost, price, deeper: r.get_deeper() }))
 }

@@ -1,5 +1,6 @@
 //! Wire to core and back. What is read is checked; what cannot be read is a [`BadMessage`].
 
+pub mod asked;
 pub mod control;
 pub mod endpoint;
 pub mod history;

@@ -5,9 +5,9 @@ use weir_core::ids::{DeviceName, EndpointName, Epoch, NodeName, ReplicaId};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::rollout::Score;
 use weir_core::scheduler::{Batches, Closed};
-use weir_core::triage::{Asked, ByModel};
 use weir_core::units::{Bytes, ServiceTime};
 
+use super::asked::{read_asked, write_asked};
 use super::control::{model_ref, read_u128, write_u128};
 use super::predict::{span_from_us, span_to_us};
 use super::{BadMessage, count};
@@ -76,32 +76,6 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
             stages.set(i as u32, *answered);
         }
     }
-}
-
-/// Writes what models are asked.
-pub fn write_asked(mut list: struct_list::Builder<'_, wire::model_asked::Owned>, asked: &ByModel) {
-    for (i, (model, asked)) in asked.iter().enumerate() {
-        let mut b = list.reborrow().get(i as u32);
-        b.set_model(model.to_string());
-        b.set_first(asked.first);
-        let mut soft = b.init_soft(count(asked.soft.len()));
-        // Numbers of which the first two digits matter.
-        let short = |work: f32| (work.to_bits().saturating_add(0x8000) >> 16) as u16;
-        asked.soft.iter().enumerate().for_each(|(i, work)| soft.set(i as u32, short(*work)));
-    }
-}
-
-/// Reads what models are asked.
-pub fn read_asked(list: struct_list::Reader<'_, wire::model_asked::Owned>) -> Result<ByModel, BadMessage> {
-    let long = |short: u16| f32::from_bits(u32::from(short) << 16);
-    let model = |r: wire::model_asked::Reader<'_>| {
-        let asked = Asked { first: r.get_first(), soft: r.get_soft()?.iter().map(long).collect() };
-        if !asked.is_sound() {
-            return Err(BadMessage::new("what is asked of a model is not a number, or more than there are steps"));
-        }
-        Ok((model_ref(r.get_model()?)?, asked))
-    };
-    list.iter().map(model).collect()
 }
 
 /// Reads a report.

@@ -356,7 +356,10 @@ fn reports_come_back_as_they_were_sent() {
             queued: 3,
             backlog: ServiceTime::from_micros(9),
         }],
-        asked: BTreeMap::from([(ModelRef::parse("m@1").unwrap(), Asked::of(&[0.0, 0.25, 1.0]))]),
+        asked: BTreeMap::from([(
+            ModelRef::parse("m@1").unwrap(),
+            Asked { first: 3, soft: vec![0.0, 1e-5, 0.0, 1e-5] },
+        )]),
         wanted: BTreeMap::from([(ModelRef::parse("m@1").unwrap(), 77)]),
         endpoints: vec![EndpointLoad {
             endpoint: EndpointName::parse("e").unwrap(),
@@ -449,7 +452,8 @@ fn what_is_known_of_a_query_comes_back_as_it_was_sent() {
         (Rule::MarginBelow(0.75), None),
         (Rule::Gain { least: 0.125 }, Some(0.5)),
     ];
-    let gates = rules.map(|(rule, value)| (rule, Judged { signal: 0.5, value, cost: 0.1, deeper: value.is_some() }));
+    let gates = rules
+        .map(|(rule, value)| (rule, Judged { signal: 0.5, value, cost: 0.1, price: 2.0, deeper: value.is_some() }));
     let others =
         [untold, VisitEnd::Rejected(Rejection::QueueFull), VisitEnd::Expired, VisitEnd::Failed, VisitEnd::Lost];
     let mut visits: Vec<_> = Closed::ALL.into_iter().map(|closed| visit(Some(ran(closed)), None)).collect();

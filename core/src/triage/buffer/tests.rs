@@ -121,6 +121,22 @@ fn a_share_is_kept_for_its_tenant_and_lent_while_it_asks_for_less() {
 }
 
 #[test]
+fn an_endpoint_gets_a_share_and_loses_it_while_rows_of_it_wait() {
+    let of = |share: f64, v| Stake { bid: Bid { tenant: Tenant { id: 1, share }, ..soft(10, v).bid }, ..soft(10, v) };
+    let mut waiting = Waiting::new(1);
+    assert!(waiting.come(at(0), 1, at(40), of(0.0, 5.0)).0 && waiting.come(at(0), 2, at(40), of(0.5, 0.1)).0);
+    waiting.go(TicketId(1));
+    assert!(waiting.come(at(0), 3, at(40), of(0.5, 0.2)).0);
+    // It floods, and what it has asked with its share stays within that.
+    (10..14).for_each(|ticket| drop(waiting.come(at(0), ticket, at(40), of(0.0, 9.0))));
+    assert!([2, 3].iter().all(|ticket| waiting.rows.contains_key(&TicketId(*ticket))), "{:?}", waiting.rows.keys());
+    for ticket in waiting.rows.keys().copied().collect::<Vec<_>>() {
+        waiting.go(ticket);
+    }
+    assert!(waiting.buffer.is_empty() && waiting.buffer.held.is_empty());
+}
+
+#[test]
 fn equal_rows_do_not_push_each_other_out() {
     let mut waiting = Waiting::new(1);
     for ticket in 0..3 {
@@ -211,24 +227,33 @@ proptest! {
         prop_assert!((value - best(0, &rows)).abs() < 1e-9, "{value} of {}", best(0, &rows));
     }
 
-    /// Whatever comes and goes, the books are right: work by deadline is that of what waits, and everything kept fits.
+    /// Whatever comes and goes, and whoever gets a share meanwhile or loses it, the books are right: work by deadline and by tenant is that of
+    /// what waits, and everything kept fits.
     #[test]
     fn what_waits_always_fits(
-        steps in prop::collection::vec((0..4u8, 1..200u64, 1..20u64, 0..100u32), 1..200),
+        steps in prop::collection::vec((0..4u8, 1..200u64, 1..20u64, 0..100u32, (0..3u64, 0..3u8)), 1..200),
         slots in 1..4u32,
     ) {
         let mut waiting = Waiting::new(slots);
-        for (ticket, (kind, deadline, cost, value)) in steps.into_iter().enumerate() {
+        for (ticket, (kind, deadline, cost, value, (id, share))) in steps.into_iter().enumerate() {
             if kind == 0 && let Some(ticket) = waiting.rows.keys().next().copied() {
                 waiting.go(ticket);
             } else {
-                let stake = if kind == 1 { firm(cost) } else { soft(cost, f64::from(value)) };
+                let mut stake = if kind == 1 { firm(cost) } else { soft(cost, f64::from(value)) };
+                stake.bid.tenant = Tenant { id: id + 1, share: f64::from(share) / 4.0 };
                 waiting.come(at(0), ticket as u64, at(deadline), stake);
             }
             prop_assert_eq!(waiting.buffer.len(), waiting.rows.len());
             let soft = waiting.rows.values().filter(|(_, stake)| !stake.is_firm());
             let soft: u64 = soft.map(|(_, stake)| stake.cost.as_nanos()).sum();
             prop_assert_eq!(waiting.buffer.soft_work().as_nanos(), soft);
+            let mut held: BTreeMap<u64, (u32, u64)> = BTreeMap::new();
+            for (_, stake) in waiting.rows.values().filter(|(_, stake)| stake.bid.tenant.share > 0.0) {
+                let of = held.entry(stake.bid.tenant.id).or_default();
+                *of = (of.0 + 1, of.1 + stake.cost.as_nanos());
+            }
+            let booked = waiting.buffer.held.iter().map(|(id, held)| (*id, (held.rows, held.work)));
+            prop_assert_eq!(booked.collect::<BTreeMap<_, _>>(), held);
             let mut work = 0;
             for (step, due) in &waiting.buffer.steps {
                 let rows: Vec<_> = waiting.rows.values().filter(|(d, _)| d.as_nanos() >> waiting.buffer.step == *step).collect();
