@@ -7,20 +7,7 @@ use weir_tests::processes::Cluster;
 fn weighing(pace: &str) -> (Cluster, Value) {
     let cluster = Cluster::start_with(1, 1, &["--pace", pace]);
     cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
-    let calibrated = cluster.ok(&[
-        "calibrate",
-        "fashion",
-        "--data",
-        "demo/images.npy",
-        "--labels",
-        "demo/labels.npy",
-        "--accuracy",
-        "0.9",
-        "--out",
-        &cluster.path(""),
-        "-o",
-        "json",
-    ]);
+    let calibrated = calibrate(&cluster, &[&LABELLED[..], &["--accuracy", "0.9", "-o", "json"]].concat());
     let file = cluster.demo_with(["gain = \"tiny-mid.csv\"", "gain = \"mid-big.csv\""]);
     assert!(cluster.ok(&["apply", "-f", &file]).contains("endpoint fashion configured"));
     (cluster, serde_json::from_str(&calibrated).expect("one object"))
@@ -57,6 +44,74 @@ fn what_deeper_stages_gain_is_measured_and_weighed() {
     let described = cluster.ok(&["describe", "endpoint", "fashion", "-o", "json"]);
     let described: Value = serde_json::from_str(&described).expect("one object");
     assert!(described["stages"][1]["gate"]["gain"].as_array().is_some_and(|bins| bins.len() > 5), "{described}");
+}
+
+/// What `weir calibrate` says of the demo.
+fn calibrate(cluster: &Cluster, more: &[&str]) -> String {
+    let ask = ["calibrate", "fashion", "--data", "demo/images.npy", "--out", &cluster.path("")];
+    cluster.ok(&[&ask, more].concat())
+}
+
+const LABELLED: [&str; 2] = ["--labels", "demo/labels.npy"];
+
+/// The classes of the demo's images.
+fn classes() -> Vec<u8> {
+    let labels = std::fs::read(weir_tests::processes::root().join("demo/labels.npy")).expect("it belongs to the demo");
+    labels[labels.len() - 500..].to_vec()
+}
+
+/// The class that an answer says.
+fn class(answer: &Value) -> usize {
+    let numbers = answer["outputs"]["probs"]["data"].as_array().expect("class probabilities");
+    let number = |class: &usize| numbers[*class].as_f64().expect("a number");
+    (0..numbers.len()).max_by(|a, b| number(a).total_cmp(&number(b))).expect("there are classes")
+}
+
+/// What is printed of fixed thresholds is what gates with them do.
+#[test]
+fn fixed_thresholds_get_what_is_said_of_them() {
+    let cluster = Cluster::start(1, 1);
+    cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let told = |more: &[&str]| -> Value {
+        let told = calibrate(&cluster, &[&LABELLED[..], more, &["-o", "json"]].concat());
+        serde_json::from_str(&told).expect("one object")
+    };
+    let calibrated = told(&["--accuracy", "0.935"]);
+    assert!(number(&calibrated["target"]["accuracy"]) >= 0.935, "{calibrated}");
+    let us = |stage: usize| number(&calibrated["stages"][stage]["row_us"]);
+    let limit = us(0) + 0.3 * us(1) + 0.05 * us(2);
+    let for_cost = told(&["--cost", &format!("{limit}us")]);
+    assert!(number(&for_cost["target"]["row_us"]) <= limit, "{for_cost}");
+    for target in [&calibrated["target"], &for_cost["target"]] {
+        let gates = target["gates"].as_array().expect("gates");
+        // In the demo's file there is a gate in any case.
+        let below = |i: usize| match gates[i]["runs"].as_str() {
+            Some("never") => "confidence_below = 0.000001".to_owned(),
+            Some("always") => "confidence_below = 1".to_owned(),
+            _ => format!("confidence_below = {}", number(&gates[i]["confidence_below"])),
+        };
+        let file = cluster.demo_with([&below(0), &below(1)]);
+        cluster.ok(&["apply", "-f", &file]);
+        let answers = asked(&cluster, &[]);
+        let right =
+            answers.iter().zip(classes()).filter(|(answer, label)| class(answer) == usize::from(*label)).count();
+        assert_eq!(right as f64 / 500.0, number(&target["accuracy"]), "{target}");
+        let deep = answers.iter().filter(|answer| answer["stage"] == "big").count();
+        assert_eq!(deep as f64 / 500.0, number(&target["shares"][2]), "{target}");
+    }
+    let first = calibrate(&cluster, &[&LABELLED[..], &["--accuracy", "0.5"]].concat());
+    assert!(
+        first.contains("leave stage mid out\n  leave stage big out\n") && !first.contains("confidence_below"),
+        "{first}"
+    );
+    let refused = |code: i32, more: &[&str]| {
+        let ask = ["calibrate", "fashion", "--data", "demo/images.npy", "--labels", "demo/labels.npy"];
+        cluster.fails(code, &[&ask, more].concat())
+    };
+    assert!(refused(1, &["--accuracy", "1"]).contains("no fixed thresholds get 1 of these rows right"));
+    assert!(refused(1, &["--cost", "0.001us"]).contains("the first stage alone takes"));
+    assert!(refused(2, &["--cost", "cheap"]).contains("slot time a row, as 60us"));
 }
 
 #[test]
@@ -137,12 +192,10 @@ fn the_price_is_held_by_hand() {
 
 /// Asks the demo for its images in pieces, and labels every answer.
 fn labelled(cluster: &Cluster) -> Value {
-    let labels = std::fs::read(weir_tests::processes::root().join("demo/labels.npy")).expect("it belongs to the demo");
-    let labels = &labels[labels.len() - 500..];
     let answers = asked(cluster, &[]);
     let lines: String = answers
         .iter()
-        .zip(labels)
+        .zip(classes())
         .map(|(answer, label)| format!("{},{label}\n", answer["id"].as_str().expect("an id")))
         .collect();
     // Audits run when there is nothing else to do.

@@ -6,9 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 use weir_client::admin::Status;
+use weir_client::weirfile::parse_duration;
 use weir_client::{Answer, LocalClient, Request};
-use weir_core::endpoint::frontier::{Known, Point, calibrate, cheapest_for, frontier, thresholds, with_tables};
+use weir_core::endpoint::frontier::{Known, Point, at_price, calibrate, frontier, with_gates, with_tables};
 use weir_core::endpoint::gate::label;
+use weir_core::endpoint::thresholds::{FixedFrontier, FixedGate, FixedPoint, Goal};
 use weir_core::endpoint::{Endpoint, GainTable};
 use weir_core::ids::{EndpointName, ModelRef, StageName};
 use weir_core::outcome::{Class, Outcome};
@@ -38,8 +40,11 @@ pub struct Calibrate {
     #[arg(long, env = "WEIR_LABELS", value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Also tell the fixed thresholds that reach this accuracy at the least cost, as 0.92
-    #[arg(long, env = "WEIR_ACCURACY")]
+    #[arg(long, env = "WEIR_ACCURACY", conflicts_with = "cost")]
     accuracy: Option<f64>,
+    /// Also tell the fixed thresholds that get most right for at most this slot time a row, as 60us
+    #[arg(long, env = "WEIR_COST", value_name = "TIME")]
+    cost: Option<String>,
     /// Where to write the tables
     #[arg(long, env = "WEIR_OUT", value_name = "FOLDER", default_value = ".")]
     out: PathBuf,
@@ -49,9 +54,7 @@ impl Calibrate {
     pub async fn run(self, common: Common) -> Result<(), Failure> {
         let usage = |text: String| Failure::Usage(text);
         let name = EndpointName::parse(&self.endpoint).map_err(|bad| usage(bad.to_string()))?;
-        if let Some(accuracy) = self.accuracy.filter(|accuracy| !(*accuracy > 0.0 && *accuracy <= 1.0)) {
-            return Err(usage(format!("--accuracy {accuracy}: a share of right answers, above 0 and at most 1")));
-        }
+        let goal = self.goal()?;
         let client = common.client().await?;
         let info = client.describe(&name).await.map_err(|error| Failure::NotFound(error.to_string()))?;
         let Some(label_output) = info.label_output.clone() else {
@@ -71,13 +74,9 @@ impl Calibrate {
             .ok_or_else(|| usage(format!("{} rows are too few to say anything; give some hundreds", rows.len())))?;
         let calibrated = with_tables(endpoint, &tables);
         let seconds = costs(&status, endpoint)?;
+        let fixed = FixedFrontier::of(&rows, &seconds);
+        let target = goal.map(|goal| reach(goal, endpoint, &fixed, &seconds, &rows)).transpose()?;
         let files = self.write(endpoint, &tables)?;
-        let target = match self.accuracy {
-            None => None,
-            Some(accuracy) => Some(cheapest_for(&calibrated, &seconds, &rows, accuracy).ok_or_else(|| {
-                Failure::No(format!("the cascade never gets {accuracy} of these rows right, at whatever cost"))
-            })?),
-        };
         let told = Told {
             endpoint,
             right: right(&rows),
@@ -85,7 +84,8 @@ impl Calibrate {
             tables: &tables,
             files: &files,
             frontier: frontier(&calibrated, &seconds, &rows),
-            target: target.map(|point| (thresholds(&calibrated, point.price, &seconds), point)),
+            fixed: &fixed,
+            target,
             rows: rows.len(),
             distilled: labels.is_none(),
         };
@@ -95,6 +95,22 @@ impl Calibrate {
             println!("{}", told.text())
         }
         Ok(())
+    }
+
+    /// What is asked of fixed thresholds.
+    fn goal(&self) -> Result<Option<Goal>, Failure> {
+        if let Some(accuracy) = self.accuracy {
+            if !(accuracy > 0.0 && accuracy <= 1.0) {
+                let what = format!("--accuracy {accuracy}: a share of right answers, above 0 and at most 1");
+                return Err(Failure::Usage(what));
+            }
+            return Ok(Some(Goal::Accuracy(accuracy)));
+        }
+        let Some(cost) = &self.cost else { return Ok(None) };
+        match parse_duration(cost).filter(|cost| !cost.is_zero()) {
+            Some(cost) => Ok(Some(Goal::Seconds(cost.as_secs_f64()))),
+            None => Err(Failure::Usage(format!("--cost {cost}: slot time a row, as 60us or 1.5ms"))),
+        }
     }
 
     fn write(&self, endpoint: &Endpoint, tables: &[GainTable]) -> Result<Vec<PathBuf>, Failure> {
@@ -142,6 +158,30 @@ fn costs(status: &Status, endpoint: &Endpoint) -> Result<Vec<f64>, Failure> {
         cost(model).ok_or_else(|| Failure::NotFound(format!("no replica of {model} is ready; see `weir status`")))
     });
     stages.collect()
+}
+
+/// The thresholds for a goal, and what a cascade with them does with the rows.
+fn reach(
+    goal: Goal,
+    endpoint: &Endpoint,
+    fixed: &FixedFrontier,
+    seconds: &[f64],
+    rows: &[Known],
+) -> Result<Target, Failure> {
+    let Some(best) = fixed.best(goal) else {
+        return Err(Failure::No(match goal {
+            Goal::Accuracy(accuracy) => {
+                format!("no fixed thresholds get {accuracy} of these rows right, at whatever cost")
+            }
+            Goal::Seconds(most) => format!(
+                "no row can be had for {:.1} us: the first stage alone takes {:.1} us",
+                most * 1e6,
+                seconds[0] * 1e6
+            ),
+        }));
+    };
+    let point = at_price(&with_gates(endpoint, &best.gates), 0.0, seconds, rows);
+    Ok(Target { goal, gates: best.gates.clone(), point })
 }
 
 /// Who is asked about what.
@@ -215,9 +255,20 @@ struct Told<'a> {
     tables: &'a [GainTable],
     files: &'a [PathBuf],
     frontier: Vec<Point>,
-    target: Option<(Vec<f32>, Point)>,
+    /// What fixed thresholds do at best.
+    fixed: &'a FixedFrontier,
+    target: Option<Target>,
     rows: usize,
     distilled: bool,
+}
+
+/// Fixed thresholds for a goal.
+struct Target {
+    goal: Goal,
+    /// Of the second stage first.
+    gates: Vec<FixedGate>,
+    /// What they do with the rows.
+    point: Point,
 }
 
 impl Told<'_> {
@@ -226,19 +277,31 @@ impl Told<'_> {
             json!({"stage": stage.name.as_str(), "accuracy": self.right[i], "row_us": self.seconds[i] * 1e6})
         });
         let point = |point: &Point| json!({"price": point.price, "accuracy": point.accuracy, "row_us": point.seconds * 1e6, "shares": point.shares});
+        let fixed = |point: &FixedPoint| json!({"accuracy": point.accuracy, "row_us": point.seconds * 1e6});
         let gates = self.files.iter().zip(self.tables).map(|(file, table)| {
             let error = table.bins().iter().map(|bin| bin.error).fold(0.0, f64::max);
             json!({"gain": file.display().to_string(), "bins": table.bins().len(), "largest_error": error})
         });
-        let target = self.target.as_ref().map(|(below, found)| {
-            let mut told = point(found);
-            told["confidence_below"] = json!(below);
-            told
+        let target = self.target.as_ref().map(|target| {
+            let gates = target.gates.iter().zip(self.endpoint.stages.iter().skip(1)).map(|(gate, stage)| {
+                let (runs, below) = match gate {
+                    FixedGate::Never => ("never", None),
+                    FixedGate::Below(threshold) => ("below", threshold.to_string().parse::<f64>().ok()),
+                    FixedGate::Always => ("always", None),
+                };
+                json!({"stage": stage.name.as_str(), "runs": runs, "confidence_below": below})
+            });
+            let Point { accuracy, seconds, shares, .. } = &target.point;
+            json!({
+                "accuracy": accuracy, "row_us": seconds * 1e6, "shares": shares, "gates": gates.collect::<Vec<_>>(),
+                "off_by": self.fixed.off_by(),
+            })
         });
         json!({
             "endpoint": self.endpoint.name.as_str(), "rows": self.rows, "distilled": self.distilled,
             "stages": stages.collect::<Vec<_>>(), "gates": gates.collect::<Vec<_>>(),
-            "frontier": self.frontier.iter().map(point).collect::<Vec<_>>(), "target": target,
+            "frontier": self.frontier.iter().map(point).collect::<Vec<_>>(),
+            "fixed": self.fixed.points().iter().map(fixed).collect::<Vec<_>>(), "target": target,
         })
     }
 
@@ -268,11 +331,8 @@ impl Told<'_> {
             "\nthe cascade at rising prices of computing time\n{}\n",
             table(&heading, self.frontier.iter().map(line).collect())
         );
-        if let Some((below, point)) = &self.target {
-            text += &format!("\n{judge} {:.2} % for {:.1} us a row:\n", point.accuracy * 100.0, point.seconds * 1e6);
-            for (stage, below) in self.endpoint.stages.iter().skip(1).zip(below) {
-                text += &format!("  {}: gate = {{ confidence_below = {below} }}\n", stage.name);
-            }
+        if let Some(target) = &self.target {
+            text += &self.thresholds(target, judge);
         }
         for ((file, table), stage) in self.files.iter().zip(self.tables).zip(self.endpoint.stages.iter().skip(1)) {
             let errors = table.bins().iter().map(|bin| bin.error);
@@ -283,6 +343,30 @@ impl Told<'_> {
                 errors.fold(0.0, f64::max),
                 file.file_name().unwrap_or_default(),
                 stage.name
+            );
+        }
+        text
+    }
+
+    /// The gates of the target, as a weir file has them.
+    fn thresholds(&self, target: &Target, judge: &str) -> String {
+        let Point { accuracy, seconds, .. } = &target.point;
+        let best = match target.goal {
+            Goal::Accuracy(asked) => format!("the least cost of fixed thresholds that reach {:.2} %", asked * 100.0),
+            Goal::Seconds(most) => format!("the most that fixed thresholds get for {:.1} us", most * 1e6),
+        };
+        let mut text = format!("\n{judge} {:.2} % for {:.1} us a row, {best}:\n", accuracy * 100.0, seconds * 1e6);
+        for (stage, gate) in self.endpoint.stages.iter().skip(1).zip(&target.gates) {
+            text += &match gate {
+                FixedGate::Never => format!("  leave stage {} out\n", stage.name),
+                FixedGate::Below(below) => format!("  {}: gate = {{ confidence_below = {below} }}\n", stage.name),
+                FixedGate::Always => format!("  {}: no gate; it always runs\n", stage.name),
+            };
+        }
+        if self.fixed.off_by() > 0.0 {
+            text += &format!(
+                "so many rows that not all thresholds were tried: others get at most {:.2} % more right for no more\n",
+                self.fixed.off_by() * 100.0
             );
         }
         text

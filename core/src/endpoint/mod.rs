@@ -10,6 +10,7 @@ pub mod ladder;
 pub mod passage;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod thresholds;
 mod wiring;
 
 use std::time::Duration;
