@@ -77,7 +77,12 @@ fn fixed_thresholds_get_what_is_said_of_them() {
         let told = calibrate(&cluster, &[&LABELLED[..], more, &["-o", "json"]].concat());
         serde_json::from_str(&told).expect("one object")
     };
-    let calibrated = told(&["--accuracy", "0.935"]);
+    let report = cluster.path("calibration.html");
+    let calibrated = told(&["--accuracy", "0.935", "--report", &report]);
+    let page = std::fs::read_to_string(&report).expect("it was written");
+    assert!(page.contains("What mid gains after tiny") && page.matches("<svg").count() == 3);
+    let bins = calibrated["gates"][0]["bins"].as_array().expect("bins");
+    assert!(bins.len() > 5 && bins.iter().all(|bin| number(&bin["error"]) > 0.0), "{bins:?}");
     assert!(number(&calibrated["target"]["accuracy"]) >= 0.935, "{calibrated}");
     let us = |stage: usize| number(&calibrated["stages"][stage]["row_us"]);
     let limit = us(0) + 0.3 * us(1) + 0.05 * us(2);

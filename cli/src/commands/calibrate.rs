@@ -9,6 +9,7 @@ use weir_client::admin::Status;
 use weir_client::weirfile::parse_duration;
 use weir_client::{Answer, LocalClient, Request};
 use weir_core::endpoint::frontier::{Known, Point, at_price, calibrate, frontier, with_gates, with_tables};
+use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::gate::label;
 use weir_core::endpoint::thresholds::{FixedFrontier, FixedGate, FixedPoint, Goal};
 use weir_core::endpoint::{Endpoint, GainTable};
@@ -17,6 +18,7 @@ use weir_core::outcome::{Class, Outcome};
 use weir_core::placement::ReplicaState;
 use weir_core::profile::Profile;
 use weir_loadgen::data::Data;
+use weir_loadgen::report::{Calibration, calibration};
 
 use super::load::asked::read_rows;
 use crate::connect::Common;
@@ -25,6 +27,8 @@ use crate::show::table;
 
 /// Rows of one call: enough for a good batch, and few enough to leave room for others.
 const ROWS: usize = 32;
+/// Bins of a gain table that are told in one line: as many as fit beside each other.
+const BINS_A_LINE: usize = 4;
 /// For a call of the deepest stage on a slow device; calibration is in no hurry.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,6 +49,9 @@ pub struct Calibrate {
     /// Also tell the fixed thresholds that get most right for at most this slot time a row, as 60us
     #[arg(long, env = "WEIR_COST", value_name = "TIME")]
     cost: Option<String>,
+    /// Also draw it into this file, as a page that stands alone
+    #[arg(long, env = "WEIR_REPORT", value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Where to write the tables
     #[arg(long, env = "WEIR_OUT", value_name = "FOLDER", default_value = ".")]
     out: PathBuf,
@@ -89,6 +96,9 @@ impl Calibrate {
             rows: rows.len(),
             distilled: labels.is_none(),
         };
+        if let Some(path) = &self.report {
+            std::fs::write(path, told.page()).map_err(|cause| unwritable(path, &cause))?;
+        }
         if common.json() {
             println!("{}", told.json())
         } else {
@@ -114,20 +124,22 @@ impl Calibrate {
     }
 
     fn write(&self, endpoint: &Endpoint, tables: &[GainTable]) -> Result<Vec<PathBuf>, Failure> {
-        let wrong =
-            |path: &Path, cause: std::io::Error| Failure::No(format!("cannot write {}: {cause}", path.display()));
-        std::fs::create_dir_all(&self.out).map_err(|cause| wrong(&self.out, cause))?;
+        std::fs::create_dir_all(&self.out).map_err(|cause| unwritable(&self.out, &cause))?;
         let mut files = Vec::new();
         for (pair, table) in endpoint.stages.windows(2).zip(tables) {
             let (from, to) = (&pair[0].name, &pair[1].name);
             let path = self.out.join(format!("{from}-{to}.csv"));
             let remark =
                 format!("# what {to} gains after {from}, by the confidence of {from}; endpoint {}\n", endpoint.name);
-            std::fs::write(&path, remark + &table.to_csv()).map_err(|cause| wrong(&path, cause))?;
+            std::fs::write(&path, remark + &table.to_csv()).map_err(|cause| unwritable(&path, &cause))?;
             files.push(path);
         }
         Ok(files)
     }
+}
+
+fn unwritable(path: &Path, cause: &std::io::Error) -> Failure {
+    Failure::No(format!("cannot write {}: {cause}", path.display()))
 }
 
 /// The endpoint, where it is a cascade.
@@ -279,8 +291,9 @@ impl Told<'_> {
         let point = |point: &Point| json!({"price": point.price, "accuracy": point.accuracy, "row_us": point.seconds * 1e6, "shares": point.shares});
         let fixed = |point: &FixedPoint| json!({"accuracy": point.accuracy, "row_us": point.seconds * 1e6});
         let gates = self.files.iter().zip(self.tables).map(|(file, table)| {
-            let error = table.bins().iter().map(|bin| bin.error).fold(0.0, f64::max);
-            json!({"gain": file.display().to_string(), "bins": table.bins().len(), "largest_error": error})
+            let bin = |bin: &Bin| json!({"confidence": bin.confidence, "rows": bin.rows, "gain": bin.gain, "error": bin.error});
+            let bins: Vec<Value> = table.bins().iter().map(bin).collect();
+            json!({"gain": file.display().to_string(), "bins": bins})
         });
         let target = self.target.as_ref().map(|target| {
             let gates = target.gates.iter().zip(self.endpoint.stages.iter().skip(1)).map(|(gate, stage)| {
@@ -305,8 +318,32 @@ impl Told<'_> {
         })
     }
 
+    /// What is measured.
+    fn judge(&self) -> &'static str {
+        if self.distilled { "agreement with the deepest stage" } else { "accuracy" }
+    }
+
+    /// All of it as a page, with the best fixed thresholds beside what gates by gain do.
+    fn page(&self) -> String {
+        let names: Vec<String> = self.endpoint.stages.iter().map(|stage| stage.name.to_string()).collect();
+        let stages = names.iter().cloned().zip(&self.right).zip(self.seconds);
+        let stages: Vec<(String, f64, f64)> = stages.map(|((name, right), seconds)| (name, *right, *seconds)).collect();
+        let gates = names.windows(2).zip(self.tables);
+        let gates: Vec<_> = gates.map(|(pair, table)| (pair[0].clone(), pair[1].clone(), table)).collect();
+        calibration(&Calibration {
+            endpoint: self.endpoint.name.as_str(),
+            says: &self.text(),
+            judge: self.judge(),
+            stages: &stages,
+            priced: &self.frontier,
+            fixed: self.fixed.points(),
+            target: self.target.as_ref().map(|target| (target.goal, target.point.accuracy, target.point.seconds)),
+            gates: &gates,
+        })
+    }
+
     fn text(&self) -> String {
-        let judge = if self.distilled { "agreement with the deepest stage" } else { "accuracy" };
+        let judge = self.judge();
         let stages = self.endpoint.stages.iter().enumerate().map(|(i, stage)| {
             vec![
                 stage.name.to_string(),
@@ -335,15 +372,16 @@ impl Told<'_> {
             text += &self.thresholds(target, judge);
         }
         for ((file, table), stage) in self.files.iter().zip(self.tables).zip(self.endpoint.stages.iter().skip(1)) {
-            let errors = table.bins().iter().map(|bin| bin.error);
+            let name = file.file_name().unwrap_or_default();
             text += &format!(
-                "\n{}: {} bins, standard errors up to {:.3}; use it as  gate = {{ gain = {:?} }}  in stage {}",
+                "\n{}: use it as  gate = {{ gain = {name:?} }}  in stage {}; gain by confidence, and its standard error:\n",
                 file.display(),
-                table.bins().len(),
-                errors.fold(0.0, f64::max),
-                file.file_name().unwrap_or_default(),
                 stage.name
             );
+            for bins in table.bins().chunks(BINS_A_LINE) {
+                let bin = |bin: &Bin| format!("  {:.3}: {:+.3} ± {:.3}", bin.confidence, bin.gain, bin.error);
+                text += &(bins.iter().map(bin).collect::<String>() + "\n");
+            }
         }
         text
     }
