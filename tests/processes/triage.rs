@@ -119,6 +119,82 @@ fn fixed_thresholds_get_what_is_said_of_them() {
     assert!(refused(2, &["--cost", "cheap"]).contains("slot time a row, as 60us"));
 }
 
+/// A cascade whose first stage does not know when it is right, but for a head that has learned it (`tests/models/make_learned_models.py`).
+fn learned(cluster: &Cluster, endpoint: &str, gate: &str) -> String {
+    let models = weir_tests::processes::root().join("tests/models");
+    let model = |name: &str| {
+        let path = models.join(format!("learned_{name}.onnx"));
+        format!("[[model]]\nname = \"{name}\"\nversion = \"1\"\npath = \"{}\"\n", path.display())
+    };
+    let stage = |name: &str| format!("[[endpoint.stage]]\nname = \"{name}\"\nmodel = \"{name}@1\"\n");
+    let endpoint =
+        format!("[[endpoint]]\nname = \"signs\"\ndeadline = \"20s\"\nlabel_output = \"probs\"\n{endpoint}\n");
+    cluster.write(
+        "signs.toml",
+        [model("shallow"), model("deep"), endpoint, stage("shallow"), stage("deep"), gate.into()].concat(),
+    )
+}
+
+#[test]
+fn a_learned_signal_decides_who_goes_deeper() {
+    const LEARNED: &str = "confidence_output = \"sure\"";
+    let cluster = Cluster::start(1, 1);
+    // Of two numbers each; the first stage is right where the second one is positive, and only its learned output says so.
+    let size = |i: usize, times: usize| 0.3 + ((i * times) % 97) as f32 / 97.0;
+    let sign = |i: usize, bit: usize| if i >> bit & 1 == 0 { 1.0 } else { -1.0 };
+    let rows: Vec<[f32; 2]> = (0..400).map(|i| [sign(i, 0) * size(i, 31), sign(i, 1) * size(i, 57)]).collect();
+    let class_of = |row: &[f32; 2]| usize::from(row[0] * row[1] < 0.0);
+    let data = cluster.write("signs.npy", weir_tests::processes::npy(&[400, 2], rows.as_flattened()));
+    // The heading of an array of f32, and then of bytes.
+    let mut labels = weir_tests::processes::npy(&[400], &[]);
+    let kind = labels.windows(3).position(|bytes| bytes == b"<f4").expect("it stands in the heading");
+    labels[kind..kind + 3].copy_from_slice(b"|u1");
+    labels.extend(rows.iter().map(|row| class_of(row) as u8));
+    let labels = cluster.write("labels.npy", labels);
+    let apply = |endpoint: &str, gate: &str| cluster.ok(&["apply", "-f", &learned(&cluster, endpoint, gate)]);
+    let calibrated = |more: &[&str]| -> Value {
+        let ask =
+            ["calibrate", "signs", "--data", &data, "--labels", &labels, "--out", &cluster.path(""), "-o", "json"];
+        serde_json::from_str(&cluster.ok(&[&ask, more].concat())).expect("one object")
+    };
+    // Who goes deeper, of those that the first stage gets right and of the others; all have to be right.
+    let deeper = || {
+        let answers = cluster.ok(&["predict", "signs", "--input", &data, "-o", "json"]);
+        let answers: Vec<Value> =
+            answers.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect();
+        assert!(rows.iter().zip(&answers).all(|(row, answer)| class(answer) == class_of(row)));
+        let deep = |right: bool| {
+            let of = rows.iter().zip(&answers).filter(|(row, _)| (row[1] > 0.0) == right);
+            of.filter(|(_, answer)| answer["stage"] == "deep").count()
+        };
+        (deep(true), deep(false))
+    };
+
+    // The deepest stage has no such output, and no gate looks for it there.
+    apply(LEARNED, "gate = { confidence_below = 0.5 }");
+    assert_eq!(deeper(), (0, 200), "it decides as a fixed threshold");
+    let told = calibrated(&["--accuracy", "1"]);
+    assert_eq!(
+        (&told["stages"][0]["accuracy"], &told["target"]["shares"][0]),
+        (&Value::from(0.5), &Value::from(0.5)),
+        "{told}"
+    );
+    let bins = told["gates"][0]["bins"].as_array().expect("bins");
+    assert!(
+        bins[0]["gain"].as_f64() > Some(0.99) && bins.last().expect("some")["gain"].as_f64() < Some(0.01),
+        "{told}"
+    );
+    assert!(bins[0]["confidence"].as_f64() < Some(0.1), "the smallest of two probabilities is no such number");
+
+    apply(LEARNED, "gate = { gain = \"shallow-deep.csv\" }");
+    let (right, wrong) = deeper();
+    assert!(wrong == 200 && right < 20, "it decides by what is gained: {right} {wrong}");
+
+    apply("", "gate = { confidence_below = 0.5 }");
+    let told = calibrated(&["--accuracy", "1"]);
+    assert!(told["target"]["shares"][0].as_f64() < Some(0.1), "probabilities do not know: {told}");
+}
+
 #[test]
 fn with_too_much_to_do_answers_are_shallower_and_none_is_lost() {
     // The deepest stage takes some ten milliseconds a row then.

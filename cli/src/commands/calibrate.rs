@@ -73,9 +73,12 @@ impl Calibrate {
         let endpoint = cascade(&status, &name)?;
         let asked = Asked { client: &client, endpoint: &name, data: &data, label_output: &label_output };
         let mut said = Vec::with_capacity(endpoint.stages.len());
-        for stage in &endpoint.stages {
-            said.push(asked.stage(&stage.name).await?);
+        let (last, others) = endpoint.stages.split_last().expect("a cascade has stages");
+        for stage in others {
+            said.push(asked.stage(&stage.name, endpoint.confidence_output.as_deref()).await?);
         }
+        // No gate looks at how sure the deepest is, and it need not tell.
+        said.push(asked.stage(&last.name, None).await?);
         let rows = known(&said, labels.as_deref());
         let tables = calibrate(&rows)
             .ok_or_else(|| usage(format!("{} rows are too few to say anything; give some hundreds", rows.len())))?;
@@ -205,8 +208,9 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// What one stage says about each row: class and confidence.
-    async fn stage(&self, stage: &StageName) -> Result<Vec<(usize, f32)>, Failure> {
+    /// What one stage says about each row: class and confidence. `learned`: the output with the confidence; the largest probability
+    /// where there is none.
+    async fn stage(&self, stage: &StageName, learned: Option<&str>) -> Result<Vec<(usize, f32)>, Failure> {
         let numbers: Vec<u32> = (0..self.data.rows() as u32).collect();
         let mut said = Vec::with_capacity(numbers.len());
         for rows in numbers.chunks(if self.data.whole() { 1 } else { ROWS }) {
@@ -216,28 +220,33 @@ impl Asked<'_> {
                 whole: self.data.whole(),
                 deadline: Some(PATIENCE),
                 class: Some(Class::Sheddable),
-                outputs: vec![self.label_output.to_owned()],
+                outputs: std::iter::once(self.label_output).chain(learned).map(str::to_owned).collect(),
                 min_stage: Some(stage.clone()),
                 max_stage: Some(stage.clone()),
                 trace: false,
             };
             for answer in self.client.predict(&request).await {
-                said.push(read(stage, said.len(), &answer)?);
+                said.push(self.read(&answer, learned).map_err(|what| {
+                    Failure::No(format!("stage {stage} does not answer row {}: {what}", said.len()))
+                })?);
             }
         }
         Ok(said)
     }
-}
 
-fn read(stage: &StageName, row: usize, answer: &Answer) -> Result<(usize, f32), Failure> {
-    if answer.outcome != Outcome::Answered {
-        return Err(Failure::No(format!("stage {stage} does not answer row {row}: {}", answer.message)));
+    fn read(&self, answer: &Answer, learned: Option<&str>) -> Result<(usize, f32), String> {
+        if answer.outcome != Outcome::Answered {
+            return Err(answer.message.clone());
+        }
+        let numbers = |output: &str| {
+            let output = answer.outputs.iter().find(|(name, _)| name == output);
+            output.and_then(|(_, tensor)| tensor.as_f32()).ok_or("it gives no f32 numbers")
+        };
+        let (class, largest) = label(&numbers(self.label_output)?).ok_or("it gives no class probabilities")?;
+        let Some(learned) = learned else { return Ok((class, largest)) };
+        let confidence = numbers(learned)?.first().copied().ok_or("it gives no confidence")?;
+        Ok((class, confidence))
     }
-    let probabilities = answer.outputs.first().and_then(|(_, tensor)| tensor.as_f32());
-    probabilities
-        .as_deref()
-        .and_then(label)
-        .ok_or_else(|| Failure::No(format!("stage {stage} gives no class probabilities for row {row}")))
 }
 
 /// Which answers are right: by the labels, or else those that agree with the deepest stage.
