@@ -119,6 +119,26 @@ fn fixed_thresholds_get_what_is_said_of_them() {
     assert!(refused(2, &["--cost", "cheap"]).contains("slot time a row, as 60us"));
 }
 
+/// Without labels the deepest stage is taken to be right.
+#[test]
+fn a_cascade_without_labels_learns_from_its_deepest_stage() {
+    let cluster = Cluster::start(1, 1);
+    cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+    let told = calibrate(&cluster, &["--accuracy", "0.97", "-o", "json"]);
+    let told: Value = serde_json::from_str(&told).expect("one object");
+    let number = |value: &Value| value.as_f64().expect("a number");
+    assert_eq!((&told["distilled"], number(&told["stages"][2]["accuracy"])), (&Value::Bool(true), 1.0));
+    // As often as the first stage says what the deepest one does, when asked.
+    let [tiny, big] = [["--max-stage", "tiny"], ["--min-stage", "big"]].map(|depth| asked(&cluster, &depth));
+    let agree = tiny.iter().zip(&big).filter(|(tiny, big)| class(tiny) == class(big)).count();
+    assert!((number(&told["stages"][0]["accuracy"]) - agree as f64 / 500.0).abs() < 0.003, "{agree} {told}");
+    assert!(agree < 490, "{agree}");
+    assert!(number(&told["target"]["accuracy"]) >= 0.97);
+    let gates = cluster.demo_with(["gain = \"tiny-mid.csv\"", "gain = \"mid-big.csv\""]);
+    assert!(cluster.ok(&["apply", "-f", &gates]).contains("endpoint fashion configured"), "its tables are tables");
+    assert!(calibrate(&cluster, &[]).contains("agreement with the deepest stage"));
+}
+
 /// A cascade whose first stage does not know when it is right, but for a head that has learned it (`tests/models/make_learned_models.py`).
 fn learned(cluster: &Cluster, endpoint: &str, gate: &str) -> String {
     let models = weir_tests::processes::root().join("tests/models");
