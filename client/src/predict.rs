@@ -46,7 +46,8 @@ pub struct Request {
     pub deadline: Option<Duration>,
     /// The endpoint's own where absent.
     pub class: Option<Class>,
-    /// Which outputs to send back; all where empty.
+    /// Which outputs to send back; all that the stages share where empty. Who demands one stage, as the shallowest and the deepest, can
+    /// have what only that one gives.
     pub outputs: Vec<String>,
     /// No shallower stage may answer: then rather none does. Any may where absent.
     pub min_stage: Option<StageName>,

@@ -5,8 +5,10 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+mod calibration;
 mod profile;
 
+pub use calibration::{Calibration, calibration};
 pub use profile::profile;
 
 use crate::hdr;

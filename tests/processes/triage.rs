@@ -9,20 +9,7 @@ use crate::gateway::{eventually, metric};
 fn weighing(pace: &str) -> (Cluster, Value) {
     let cluster = Cluster::start_with(1, 1, &["--pace", pace]);
     cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
-    let calibrated = cluster.ok(&[
-        "calibrate",
-        "fashion",
-        "--data",
-        "demo/images.npy",
-        "--labels",
-        "demo/labels.npy",
-        "--accuracy",
-        "0.9",
-        "--out",
-        &cluster.path(""),
-        "-o",
-        "json",
-    ]);
+    let calibrated = calibrate(&cluster, &[&LABELLED[..], &["--accuracy", "0.9", "-o", "json"]].concat());
     let file = cluster.demo_with(["gain = \"tiny-mid.csv\"", "gain = \"mid-big.csv\""]);
     assert!(cluster.ok(&["apply", "-f", &file]).contains("endpoint fashion configured"));
     (cluster, serde_json::from_str(&calibrated).expect("one object"))
@@ -59,6 +46,175 @@ fn what_deeper_stages_gain_is_measured_and_weighed() {
     let described = cluster.ok(&["describe", "endpoint", "fashion", "-o", "json"]);
     let described: Value = serde_json::from_str(&described).expect("one object");
     assert!(described["stages"][1]["gate"]["gain"].as_array().is_some_and(|bins| bins.len() > 5), "{described}");
+}
+
+/// What `weir calibrate` says of the demo.
+fn calibrate(cluster: &Cluster, more: &[&str]) -> String {
+    let ask = ["calibrate", "fashion", "--data", "demo/images.npy", "--out", &cluster.path("")];
+    cluster.ok(&[&ask, more].concat())
+}
+
+const LABELLED: [&str; 2] = ["--labels", "demo/labels.npy"];
+
+/// The classes of the demo's images.
+fn classes() -> Vec<u8> {
+    let labels = std::fs::read(weir_tests::processes::root().join("demo/labels.npy")).expect("it belongs to the demo");
+    labels[labels.len() - 500..].to_vec()
+}
+
+/// The class that an answer says.
+fn class(answer: &Value) -> usize {
+    let numbers = answer["outputs"]["probs"]["data"].as_array().expect("class probabilities");
+    let number = |class: &usize| numbers[*class].as_f64().expect("a number");
+    (0..numbers.len()).max_by(|a, b| number(a).total_cmp(&number(b))).expect("there are classes")
+}
+
+/// What is printed of fixed thresholds is what gates with them do.
+#[test]
+fn fixed_thresholds_get_what_is_said_of_them() {
+    let cluster = Cluster::start(1, 1);
+    cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let told = |more: &[&str]| -> Value {
+        let told = calibrate(&cluster, &[&LABELLED[..], more, &["-o", "json"]].concat());
+        serde_json::from_str(&told).expect("one object")
+    };
+    let report = cluster.path("calibration.html");
+    let calibrated = told(&["--accuracy", "0.935", "--report", &report]);
+    let page = std::fs::read_to_string(&report).expect("it was written");
+    assert!(page.contains("What mid gains after tiny") && page.matches("<svg").count() == 3);
+    let bins = calibrated["gates"][0]["bins"].as_array().expect("bins");
+    assert!(bins.len() > 5 && bins.iter().all(|bin| number(&bin["error"]) > 0.0), "{bins:?}");
+    assert!(number(&calibrated["target"]["accuracy"]) >= 0.935, "{calibrated}");
+    let us = |stage: usize| number(&calibrated["stages"][stage]["row_us"]);
+    let limit = us(0) + 0.3 * us(1) + 0.05 * us(2);
+    let for_cost = told(&["--cost", &format!("{limit}us")]);
+    assert!(number(&for_cost["target"]["row_us"]) <= limit, "{for_cost}");
+    for target in [&calibrated["target"], &for_cost["target"]] {
+        let gates = target["gates"].as_array().expect("gates");
+        // In the demo's file there is a gate in any case.
+        let below = |i: usize| match gates[i]["runs"].as_str() {
+            Some("never") => "confidence_below = 0.000001".to_owned(),
+            Some("always") => "confidence_below = 1".to_owned(),
+            _ => format!("confidence_below = {}", number(&gates[i]["confidence_below"])),
+        };
+        let file = cluster.demo_with([&below(0), &below(1)]);
+        cluster.ok(&["apply", "-f", &file]);
+        let answers = asked(&cluster, &[]);
+        let right =
+            answers.iter().zip(classes()).filter(|(answer, label)| class(answer) == usize::from(*label)).count();
+        assert_eq!(right as f64 / 500.0, number(&target["accuracy"]), "{target}");
+        let deep = answers.iter().filter(|answer| answer["stage"] == "big").count();
+        assert_eq!(deep as f64 / 500.0, number(&target["shares"][2]), "{target}");
+    }
+    let first = calibrate(&cluster, &[&LABELLED[..], &["--accuracy", "0.5"]].concat());
+    assert!(
+        first.contains("leave stage mid out\n  leave stage big out\n") && !first.contains("confidence_below"),
+        "{first}"
+    );
+    let refused = |code: i32, more: &[&str]| {
+        let ask = ["calibrate", "fashion", "--data", "demo/images.npy", "--labels", "demo/labels.npy"];
+        cluster.fails(code, &[&ask, more].concat())
+    };
+    assert!(refused(1, &["--accuracy", "1"]).contains("no fixed thresholds get 1 of these rows right"));
+    assert!(refused(1, &["--cost", "0.001us"]).contains("the first stage alone takes"));
+    assert!(refused(2, &["--cost", "cheap"]).contains("slot time a row, as 60us"));
+}
+
+/// Without labels the deepest stage is taken to be right.
+#[test]
+fn a_cascade_without_labels_learns_from_its_deepest_stage() {
+    let cluster = Cluster::start(1, 1);
+    cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+    let told = calibrate(&cluster, &["--accuracy", "0.97", "-o", "json"]);
+    let told: Value = serde_json::from_str(&told).expect("one object");
+    let number = |value: &Value| value.as_f64().expect("a number");
+    assert_eq!((&told["distilled"], number(&told["stages"][2]["accuracy"])), (&Value::Bool(true), 1.0));
+    // As often as the first stage says what the deepest one does, when asked.
+    let [tiny, big] = [["--max-stage", "tiny"], ["--min-stage", "big"]].map(|depth| asked(&cluster, &depth));
+    let agree = tiny.iter().zip(&big).filter(|(tiny, big)| class(tiny) == class(big)).count();
+    assert!((number(&told["stages"][0]["accuracy"]) - agree as f64 / 500.0).abs() < 0.003, "{agree} {told}");
+    assert!(agree < 490, "{agree}");
+    assert!(number(&told["target"]["accuracy"]) >= 0.97);
+    let gates = cluster.demo_with(["gain = \"tiny-mid.csv\"", "gain = \"mid-big.csv\""]);
+    assert!(cluster.ok(&["apply", "-f", &gates]).contains("endpoint fashion configured"), "its tables are tables");
+    assert!(calibrate(&cluster, &[]).contains("agreement with the deepest stage"));
+}
+
+/// A cascade whose first stage does not know when it is right, but for a head that has learned it (`tests/models/make_learned_models.py`).
+fn learned(cluster: &Cluster, endpoint: &str, gate: &str) -> String {
+    let models = weir_tests::processes::root().join("tests/models");
+    let model = |name: &str| {
+        let path = models.join(format!("learned_{name}.onnx"));
+        format!("[[model]]\nname = \"{name}\"\nversion = \"1\"\npath = \"{}\"\n", path.display())
+    };
+    let stage = |name: &str| format!("[[endpoint.stage]]\nname = \"{name}\"\nmodel = \"{name}@1\"\n");
+    let endpoint =
+        format!("[[endpoint]]\nname = \"signs\"\ndeadline = \"20s\"\nlabel_output = \"probs\"\n{endpoint}\n");
+    cluster.write(
+        "signs.toml",
+        [model("shallow"), model("deep"), endpoint, stage("shallow"), stage("deep"), gate.into()].concat(),
+    )
+}
+
+#[test]
+fn a_learned_signal_decides_who_goes_deeper() {
+    const LEARNED: &str = "confidence_output = \"sure\"";
+    let cluster = Cluster::start(1, 1);
+    // Of two numbers each; the first stage is right where the second one is positive, and only its learned output says so.
+    let size = |i: usize, times: usize| 0.3 + ((i * times) % 97) as f32 / 97.0;
+    let sign = |i: usize, bit: usize| if i >> bit & 1 == 0 { 1.0 } else { -1.0 };
+    let rows: Vec<[f32; 2]> = (0..400).map(|i| [sign(i, 0) * size(i, 31), sign(i, 1) * size(i, 57)]).collect();
+    let class_of = |row: &[f32; 2]| usize::from(row[0] * row[1] < 0.0);
+    let data = cluster.write("signs.npy", weir_tests::processes::npy(&[400, 2], rows.as_flattened()));
+    // The heading of an array of f32, and then of bytes.
+    let mut labels = weir_tests::processes::npy(&[400], &[]);
+    let kind = labels.windows(3).position(|bytes| bytes == b"<f4").expect("it stands in the heading");
+    labels[kind..kind + 3].copy_from_slice(b"|u1");
+    labels.extend(rows.iter().map(|row| class_of(row) as u8));
+    let labels = cluster.write("labels.npy", labels);
+    let apply = |endpoint: &str, gate: &str| cluster.ok(&["apply", "-f", &learned(&cluster, endpoint, gate)]);
+    let calibrated = |more: &[&str]| -> Value {
+        let ask =
+            ["calibrate", "signs", "--data", &data, "--labels", &labels, "--out", &cluster.path(""), "-o", "json"];
+        serde_json::from_str(&cluster.ok(&[&ask, more].concat())).expect("one object")
+    };
+    // Who goes deeper, of those that the first stage gets right and of the others; all have to be right.
+    let deeper = || {
+        let answers = cluster.ok(&["predict", "signs", "--input", &data, "-o", "json"]);
+        let answers: Vec<Value> =
+            answers.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect();
+        assert!(rows.iter().zip(&answers).all(|(row, answer)| class(answer) == class_of(row)));
+        let deep = |right: bool| {
+            let of = rows.iter().zip(&answers).filter(|(row, _)| (row[1] > 0.0) == right);
+            of.filter(|(_, answer)| answer["stage"] == "deep").count()
+        };
+        (deep(true), deep(false))
+    };
+
+    // The deepest stage has no such output, and no gate looks for it there.
+    apply(LEARNED, "gate = { confidence_below = 0.5 }");
+    assert_eq!(deeper(), (0, 200), "it decides as a fixed threshold");
+    let told = calibrated(&["--accuracy", "1"]);
+    assert_eq!(
+        (&told["stages"][0]["accuracy"], &told["target"]["shares"][0]),
+        (&Value::from(0.5), &Value::from(0.5)),
+        "{told}"
+    );
+    let bins = told["gates"][0]["bins"].as_array().expect("bins");
+    assert!(
+        bins[0]["gain"].as_f64() > Some(0.99) && bins.last().expect("some")["gain"].as_f64() < Some(0.01),
+        "{told}"
+    );
+    assert!(bins[0]["confidence"].as_f64() < Some(0.1), "the smallest of two probabilities is no such number");
+
+    apply(LEARNED, "gate = { gain = \"shallow-deep.csv\" }");
+    let (right, wrong) = deeper();
+    assert!(wrong == 200 && right < 20, "it decides by what is gained: {right} {wrong}");
+
+    apply("", "gate = { confidence_below = 0.5 }");
+    let told = calibrated(&["--accuracy", "1"]);
+    assert!(told["target"]["shares"][0].as_f64() < Some(0.1), "probabilities do not know: {told}");
 }
 
 #[test]
@@ -139,12 +295,10 @@ fn the_price_is_held_by_hand() {
 
 /// Asks the demo for its images in pieces, and labels every answer.
 fn labelled(cluster: &Cluster) -> Value {
-    let labels = std::fs::read(weir_tests::processes::root().join("demo/labels.npy")).expect("it belongs to the demo");
-    let labels = &labels[labels.len() - 500..];
     let answers = asked(cluster, &[]);
     let lines: String = answers
         .iter()
-        .zip(labels)
+        .zip(classes())
         .map(|(answer, label)| format!("{},{label}\n", answer["id"].as_str().expect("an id")))
         .collect();
     // Audits run when there is nothing else to do.

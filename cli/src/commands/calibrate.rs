@@ -6,15 +6,19 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 use weir_client::admin::Status;
+use weir_client::weirfile::parse_duration;
 use weir_client::{Answer, LocalClient, Request};
-use weir_core::endpoint::frontier::{Known, Point, calibrate, cheapest_for, frontier, thresholds, with_tables};
+use weir_core::endpoint::frontier::{Known, Point, at_price, calibrate, frontier, with_gates, with_tables};
+use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::gate::label;
+use weir_core::endpoint::thresholds::{FixedFrontier, FixedGate, FixedPoint, Goal};
 use weir_core::endpoint::{Endpoint, GainTable};
 use weir_core::ids::{EndpointName, ModelRef, StageName};
 use weir_core::outcome::{Class, Outcome};
 use weir_core::placement::ReplicaState;
 use weir_core::profile::Profile;
 use weir_loadgen::data::Data;
+use weir_loadgen::report::{Calibration, calibration};
 
 use super::load::asked::read_rows;
 use crate::connect::Common;
@@ -23,6 +27,8 @@ use crate::show::table;
 
 /// Rows of one call: enough for a good batch, and few enough to leave room for others.
 const ROWS: usize = 32;
+/// Bins of a gain table that are told in one line: as many as fit beside each other.
+const BINS_A_LINE: usize = 4;
 /// For a call of the deepest stage on a slow device; calibration is in no hurry.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -38,8 +44,14 @@ pub struct Calibrate {
     #[arg(long, env = "WEIR_LABELS", value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Also tell the fixed thresholds that reach this accuracy at the least cost, as 0.92
-    #[arg(long, env = "WEIR_ACCURACY")]
+    #[arg(long, env = "WEIR_ACCURACY", conflicts_with = "cost")]
     accuracy: Option<f64>,
+    /// Also tell the fixed thresholds that get most right for at most this slot time a row, as 60us
+    #[arg(long, env = "WEIR_COST", value_name = "TIME")]
+    cost: Option<String>,
+    /// Also draw it into this file, as a page that stands alone
+    #[arg(long, env = "WEIR_REPORT", value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Where to write the tables
     #[arg(long, env = "WEIR_OUT", value_name = "FOLDER", default_value = ".")]
     out: PathBuf,
@@ -49,9 +61,7 @@ impl Calibrate {
     pub async fn run(self, common: Common) -> Result<(), Failure> {
         let usage = |text: String| Failure::Usage(text);
         let name = EndpointName::parse(&self.endpoint).map_err(|bad| usage(bad.to_string()))?;
-        if let Some(accuracy) = self.accuracy.filter(|accuracy| !(*accuracy > 0.0 && *accuracy <= 1.0)) {
-            return Err(usage(format!("--accuracy {accuracy}: a share of right answers, above 0 and at most 1")));
-        }
+        let goal = self.goal()?;
         let client = common.client().await?;
         let info = client.describe(&name).await.map_err(|error| Failure::NotFound(error.to_string()))?;
         let Some(label_output) = info.label_output.clone() else {
@@ -63,21 +73,20 @@ impl Calibrate {
         let endpoint = cascade(&status, &name)?;
         let asked = Asked { client: &client, endpoint: &name, data: &data, label_output: &label_output };
         let mut said = Vec::with_capacity(endpoint.stages.len());
-        for stage in &endpoint.stages {
-            said.push(asked.stage(&stage.name).await?);
+        let (last, others) = endpoint.stages.split_last().expect("a cascade has stages");
+        for stage in others {
+            said.push(asked.stage(&stage.name, endpoint.confidence_output.as_deref()).await?);
         }
+        // No gate looks at how sure the deepest is, and it need not tell.
+        said.push(asked.stage(&last.name, None).await?);
         let rows = known(&said, labels.as_deref());
         let tables = calibrate(&rows)
             .ok_or_else(|| usage(format!("{} rows are too few to say anything; give some hundreds", rows.len())))?;
         let calibrated = with_tables(endpoint, &tables);
         let seconds = costs(&status, endpoint)?;
+        let fixed = FixedFrontier::of(&rows, &seconds);
+        let target = goal.map(|goal| reach(goal, endpoint, &fixed, &seconds, &rows)).transpose()?;
         let files = self.write(endpoint, &tables)?;
-        let target = match self.accuracy {
-            None => None,
-            Some(accuracy) => Some(cheapest_for(&calibrated, &seconds, &rows, accuracy).ok_or_else(|| {
-                Failure::No(format!("the cascade never gets {accuracy} of these rows right, at whatever cost"))
-            })?),
-        };
         let told = Told {
             endpoint,
             right: right(&rows),
@@ -85,10 +94,14 @@ impl Calibrate {
             tables: &tables,
             files: &files,
             frontier: frontier(&calibrated, &seconds, &rows),
-            target: target.map(|point| (thresholds(&calibrated, point.price, &seconds), point)),
+            fixed: &fixed,
+            target,
             rows: rows.len(),
             distilled: labels.is_none(),
         };
+        if let Some(path) = &self.report {
+            std::fs::write(path, told.page()).map_err(|cause| unwritable(path, &cause))?;
+        }
         if common.json() {
             println!("{}", told.json())
         } else {
@@ -97,21 +110,39 @@ impl Calibrate {
         Ok(())
     }
 
+    /// What is asked of fixed thresholds.
+    fn goal(&self) -> Result<Option<Goal>, Failure> {
+        if let Some(accuracy) = self.accuracy {
+            if !(accuracy > 0.0 && accuracy <= 1.0) {
+                let what = format!("--accuracy {accuracy}: a share of right answers, above 0 and at most 1");
+                return Err(Failure::Usage(what));
+            }
+            return Ok(Some(Goal::Accuracy(accuracy)));
+        }
+        let Some(cost) = &self.cost else { return Ok(None) };
+        match parse_duration(cost).filter(|cost| !cost.is_zero()) {
+            Some(cost) => Ok(Some(Goal::Seconds(cost.as_secs_f64()))),
+            None => Err(Failure::Usage(format!("--cost {cost}: slot time a row, as 60us or 1.5ms"))),
+        }
+    }
+
     fn write(&self, endpoint: &Endpoint, tables: &[GainTable]) -> Result<Vec<PathBuf>, Failure> {
-        let wrong =
-            |path: &Path, cause: std::io::Error| Failure::No(format!("cannot write {}: {cause}", path.display()));
-        std::fs::create_dir_all(&self.out).map_err(|cause| wrong(&self.out, cause))?;
+        std::fs::create_dir_all(&self.out).map_err(|cause| unwritable(&self.out, &cause))?;
         let mut files = Vec::new();
         for (pair, table) in endpoint.stages.windows(2).zip(tables) {
             let (from, to) = (&pair[0].name, &pair[1].name);
             let path = self.out.join(format!("{from}-{to}.csv"));
             let remark =
                 format!("# what {to} gains after {from}, by the confidence of {from}; endpoint {}\n", endpoint.name);
-            std::fs::write(&path, remark + &table.to_csv()).map_err(|cause| wrong(&path, cause))?;
+            std::fs::write(&path, remark + &table.to_csv()).map_err(|cause| unwritable(&path, &cause))?;
             files.push(path);
         }
         Ok(files)
     }
+}
+
+fn unwritable(path: &Path, cause: &std::io::Error) -> Failure {
+    Failure::No(format!("cannot write {}: {cause}", path.display()))
 }
 
 /// The endpoint, where it is a cascade.
@@ -144,6 +175,30 @@ fn costs(status: &Status, endpoint: &Endpoint) -> Result<Vec<f64>, Failure> {
     stages.collect()
 }
 
+/// The thresholds for a goal, and what a cascade with them does with the rows.
+fn reach(
+    goal: Goal,
+    endpoint: &Endpoint,
+    fixed: &FixedFrontier,
+    seconds: &[f64],
+    rows: &[Known],
+) -> Result<Target, Failure> {
+    let Some(best) = fixed.best(goal) else {
+        return Err(Failure::No(match goal {
+            Goal::Accuracy(accuracy) => {
+                format!("no fixed thresholds get {accuracy} of these rows right, at whatever cost")
+            }
+            Goal::Seconds(most) => format!(
+                "no row can be had for {:.1} us: the first stage alone takes {:.1} us",
+                most * 1e6,
+                seconds[0] * 1e6
+            ),
+        }));
+    };
+    let point = at_price(&with_gates(endpoint, &best.gates), 0.0, seconds, rows);
+    Ok(Target { goal, gates: best.gates.clone(), point })
+}
+
 /// Who is asked about what.
 struct Asked<'a> {
     client: &'a LocalClient,
@@ -153,8 +208,9 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// What one stage says about each row: class and confidence.
-    async fn stage(&self, stage: &StageName) -> Result<Vec<(usize, f32)>, Failure> {
+    /// What one stage says about each row: class and confidence. `learned`: the output with the confidence; the largest probability
+    /// where there is none.
+    async fn stage(&self, stage: &StageName, learned: Option<&str>) -> Result<Vec<(usize, f32)>, Failure> {
         let numbers: Vec<u32> = (0..self.data.rows() as u32).collect();
         let mut said = Vec::with_capacity(numbers.len());
         for rows in numbers.chunks(if self.data.whole() { 1 } else { ROWS }) {
@@ -164,28 +220,33 @@ impl Asked<'_> {
                 whole: self.data.whole(),
                 deadline: Some(PATIENCE),
                 class: Some(Class::Sheddable),
-                outputs: vec![self.label_output.to_owned()],
+                outputs: std::iter::once(self.label_output).chain(learned).map(str::to_owned).collect(),
                 min_stage: Some(stage.clone()),
                 max_stage: Some(stage.clone()),
                 trace: false,
             };
             for answer in self.client.predict(&request).await {
-                said.push(read(stage, said.len(), &answer)?);
+                said.push(self.read(&answer, learned).map_err(|what| {
+                    Failure::No(format!("stage {stage} does not answer row {}: {what}", said.len()))
+                })?);
             }
         }
         Ok(said)
     }
-}
 
-fn read(stage: &StageName, row: usize, answer: &Answer) -> Result<(usize, f32), Failure> {
-    if answer.outcome != Outcome::Answered {
-        return Err(Failure::No(format!("stage {stage} does not answer row {row}: {}", answer.message)));
+    fn read(&self, answer: &Answer, learned: Option<&str>) -> Result<(usize, f32), String> {
+        if answer.outcome != Outcome::Answered {
+            return Err(answer.message.clone());
+        }
+        let numbers = |output: &str| {
+            let output = answer.outputs.iter().find(|(name, _)| name == output);
+            output.and_then(|(_, tensor)| tensor.as_f32()).ok_or("it gives no f32 numbers")
+        };
+        let (class, largest) = label(&numbers(self.label_output)?).ok_or("it gives no class probabilities")?;
+        let Some(learned) = learned else { return Ok((class, largest)) };
+        let confidence = numbers(learned)?.first().copied().ok_or("it gives no confidence")?;
+        Ok((class, confidence))
     }
-    let probabilities = answer.outputs.first().and_then(|(_, tensor)| tensor.as_f32());
-    probabilities
-        .as_deref()
-        .and_then(label)
-        .ok_or_else(|| Failure::No(format!("stage {stage} gives no class probabilities for row {row}")))
 }
 
 /// Which answers are right: by the labels, or else those that agree with the deepest stage.
@@ -215,9 +276,20 @@ struct Told<'a> {
     tables: &'a [GainTable],
     files: &'a [PathBuf],
     frontier: Vec<Point>,
-    target: Option<(Vec<f32>, Point)>,
+    /// What fixed thresholds do at best.
+    fixed: &'a FixedFrontier,
+    target: Option<Target>,
     rows: usize,
     distilled: bool,
+}
+
+/// Fixed thresholds for a goal.
+struct Target {
+    goal: Goal,
+    /// Of the second stage first.
+    gates: Vec<FixedGate>,
+    /// What they do with the rows.
+    point: Point,
 }
 
 impl Told<'_> {
@@ -226,24 +298,61 @@ impl Told<'_> {
             json!({"stage": stage.name.as_str(), "accuracy": self.right[i], "row_us": self.seconds[i] * 1e6})
         });
         let point = |point: &Point| json!({"price": point.price, "accuracy": point.accuracy, "row_us": point.seconds * 1e6, "shares": point.shares});
+        let fixed = |point: &FixedPoint| json!({"accuracy": point.accuracy, "row_us": point.seconds * 1e6});
         let gates = self.files.iter().zip(self.tables).map(|(file, table)| {
-            let error = table.bins().iter().map(|bin| bin.error).fold(0.0, f64::max);
-            json!({"gain": file.display().to_string(), "bins": table.bins().len(), "largest_error": error})
+            let bin = |bin: &Bin| json!({"confidence": bin.confidence, "rows": bin.rows, "gain": bin.gain, "error": bin.error});
+            let bins: Vec<Value> = table.bins().iter().map(bin).collect();
+            json!({"gain": file.display().to_string(), "bins": bins})
         });
-        let target = self.target.as_ref().map(|(below, found)| {
-            let mut told = point(found);
-            told["confidence_below"] = json!(below);
-            told
+        let target = self.target.as_ref().map(|target| {
+            let gates = target.gates.iter().zip(self.endpoint.stages.iter().skip(1)).map(|(gate, stage)| {
+                let (runs, below) = match gate {
+                    FixedGate::Never => ("never", None),
+                    FixedGate::Below(threshold) => ("below", threshold.to_string().parse::<f64>().ok()),
+                    FixedGate::Always => ("always", None),
+                };
+                json!({"stage": stage.name.as_str(), "runs": runs, "confidence_below": below})
+            });
+            let Point { accuracy, seconds, shares, .. } = &target.point;
+            json!({
+                "accuracy": accuracy, "row_us": seconds * 1e6, "shares": shares, "gates": gates.collect::<Vec<_>>(),
+                "off_by": self.fixed.off_by(),
+            })
         });
         json!({
             "endpoint": self.endpoint.name.as_str(), "rows": self.rows, "distilled": self.distilled,
             "stages": stages.collect::<Vec<_>>(), "gates": gates.collect::<Vec<_>>(),
-            "frontier": self.frontier.iter().map(point).collect::<Vec<_>>(), "target": target,
+            "frontier": self.frontier.iter().map(point).collect::<Vec<_>>(),
+            "fixed": self.fixed.points().iter().map(fixed).collect::<Vec<_>>(), "target": target,
+        })
+    }
+
+    /// What is measured.
+    fn judge(&self) -> &'static str {
+        if self.distilled { "agreement with the deepest stage" } else { "accuracy" }
+    }
+
+    /// All of it as a page, with the best fixed thresholds beside what gates by gain do.
+    fn page(&self) -> String {
+        let names: Vec<String> = self.endpoint.stages.iter().map(|stage| stage.name.to_string()).collect();
+        let stages = names.iter().cloned().zip(&self.right).zip(self.seconds);
+        let stages: Vec<(String, f64, f64)> = stages.map(|((name, right), seconds)| (name, *right, *seconds)).collect();
+        let gates = names.windows(2).zip(self.tables);
+        let gates: Vec<_> = gates.map(|(pair, table)| (pair[0].clone(), pair[1].clone(), table)).collect();
+        calibration(&Calibration {
+            endpoint: self.endpoint.name.as_str(),
+            says: &self.text(),
+            judge: self.judge(),
+            stages: &stages,
+            priced: &self.frontier,
+            fixed: self.fixed.points(),
+            target: self.target.as_ref().map(|target| (target.goal, target.point.accuracy, target.point.seconds)),
+            gates: &gates,
         })
     }
 
     fn text(&self) -> String {
-        let judge = if self.distilled { "agreement with the deepest stage" } else { "accuracy" };
+        let judge = self.judge();
         let stages = self.endpoint.stages.iter().enumerate().map(|(i, stage)| {
             vec![
                 stage.name.to_string(),
@@ -268,21 +377,43 @@ impl Told<'_> {
             "\nthe cascade at rising prices of computing time\n{}\n",
             table(&heading, self.frontier.iter().map(line).collect())
         );
-        if let Some((below, point)) = &self.target {
-            text += &format!("\n{judge} {:.2} % for {:.1} us a row:\n", point.accuracy * 100.0, point.seconds * 1e6);
-            for (stage, below) in self.endpoint.stages.iter().skip(1).zip(below) {
-                text += &format!("  {}: gate = {{ confidence_below = {below} }}\n", stage.name);
-            }
+        if let Some(target) = &self.target {
+            text += &self.thresholds(target, judge);
         }
         for ((file, table), stage) in self.files.iter().zip(self.tables).zip(self.endpoint.stages.iter().skip(1)) {
-            let errors = table.bins().iter().map(|bin| bin.error);
+            let name = file.file_name().unwrap_or_default();
             text += &format!(
-                "\n{}: {} bins, standard errors up to {:.3}; use it as  gate = {{ gain = {:?} }}  in stage {}",
+                "\n{}: use it as  gate = {{ gain = {name:?} }}  in stage {}; gain by confidence, and its standard error:\n",
                 file.display(),
-                table.bins().len(),
-                errors.fold(0.0, f64::max),
-                file.file_name().unwrap_or_default(),
                 stage.name
+            );
+            for bins in table.bins().chunks(BINS_A_LINE) {
+                let bin = |bin: &Bin| format!("  {:.3}: {:+.3} ± {:.3}", bin.confidence, bin.gain, bin.error);
+                text += &(bins.iter().map(bin).collect::<String>() + "\n");
+            }
+        }
+        text
+    }
+
+    /// The gates of the target, as a weir file has them.
+    fn thresholds(&self, target: &Target, judge: &str) -> String {
+        let Point { accuracy, seconds, .. } = &target.point;
+        let best = match target.goal {
+            Goal::Accuracy(asked) => format!("the least cost of fixed thresholds that reach {:.2} %", asked * 100.0),
+            Goal::Seconds(most) => format!("the most that fixed thresholds get for {:.1} us", most * 1e6),
+        };
+        let mut text = format!("\n{judge} {:.2} % for {:.1} us a row, {best}:\n", accuracy * 100.0, seconds * 1e6);
+        for (stage, gate) in self.endpoint.stages.iter().skip(1).zip(&target.gates) {
+            text += &match gate {
+                FixedGate::Never => format!("  leave stage {} out\n", stage.name),
+                FixedGate::Below(below) => format!("  {}: gate = {{ confidence_below = {below} }}\n", stage.name),
+                FixedGate::Always => format!("  {}: no gate; it always runs\n", stage.name),
+            };
+        }
+        if self.fixed.off_by() > 0.0 {
+            text += &format!(
+                "so many rows that not all thresholds were tried: others get at most {:.2} % more right for no more\n",
+                self.fixed.off_by() * 100.0
             );
         }
         text

@@ -419,7 +419,7 @@ impl Learnt {
                 };
                 let (signal, holds) = (signal(endpoint, wiring, i, &outputs), holds(endpoint, wiring, i, &outputs));
                 learnt.says[i].push(Says { signal, holds, items });
-                learnt.classes[i].push(class(endpoint, wiring, i, &outputs).map(i64::from));
+                learnt.classes[i].push(class(wiring, i, &outputs).map(i64::from));
                 answers.push(outputs);
             }
         }

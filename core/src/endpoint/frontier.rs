@@ -1,6 +1,7 @@
 //! What a cascade gets right and what it costs, by the price of computing time: from rows of which every stage's answer is
-//! known. As the price rises the cascade stops earlier; the points are the lower hull of cost by accuracy (`seed-systems.md`
-//! section 11), as far as the gain tables tell the truth.
+//! known. As the price rises the cascade stops earlier. Each point is what its gates do at one of some thirty prices, as they would
+//! when serving: on the lower hull of cost by accuracy (`seed-systems.md` section 11) where the gain tables tell the truth, near it where
+//! they are estimates. None is left out for being worse than another. What thresholds do at best is in [`super::thresholds`].
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use super::Endpoint;
 use super::gain::{GainTable, Sample};
 use super::gate::Gate;
 use super::ladder::Ladder;
+use super::thresholds::FixedGate;
 
 /// What all stages say about one row.
 #[derive(Clone, Debug)]
@@ -58,11 +60,28 @@ pub fn with_tables(endpoint: &Endpoint, tables: &[GainTable]) -> Arc<Endpoint> {
     Arc::new(endpoint)
 }
 
-/// What the cascade does with `rows` at a price. `seconds`: slot time of a row, by stage.
+/// The endpoint with these gates; without the stages that nothing goes on to.
+pub fn with_gates(endpoint: &Endpoint, gates: &[FixedGate]) -> Arc<Endpoint> {
+    let mut endpoint = endpoint.clone();
+    for (i, gate) in gates.iter().enumerate() {
+        endpoint.stages[i + 1].gate = match gate {
+            FixedGate::Below(threshold) => Some(Gate::ConfidenceBelow(*threshold)),
+            FixedGate::Always => None,
+            FixedGate::Never => {
+                endpoint.stages.truncate(i + 1);
+                break;
+            }
+        };
+    }
+    Arc::new(endpoint)
+}
+
+/// What the cascade does with `rows` at a price. `seconds`: slot time of a row, by stage; of stages that the endpoint does not have
+/// nothing is asked.
 pub fn at_price(endpoint: &Arc<Endpoint>, price: f64, seconds: &[f64], rows: &[Known]) -> Point {
     let ladder = Ladder::new(Arc::clone(endpoint), price, seconds);
     let stages = endpoint.stages.len();
-    let (mut right, mut answered, mut time) = (0, vec![0u32; stages], 0.0);
+    let (mut right, mut answered, mut time) = (0, vec![0u32; seconds.len()], 0.0);
     for row in rows {
         let mut stage = 0;
         while stage + 1 < stages && ladder.verdict(stage + 1, Some(row.confidences[stage])).0.is_deeper() {
@@ -95,35 +114,10 @@ pub fn frontier(endpoint: &Arc<Endpoint>, seconds: &[f64], rows: &[Known]) -> Ve
     points
 }
 
-/// The highest price at which the cascade still gets `accuracy` right, to a thousandth; `None` where it never does.
-pub fn cheapest_for(endpoint: &Arc<Endpoint>, seconds: &[f64], rows: &[Known], accuracy: f64) -> Option<Point> {
-    let good = |price: f64| Some(at_price(endpoint, price, seconds, rows)).filter(|point| point.accuracy >= accuracy);
-    let mut best = good(0.0)?;
-    let (mut low, mut high) = (0.0, endpoint.too_dear(seconds));
-    if let Some(point) = good(high) {
-        return Some(point);
-    }
-    while high - low > 1e-3 * high {
-        let middle = f64::midpoint(low, high);
-        match good(middle) {
-            Some(point) => (best, low) = (point, middle),
-            None => high = middle,
-        }
-    }
-    Some(best)
-}
-
-/// The confidence below which each gate goes on at a price, the first gate first; 0 where it never does.
-pub fn thresholds(endpoint: &Arc<Endpoint>, price: f64, seconds: &[f64]) -> Vec<f32> {
-    let ladder = Ladder::new(Arc::clone(endpoint), price, seconds);
-    let goes_on = |stage: usize, confidence: f32| ladder.verdict(stage, Some(confidence)).0.is_deeper();
-    let highest = |stage: usize| (1..=1000).rev().map(|step| step as f32 / 1000.0).find(|c| goes_on(stage, *c));
-    (1..endpoint.stages.len()).map(|stage| highest(stage).unwrap_or(0.0)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::endpoint;
+    use super::super::thresholds::{FixedFrontier, FixedPoint, Goal};
     use super::*;
     use crate::prng::Prng;
 
@@ -160,41 +154,40 @@ mod tests {
         assert!((dear.seconds / SECONDS[0] - 1.0).abs() < 1e-9);
     }
 
-    /// Thresholds tuned by brute force on the same rows are no better than the price by more than a little.
+    /// Prices know the tables alone, and thresholds these rows.
     #[test]
-    fn a_target_costs_what_the_best_thresholds_cost() {
+    fn prices_come_near_the_best_thresholds() {
         let known = rows(3000, 2);
         let endpoint = calibrated(&known);
-        let found = cheapest_for(&endpoint, &SECONDS, &known, 0.93).unwrap();
-        assert!(found.accuracy >= 0.93);
-        let cost = |first: f32, second: f32| {
-            let (mut right, mut seconds) = (0.0, 0.0);
-            for row in &known {
-                let stage = match (row.confidences[0] < first, row.confidences[1] < second) {
-                    (false, _) => 0,
-                    (true, false) => 1,
-                    (true, true) => 2,
-                };
-                right += f64::from(u8::from(row.right[stage]));
-                seconds += SECONDS[..=stage].iter().sum::<f64>();
-            }
-            (right / known.len() as f64, seconds / known.len() as f64)
-        };
-        let grid = (0..=50).flat_map(|i| (0..=50).map(move |j| (i as f32 / 50.0, j as f32 / 50.0)));
-        let best = grid.map(|(a, b)| cost(a, b)).filter(|(right, _)| *right >= 0.93).map(|(_, cost)| cost);
-        let best = best.fold(f64::INFINITY, f64::min);
-        assert!(found.seconds <= 1.03 * best, "{} against {best}", found.seconds);
-        assert!(cheapest_for(&endpoint, &SECONDS, &known, 0.999).is_none());
-        assert_eq!(cheapest_for(&endpoint, &SECONDS, &known, 0.1).unwrap().shares, [1.0, 0.0, 0.0]);
+        let fixed = FixedFrontier::of(&known, &SECONDS);
+        assert_eq!(fixed.off_by(), 0.0);
+        // What gains nothing runs too, as long as it costs nothing.
+        for point in &frontier(&endpoint, &SECONDS, &known)[1..] {
+            let best = fixed.best(Goal::Accuracy(point.accuracy)).unwrap();
+            assert!(point.seconds <= 1.1 * best.seconds, "{point:?} {best:?}");
+        }
     }
 
+    /// What is told of thresholds is what gates that have them do.
     #[test]
-    fn thresholds_do_what_the_price_does() {
+    fn thresholds_reach_what_was_asked_as_gates() {
         let known = rows(3000, 3);
-        let endpoint = calibrated(&known);
-        let point = cheapest_for(&endpoint, &SECONDS, &known, 0.92).unwrap();
-        let below = thresholds(&endpoint, point.price, &SECONDS);
-        let stops = known.iter().filter(|row| row.confidences[0] >= below[0]).count() as f64 / known.len() as f64;
-        assert!((stops - point.shares[0]).abs() < 0.02, "{stops} {:?}", point.shares);
+        let cascade = endpoint(&[("a", None), ("b", None), ("c", None)]);
+        let fixed = FixedFrontier::of(&known, &SECONDS);
+        let at = |point: &FixedPoint| at_price(&with_gates(&cascade, &point.gates), 0.0, &SECONDS, &known);
+        for point in fixed.points() {
+            let done = at(point);
+            assert!(
+                done.accuracy == point.accuracy && (done.seconds - point.seconds).abs() < 1e-12,
+                "{done:?} {point:?}"
+            );
+        }
+        let found = at(fixed.best(Goal::Accuracy(0.92)).unwrap());
+        assert!(found.accuracy >= 0.92 && found.accuracy < 0.921, "{found:?}");
+        let found = at(fixed.best(Goal::Seconds(8e-6)).unwrap());
+        assert!(found.seconds <= 8e-6 && found.seconds > 7.9e-6, "{found:?}");
+        let first = with_gates(&cascade, &fixed.points()[0].gates);
+        assert_eq!(first.stages.len(), 1, "what nothing goes on to is left out");
+        assert_eq!(at_price(&first, 0.0, &SECONDS, &known).shares, [1.0, 0.0, 0.0]);
     }
 }

@@ -10,6 +10,7 @@ pub mod ladder;
 pub mod passage;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod thresholds;
 mod wiring;
 
 use std::time::Duration;
@@ -41,9 +42,11 @@ pub struct Endpoint {
     pub audit: f64,
     /// For a query that brings none.
     pub class: Class,
-    /// The output `[N, C]` whose arg-max is the answer and whose maximum is the confidence.
+    /// The output `[N, C]` of class probabilities: its arg-max is the answer, and its maximum the confidence where there is no
+    /// `confidence_output`.
     pub label_output: Option<String>,
-    /// The output with one number a row that is the confidence, where there is no `label_output`.
+    /// The output with one number a row that is the confidence: what gates look at that do not ask for probabilities. A stage
+    /// without a gate behind it need not have it where there is a `label_output`.
     pub confidence_output: Option<String>,
     /// What is answered, marked, where nothing else can be: each output that stages give, as one row `[1, …]`. Empty: nothing is.
     pub default_outputs: Vec<(String, Tensor)>,
@@ -131,17 +134,6 @@ impl Endpoint {
             objective: 0.0,
             undone: String::new(),
             shadow: None,
-        }
-    }
-
-    /// The number that decides after `stage`, from the numbers of its label output for one row, or of its confidence output
-    /// where the endpoint has no label output: what the next gate looks at, or else the confidence.
-    pub fn signal(&self, stage: usize, numbers: &[f32]) -> Option<f32> {
-        let gate = self.stages.get(stage + 1).and_then(|next| next.gate.as_ref());
-        match (&self.label_output, gate) {
-            (Some(_), Some(gate)) => gate.signal(numbers),
-            (Some(_), None) => gate::label(numbers).map(|(_, confidence)| confidence),
-            (None, _) => numbers.first().copied(),
         }
     }
 

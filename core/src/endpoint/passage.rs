@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::combine::{Part, combine};
 use super::graph::{ITEMS_BYTES_MAX, ITEMS_MAX, Run, Stages};
+use super::gate::label;
 use super::{Endpoint, Source, Wiring};
 use crate::tensor::{DType, Row, Tensor, TensorSpec};
 
@@ -176,15 +177,22 @@ impl Passage<'_> {
     }
 }
 
-/// What the gate after a stage looks at in what it gave, where the endpoint has that.
+/// What the gate after a stage looks at in what it gave, where the endpoint has that; the confidence where there is no gate.
 pub fn signal(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row) -> Option<f32> {
-    endpoint.signal(stage, &numbers(outputs, wiring.confidence[stage]?)?)
+    let output = wiring.confidence[stage]?;
+    let numbers = numbers(outputs, output)?;
+    if wiring.labels[stage] != Some(output) {
+        return numbers.first().copied();
+    }
+    match endpoint.stages.get(stage + 1).and_then(|next| next.gate.as_ref()) {
+        Some(gate) => gate.signal(&numbers),
+        None => label(&numbers).map(|(_, confidence)| confidence),
+    }
 }
 
 /// The class that a stage says, where the endpoint has class probabilities.
-pub fn class(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row) -> Option<u32> {
-    endpoint.label_output.as_ref()?;
-    super::gate::label(&numbers(outputs, wiring.confidence[stage]?)?).map(|(class, _)| class as u32)
+pub fn class(wiring: &Wiring, stage: usize, outputs: &Row) -> Option<u32> {
+    label(&numbers(outputs, wiring.labels[stage]?)?).map(|(class, _)| class as u32)
 }
 
 /// The stages whose condition looks at what a stage gave, and holds.

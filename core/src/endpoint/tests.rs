@@ -1,5 +1,5 @@
 use super::*;
-use crate::tensor::{DType, Signature, TensorSpec};
+use crate::tensor::{DType, Row, Signature, TensorSpec};
 
 fn spec(name: &str, dtype: DType, shape: &[i64]) -> TensorSpec {
     TensorSpec { name: name.into(), dtype, shape: shape.iter().map(|d| u64::try_from(*d).ok()).collect() }
@@ -97,6 +97,42 @@ fn gates_that_cannot_decide_are_refused() {
     assert!(wire(&fits, &[("a", &good), ("b", &good), ("c", &good)]).is_ok());
     let alone = cascade(gate(&[1.0]), GATE);
     assert!(wire(&alone, &[("a", &good), ("b", &good), ("c", &good)]).is_ok(), "the next gate needs no table");
+}
+
+#[test]
+fn a_learned_signal_decides_and_another_output_tells_the_class() {
+    let sure = |width| spec("sure", DType::F32, &[-1, width]);
+    let (first, last) = (image(&[probs(), sure(1)]), image(&[probs()]));
+    let with =
+        |gate| Endpoint { confidence_output: Some("sure".into()), ..endpoint(&[("a", None), ("b", Some(gate))]) };
+    let models = [("a", &first), ("b", &last)];
+    let mut row = [0.0; 10];
+    (row[3], row[4]) = (0.75, 0.25);
+    let tensors = vec![Tensor::f32(&[1, 10], &row), Tensor::f32(&[1, 1], &[0.125])];
+    let outputs = Row { tensors: std::sync::Arc::new(tensors), row: Some(0) };
+
+    let cascade = with(Gate::ConfidenceBelow(0.5));
+    let wiring = wire(&cascade, &models).unwrap();
+    assert_eq!(wiring.labels, [Some(0), Some(0)]);
+    assert_eq!(wiring.confidence, [Some(1), Some(0)], "of the last stage nothing else is known");
+    assert_eq!(wiring.signature, image(&[probs()]));
+    assert_eq!(passage::signal(&cascade, &wiring, 0, &outputs), Some(0.125));
+    assert_eq!(passage::class(&wiring, 0, &outputs), Some(3));
+    assert_eq!(passage::signal(&cascade, &wiring, 1, &outputs), Some(0.75));
+
+    // A gate by probabilities looks at them.
+    let unsure = with(Gate::MarginBelow(0.9));
+    let wiring = wire(&unsure, &models).unwrap();
+    assert_eq!(wiring.confidence, [Some(0), Some(0)]);
+    assert_eq!(passage::signal(&unsure, &wiring, 0, &outputs), Some(0.5));
+    assert!(wire(&unsure, &[("a", &last), ("b", &last)]).is_ok(), "nothing looks at what is not there");
+
+    assert!(wire(&cascade, &[("a", &last), ("b", &last)]).unwrap_err().contains("stage a has no output sure"));
+    let wide = image(&[probs(), sure(2)]);
+    assert!(wire(&cascade, &[("a", &wide), ("b", &last)]).unwrap_err().contains("one number a row"));
+    // Where it is all that there is, every stage has it.
+    let alone = Endpoint { label_output: None, ..cascade };
+    assert!(wire(&alone, &models).unwrap_err().contains("stage b has no output sure"));
 }
 
 fn feed(input: &str, stage: Option<u32>, tensor: &str, each: bool) -> Feed {
@@ -199,6 +235,12 @@ fn a_condition_looks_at_a_stage_before() {
     let wiring = when(0, graph::Signal::Confidence).unwrap();
     assert_eq!((wiring.conditions[0].as_slice(), wiring.flow.needs()[1].when), ([(1, 0)].as_slice(), Some(0)));
     assert_eq!(when(0, graph::Signal::Output("score".into())).unwrap().conditions[0], [(1, 1)]);
+    let mut learned = endpoint(&[("a", None), ("b", None)]);
+    learned.confidence_output = Some("score".into());
+    for (signal, output) in [(graph::Signal::Confidence, 1), (graph::Signal::Label, 0)] {
+        learned.stages[1].when = Some(Condition { stage: 0, signal, is: graph::Comparison::Less, than: 0.5 });
+        assert_eq!(wire(&learned, &models).unwrap().conditions[0], [(1, output)]);
+    }
     assert!(when(0, graph::Signal::Output("scores".into())).unwrap_err().contains("looks at a.scores"));
     assert!(when(1, graph::Signal::Label).unwrap_err().contains("does not stand before it"));
 }

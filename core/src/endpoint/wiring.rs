@@ -37,13 +37,19 @@ pub struct Wiring {
     pub outputs: Vec<Vec<usize>>,
     /// By stage: what it gives, as others see it.
     pub gives: Vec<Vec<TensorSpec>>,
-    /// By stage: the number of the label output (or else the confidence output) among what it gives.
+    /// By stage: the number of the label output among what it gives.
+    pub labels: Vec<Option<usize>>,
+    /// By stage: the number of the output that the gate behind it looks at among what it gives, or else of the one that says how sure
+    /// it is: the confidence output, or the label output.
     pub confidence: Vec<Option<usize>>,
     /// By stage: the conditions that look at it, as the stage that has one and the number of the output that is looked at.
     pub conditions: Vec<Vec<(usize, usize)>>,
     /// What stages wait for.
     pub flow: Arc<Flow>,
 }
+
+/// By stage: the numbers of the outputs that tell the class, and the confidence.
+type Told = (Vec<Option<usize>>, Vec<Option<usize>>);
 
 /// Why an endpoint cannot be served as declared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -233,10 +239,10 @@ impl Endpoint {
                 shared.iter().map(|output| position(&stage.outputs, &output.name).expect("shared by all")).collect()
             })
             .collect();
-        let gated = |stage: usize| self.stages.get(stage + 1).is_some_and(|next| next.gate.is_some());
-        let confidence = |(i, signature): (usize, &&Signature)| self.confidence(i, &signature.outputs, true, gated(i));
+        let (labels, confidence) = self.told(stages.iter().map(|stage| &*stage.outputs), u64::MAX)?;
         Ok(Wiring {
-            confidence: stages.iter().enumerate().map(confidence).collect::<Result<_, _>>()?,
+            labels,
+            confidence,
             gives: stages.iter().map(|stage| stage.outputs.clone()).collect(),
             signature: Signature { inputs: stages[0].inputs.clone(), outputs: shared },
             sources,
@@ -276,29 +282,66 @@ impl Endpoint {
         Ok(all)
     }
 
-    /// The number of the output that says how sure stage `i` is; `wanted`: it has to have that where the endpoint names one; `needed`:
-    /// a decision depends on it.
-    fn confidence(
-        &self,
-        i: usize,
-        outputs: &[TensorSpec],
-        wanted: bool,
-        needed: bool,
-    ) -> Result<Option<usize>, String> {
-        let stage = &self.stages[i].name;
-        let Some(name) = self.label_output.as_ref().or(self.confidence_output.as_ref()) else {
-            return match self.stages.get(i + 1) {
-                Some(next) if needed => Err(format!(
+    /// By stage: the numbers of the outputs that tell the class and the confidence among those that it gives. `answers`: stages whose
+    /// answer can be the endpoint's, and that have to tell.
+    fn told<'a>(&self, gives: impl Iterator<Item = &'a [TensorSpec]>, answers: Stages) -> Result<Told, String> {
+        let (mut labels, mut confidences) = (Vec::new(), Vec::new());
+        for (i, outputs) in gives.enumerate() {
+            let answers = answers & (1 << i) != 0;
+            let label = self.label(i, outputs, answers)?;
+            labels.push(label);
+            confidences.push(self.confidence(i, outputs, answers)?.or(label));
+        }
+        Ok((labels, confidences))
+    }
+
+    /// The number of the label output among what stage `i` gives.
+    fn label(&self, i: usize, outputs: &[TensorSpec], answers: bool) -> Result<Option<usize>, String> {
+        let Some(name) = &self.label_output else { return Ok(None) };
+        let looked_at = self.gate_behind(i).is_some_and(|gate| self.learned(gate).is_none());
+        self.number(i, outputs, name, answers || looked_at)
+    }
+
+    /// The number of the confidence output among what stage `i` gives, where it is looked at.
+    fn confidence(&self, i: usize, outputs: &[TensorSpec], answers: bool) -> Result<Option<usize>, String> {
+        let gate = self.gate_behind(i);
+        let Some(name) = gate.map_or(self.confidence_output.as_ref(), |gate| self.learned(gate)) else {
+            return match gate {
+                Some(_) if self.label_output.is_none() => Err(format!(
                     "stage {} has a gate by confidence: name a label_output or a confidence_output",
-                    next.name
+                    self.stages[i + 1].name
                 )),
                 _ => Ok(None),
             };
         };
+        let number = self.number(i, outputs, name, gate.is_some() || answers && self.label_output.is_none())?;
+        let single =
+            |spec: &TensorSpec| spec.shape.iter().skip(1).all(|length| length.is_none_or(|length| length == 1));
+        match number.map(|number| &outputs[number]).filter(|spec| !single(spec)) {
+            Some(spec) => {
+                Err(format!("stage {} gives {spec}; a confidence_output has one number a row", self.stages[i].name))
+            }
+            None => Ok(number),
+        }
+    }
+
+    /// The gate that looks at what stage `i` gives.
+    fn gate_behind(&self, i: usize) -> Option<&Gate> {
+        self.stages.get(i + 1)?.gate.as_ref()
+    }
+
+    /// The output with the number that a gate looks at, where the models say it.
+    fn learned(&self, gate: &Gate) -> Option<&String> {
+        self.confidence_output.as_ref().filter(|_| !gate.needs_probabilities())
+    }
+
+    /// The number of an output of numbers among what stage `i` gives; `needed`: it has to be there.
+    fn number(&self, i: usize, outputs: &[TensorSpec], name: &str, needed: bool) -> Result<Option<usize>, String> {
+        let stage = &self.stages[i].name;
         let output = position(outputs, name);
         match output.map(|o| outputs[o].dtype) {
             Some(DType::F32) => Ok(output),
-            None if !wanted && !needed => Ok(None),
+            None if !needed => Ok(None),
             Some(other) => Err(format!("output {name} of stage {stage} is {other}; confidences must be f32")),
             None => {
                 let known = outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -530,13 +573,16 @@ impl Graph<'_> {
                 if at >= i {
                     return Err(format!("stage {} looks at a stage that does not stand before it", stage.name));
                 }
+                let named = |name: &str| position(&gives[at], name).filter(|o| gives[at][*o].dtype == DType::F32);
+                let numbers = |name: &Option<String>| name.as_deref().and_then(named);
                 let output = match &when.signal {
-                    Signal::Output(name) => position(&gives[at], name).filter(|o| gives[at][*o].dtype == DType::F32),
-                    _ => endpoint.label_output.as_ref().and_then(|name| position(&gives[at], name)),
+                    Signal::Output(name) => named(name),
+                    Signal::Confidence => numbers(&endpoint.confidence_output).or(numbers(&endpoint.label_output)),
+                    _ => numbers(&endpoint.label_output),
                 };
                 let Some(output) = output else {
                     return Err(format!(
-                        "stage {} looks at {}.{}, which is neither an f32 output of that stage nor told by the endpoint's label_output",
+                        "stage {} looks at {}.{}, which is neither an f32 output of that stage nor told by the endpoint's label_output or confidence_output",
                         stage.name,
                         endpoint.stages[at].name,
                         when.signal.word()
@@ -554,11 +600,10 @@ impl Graph<'_> {
                 endpoint.stages[idle].name
             ));
         }
-        let gated = |stage: usize| endpoint.stages.get(stage + 1).is_some_and(|next| next.gate.is_some());
-        let confidence =
-            gives.iter().enumerate().map(|(i, given)| endpoint.confidence(i, given, answers & (1 << i) != 0, gated(i)));
+        let (labels, confidence) = endpoint.told(gives.iter().map(|given| &**given), answers)?;
         Ok(Wiring {
-            confidence: confidence.collect::<Result<_, _>>()?,
+            labels,
+            confidence,
             gives,
             signature: Signature { inputs: request, outputs: wanted },
             sources,

@@ -4,9 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_core::endpoint::Wiring;
 use weir_core::endpoint::audit::Audited;
 use weir_core::endpoint::passage::{class, signal};
-use weir_core::endpoint::{Endpoint, Wiring};
 use weir_core::ids::QueryId;
 use weir_core::outcome::Class;
 use weir_core::router::Depth;
@@ -42,7 +42,7 @@ impl Home {
                     home.copies.set(home.copies.get() - 1);
                     let Some((.., seen)) = rows[0].answers.last() else { return };
                     let endpoint = copy.ladders.endpoint();
-                    let alike = alike(endpoint, (&own, &answer), (&copy.wiring, seen));
+                    let alike = alike((&own, &answer), (&copy.wiring, seen));
                     home.shared.ledger.of(&endpoint.name).shadowed(alike);
                 });
             }
@@ -74,7 +74,7 @@ impl Home {
         let mut said = vec![None; endpoint.stages.len()];
         for (stage, _, outputs) in &rows[0].answers {
             let signal = signal(endpoint, &call.wiring, *stage, outputs);
-            said[*stage] = signal.zip(class(endpoint, &call.wiring, *stage, outputs));
+            said[*stage] = signal.zip(class(&call.wiring, *stage, outputs));
         }
         if let Some(now) = self.shared.table.load().endpoints.get(&endpoint.name) {
             self.shared.ledger.of(&endpoint.name).audited(now.ladders.endpoint(), endpoint, Audited { id, said });
@@ -103,8 +103,8 @@ impl Call {
 }
 
 /// Whether two models that are wired alike answer a row alike: with the same class where the endpoint has classes, or else to the last byte.
-fn alike(endpoint: &Endpoint, (own, answer): (&Wiring, &Row), (other, seen): (&Wiring, &Row)) -> bool {
-    let classes = (class(endpoint, own, 0, answer), class(endpoint, other, 0, seen));
+fn alike((own, answer): (&Wiring, &Row), (other, seen): (&Wiring, &Row)) -> bool {
+    let classes = (class(own, 0, answer), class(other, 0, seen));
     if let (Some(own), Some(other)) = classes {
         return own == other;
     }

@@ -270,11 +270,14 @@ impl Home {
             .iter()
             .map(|name| Ok(name?.to_str()?.to_owned()))
             .collect::<Result<Vec<_>, capnp::Error>>()?;
-        if let Some(unknown) =
-            outputs.iter().find(|name| !served.wiring.signature.outputs.iter().any(|spec| spec.name == **name))
-        {
-            let known =
-                served.wiring.signature.outputs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
+        // Who demands one stage can have what only that one gives.
+        let own = if !least.is_empty() && least == most { &*served.wiring.gives[depth.least] } else { &[] };
+        let known = || served.wiring.signature.outputs.iter().chain(own).map(|spec| spec.name.as_str());
+        if let Some(unknown) = outputs.iter().find(|name| known().all(|known| known != **name)) {
+            let mut known: Vec<&str> = known().collect();
+            known.sort_unstable();
+            known.dedup();
+            let known = known.join(", ");
             return Ok(Err(bad_input(format!("there is no output {:?}; there are {known}", shorten(unknown)))));
         }
         Ok(Ok(Call {

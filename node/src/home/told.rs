@@ -34,7 +34,7 @@ pub fn record(call: &Call, id: QueryId, arrived: Instant, row: &mut Gathered, en
         (outcome, stage, degraded) = (Outcome::Answered, endpoint.stages.len(), true);
     }
     let answer = row.answers.iter().rev().find(|(answered, ..)| outcome == Outcome::Answered && *answered == stage);
-    let label = answer.and_then(|(.., outputs)| class(endpoint, &call.wiring, stage, outputs));
+    let label = answer.and_then(|(.., outputs)| class(&call.wiring, stage, outputs));
     Record {
         id,
         rows: 1,
@@ -88,11 +88,15 @@ pub fn answer(call: &Call, row: &Gathered, record: &Record, mut b: answer::Build
         row.answers.iter().rev().find(|(answered, ..)| *answered == stage).expect("the stage answered");
     b.set_model(answered.model().map_or(String::new(), ToString::to_string));
     b.set_node(node.as_str());
-    let wanted = signature.outputs.iter().zip(&call.wiring.outputs[stage]);
-    let wanted: Vec<_> = wanted.filter(|(spec, _)| is_wanted(&spec.name)).collect();
+    let shared = signature.outputs.iter().map(|spec| &spec.name).zip(call.wiring.outputs[stage].iter().copied());
+    // What only this stage gives, for those who demand it.
+    let own = call.wiring.gives[stage].iter().map(|spec| &spec.name).zip(0..);
+    let own =
+        own.filter(|(name, _)| call.outputs.contains(name) && signature.outputs.iter().all(|spec| spec.name != **name));
+    let wanted: Vec<_> = shared.filter(|(name, _)| is_wanted(name)).chain(own).collect();
     let mut list = b.init_outputs(wanted.len() as u32);
-    for (i, (spec, output)) in wanted.into_iter().enumerate() {
-        write_row_tensor(list.reborrow().get(i as u32), &spec.name, outputs, *output);
+    for (i, (name, output)) in wanted.into_iter().enumerate() {
+        write_row_tensor(list.reborrow().get(i as u32), name, outputs, output);
     }
 }
 
