@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::combine::{Part, combine};
-use super::graph::{ITEMS_BYTES_MAX, ITEMS_MAX, Run, Stages};
 use super::gate::label;
+use super::graph::{ITEMS_BYTES_MAX, ITEMS_MAX, Run, Stages};
 use super::{Endpoint, Source, Wiring};
 use crate::tensor::{DType, Row, Tensor, TensorSpec};
 
