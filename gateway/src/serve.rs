@@ -117,7 +117,8 @@ impl Shared {
                 *known = found;
                 changed
             });
-            tokio::time::sleep(LOOK_EVERY).await;
+            let ready = self.unready.borrow().is_none();
+            tokio::time::sleep(if ready { LOOK_EVERY } else { LOOK_EVERY / 10 }).await;
         }
         self.unready.send_replace(Some(STOPPING.into()));
     }
@@ -125,7 +126,7 @@ impl Shared {
 
 /// Why it takes no requests once it was told to stop.
 const STOPPING: &str = "it is stopping";
-/// How often it finds out whether it is ready, for those who ask where nothing may be waited for.
+/// How often it finds out whether it is still ready, for those who ask where nothing may be waited for; and ten times as often where it is not.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Limits of a listener for strangers who speak HTTP: connections are cheap, and load generators open many from one address.

@@ -261,6 +261,13 @@ fn nonsense_is_refused_in_the_protocols_words_and_the_next_one_is_served() {
     let address = &cluster.nodes[0].doors["http"];
     let path = "/v2/models/echo/infer";
     let good = json!({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).to_string();
+    let rows = |rows: &str, more: &str| {
+        format!(
+            "{{{more}\"inputs\": [{{\"name\": \"x\", \"shape\": [{rows}, 0], \"datatype\": \"FP32\", \"data\": []}}]}}"
+        )
+    };
+    let rows_said = "\"parameters\": {\"weir_whole\": false}, ";
+    let many = (rows("10000000000", ""), rows("4611686018427387904", ""), rows("10000000000", rows_said));
     let length = |length: &'static str| vec![("inference-header-content-length", length)];
     let cases = [
         ("POST", path, vec![], &b"{"[..], 400),
@@ -283,6 +290,13 @@ fn nonsense_is_refused_in_the_protocols_words_and_the_next_one_is_served() {
         ("GET", "/v2/nothing", vec![], b"", 404),
         ("GET", path, vec![], b"", 405),
         ("POST", "/v2/repository/models/echo/unload", vec![], b"", 501),
+        // Rows without data, so many that nobody can hold as many answers.
+        ("POST", path, vec![], many.0.as_bytes(), 400),
+        ("POST", path, vec![], many.1.as_bytes(), 400),
+        ("POST", path, vec![], many.2.as_bytes(), 400),
+        // A page of another site in a browser on this machine, and somebody behind a proxy: no token of their own.
+        ("POST", path, vec![("origin", "https://evil.example")], good.as_bytes(), 401),
+        ("POST", path, vec![("x-forwarded-for", "192.0.2.7")], good.as_bytes(), 401),
     ];
     for (method, path, headers, body, status) in cases {
         let told = http(address, method, path, &headers, body);
@@ -309,8 +323,181 @@ fn nonsense_is_refused_in_the_protocols_words_and_the_next_one_is_served() {
     let told = http(address, "POST", path, &[], late.to_string().as_bytes());
     assert_eq!(told.json()["weir_query_id"].as_str().map(str::len), Some(32), "for `weir why`");
     assert_eq!((told.status, told.header("retry-after"), told.header("retry-after-ms")), (429, Some("1"), Some("100")));
-    let told = http(address, "POST", path, &[("accept-encoding", "gzip")], good.as_bytes());
-    assert_eq!(told.status, 200);
+    // What is compressed on its way is the same, whatever the length of its JSON is beside the length of the body.
+    let zeros = vec![0u8; 2 * 4 * 64];
+    let head = json!({"inputs": [{"name": "x", "shape": [64, 2], "datatype": "FP32", "parameters": {"binary_data_size": zeros.len()}}],
+        "outputs": [{"name": "y", "parameters": {"binary_data": false}}], "parameters": {"timeout": 20_000_000}})
+    .to_string();
+    let plain = [head.as_bytes(), &zeros].concat();
+    let length = head.len().to_string();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(&plain).unwrap();
+    let packed = packed.finish().unwrap();
+    assert!(packed.len() < head.len(), "the JSON is longer than the body");
+    let headers = [("inference-header-content-length", length.as_str()), ("content-encoding", "gzip")];
+    let outputs = |told: &Told| told.json()["outputs"].clone();
+    let wanted = http(address, "POST", path, &headers[..1], &plain);
+    assert_eq!(outputs(&http(address, "POST", path, &headers, &packed)), outputs(&wanted));
+    let told = http(address, "POST", path, &[headers[0], headers[1], ("accept-encoding", "gzip")], &packed);
+    assert_eq!((told.status, told.header("content-encoding")), (200, Some("gzip")));
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&told.body[..]).read_to_string(&mut text).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["outputs"], outputs(&wanted));
+}
+
+/// A channel to a gateway.
+async fn channel(address: &str) -> tonic::transport::Channel {
+    tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+#[test]
+fn nonsense_over_grpc_is_refused_in_its_own_codes() {
+    let cluster = Cluster::start_with(1, 1, &DOORS);
+    cluster.serve_synthetic("width = 2\nalpha_us = 300000\nbeta_us = 20\n", "max_batch = 1");
+    let address = cluster.nodes[0].doors["grpc"].clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = GrpcInferenceServiceClient::new(channel(&address).await);
+        let request = |shape: &[i64], contents: Option<InferTensorContents>, raw: &[&[u8]]| {
+            tonic::Request::new(ModelInferRequest {
+                model_name: "echo".into(),
+                inputs: vec![InferInputTensor {
+                    name: "x".into(),
+                    datatype: "FP32".into(),
+                    shape: shape.to_vec(),
+                    contents,
+                    ..Default::default()
+                }],
+                raw_input_contents: raw.iter().map(|data| data.to_vec()).collect(),
+                ..Default::default()
+            })
+        };
+        let floats = InferTensorContents { fp32_contents: vec![1.0, 2.0], ..Default::default() };
+        let both = InferTensorContents { int_contents: vec![1], ..floats.clone() };
+        for bad in [
+            request(&[10_000_000_000, 0], None, &[b""]),
+            request(&[1 << 62, 0], None, &[b""]),
+            request(&[1, 2], Some(both), &[]),
+            request(&[1, 2], Some(floats.clone()), &[&[0; 8]]),
+            request(&[1, 3], Some(floats.clone()), &[]),
+            request(&[1, -2], Some(floats.clone()), &[]),
+            request(&[1, 2], None, &[]),
+        ] {
+            let what = format!("{:?}", bad.get_ref().inputs);
+            let refused = client.model_infer(bad).await.expect_err(&what);
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{what}: {refused}");
+        }
+        let mut of_a_page = request(&[1, 2], Some(floats.clone()), &[]);
+        of_a_page.metadata_mut().insert("origin", "https://evil.example".parse().unwrap());
+        assert_eq!(client.model_infer(of_a_page).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+        // A batch takes 300 ms: the second of two waits that long, and its call's time is up before.
+        let asked = || request(&[1, 2], Some(floats.clone()), &[]);
+        let mut patient = asked();
+        patient.set_timeout(Duration::from_secs(20));
+        let mut other = client.clone();
+        let first = tokio::spawn(async move { other.model_infer(patient).await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut hasty = asked();
+        hasty.set_timeout(Duration::from_millis(400));
+        let code = client.model_infer(hasty).await.unwrap_err().code();
+        assert!([tonic::Code::DeadlineExceeded, tonic::Code::ResourceExhausted].contains(&code), "{code:?}");
+        assert!(first.await.unwrap().is_ok());
+        // Whoever goes takes the work along, and is counted.
+        let mut gone = asked();
+        gone.set_timeout(Duration::from_secs(20));
+        let given_up = tokio::time::timeout(Duration::from_millis(100), client.model_infer(gone)).await;
+        assert!(given_up.is_err(), "a batch takes three times as long");
+        // Time to say so.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    });
+    let node = &cluster.nodes[0];
+    eventually("its caller went away", || {
+        get(&node.doors["metrics"], "/metrics")
+            .text()
+            .contains("weir_gateway_requests_total{protocol=\"grpc\",code=\"cancelled\"} 1")
+    });
+    eventually("nothing runs", || metric(node, "weir_calls_in_flight") == 0.0);
+}
+
+/// A gateway by itself, killed when dropped.
+struct Alone {
+    child: std::process::Child,
+    doors: std::collections::BTreeMap<String, String>,
+}
+
+impl Alone {
+    fn start(cluster: &Cluster, coordinators: &str) -> Alone {
+        let mut command = cluster.command(&[&["gateway"], &DOORS[..], &["--coordinators", coordinators]].concat());
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+        let doors = (0..3).map(|_| {
+            let line = lines.next().unwrap().unwrap();
+            let (door, address) = line.split_once(' ').unwrap();
+            (door.to_owned(), address.to_owned())
+        });
+        let doors = doors.collect();
+        std::thread::spawn(move || lines.for_each(drop));
+        Alone { child, doors }
+    }
+
+    fn ready(&self) -> u16 {
+        get(&self.doors["metrics"], "/v2/health/ready").status
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_gateway_by_itself_is_ready_when_it_serves_and_ends_beside_open_streams() {
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+    let cluster = Cluster::start_with(1, 1, &DOORS);
+    cluster.serve_synthetic("width = 2\nalpha_us = 300\nbeta_us = 20\n", "");
+    // Nobody listens there: it waits, and says so.
+    let waits = Alone::start(&cluster, "127.0.0.1:1");
+    assert_eq!(waits.ready(), 503);
+    assert!(get(&waits.doors["metrics"], "/v2/health/ready").text().contains("not reached its cluster"));
+    assert_eq!(get(&waits.doors["metrics"], "/v2/health/live").status, 200);
+    drop(waits);
+
+    let mut gateway = Alone::start(&cluster, &cluster.addresses());
+    eventually("it is ready", || gateway.ready() == 200);
+    let address = gateway.doors["grpc"].clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ended = runtime.block_on(async {
+        let channel = channel(&address).await;
+        let mut health = HealthClient::new(channel.clone());
+        let named = |service: &str| HealthCheckRequest { service: service.to_owned() };
+        for service in ["", "inference.GRPCInferenceService"] {
+            let told = health.check(named(service)).await.unwrap().into_inner();
+            assert_eq!(told.status(), ServingStatus::Serving, "{service:?}");
+        }
+        let mut watched = health.watch(named("")).await.unwrap().into_inner();
+        assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+        // A stream that nobody closes.
+        let mut client = GrpcInferenceServiceClient::new(channel);
+        let silent = futures::stream::pending::<ModelInferRequest>();
+        let mut stream = client.model_stream_infer(silent).await.unwrap().into_inner();
+        let told = std::process::Command::new("kill").args(["-TERM", &gateway.child.id().to_string()]).status();
+        assert!(told.unwrap().success());
+        let began = Instant::now();
+        let not_serving = watched.message().await.unwrap().unwrap();
+        assert_eq!(not_serving.status(), ServingStatus::NotServing, "before it takes no more connections");
+        assert_eq!(gateway.ready(), 503);
+        assert!(matches!(stream.message().await, Ok(None)), "the stream ends in good order");
+        began
+    });
+    while gateway.child.try_wait().unwrap().is_none() {
+        assert!(ended.elapsed() < Duration::from_secs(15), "it waits for streams in which nothing is asked");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -360,7 +547,7 @@ fn a_node_that_is_told_to_stop_is_not_ready_and_says_so_first() {
     let node = &cluster.nodes[0];
     let (http_at, metrics_at) = (node.doors["http"].clone(), node.doors["metrics"].clone());
     assert_eq!(get(&http_at, "/v2/health/ready").status, 200);
-    assert_eq!(get(&metrics_at, "/v2/health/ready").status, 200);
+    eventually("the port beside it says so too", || get(&metrics_at, "/v2/health/ready").status == 200);
     assert_eq!(get(&metrics_at, "/health/live").status, 200);
     let body = json!({"parameters": {"timeout": 20_000_000},
         "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
