@@ -114,12 +114,14 @@ pub struct Cluster {
 pub struct Reports {
     pub every: Duration,
     pub delay: Duration,
+    /// From then on there is no leader.
+    pub until: Instant,
 }
 
 impl Default for Reports {
     /// As in a cluster on one network.
     fn default() -> Reports {
-        Reports { every: REPORT_EVERY, delay: Duration::from_millis(1) }
+        Reports { every: REPORT_EVERY, delay: Duration::from_millis(1), until: Instant::FAR }
     }
 }
 
@@ -359,7 +361,10 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
 
     /// What homes ask goes to the leader, and what those of all other nodes ask comes back.
     fn report(&mut self, now: Instant, goes_on: bool) {
-        let Some(Reports { every, delay }) = self.cluster.reports else { return };
+        let Some(Reports { every, delay, until }) = self.cluster.reports else { return };
+        if now >= until {
+            return;
+        }
         for (node, device) in self.devices.iter().enumerate() {
             let mut asked = device.asked(now);
             asked.extend(self.elsewhere[node].iter().map(|(model, curve)| (model.clone(), curve.asked(now))));

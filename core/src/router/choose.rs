@@ -6,6 +6,7 @@ use super::meeting::meet;
 use crate::ids::{DeviceName, NodeName};
 use crate::outcome::Rejection;
 use crate::prng::Prng;
+use crate::triage::faded;
 use crate::units::{Deadline, Instant};
 
 /// Where a stage can run: a device of this node, or another node, which chooses among its own devices.
@@ -14,6 +15,14 @@ use crate::units::{Deadline, Instant};
 pub enum Target {
     Local(DeviceName),
     Remote(NodeName),
+}
+
+impl Told {
+    /// What a second of slot time is worth there by now. Who is not asked tells nothing: a price that is not of late fades as demand is
+    /// forgotten, so that a home with few queries neither sends all of them where there is no room, nor stays away where there is again.
+    fn price(&self, now: Instant) -> f64 {
+        faded(self.price, self.at + TOLD_LATELY, now)
+    }
 }
 
 impl Target {
@@ -85,7 +94,7 @@ pub const REMOTE_HOP: Duration = Duration::from_micros(300);
 /// that is so, and notices if its profile says more than is true. Otherwise no batch would ever run to correct it.
 const DOUBTED: u64 = 16;
 
-/// What was told longer ago says nothing any more.
+/// What was told of a queue longer ago says nothing any more.
 const TOLD_LATELY: Duration = Duration::from_millis(50);
 
 /// When work that takes `service` would be done at another node, by what its last answer told: it has worked on since then.
@@ -103,16 +112,18 @@ pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Est
 
 /// What is known of another node, by what it told last, once this one has sent it `work` more.
 pub fn sent(now: Instant, told: Option<Told>, work: Duration) -> Told {
-    let nothing = Told { wait: Duration::ZERO, yields: Duration::ZERO, price: 0.0, at: now, silent: None };
+    // All of the time since then counts, or who sends something now and then would know it for ever.
+    let price = told.map_or(0.0, |told| faded(told.price, told.at, now));
+    let nothing = Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at: now, silent: None };
     let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY).unwrap_or(nothing);
     let silent = told.and_then(|told| told.silent).or(Some(now));
     Told { wait: lately.wait.max(now.since(lately.at)) + work, silent, ..lately }
 }
 
 /// What a second of slot time costs where it is cheapest: `local` are the prices of devices of this node, `told` what other nodes said
-/// of themselves lately, if they did. Who has said nothing is taken to have room, as everywhere.
+/// of themselves last, if they did. Who has said nothing is taken to have room, as everywhere.
 pub fn cheapest(now: Instant, local: impl Iterator<Item = f64>, told: impl Iterator<Item = Option<Told>>) -> f64 {
-    let remote = told.map(|told| told.filter(|told| now.since(told.at) < TOLD_LATELY).map_or(0.0, |told| told.price));
+    let remote = told.map(|told| told.map_or(0.0, |told| told.price(now)));
     local.chain(remote).reduce(f64::min).unwrap_or(0.0)
 }
 

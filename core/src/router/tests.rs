@@ -249,15 +249,19 @@ fn what_can_be_pushed_out_refuses_nobody() {
 
 #[test]
 fn the_price_is_that_of_the_cheapest() {
-    let now = Instant::from_millis(100);
+    let now = Instant::from_millis(5_000);
     let told = |price, ago: u64| {
-        let at = Instant::from_millis(100 - ago);
+        let at = Instant::from_millis(5_000 - ago);
         Some(Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at, silent: None })
     };
     let price = |local: &[f64], remote: &[Option<Told>]| cheapest(now, local.iter().copied(), remote.iter().copied());
-    assert_eq!(price(&[5.0, 3.0], &[told(4.0, 10)]), 3.0);
-    assert_eq!(price(&[5.0], &[told(4.0, 10)]), 4.0);
-    assert_eq!(price(&[5.0], &[told(4.0, 90)]), 0.0, "that was long ago: it may have room");
+    assert_eq!(price(&[5.0, 3.0], &[told(4.0, 0)]), 3.0);
+    assert_eq!(price(&[5.0], &[told(4.0, 0)]), 4.0);
+    assert_eq!(price(&[], &[told(4.0, 50)]), 4.0);
+    // Who asks four times a second still knows something; who asks every other second knows nothing.
+    let late = price(&[], &[told(4.0, 300)]);
+    assert!((late - 4.0 * (-1.0f64).exp()).abs() < 1e-9, "{late}");
+    assert!(price(&[5.0], &[told(4.0, 2_000)]) < 0.01, "that was long ago: it may have room");
     assert_eq!(price(&[5.0], &[None]), 0.0);
     assert_eq!(price(&[], &[]), 0.0);
 }
@@ -386,7 +390,13 @@ fn what_another_node_told_ages_and_what_was_sent_there_counts() {
     assert_eq!(finish(110, Some(sent(at(110), Some(told), ms(4)))), at(129));
     let idle = sent(at(130), Some(told), ms(4));
     assert_eq!((finish(130, Some(idle)), idle.price), (at(139), 1.0), "it begins when it comes");
-    assert_eq!(finish(200, Some(sent(at(200), Some(told), ms(4)))), at(209));
+    let later = sent(at(200), Some(told), ms(4));
+    assert_eq!((finish(200, Some(later)), later.at), (at(209), at(200)));
+    assert!(
+        (later.price - (-0.4f64).exp()).abs() < 1e-9,
+        "a price that was told is not forgotten at once: {}",
+        later.price
+    );
     assert_eq!(finish(1, Some(sent(at(1), None, ms(4)))), at(10));
     // It has told nothing since something was sent there: it may hang.
     let asked = sent(at(110), Some(told), ms(4));

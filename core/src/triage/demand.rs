@@ -127,6 +127,11 @@ impl Demand {
     }
 }
 
+/// What is left of a price that another device told a while ago: what was asked of it is forgotten as fast.
+pub fn faded(price: f64, told: Instant, now: Instant) -> f64 {
+    price * (-memories(told, now)).exp()
+}
+
 /// The price at which there is room, in slot seconds a second, for what is asked: `soft` comes from the densest step downwards.
 fn clears(mut room: f64, soft: impl Iterator<Item = f64>) -> f64 {
     if room <= 0.0 {
