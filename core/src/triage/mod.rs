@@ -15,7 +15,6 @@ mod method;
 pub use bid::{Bid, Tenant};
 pub use buffer::{Buffer, Offer, Stake};
 pub use curve::{Asked, Curve, Looks, STEP, step_of};
-pub use demand::{Demand, Others};
 pub use demand::{Demand, Others, faded};
 pub use market::{ByModel, Market};
 pub use method::{BadMethod, Method, WholeStage, load};
