@@ -69,6 +69,38 @@ fn in_a_browser(address: &str, answered: f64) {
     assert!(page.contains(&figure), "{figure} is not in\n{page}");
 }
 
+/// Counts are of stages, not of places: one that comes between two others takes nothing over.
+#[test]
+fn a_stage_keeps_its_count_when_another_comes() {
+    let cluster = Cluster::start_with(1, 1, &METRICS);
+    let three = cluster.demo_with(["confidence_below = 0.9"; 2]);
+    let text = std::fs::read_to_string(&three).unwrap();
+    let (before, after) =
+        (text.find("[[endpoint.stage]]\nname = \"mid\"").unwrap(), text.rfind("[[endpoint.stage]]").unwrap());
+    let two = cluster.write("two.toml", format!("{}{}", &text[..before], &text[after..]));
+    let ask = |stage: &str| {
+        let ask = ["predict", "fashion", "--input", "demo/images.npy", "--deadline", "20s", "-o", "json"];
+        cluster.ok(&[&ask[..], &["--min-stage", stage, "--max-stage", stage]].concat());
+    };
+    let counted = |stage: &str| {
+        metric(&cluster.nodes[0], &format!("weir_cascade_stage_total{{endpoint=\"fashion\",stage=\"{stage}\"}}"))
+    };
+    cluster.ok(&["apply", "-f", &two]);
+    ask("big");
+    assert_eq!((counted("tiny"), counted("big")), (0.0, 500.0));
+    cluster.ok(&["apply", "-f", &three]);
+    ask("mid");
+    assert_eq!((counted("tiny"), counted("mid"), counted("big")), (0.0, 500.0, 500.0));
+    eventually("reports tell the same", || {
+        let described = cluster.ok(&["describe", "endpoint", "fashion", "-o", "json"]);
+        let described: Value = serde_json::from_str(&described).unwrap();
+        (0..3).map(|i| described["stages"][i]["answered"].as_u64()).eq([0, 500, 500].map(Some))
+    });
+    cluster.ok(&["apply", "-f", &two]);
+    ask("tiny");
+    assert_eq!((counted("tiny"), counted("mid"), counted("big")), (500.0, 500.0, 500.0));
+}
+
 /// Of a group of three: one leads, and the others are told by it.
 #[test]
 fn coordinators_tell_metrics_too() {

@@ -13,7 +13,7 @@ use super::*;
 fn facts() -> NodeFacts {
     let mut totals = Totals::default();
     totals.request.add(Duration::from_millis(12));
-    totals.by_stage[1] = 1;
+    totals.by_stage = [("gone", 4), ("b", 1)].into_iter().collect();
     totals.rejected.insert((Rejection::Outbid, Class::Sheddable), 3);
     totals.calls.batches = 0.5;
     let mut batches = Batches::default();
@@ -65,7 +65,9 @@ fn figures_stand_under_their_names() {
         "weir_request_duration_seconds_bucket{le=\"0.015\",endpoint=\"e\"} 1",
         "weir_request_duration_seconds_count{endpoint=\"e\"} 1",
         "weir_request_duration_seconds_sum{endpoint=\"e\"} 0.012",
+        "weir_cascade_stage_total{endpoint=\"e\",stage=\"a\"} 0.0",
         "weir_cascade_stage_total{endpoint=\"e\",stage=\"b\"} 1.0",
+        "weir_cascade_stage_total{endpoint=\"e\",stage=\"gone\"} 4.0",
         "weir_shed_total{endpoint=\"e\",reason=\"outbid\",class=\"sheddable\"} 3.0",
         "weir_price{endpoint=\"e\"} 2.5",
         "weir_labelled_right_total{endpoint=\"e\"} 3.0",
