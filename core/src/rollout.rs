@@ -208,7 +208,7 @@ mod tests {
                 failed: 0,
                 degraded: 0,
                 last_error: String::new(),
-                by_stage: Vec::new(),
+                by_stage: crate::history::ByStage::default(),
                 versions: each.iter().map(score).collect(),
             };
             rollouts.on_report(&node, 1, &[load]);

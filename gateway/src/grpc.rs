@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use weir_core::history::Calls;
-use weir_core::tensor::{DType, Tensor, TensorSpec};
+use weir_core::tensor::{DType, Tensor};
 use weir_schema::oip::inference::grpc_inference_service_server::{
     GrpcInferenceService, GrpcInferenceServiceServer, SERVICE_NAME,
 };
@@ -31,10 +31,9 @@ use self::admission::{Admitted, Coming};
 use crate::callers::{Caller, Callers};
 use crate::http::Held;
 use crate::infer::{self, Parameter, VERSION, Wishes};
-use crate::models::{self, EXTENSIONS, Marks};
+use crate::models::{self, Described, EXTENSIONS, Marks, PLATFORM, Statistics};
 use crate::refusal::{Kind, Refusal};
 use crate::serve::Shared;
-use crate::statistics::Counted;
 
 /// Largest request, in bytes: what a message of the cluster holds, and what is around it here.
 const REQUEST_MAX: usize = (16 << 20) + (64 << 10);
@@ -374,18 +373,18 @@ impl GrpcInferenceService for Service {
         let asked = request.into_inner();
         let told = async {
             let endpoint = infer::endpoint(&asked.name, &asked.version)?;
-            let info = caller.info(&endpoint).await?;
-            let tensor = |spec: &TensorSpec| TensorMetadata {
-                name: spec.name.clone(),
-                datatype: oip::word(spec.dtype).into(),
-                shape: infer::dims(spec),
+            let told = models::metadata(&caller, &endpoint).await?;
+            let tensor = |tensor: Described| TensorMetadata {
+                name: tensor.name,
+                datatype: oip::word(tensor.dtype).into(),
+                shape: tensor.dims,
             };
             Ok::<_, Refusal>(ModelMetadataResponse {
-                name: asked.name.clone(),
+                name: told.name,
                 versions: vec![VERSION.into()],
-                platform: "weir".into(),
-                inputs: info.inputs.iter().map(tensor).collect(),
-                outputs: info.outputs.iter().map(tensor).collect(),
+                platform: PLATFORM.into(),
+                inputs: told.inputs.into_iter().map(tensor).collect(),
+                outputs: told.outputs.into_iter().map(tensor).collect(),
             })
         };
         told.await.map(Response::new).map_err(|refusal| refusal.grpc())
@@ -441,29 +440,28 @@ impl GrpcInferenceService for Service {
         let asked = request.into_inner();
         let told = async {
             let endpoint = infer::endpoint(&asked.name, &asked.version)?;
-            let info = caller.info(&endpoint).await?;
-            let rows = infer::has_rows(&info);
-            let dims = |spec: &TensorSpec| infer::dims(spec)[usize::from(rows)..].to_vec();
-            let input = |spec: &TensorSpec| ModelInput {
-                name: spec.name.clone(),
-                data_type: data_type(spec.dtype).into(),
-                dims: dims(spec),
+            let told = models::config(&caller, &endpoint).await?;
+            let dynamic_batching = told.batches().then(ModelDynamicBatching::default);
+            let input = |tensor: Described| ModelInput {
+                data_type: tensor.data_type().into(),
+                name: tensor.name,
+                dims: tensor.dims,
             };
-            let output = |spec: &TensorSpec| ModelOutput {
-                name: spec.name.clone(),
-                data_type: data_type(spec.dtype).into(),
-                dims: dims(spec),
+            let output = |tensor: Described| ModelOutput {
+                data_type: tensor.data_type().into(),
+                name: tensor.name,
+                dims: tensor.dims,
             };
             let latest = ModelVersionPolicy { policy_choice: Some(PolicyChoice::Latest(Latest { num_versions: 1 })) };
             Ok::<_, Refusal>(ModelConfig {
-                name: asked.name.clone(),
-                platform: "weir".into(),
+                name: told.name,
+                platform: PLATFORM.into(),
                 version_policy: Some(latest),
-                max_batch_size: if rows { infer::ROWS_TOLD } else { 0 },
-                input: info.inputs.iter().map(input).collect(),
-                output: info.outputs.iter().map(output).collect(),
-                dynamic_batching: rows.then(ModelDynamicBatching::default),
-                backend: "weir".into(),
+                max_batch_size: told.max_batch_size,
+                input: told.inputs.into_iter().map(input).collect(),
+                output: told.outputs.into_iter().map(output).collect(),
+                dynamic_batching,
+                backend: PLATFORM.into(),
                 model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
             })
         };
@@ -483,12 +481,10 @@ impl GrpcInferenceService for Service {
                 "" => models::all_statistics(&caller, book).await?,
                 name => {
                     let endpoint = infer::endpoint(name, &asked.version)?;
-                    let told = models::statistics(&caller, book, &endpoint).await?;
-                    vec![(endpoint, told)]
+                    vec![models::statistics(&caller, book, &endpoint).await?]
                 }
             };
-            let list = list.into_iter().map(|(endpoint, told)| statistics(endpoint.to_string(), told)).collect();
-            Ok(ModelStatisticsResponse { model_stats: list })
+            Ok(ModelStatisticsResponse { model_stats: list.into_iter().map(statistics).collect() })
         };
         told.await.map(Response::new).map_err(|refusal: Refusal| refusal.grpc())
     }
@@ -510,43 +506,23 @@ impl GrpcInferenceService for Service {
     }
 }
 
-fn data_type(dtype: DType) -> DataType {
-    match dtype {
-        DType::Bool => DataType::TypeBool,
-        DType::U8 => DataType::TypeUint8,
-        DType::U16 => DataType::TypeUint16,
-        DType::U32 => DataType::TypeUint32,
-        DType::U64 => DataType::TypeUint64,
-        DType::I8 => DataType::TypeInt8,
-        DType::I16 => DataType::TypeInt16,
-        DType::I32 => DataType::TypeInt32,
-        DType::I64 => DataType::TypeInt64,
-        DType::F16 => DataType::TypeFp16,
-        DType::Bf16 => DataType::TypeBf16,
-        DType::F32 => DataType::TypeFp32,
-        DType::F64 => DataType::TypeFp64,
-        DType::String => DataType::TypeString,
-    }
-}
-
-fn statistics(name: String, Counted { sum: told, last_inference_ms }: Counted) -> ModelStatistics {
-    let calls = |calls: &Calls| Some(StatisticDuration { count: calls.count, ns: calls.time.as_nanos() as u64 });
-    let none = Some(StatisticDuration { count: told.compute.count, ns: 0 });
+fn statistics(told: Statistics) -> ModelStatistics {
+    let calls = |calls: Calls| Some(StatisticDuration { count: calls.count, ns: calls.time.as_nanos() as u64 });
     ModelStatistics {
-        name,
+        name: told.name,
         version: VERSION.into(),
-        last_inference: last_inference_ms,
-        inference_count: told.rows,
-        execution_count: told.batches.round() as u64,
+        last_inference: told.last_inference,
+        inference_count: told.inferences,
+        execution_count: told.executions,
         inference_stats: Some(InferStatistics {
-            success: calls(&told.success),
-            fail: calls(&told.fail),
-            queue: calls(&told.queue),
-            compute_input: none,
-            compute_infer: calls(&told.compute),
-            compute_output: none,
-            cache_hit: Some(StatisticDuration::default()),
-            cache_miss: Some(StatisticDuration::default()),
+            success: calls(told.success),
+            fail: calls(told.fail),
+            queue: calls(told.queue),
+            compute_input: calls(told.compute_input),
+            compute_infer: calls(told.compute_infer),
+            compute_output: calls(told.compute_output),
+            cache_hit: calls(told.cache_hit),
+            cache_miss: calls(told.cache_miss),
         }),
     }
 }

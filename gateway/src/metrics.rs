@@ -317,11 +317,11 @@ fn queries(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Erro
     });
     counter(to, "weir_shed", "Queries that did not run, by why and by class", shed)?;
     let stages = facts.recent.endpoints.iter().zip(&facts.totals).flat_map(|(told, totals)| {
-        let names = told.stages.iter().map(|stage| stage.as_str()).chain(["default"]);
-        let counted = names.zip(totals.by_stage).enumerate();
-        // The default output stands behind the last stage; it is told where it answered.
-        let told_of = counted.filter(|(i, (_, count))| *i < told.stages.len() || *count > 0);
-        told_of.map(|(_, (stage, count))| (vec![("endpoint", told.endpoint.as_str()), ("stage", stage)], count as f64))
+        let now = told.stages.iter().map(|stage| (stage.as_str(), totals.by_stage.of(stage.as_str())));
+        // Stages that are gone, and the default output where it answered.
+        let others = totals.by_stage.iter().filter(|(name, _)| told.stages.iter().all(|stage| stage.as_str() != *name));
+        let all = now.chain(others);
+        all.map(|(stage, count)| (vec![("endpoint", told.endpoint.as_str()), ("stage", stage)], count as f64))
     });
     counter(to, "weir_cascade_stage", "Queries that were answered, by the stage that answered", stages)
 }

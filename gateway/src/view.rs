@@ -211,7 +211,7 @@ impl View {
 impl Endpoint {
     /// Answers by stage, in the endpoint's order.
     pub fn mix(&self) -> impl Iterator<Item = (&StageName, u64)> {
-        self.stages.iter().zip(self.tally.by_stage)
+        self.stages.iter().map(|stage| (stage, self.tally.by_stage.of(stage.as_str())))
     }
 
     fn as_json(&self, name: &EndpointName) -> Value {

@@ -198,7 +198,7 @@ impl Counters {
             expired: totals.expired(),
             failed: totals.failed,
             degraded: totals.degraded,
-            by_stage: totals.by_stage.to_vec(),
+            by_stage: totals.by_stage,
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             versions: self
                 .versions

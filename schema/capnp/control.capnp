@@ -313,9 +313,10 @@ struct EndpointLoad {
   failed @5 :UInt64;
   degraded @6 :UInt64;
   lastError @7 :Text;
-  stageAnswers @8 :List(UInt64);  # answered by stage, in the endpoint's order
+  stageAnswers @8 :List(UInt64);  # answered by stage, in the order of stageNames
   versions @9 :List(VersionLoad); # where the endpoint has an objective
   struct VersionLoad { model @0 :Text; rows @1 :UInt64; inTime @2 :UInt64; }
+  stageNames @10 :List(Text);     # whose answers stageAnswers has; those that are gone too
 }
 
 struct DeviceLoad {
@@ -509,7 +510,7 @@ struct EndpointRecent {
   seconds @1 :UInt32;         # whole ones that the counts are of
   arrived @2 :UInt64;
   answered @3 :UInt64;
-  inTime @4 :UInt64;          # of those answered; so are degraded, stageAnswers and latencies
+  inTime @4 :UInt64;          # of those answered; so are degraded, stages and latencies
   degraded @5 :UInt64;
   rejected @6 :UInt64;
   expired @7 :UInt64;

@@ -69,7 +69,7 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
     let loads: Vec<_> =
         loads.flat_map(|report| &report.endpoints).filter(|load| load.endpoint == endpoint.name).collect();
     let sum = |of: fn(&weir_core::placement::EndpointLoad) -> u64| loads.iter().map(|load| of(load)).sum::<u64>();
-    let stages = endpoint.stages.iter().enumerate().map(|(i, stage)| {
+    let stages = endpoint.stages.iter().map(|stage| {
         let mut told = match &stage.run {
             Run::Model(reference) => model(status, reference),
             Run::Combine(combine) => json!({"combine": combined(combine)}),
@@ -90,7 +90,7 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         }
         told["stage"] = json!(stage.name.as_str());
         told["gate"] = stage.gate.as_ref().map_or(Value::Null, gate);
-        told["answered"] = json!(loads.iter().map(|load| load.by_stage.get(i).copied().unwrap_or(0)).sum::<u64>());
+        told["answered"] = json!(loads.iter().map(|load| load.by_stage.of(stage.name.as_str())).sum::<u64>());
         told
     });
     Ok(json!({

@@ -4,12 +4,14 @@
 //! All are bounded whatever comes: a ring of records, a ring of seconds, and counters. Whoever writes tells the time and the facts; nothing
 //! here decides anything.
 
+mod by_stage;
 mod recent;
 mod record;
 mod ring;
 mod told;
 mod totals;
 
+pub use by_stage::ByStage;
 pub use recent::{LATENCY_BUCKETS, Latencies, Recent, Seconds, Tally, WINDOW};
 pub use record::{Batch, Record, Visit, VisitEnd, Visits, Worth};
 pub use ring::Ring;
@@ -28,9 +30,6 @@ use crate::units::Instant;
 /// A record of a cascade of three stages takes less than a kilobyte, so 16 MiB a thread at most. At a thousand queries a second a
 /// thread, these are eight seconds of answers: time to copy an id.
 pub const KEPT: usize = 8_192;
-
-/// Stages counted one by one; a cascade with more is a mistake.
-const STAGES: usize = 16;
 
 /// The queries that a home remembers.
 #[derive(Debug)]

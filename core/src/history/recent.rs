@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Record, STAGES, Worth};
+use super::{ByStage, Record, Worth};
 use crate::outcome::Outcome;
 use crate::units::Instant;
 
@@ -107,8 +107,8 @@ pub struct Tally {
     pub right: u64,
     /// What load is expected to have cost, in millionths of a unit of value: see [`Record::forgone`].
     pub forgone: u64,
-    /// Answered, by number of the stage.
-    pub by_stage: [u64; STAGES],
+    /// Answered, by stage.
+    pub by_stage: ByStage,
     /// Of those answered, at the home.
     pub latencies: Latencies,
 }
@@ -126,7 +126,9 @@ impl Tally {
                     self.estimated += 1;
                     self.right += (right * 1e6) as u64;
                 }
-                self.by_stage[record.stage.min(STAGES - 1)] += 1;
+                if let Some(endpoint) = &record.endpoint {
+                    self.by_stage.add(endpoint, record.stage);
+                }
                 self.latencies.add(record.ended.since(record.arrived));
             }
             Outcome::Rejected(_) => self.rejected += 1,
@@ -147,7 +149,7 @@ impl Tally {
         self.estimated += other.estimated;
         self.right += other.right;
         self.forgone += other.forgone;
-        self.by_stage.iter_mut().zip(other.by_stage).for_each(|(mine, more)| *mine += more);
+        self.by_stage.merge(&other.by_stage);
         self.latencies.merge(&other.latencies);
     }
 

@@ -116,7 +116,7 @@ fn a_second_of_the_ring_is_used_again_as_if_new() {
         answer(&mut recent, Instant::from_millis(second * 1_000), second + 1);
     }
     let read = recent.read(Instant::from_millis(40_000), WINDOW);
-    assert_eq!((read.seconds, read.tally.answered, read.tally.by_stage[0]), (10, 10, 10));
+    assert_eq!((read.seconds, read.tally.answered, read.tally.by_stage.of("a")), (10, 10, 10));
     let shortest = read.tally.latencies.quantile(0.0).unwrap();
     assert!(shortest >= Duration::from_millis(30), "{shortest:?}: older ones are gone");
 }

@@ -68,7 +68,7 @@ pub struct MemberFacts {
 pub struct EndpointRecent {
     /// Which.
     pub endpoint: EndpointName,
-    /// Its stages, in the order of the tally's.
+    /// Its stages, in order.
     pub stages: Vec<StageName>,
     /// Of a second of slot time, in units of value.
     pub price: f64,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::record::VisitEnd;
-use super::{Ever, Record, STAGES, Tally, Worth};
+use super::{ByStage, Ever, Record, Tally, Worth};
 use crate::outcome::{Class, Outcome, Rejection};
 
 /// Upper bounds of a [`Histogram`]'s buckets, in microseconds; what is above the last one is in a bucket of its own. A deadline of 10,
@@ -107,11 +107,10 @@ pub struct Totals {
     pub queue: Histogram,
     /// What batches that they were in were computed for, all stages together.
     pub compute: Histogram,
-    /// Of those answered: before the deadline; by a shallower stage than was wanted; by number of the stage, the default output behind
-    /// the last.
+    /// Of those answered: before the deadline; by a shallower stage than was wanted; by stage.
     pub in_time: u64,
     pub degraded: u64,
-    pub by_stage: [u64; STAGES],
+    pub by_stage: ByStage,
     pub rejected: BTreeMap<(Rejection, Class), u64>,
     pub expired: BTreeMap<Class, u64>,
     pub failed: u64,
@@ -190,7 +189,9 @@ impl Totals {
         self.request.add(span);
         self.in_time += u64::from(!record.is_late());
         self.degraded += u64::from(record.degraded);
-        self.by_stage[record.stage.min(STAGES - 1)] += 1;
+        if let Some(endpoint) = &record.endpoint {
+            self.by_stage.add(endpoint, record.stage);
+        }
         if let Some(right) = worth.right {
             self.estimated += 1;
             self.right += right;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::endpoint::{Endpoint, Stage};
+use crate::history::ByStage;
 use crate::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
 use crate::replicated::{Node, State};
 use crate::rollout::Score;
@@ -104,8 +105,8 @@ pub struct EndpointLoad {
     pub failed: u64,
     pub degraded: u64,
     pub last_error: String,
-    /// Answered by stage, in the endpoint's order.
-    pub by_stage: Vec<u64>,
+    /// Answered, by stage.
+    pub by_stage: ByStage,
     /// What became of the rows that each version was given, where the endpoint has an objective for them.
     pub versions: Vec<(ModelRef, Score)>,
 }

@@ -22,17 +22,15 @@ use serde_json::{Value, json};
 use weir_client::EndpointInfo;
 use weir_core::history::Calls;
 use weir_core::ids::EndpointName;
-use weir_core::tensor::TensorSpec;
 use weir_schema::oip::{self, HEADER_LENGTH};
 
 use self::body::{Encoding, inflate};
 use self::wire::{Binary, Infer};
 use crate::callers::{Caller, Callers, Origin};
 use crate::infer::{self, VERSION};
-use crate::models::{self, EXTENSIONS, Marks};
+use crate::models::{self, Described, EXTENSIONS, Marks, PLATFORM, Statistics};
 use crate::refusal::{Kind, RETRY_AFTER_MS, Refusal};
 use crate::serve::{Peer, Shared};
-use crate::statistics::Counted;
 
 pub use self::body::{BODY_WITHIN, Budget, Held};
 
@@ -188,14 +186,14 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 async fn metadata(Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
-    let info = caller.info(&endpoint).await?;
+    let told = models::metadata(&caller, &endpoint).await?;
     let tensor =
-        |spec: &TensorSpec| json!({"name": spec.name, "datatype": oip::word(spec.dtype), "shape": infer::dims(spec)});
-    let list = |specs: &[TensorSpec]| specs.iter().map(tensor).collect::<Vec<_>>();
+        |tensor: &Described| json!({"name": tensor.name, "datatype": oip::word(tensor.dtype), "shape": tensor.dims});
+    let list = |tensors: &[Described]| tensors.iter().map(tensor).collect::<Vec<_>>();
     Ok(reply(
         StatusCode::OK,
-        json!({"name": endpoint.as_str(), "versions": [VERSION], "platform": "weir",
-            "inputs": list(&info.inputs), "outputs": list(&info.outputs)}),
+        json!({"name": told.name, "versions": [VERSION], "platform": PLATFORM,
+            "inputs": list(&told.inputs), "outputs": list(&told.outputs)}),
     ))
 }
 
@@ -208,55 +206,44 @@ async fn model_ready(Model(endpoint): Model, By(caller): By) -> Result<Response,
 }
 
 async fn config(Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
-    let info = caller.info(&endpoint).await?;
-    Ok(reply(StatusCode::OK, config_of(&endpoint, &info)))
-}
-
-/// What Triton's clients read of a model's configuration: its tensors without the dimension of the batch.
-fn config_of(endpoint: &EndpointName, info: &EndpointInfo) -> Value {
-    let rows = infer::has_rows(info);
-    let tensor = |spec: &TensorSpec| {
-        let word = oip::word(spec.dtype);
-        let word = if word == "BYTES" { "STRING" } else { word };
-        json!({"name": spec.name, "data_type": format!("TYPE_{word}"), "dims": infer::dims(spec)[usize::from(rows)..]})
-    };
-    let list = |specs: &[TensorSpec]| specs.iter().map(tensor).collect::<Vec<_>>();
+    let told = models::config(&caller, &endpoint).await?;
+    let tensor = |tensor: &Described| json!({"name": tensor.name, "data_type": tensor.data_type().as_str_name(), "dims": tensor.dims});
+    let list = |tensors: &[Described]| tensors.iter().map(tensor).collect::<Vec<_>>();
     let mut config = json!({
-        "name": endpoint.as_str(), "platform": "weir", "backend": "weir",
+        "name": told.name, "platform": PLATFORM, "backend": PLATFORM,
         "version_policy": {"latest": {"num_versions": 1}},
-        "max_batch_size": if rows { infer::ROWS_TOLD } else { 0 },
-        "input": list(&info.inputs), "output": list(&info.outputs),
+        "max_batch_size": told.max_batch_size,
+        "input": list(&told.inputs), "output": list(&told.outputs),
         "model_transaction_policy": {"decoupled": false},
     });
-    if rows {
+    if told.batches() {
         config["dynamic_batching"] = json!({});
     }
-    config
+    Ok(reply(StatusCode::OK, config))
 }
 
 async fn statistics(State(http): State<Http>, Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
     let told = models::statistics(&caller, &http.shared.book, &endpoint).await?;
-    Ok(reply(StatusCode::OK, json!({"model_stats": [statistics_of(&endpoint, told)]})))
+    Ok(reply(StatusCode::OK, json!({"model_stats": [statistics_of(&told)]})))
 }
 
 async fn all_statistics(State(http): State<Http>, By(caller): By) -> Result<Response, Refusal> {
     let list = models::all_statistics(&caller, &http.shared.book).await?;
-    let list: Vec<Value> = list.iter().map(|(endpoint, told)| statistics_of(endpoint, *told)).collect();
+    let list: Vec<Value> = list.iter().map(statistics_of).collect();
     Ok(reply(StatusCode::OK, json!({"model_stats": list})))
 }
 
-fn statistics_of(endpoint: &EndpointName, Counted { sum: told, last_inference_ms }: Counted) -> Value {
+fn statistics_of(told: &Statistics) -> Value {
     let calls = |calls: &Calls| json!({"count": calls.count, "ns": calls.time.as_nanos() as u64});
-    let nothing = json!({"count": 0, "ns": 0});
-    let none = json!({"count": told.compute.count, "ns": 0});
     json!({
-        "name": endpoint.as_str(), "version": VERSION,
-        "last_inference": last_inference_ms,
-        "inference_count": told.rows, "execution_count": told.batches.round() as u64,
+        "name": told.name, "version": VERSION,
+        "last_inference": told.last_inference,
+        "inference_count": told.inferences, "execution_count": told.executions,
         "inference_stats": {
             "success": calls(&told.success), "fail": calls(&told.fail), "queue": calls(&told.queue),
-            "compute_input": none, "compute_infer": calls(&told.compute), "compute_output": none,
-            "cache_hit": nothing, "cache_miss": nothing,
+            "compute_input": calls(&told.compute_input), "compute_infer": calls(&told.compute_infer),
+            "compute_output": calls(&told.compute_output),
+            "cache_hit": calls(&told.cache_hit), "cache_miss": calls(&told.cache_miss),
         },
         "batch_stats": [],
     })

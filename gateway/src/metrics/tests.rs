@@ -1,6 +1,7 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use weir_core::endpoint::audit::GateAudit;
 use weir_core::history::{DeviceNow, EndpointRecent, Ever, ModelNow, NodeRecent, Seconds};
 use weir_core::ids::{DeviceName, EndpointName, ModelRef, StageName};
 use weir_core::outcome::{Class, Rejection};
@@ -13,7 +14,7 @@ use super::*;
 fn facts() -> NodeFacts {
     let mut totals = Totals::default();
     totals.request.add(Duration::from_millis(12));
-    totals.by_stage[1] = 1;
+    totals.by_stage = [("gone", 4), ("b", 1)].into_iter().collect();
     totals.rejected.insert((Rejection::Outbid, Class::Sheddable), 3);
     totals.calls.batches = 0.5;
     let mut batches = Batches::default();
@@ -28,7 +29,7 @@ fn facts() -> NodeFacts {
                 price: 2.5,
                 labels: (4, 3),
                 shadow: (0, 0),
-                gates: Vec::new(),
+                gates: vec![GateAudit::default(); 2],
                 ever: Ever::default(),
                 recent: Seconds::default(),
             }],
@@ -42,6 +43,7 @@ fn facts() -> NodeFacts {
             }],
         },
         totals: vec![totals],
+        refused: BTreeMap::from([(Rejection::NoReplica, 1)]),
         demand: BTreeMap::from([(model, Asked { first: 0, soft: vec![0.25] })]),
         ..NodeFacts::default()
     }
@@ -65,7 +67,9 @@ fn figures_stand_under_their_names() {
         "weir_request_duration_seconds_bucket{le=\"0.015\",endpoint=\"e\"} 1",
         "weir_request_duration_seconds_count{endpoint=\"e\"} 1",
         "weir_request_duration_seconds_sum{endpoint=\"e\"} 0.012",
+        "weir_cascade_stage_total{endpoint=\"e\",stage=\"a\"} 0.0",
         "weir_cascade_stage_total{endpoint=\"e\",stage=\"b\"} 1.0",
+        "weir_cascade_stage_total{endpoint=\"e\",stage=\"gone\"} 4.0",
         "weir_shed_total{endpoint=\"e\",reason=\"outbid\",class=\"sheddable\"} 3.0",
         "weir_price{endpoint=\"e\"} 2.5",
         "weir_labelled_right_total{endpoint=\"e\"} 3.0",
@@ -115,60 +119,191 @@ fn the_older_format_describes_counters_by_their_whole_name() {
 }
 
 /// Words of an expression that look like names of metrics.
-fn names(text: &str) -> std::collections::BTreeSet<&str> {
+fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| ["weir_", "nv_", "process_"].iter().any(|prefix| word.starts_with(prefix))).collect()
 }
 
-#[test]
-fn boards_and_alerts_ask_for_metrics_that_exist() {
-    let node: Facts = Arc::new(facts);
+/// What a process with a node, a coordinator and a gateway tells: the names and kinds of its metrics, and the labels that each figure has.
+struct Exported {
+    kinds: BTreeMap<String, String>,
+    labels: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// What Prometheus adds to every figure.
+const ADDED: [&str; 2] = ["instance", "job"];
+
+impl Exported {
+    fn new() -> Exported {
+        let node: Facts = Arc::new(facts);
+        let others = vec![("c2".to_owned(), 0, true)];
+        let coordinator: Group = Arc::new(move || MemberFacts { others: others.clone(), ..MemberFacts::default() });
+        let gateway = Arc::<Shared>::default();
+        gateway.counts.ended("http", "200");
+        let sources = Sources {
+            node: Some(node),
+            coordinator: Some(coordinator),
+            gateway: Some(Arc::clone(&gateway)),
+            without_aliases: false,
+        };
+        let text = exported(sources);
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let kinds = types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+        let mut labels = BTreeMap::<String, BTreeSet<String>>::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (figure, _) = line.rsplit_once(' ').unwrap();
+            let (name, inside) = figure.strip_suffix('}').map_or((figure, ""), |f| f.split_once('{').unwrap());
+            labels.entry(name.to_owned()).or_default().extend(labels_in(inside).map(str::to_owned));
+        }
+        labels.insert("up".to_owned(), BTreeSet::new());
+        Exported { kinds, labels }
+    }
+
+    fn has(&self, name: &str, label: &str) -> bool {
+        let labels = self.labels.get(name).unwrap_or_else(|| panic!("there is no {name}"));
+        labels.contains(label) || ADDED.contains(&label)
+    }
+
+    /// Labels that what an expression gives has, once every label that it asks metrics for is theirs.
+    fn result<'a>(&'a self, expression: &'a str) -> BTreeSet<&'a str> {
+        let has = |name: &str, label: &str| {
+            assert!(self.has(name, label), "{name} has no {label} in {expression}");
+        };
+        let mut metrics = Vec::new();
+        for name in names(expression).into_iter().chain(expression.contains("up{").then_some("up")) {
+            metrics.push(name);
+            for (at, _) in expression.match_indices(&format!("{name}{{")) {
+                let inside = expression[at + name.len() + 1..].split('}').next().unwrap();
+                labels_in(inside).for_each(|label| has(name, label));
+            }
+            assert!(self.labels.contains_key(name), "there is no {name}");
+        }
+        let mut grouped: Vec<BTreeSet<&str>> = Vec::new();
+        for (at, mark) in expression.match_indices(" by (") {
+            let (list, rest) = expression[at + mark.len()..].split_once(')').unwrap();
+            let list: BTreeSet<&str> = list.split(',').map(str::trim).collect();
+            let argument = in_brackets(rest.trim_start());
+            for name in names(argument) {
+                list.iter().for_each(|label| has(name, label));
+            }
+            grouped.push(list);
+        }
+        let over_all = ["sum(", "max(", "min(", "avg(", "count("].iter().any(|word| expression.contains(word));
+        if over_all && grouped.is_empty() {
+            return BTreeSet::new();
+        }
+        if grouped.is_empty() {
+            let of = |name: &&str| self.labels[*name].iter().map(String::as_str).chain(ADDED).collect();
+            grouped = metrics.iter().map(of).collect();
+        }
+        grouped.into_iter().reduce(|all, more| &all & &more).unwrap_or_default()
+    }
+}
+
+/// Names of labels within the brackets of a figure or of a selector.
+fn labels_in(inside: &str) -> impl Iterator<Item = &str> {
+    let edge = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    // What stands in quotes is a value.
+    let outside = inside.split('"').step_by(2);
+    outside.map(move |text| text.trim_matches(edge)).filter(|label| !label.is_empty())
+}
+
+/// What stands between a bracket and the one that closes it.
+fn in_brackets(text: &str) -> &str {
+    assert!(text.starts_with('('), "write `sum by (label) (…)`: {text}");
+    let mut depth = 0;
+    let end = text.find(|c: char| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth == 0
+    });
+    &text[1..end.expect("brackets that close")]
+}
+
+/// All that a process tells, of requests too.
+fn exported(sources: Sources) -> String {
     let mut registry = Registry::default();
-    let gateway = Arc::<crate::serve::Shared>::default();
-    gateway.counts.ended("http", "200");
-    registry.register("weir_gateway_requests", "", gateway.counts.0.clone());
-    let coordinator: Group = Arc::new(MemberFacts::default);
-    let sources = Sources { node: Some(node), coordinator: Some(coordinator), ..Sources::default() };
+    if let Some(gateway) = &sources.gateway {
+        registry.register("weir_gateway_requests", "", gateway.counts.0.clone());
+    }
     registry.register_collector(Box::new(Told(sources)));
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
-    // Families that have no figure yet are there by their type alone.
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let known: std::collections::BTreeSet<String> = types
-        .flat_map(|line| {
-            let (name, kind) = line.split_once(' ').unwrap();
-            let endings: &[&str] = match kind {
-                "counter" => &["_total"],
-                "histogram" => &["_bucket", "_sum", "_count"],
-                _ => &[""],
-            };
-            endings.iter().map(move |ending| format!("{name}{ending}"))
-        })
-        .collect();
-    for file in [include_str!("../../../deploy/grafana.json"), include_str!("../../../deploy/alerts.yml")] {
-        let asked = names(file);
-        assert!(asked.len() > 8);
-        for name in asked {
-            assert!(known.contains(name), "there is no {name}");
+    text
+}
+
+/// Expressions of a board, each with what its curves are called.
+fn expressions(board: &serde_json::Value, to: &mut Vec<(String, String)>) {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    match board {
+        serde_json::Value::Object(fields) => {
+            fields.get("expr").into_iter().for_each(|expr| to.push((text(expr), text(&board["legendFormat"]))));
+            fields.values().for_each(|value| expressions(value, to));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| expressions(item, to)),
+        _ => {}
+    }
+}
+
+#[test]
+fn boards_ask_for_metrics_and_labels_that_exist() {
+    let exported = Exported::new();
+    let board = include_str!("../../../deploy/grafana.json");
+    names(board).into_iter().for_each(|name| assert!(exported.labels.contains_key(name), "there is no {name}"));
+    let board: serde_json::Value = serde_json::from_str(board).unwrap();
+    let mut asked = Vec::new();
+    expressions(&board, &mut asked);
+    assert!(asked.len() > 8);
+    for (expression, curve) in &asked {
+        let labels = exported.result(expression);
+        for label in curve.split("{{").skip(1).map(|rest| rest.split("}}").next().unwrap().trim()) {
+            assert!(labels.contains(label), "{curve} asks for {label}, which {expression} has not");
+        }
+    }
+    for variable in board["templating"]["list"].as_array().unwrap() {
+        let Some(asked) = variable["query"].as_str().and_then(|query| query.strip_prefix("label_values(")) else {
+            continue;
+        };
+        let (name, label) = asked.strip_suffix(')').unwrap().split_once(", ").unwrap();
+        assert!(exported.has(name, label), "{name} has no {label}");
+    }
+}
+
+#[test]
+fn alerts_ask_for_metrics_and_labels_that_exist() {
+    let exported = Exported::new();
+    let alerts: Vec<&str> = include_str!("../../../deploy/alerts.yml").split("- alert:").skip(1).collect();
+    assert!(alerts.len() > 8);
+    for alert in alerts {
+        let (expression, rest) = alert.split_once("expr:").unwrap().1.split_once("for:").unwrap();
+        let labels = exported.result(expression);
+        for told in rest.split("$labels.").skip(1) {
+            let label = told.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+            assert!(labels.contains(label), "{label} is told, which {expression} has not");
         }
     }
 }
 
 #[test]
-fn every_metric_is_described() {
-    let node: Facts = Arc::new(facts);
-    let coordinator: Group = Arc::new(MemberFacts::default);
-    let sources = Sources {
-        node: Some(node),
-        coordinator: Some(coordinator),
-        gateway: Some(Arc::default()),
-        without_aliases: true,
-    };
-    let text = text(sources);
-    let documented = names(include_str!("../../../docs/metrics.md"));
-    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-        let (name, kind) = line.split_once(' ').unwrap();
-        let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
-        assert!(documented.contains(name.as_str()), "docs/metrics.md does not tell of {name}");
+fn every_metric_is_described_with_its_labels() {
+    let exported = Exported::new();
+    let (mut documented, mut rows) = (BTreeMap::new(), 0);
+    for row in include_str!("../../../docs/metrics.md").lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let labels: BTreeSet<&str> = cells[2].split(", ").filter(|label| !label.is_empty()).collect();
+        names(cells[1]).into_iter().for_each(|name| drop(documented.insert(name, labels.clone())));
+        rows += 1;
     }
+    assert!(rows > 20);
+    let told = |name: &str, kind: &str| if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+    for (name, kind) in exported.kinds.iter().filter(|(name, _)| !name.starts_with("nv_inference")) {
+        // Triton's counters have no ending.
+        let name = if name.starts_with("nv_") { name.clone() } else { told(name, kind) };
+        let labels = documented.remove(name.as_str());
+        let labels = labels.unwrap_or_else(|| panic!("docs/metrics.md does not tell of {name}"));
+        let figure = if kind == "histogram" { format!("{name}_count") } else { name.clone() };
+        let has: BTreeSet<&str> = exported.labels[&figure].iter().map(String::as_str).collect();
+        assert_eq!(labels, has, "the labels of {name} in docs/metrics.md");
+    }
+    documented.retain(|name, _| !name.starts_with("nv_inference"));
+    assert!(documented.is_empty(), "docs/metrics.md tells of {documented:?}, which there are not");
 }

@@ -65,11 +65,11 @@ fn write_endpoint(mut b: endpoint_recent::Builder<'_>, endpoint: &EndpointRecent
     b.set_estimated(tally.estimated);
     b.set_right(tally.right);
     b.set_forgone(tally.forgone);
-    let mut stages = b.reborrow().init_stages(count(endpoint.stages.len().min(tally.by_stage.len())));
-    for (i, (stage, answers)) in endpoint.stages.iter().zip(tally.by_stage).enumerate() {
+    let mut stages = b.reborrow().init_stages(count(endpoint.stages.len()));
+    for (i, stage) in endpoint.stages.iter().enumerate() {
         let mut b = stages.reborrow().get(i as u32);
         b.set_stage(stage.as_str());
-        b.set_answers(answers);
+        b.set_answers(tally.by_stage.of(stage.as_str()));
     }
     let counts = tally.latencies.counts();
     let mut latencies = b.init_latencies(count(counts.len()));
@@ -118,12 +118,15 @@ fn read_endpoint(r: endpoint_recent::Reader<'_>) -> Result<EndpointRecent, BadMe
         ..Tally::default()
     };
     let stages = r.get_stages()?;
-    tally.by_stage.iter_mut().zip(stages).for_each(|(answers, stage)| *answers = stage.get_answers());
-    let stage =
-        |r: stage_recent::Reader<'_>| -> Result<_, BadMessage> { Ok(StageName::parse(r.get_stage()?.to_str()?)?) };
+    let stage = |r: stage_recent::Reader<'_>| -> Result<_, BadMessage> {
+        let stage = StageName::parse(r.get_stage()?.to_str()?)?;
+        tally.by_stage.count(stage.as_str(), r.get_answers());
+        Ok(stage)
+    };
+    let stages = stages.iter().map(stage).collect::<Result<_, _>>()?;
     Ok(EndpointRecent {
         endpoint: EndpointName::parse(r.get_endpoint()?.to_str()?)?,
-        stages: stages.iter().map(stage).collect::<Result<_, _>>()?,
+        stages,
         price: r.get_price(),
         labels: (r.get_labelled(), r.get_labelled_right()),
         shadow: (r.get_shadowed(), r.get_agreed()),

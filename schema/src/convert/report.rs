@@ -1,6 +1,7 @@
 //! What nodes report to the leader.
 
 use capnp::struct_list;
+use weir_core::history::ByStage;
 use weir_core::ids::{DeviceName, EndpointName, Epoch, NodeName, ReplicaId};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::rollout::Score;
@@ -71,10 +72,11 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
             b.set_rows(score.rows);
             b.set_in_time(score.in_time);
         }
-        let mut stages = b.init_stage_answers(count(load.by_stage.len()));
-        for (i, answered) in load.by_stage.iter().enumerate() {
-            stages.set(i as u32, *answered);
-        }
+        let stages = count(load.by_stage.iter().len());
+        let mut answers = b.reborrow().init_stage_answers(stages);
+        load.by_stage.iter().enumerate().for_each(|(i, (_, answered))| answers.set(i as u32, answered));
+        let mut names = b.init_stage_names(stages);
+        load.by_stage.iter().enumerate().for_each(|(i, (stage, _))| names.set(i as u32, stage));
     }
 }
 
@@ -107,6 +109,11 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
         Ok((model_ref(r.get_model()?)?, Score { rows: r.get_rows(), in_time: r.get_in_time() }))
     };
     let endpoint = |r: wire::endpoint_load::Reader<'_>| -> Result<_, BadMessage> {
+        // What an older node counted by number alone is left out: the stages may have been others.
+        let mut by_stage = ByStage::default();
+        for (stage, answered) in r.get_stage_names()?.iter().zip(r.get_stage_answers()?) {
+            by_stage.count(stage?.to_str()?, answered);
+        }
         Ok(EndpointLoad {
             endpoint: EndpointName::parse(r.get_endpoint()?.to_str()?)?,
             arrived: r.get_arrived(),
@@ -116,7 +123,7 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
             failed: r.get_failed(),
             degraded: r.get_degraded(),
             last_error: r.get_last_error()?.to_str()?.to_owned(),
-            by_stage: r.get_stage_answers()?.iter().collect(),
+            by_stage,
             versions: r.get_versions()?.iter().map(version).collect::<Result<_, _>>()?,
         })
     };

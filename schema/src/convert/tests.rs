@@ -370,7 +370,7 @@ fn reports_come_back_as_they_were_sent() {
             failed: 1,
             degraded: 1,
             last_error: "it failed".into(),
-            by_stage: vec![3, 1],
+            by_stage: [("a", 3), ("gone", 1)].into_iter().collect(),
             versions: vec![(ModelRef::parse("m@1").unwrap(), Score { rows: 9, in_time: 8 })],
         }],
         up: Duration::from_secs(9),
@@ -399,7 +399,7 @@ fn the_last_seconds_come_back_as_they_were_sent() {
         ..Tally::default()
     };
     tally.latencies.add(Duration::from_millis(3));
-    tally.by_stage[1] = 1;
+    tally.by_stage = [("a", 0), ("b", 1)].into_iter().collect();
     let model =
         ModelNow { model: ModelRef::parse("m@1").unwrap(), queued: 4, batches: Batches::of([1, 2, 3, 4, 5], 99) };
     let recent = NodeRecent {
