@@ -341,7 +341,9 @@ async fn respond(
     };
     let (body, json, encoding) = if large { elsewhere(write).await } else { write() }?;
     let mut held = Held::default();
-    shared.responses.take(&mut held, body.len())?;
+    // It ran: nobody is to think that it may be asked again for nothing.
+    let full = |_| Refusal::new(Kind::Failed, "it was answered, and too many bytes of answers wait to be sent here");
+    shared.responses.take(&mut held, body.len()).map_err(full)?;
     let mut response = Response::new(Body::new(body::Sent::new(body, held)));
     let headers = response.headers_mut();
     headers.insert(
