@@ -51,6 +51,8 @@ pub struct Asking<'a> {
     pub endpoint: &'a EndpointName,
     /// Of the plan that the home routes by.
     pub epoch: Epoch,
+    /// Not wanted where they would not be done by then.
+    pub by: Option<Instant>,
 }
 
 impl Line for ToNode {
@@ -71,7 +73,7 @@ impl Peers {
         shared: &Shared,
         node: &NodeName,
         address: &str,
-        Asking { model, endpoint, epoch }: Asking<'_>,
+        Asking { model, endpoint, epoch, by }: Asking<'_>,
         rows: Vec<Submission>,
     ) -> Result<Vec<StageReply>, ()> {
         let line =
@@ -92,6 +94,7 @@ impl Peers {
             }
             b.set_endpoint(endpoint.as_str());
             b.set_first(group[0].bid.first);
+            b.set_by_us(by.map_or(0, |by| span_to_us(by.since(now)).max(1)));
             let mut values = b.reborrow().init_values(group.len() as u32);
             for (i, row) in group.iter().enumerate() {
                 values.set(i as u32, row.bid.gain.unwrap_or(-row.bid.worth));
@@ -151,7 +154,12 @@ fn read_response(
         blocks.push(Arc::new(tensors.collect::<Result<Vec<Tensor>, _>>()?));
     }
     let mut replies = Vec::new();
+    let full = response.get_full();
     for answer in response.get_rows()? {
+        if full {
+            replies.push(StageReply::Full);
+            continue;
+        }
         let outcome = outcome_from_wire(answer.get_outcome(), answer.get_rejection());
         replies.push(match outcome {
             Outcome::Answered => {
@@ -208,6 +216,7 @@ impl stages::Server for StagesObject {
         let failed = |bad: weir_schema::convert::BadMessage| capnp::Error::failed(bad.to_string());
         let request = params.get()?.get_request()?;
         let (endpoint, first) = (request.get_endpoint()?.to_str()?, request.get_first());
+        let by = span_from_us(request.get_by_us()).map_err(failed)?;
         let (model, rows, deadlines, values, class) = read_request(request).map_err(failed)?;
         let _in_flight = self.shared.in_flight();
         let now = self.shared.host.clock.now();
@@ -223,7 +232,13 @@ impl stages::Server for StagesObject {
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
         let mut ahead = Told { wait: Duration::ZERO, yields: Duration::ZERO, price: 0.0, at: now, silent: None };
-        if let Some((_, device)) = best {
+        let is_full = |finish: &Instant| !by.is_zero() && *finish > now + by;
+        if let Some((_, device)) = best.as_ref().filter(|(finish, _)| is_full(finish)) {
+            // The home goes on to the next at once, and knows how long the wait is here.
+            let latest = deadlines.iter().max().copied().unwrap_or_default();
+            ahead = waits(device, now, Deadline::after(now, latest), tenant);
+            replies.fill_with(|| StageReply::Full);
+        } else if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
             let sink: Replies = Arc::new(move |slot, reply| drop(sender.send((slot, reply))));
             let submissions = rows.into_iter().zip(deadlines).zip(values).enumerate();
@@ -243,14 +258,18 @@ impl stages::Server for StagesObject {
                 let Some((slot, reply)) = receiver.recv().await else { break };
                 replies[slot] = reply;
             }
-            let load = device.load();
-            let price = device.price(self.shared.host.clock.now(), latest, tenant);
-            let (wait, yields) = (load.backlog.as_duration(), load.yields.as_duration());
-            ahead = Told { wait, yields, price, at: now, silent: None };
+            ahead = waits(device, self.shared.host.clock.now(), latest, tenant);
         }
         write_response(results.get().init_response(), &ahead, &replies);
         Ok(())
     }
+}
+
+/// What is told of a device's queue.
+fn waits(device: &Device, now: Instant, latest: Deadline, tenant: Tenant) -> Told {
+    let load = device.load();
+    let (wait, yields) = (load.backlog.as_duration(), load.yields.as_duration());
+    Told { wait, yields, price: device.price(now, latest, tenant), at: now, silent: None }
 }
 
 /// With a number for each row: what it gains, or, negated, what an answer to it is worth.
@@ -289,6 +308,7 @@ fn write_response(mut b: stage_response::Builder<'_>, ahead: &Told, replies: &[S
     b.set_queue_ahead_us(span_to_us(ahead.wait));
     b.set_yields_us(span_to_us(ahead.yields));
     b.set_price(ahead.price);
+    b.set_full(replies.iter().all(|reply| matches!(reply, StageReply::Full)));
     let answered = replies.iter().enumerate().filter_map(|(slot, reply)| match reply {
         StageReply::Answered { outputs, .. } => Some((slot, outputs.clone())),
         _ => None,
@@ -321,6 +341,8 @@ fn write_response(mut b: stage_response::Builder<'_>, ahead: &Told, replies: &[S
                 (Outcome::Answered, "")
             }
             StageReply::Rejected(why) => (Outcome::Rejected(*why), ""),
+            // Whoever does not know of it asks elsewhere.
+            StageReply::Full => (Outcome::Rejected(Rejection::QueueFull), ""),
             StageReply::Expired => (Outcome::Expired, ""),
             StageReply::Failed(message) => (Outcome::Failed, message.as_str()),
             StageReply::Lost => (Outcome::Unknown, ""),

@@ -169,6 +169,7 @@ struct StageRequest {
   values @6 :List(Float64);   # one a row: what running it adds to an answer in hand; where it has none, what an answer is worth, negated
   endpoint @7 :Text;          # that asks
   first @8 :Bool;             # first answers that more may follow
+  byUs @9 :UInt64;            # not wanted where they would not be done by then, from now; 0: whenever that is
 }
 
 struct StageResponse {
@@ -177,6 +178,7 @@ struct StageResponse {
   queueAheadUs @2 :UInt64;    # estimated wait of a query of this model that came now: routing knowledge
   yieldsUs @3 :UInt64;        # of it, what would give way to a query that nobody has answered yet
   price @4 :Float64;          # what a second of slot time is worth there, in units of value
+  full @5 :Bool;              # none was taken: they would not have been done by the time that was asked for
 }
 
 struct OutputBlock {

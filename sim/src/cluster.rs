@@ -192,6 +192,8 @@ enum Event {
         call: u64,
         stage: usize,
         rows: Vec<usize>,
+        /// It is not wanted where it would not be done by then.
+        by: Option<Instant>,
     },
     Finish {
         node: usize,
@@ -340,7 +342,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     self.send(now, due);
                 }
                 Event::Home(call) => self.start(now, call),
-                Event::Remote { node, call, stage, rows } => self.enqueue(now, node, call, stage, &rows),
+                Event::Remote { node, call, stage, rows, by } => self.remote(now, node, call, stage, rows, by),
                 Event::Finish { node, replica } => self.finish(now, node, replica),
                 Event::Wake(node) => {
                     self.devices[node].wake(now, &mut self.effects);
@@ -527,17 +529,19 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             let known = self.candidates(now, home, model, group.slots.len(), &group.tried);
             let left = self.calls[&id].deadline.left(now);
             let coming = self.coming.entry((home, model.clone())).or_default();
-            if group.tried.is_empty() {
+            if group.tried.is_empty() && group.full.is_empty() {
                 coming.add(now, group.slots.len());
             }
             let saves = coming.saves(now, &self.cluster.models[model].believed, left);
-            let choice = choose(&known, now, deadline, saves, &mut self.prng);
+            let choice = choose(&known, &group.full, now, deadline, saves, &mut self.prng);
             let call = self.calls.get_mut(&id).expect("an open call");
+            let by = if let Choice::Asking(_, by) = choice { Some(by) } else { None };
             match choice {
                 Choice::None(why) => call.trip.on_no_choice(now, &group, why),
-                Choice::To(target) => {
+                Choice::To(target) | Choice::Asking(target, _) => {
                     call.trip.on_sent(&group, &target);
-                    call.escalated.0 += if group.stage > 0 { group.slots.len() as u32 } else { 0 };
+                    call.escalated.0 +=
+                        if group.stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
                     let Group { stage, slots: rows, .. } = group;
                     match target {
                         Target::Local(_) => self.enqueue(now, home, id, stage, &rows),
@@ -545,7 +549,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                             let node = self.names.iter().position(|known| *known == name).expect("a known node");
                             let at = now + self.cluster.path.hop;
                             self.note_sent(now, home, node, endpoint, stage, rows.len());
-                            self.agenda.at(at, Event::Remote { node, call: id, stage, rows });
+                            self.agenda.at(at, Event::Remote { node, call: id, stage, rows, by });
                         }
                     }
                 }
@@ -639,6 +643,20 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         }
         known.retain(|candidate| !tried.contains(&candidate.target));
         known
+    }
+
+    /// Rows of one call get to another node, which takes them where they would be done in time.
+    fn remote(&mut self, now: Instant, node: usize, id: u64, stage: usize, rows: Vec<usize>, by: Option<Instant>) {
+        let served = self.calls.get(&id).map(|call| &self.cluster.endpoints[call.due.endpoint]);
+        let model = served.and_then(|served| served.ladders.endpoint().stages[stage].model());
+        if let (Some(by), Some(model)) = (by, model) {
+            let estimate = self.devices[node].estimate_finish(now, model, rows.len());
+            if estimate.is_some_and(|estimate| estimate.finish > by) {
+                let full = rows.into_iter().map(|slot| ((id, slot, stage), StageEnd::Full)).collect();
+                return self.bring_home(now, node, full);
+            }
+        }
+        self.enqueue(now, node, id, stage, &rows);
     }
 
     /// Rows of one call enter the queue of a device together.

@@ -83,6 +83,9 @@ pub struct Told {
 #[allow(missing_docs)]
 pub enum Choice {
     To(Target),
+    /// To another node, which is to say [`StageEnd::Full`](super::StageEnd::Full) where it would not be done by then: it is not known here how
+    /// much waits there now.
+    Asking(Target, Instant),
     None(Rejection),
 }
 
@@ -131,12 +134,22 @@ pub fn cheapest(now: Instant, local: impl Iterator<Item = f64>, told: impl Itera
 /// ("power of two choices", Mitzenmacher 1996: two fresh looks, and no herd on the one that looked best to everybody). What can be
 /// pushed out is in nobody's way for good: whether it gives way, its device knows. Where rows of the model save more than a hop by meeting
 /// others (`saves`, in slot time), they meet first: see [`super::meeting_order`].
-pub fn choose(candidates: &[Candidate], now: Instant, deadline: Deadline, saves: Duration, prng: &mut Prng) -> Choice {
+pub fn choose(
+    candidates: &[Candidate],
+    full: &[Target],
+    now: Instant,
+    deadline: Deadline,
+    saves: Duration,
+    prng: &mut Prng,
+) -> Choice {
     if candidates.is_empty() {
         return Choice::None(Rejection::NoReplica);
     }
-    if let Some(target) = meet(candidates, now, deadline, saves) {
-        return Choice::To(target.clone());
+    if let Some((target, by)) = meet(candidates, full, now, deadline, saves) {
+        return match target {
+            Target::Local(_) => Choice::To(target.clone()),
+            Target::Remote(_) => Choice::Asking(target.clone(), by),
+        };
     }
     let (local, remote): (Vec<_>, Vec<_>) =
         candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));

@@ -15,6 +15,8 @@ pub struct Call {
     pub stage: usize,
     /// Where it was sent before: another target may do better.
     pub tried: Vec<Target>,
+    /// Where there was no room with time to spare: others come first.
+    pub full: Vec<Target>,
 }
 
 /// One row.
@@ -50,6 +52,7 @@ struct UnderWay {
     /// What running it is worth, where a gate has weighed that.
     value: Option<f64>,
     tried: Vec<Target>,
+    full: Vec<Target>,
 }
 
 /// What can be said of a stage that is not under way and has not ended.
@@ -123,6 +126,12 @@ impl Journey {
             return None;
         };
         let call = &mut self.under_way[at];
+        if end == StageEnd::Full && !self.late {
+            // No attempt: it was only asked.
+            call.full.extend(call.tried.pop());
+            calls.push(Call { stage, tried: call.tried.clone(), full: call.full.clone() });
+            return None;
+        }
         let again = match end {
             StageEnd::Lost => {
                 call.lost = true;
@@ -136,7 +145,7 @@ impl Journey {
         };
         if again && call.attempts < ATTEMPTS_MAX && !self.late {
             call.attempts += 1;
-            calls.push(Call { stage, tried: call.tried.clone() });
+            calls.push(Call { stage, tried: call.tried.clone(), full: call.full.clone() });
             return None;
         }
         match end {
@@ -146,6 +155,7 @@ impl Journey {
             }
             StageEnd::Lost | StageEnd::Failed => self.miss(at, Ending::Fail),
             StageEnd::Rejected(why) => self.miss(at, Ending::Refuse(why)),
+            StageEnd::Full => self.miss(at, Ending::Refuse(Rejection::TooLate)),
             StageEnd::Expired => self.miss(at, Ending::Expire),
         }
         self.go_on(flow, calls)
@@ -219,8 +229,9 @@ impl Journey {
                 Standing::Ready if !flow.is_chain() && self.useful(flow) & bit == 0 => self.skipped |= bit,
                 Standing::Ready => {
                     let value = self.worth.filter(|(of, _)| *of == stage).map(|(_, value)| value);
-                    self.under_way.push(UnderWay { stage, attempts: 1, lost: false, value, tried: Vec::new() });
-                    calls.push(Call { stage, tried: Vec::new() });
+                    let (tried, full) = (Vec::new(), Vec::new());
+                    self.under_way.push(UnderWay { stage, attempts: 1, lost: false, value, tried, full });
+                    calls.push(Call { stage, tried: Vec::new(), full: Vec::new() });
                 }
             }
         }

@@ -61,6 +61,8 @@ pub enum StageEnd {
     Answered(Option<f32>),
     /// It did not run there.
     Rejected(Rejection),
+    /// It would not have been done there by the time that it was sent with: where others are to come before (see [`Choice::To`]).
+    Full,
     /// The deadline passed.
     Expired,
     /// It ran and failed.

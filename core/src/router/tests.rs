@@ -210,9 +210,9 @@ pub(super) fn remote(name: &str) -> Target {
 fn a_remote_replica_is_charged_the_hop() {
     let mut prng = Prng::new(1);
     let near = [candidate(local(), 1000), candidate(remote("n2"), 800)];
-    assert_eq!(choose(&near, Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng), Choice::To(local()));
+    assert_eq!(choose(&near, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng), Choice::To(local()));
     let far = [candidate(local(), 2000), candidate(remote("n2"), 800)];
-    assert_eq!(choose(&far, Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng), Choice::To(remote("n2")));
+    assert_eq!(choose(&far, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng), Choice::To(remote("n2")));
 }
 
 #[test]
@@ -220,12 +220,16 @@ fn nothing_is_sent_where_it_would_be_late() {
     let mut prng = Prng::new(1);
     let deadline = Deadline(Instant::from_micros(900));
     let late = [candidate(local(), 1000), candidate(remote("n2"), 950)];
-    let chosen: Vec<_> = (0..1600).map(|_| choose(&late, Instant::ZERO, deadline, Duration::ZERO, &mut prng)).collect();
+    let chosen: Vec<_> =
+        (0..1600).map(|_| choose(&late, &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng)).collect();
     // Now and then the best is asked all the same: its profile may say more than is true.
     let asked = chosen.iter().filter(|choice| **choice == Choice::To(local())).count();
     assert!((60..150).contains(&asked), "{asked}");
     assert!(chosen.iter().all(|c| [Choice::To(local()), Choice::None(Rejection::TooLate)].contains(c)));
-    assert_eq!(choose(&[], Instant::ZERO, deadline, Duration::ZERO, &mut prng), Choice::None(Rejection::NoReplica));
+    assert_eq!(
+        choose(&[], &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng),
+        Choice::None(Rejection::NoReplica)
+    );
 }
 
 #[test]
@@ -235,16 +239,19 @@ fn what_can_be_pushed_out_refuses_nobody() {
     let mut busy = candidate(local(), 1000);
     busy.estimate.yields = Duration::from_micros(150);
     for _ in 0..100 {
-        assert_eq!(choose(&[busy.clone()], Instant::ZERO, deadline, Duration::ZERO, &mut prng), Choice::To(local()));
+        assert_eq!(
+            choose(&[busy.clone()], &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng),
+            Choice::To(local())
+        );
     }
     let sooner = candidate(remote("n2"), 550);
     assert_eq!(
-        choose(&[busy.clone(), sooner], Instant::ZERO, deadline, Duration::ZERO, &mut prng),
+        choose(&[busy.clone(), sooner], &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng),
         Choice::To(remote("n2")),
         "where there is room"
     );
     let full = candidate(remote("n2"), 650);
-    assert_eq!(choose(&[busy, full], Instant::ZERO, deadline, Duration::ZERO, &mut prng), Choice::To(local()));
+    assert_eq!(choose(&[busy, full], &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng), Choice::To(local()));
 }
 
 #[test]
@@ -272,7 +279,7 @@ fn two_remote_replicas_are_compared_and_every_one_gets_its_turn() {
     let all: Vec<_> = (0..5).map(|i| candidate(remote(&format!("n{i}")), 1000 + i)).collect();
     let mut chosen = std::collections::BTreeMap::new();
     for _ in 0..1000 {
-        if let Choice::To(target) = choose(&all, Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng) {
+        if let Choice::To(target) = choose(&all, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng) {
             *chosen.entry(target).or_insert(0) += 1;
         }
     }

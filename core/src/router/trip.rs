@@ -46,6 +46,8 @@ pub struct Group {
     pub stage: usize,
     /// Where they need not be sent again for it.
     pub tried: Vec<Target>,
+    /// Where there was no room with time to spare.
+    pub full: Vec<Target>,
     /// Their numbers, ascending.
     pub slots: Vec<usize>,
 }
@@ -57,7 +59,8 @@ impl Trip {
         let mut calls = Vec::new();
         let ended = journey.start(flow, &mut calls);
         assert_eq!(ended, None, "a journey starts with a call");
-        let group = |call: Call| Group { stage: call.stage, tried: Vec::new(), slots: (0..rows).collect() };
+        let group =
+            |call: Call| Group { stage: call.stage, tried: Vec::new(), full: Vec::new(), slots: (0..rows).collect() };
         Trip {
             flow: Arc::clone(flow),
             groups: calls.drain(..).map(group).collect(),
@@ -163,17 +166,18 @@ impl Trip {
             self.open -= 1;
         }
         let mut calls = std::mem::take(&mut self.calls);
-        calls.drain(..).for_each(|call| self.want(call.stage, call.tried, slot));
+        calls.drain(..).for_each(|call| self.want(call, slot));
         self.calls = calls;
     }
 
-    fn want(&mut self, stage: usize, tried: Vec<Target>, slot: usize) {
-        match self.groups.binary_search_by(|group| (group.stage, &group.tried).cmp(&(stage, &tried))) {
+    fn want(&mut self, Call { stage, tried, full }: Call, slot: usize) {
+        let wanted = (stage, &tried, &full);
+        match self.groups.binary_search_by(|group| (group.stage, &group.tried, &group.full).cmp(&wanted)) {
             Ok(at) => {
                 let slots = &mut self.groups[at].slots;
                 slots.insert(slots.partition_point(|known| *known < slot), slot);
             }
-            Err(at) => self.groups.insert(at, Group { stage, tried, slots: vec![slot] }),
+            Err(at) => self.groups.insert(at, Group { stage, tried, full, slots: vec![slot] }),
         }
     }
 }
@@ -237,6 +241,29 @@ mod tests {
         assert_eq!(trip.end(2).unwrap().how, Ending::Expire);
         trip.on_stage_end(Instant::from_millis(60), &ladder, 2, 0, StageEnd::Answered(Some(0.99)), 0);
         assert_eq!(trip.end(2).unwrap().at, deadline, "what comes later is nothing to it");
+    }
+
+    #[test]
+    fn asking_who_is_full_is_no_attempt() {
+        let ladder = cascade();
+        let mut trip = Trip::new(&flow(), 2, Depth::ANY);
+        let nodes = ["n2", "n3", "n4", "n5"].map(remote);
+        for node in &nodes {
+            assert_eq!(sent(&mut trip, node).slots, [0, 1]);
+            (0..2).for_each(|slot| assert_eq!(trip.on_stage_end(NOW, &ladder, slot, 0, StageEnd::Full, 0), None));
+        }
+        let group = sent(&mut trip, &local());
+        assert_eq!(
+            (group.tried, group.full.as_slice()),
+            (Vec::new(), nodes.as_slice()),
+            "each may still be asked for good"
+        );
+        trip.on_stage_end(NOW, &ladder, 0, 0, StageEnd::Lost, 0);
+        let again = trip.next_group().unwrap();
+        assert_eq!((again.tried, again.full.len()), (vec![local()], 4));
+        trip.on_deadline(Instant::from_millis(50));
+        assert!(trip.is_over());
+        assert_eq!(trip.on_stage_end(NOW, &ladder, 1, 0, StageEnd::Full, 0), None, "after its end it is nothing to it");
     }
 
     #[test]

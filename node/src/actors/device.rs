@@ -42,6 +42,8 @@ pub enum StageReply {
     },
     /// It did not run.
     Rejected(Rejection),
+    /// It would not have been done by the time that it was sent with, and was not taken.
+    Full,
     /// Its deadline passed while it waited.
     Expired,
     /// It ran and failed; the text is for the caller.
@@ -63,6 +65,7 @@ impl StageReply {
                 VisitEnd::Answered { queue: *queue, execute: *execute, batch: *batch }
             }
             StageReply::Rejected(why) => VisitEnd::Rejected(*why),
+            StageReply::Full => VisitEnd::Rejected(Rejection::QueueFull),
             StageReply::Expired => VisitEnd::Expired,
             StageReply::Failed(_) => VisitEnd::Failed,
             StageReply::Lost => VisitEnd::Lost,

@@ -445,6 +445,7 @@ impl Home {
             }
             let shared = &self.shared;
             if group.tried.is_empty()
+                && group.full.is_empty()
                 && group.stage != call.depth.from
                 && !call.ladders.endpoint().stages[group.stage].weighs()
             {
@@ -455,12 +456,13 @@ impl Home {
             let left = call.deadline.left(now);
             let saves = elsewhere.map_or(Duration::ZERO, |profile| shared.wanted.saves(now, model, profile, left));
             let deadline = call.deadline_of(now, group.stage);
-            let target = match choose(&known, now, deadline, saves, &mut self.prng.borrow_mut()) {
+            let (target, by) = match choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
                     travel.trip.on_no_choice(now, &group, why);
                     continue;
                 }
-                Choice::To(target) => target,
+                Choice::To(target) => (target, None),
+                Choice::Asking(target, by) => (target, Some(by)),
             };
             travel.trip.on_sent(&group, &target);
             travel.note_sent(now, &group, &target, &shared.name);
@@ -473,8 +475,8 @@ impl Home {
                 Target::Remote(node) => {
                     let row = elsewhere.map_or(0.0, Profile::row_seconds);
                     shared.remote_waits.sent(now, &node, model, Duration::from_secs_f64(row * rows.len() as f64));
-                    let endpoint = call.ladders.endpoint().name.clone();
-                    let forwarded = self.forward(&table, node, model.clone(), endpoint, rows, sink);
+                    let wanted = (model.clone(), call.ladders.endpoint().name.clone(), by);
+                    let forwarded = self.forward(&table, node, wanted, rows, sink);
                     drop(travel.remote.get_or_insert_default().spawn_local(forwarded));
                 }
             }
@@ -493,13 +495,12 @@ impl Home {
         Waiting { device, tickets: device.submit(model, rows, &replies) }
     }
 
-    /// Runs rows on another node.
+    /// Runs rows on another node: of a model, for an endpoint, and by when, where that matters.
     fn forward(
         &self,
         table: &Table,
         node: NodeName,
-        model: ModelRef,
-        endpoint: EndpointName,
+        (model, endpoint, by): (ModelRef, EndpointName, Option<Instant>),
         rows: Vec<Submission>,
         sink: Sink,
     ) -> impl Future<Output = ()> + use<> {
@@ -511,7 +512,7 @@ impl Home {
             let answered = match address {
                 Some(address) => {
                     peers
-                        .run(&shared, &node, &address, Asking { model: &model, endpoint: &endpoint, epoch }, rows)
+                        .run(&shared, &node, &address, Asking { model: &model, endpoint: &endpoint, epoch, by }, rows)
                         .await
                 }
                 None => Err(()),

@@ -65,6 +65,7 @@ impl Travel<'_> {
                 return self.on_answer(now, slot, (stage, node, outputs), ladder);
             }
             StageReply::Rejected(why) => StageEnd::Rejected(why),
+            StageReply::Full => StageEnd::Full,
             StageReply::Expired => StageEnd::Expired,
             StageReply::Failed(message) => {
                 row.message = message;
