@@ -8,8 +8,10 @@ what weir has to do, or, of the others, from what is written down.
 
 import asyncio
 import json
+import os
 import queue
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,10 @@ def same(result: Any) -> bool:
     return got.shape == (4, 10) and np.array_equal(got, wanted)
 
 
-over_http, over_grpc = http.InferenceServerClient(HTTP), grpc.InferenceServerClient(GRPC)
+# A server that closes a connection without a word makes a client wait.
+WITHIN = 10.0
+over_http = http.InferenceServerClient(HTTP, network_timeout=WITHIN, connection_timeout=WITHIN)
+over_grpc = grpc.InferenceServerClient(GRPC)
 for name, client in (("http", over_http), ("grpc", over_grpc)):
     of = (lambda told, field: told[field]) if name == "http" else getattr
     inner = (lambda told, _: told) if name == "http" else getattr
@@ -154,7 +159,10 @@ check("grpc async", asynchronous)
 check("grpc stream, in order", in_order)
 check("grpc stream, an error", stream_error)
 check("grpc stream goes on, the only response is the final one", final)
-over_grpc.stop_stream()
+# Where the server has ended the stream itself, the client waits for ever.
+stopping = threading.Thread(target=over_grpc.stop_stream, daemon=True)
+stopping.start()
+stopping.join(WITHIN)
 for name, client, library in (("http", over_http, http), ("grpc", over_grpc, grpc)):
     for what, options in (
         ("unknown model", {"model_name": "nobody"}),
@@ -183,7 +191,7 @@ def asyncio_http() -> bool:
         async with http_aio.InferenceServerClient(HTTP) as client:
             return same(await client.infer(MODEL, inputs(http_aio))) and await client.is_model_ready(MODEL)
 
-    return asyncio.run(ask())
+    return asyncio.run(asyncio.wait_for(ask(), WITHIN))
 
 
 def asyncio_grpc() -> bool:
@@ -191,7 +199,7 @@ def asyncio_grpc() -> bool:
         async with grpc_aio.InferenceServerClient(GRPC) as client:
             return same(await client.infer(MODEL, inputs(grpc_aio))) and await client.is_model_ready(MODEL)
 
-    return asyncio.run(ask())
+    return asyncio.run(asyncio.wait_for(ask(), WITHIN))
 
 
 def asyncio_stream() -> bool:
@@ -204,7 +212,7 @@ def asyncio_stream() -> bool:
             got = [result async for result in client.stream_infer(asks())]
             return len(got) == 3 and all(error is None and same(result) for result, error in got)
 
-    return asyncio.run(ask())
+    return asyncio.run(asyncio.wait_for(ask(), WITHIN))
 
 
 check("http asyncio", asyncio_http)
@@ -222,4 +230,5 @@ for name, what in told.items():
     mark = "ok  " if what == "" else "diff"
     print(mark if as_known else "FAIL", name, what, "" if as_known else f"(written down: {known})")
 print(f"{SERVER}: {sum(what == '' for what in told.values())} of {len(told)} as weir has to do it")
-sys.exit(1 if bad else 0)
+sys.stdout.flush()
+os._exit(1 if bad else 0)
