@@ -7,6 +7,10 @@
 //! fills one device after the other, and each with whole batches. The orders of different models begin on different devices, as evenly as
 //! can be, and go on from there in a circle, so that what overflows from one model meets the beginnings of others evenly too.
 //!
+//! What a home knows of another node's queue is late. So it sends a row there with the time until which it would have to be done
+//! ([`Choice::Asking`](super::Choice::Asking)); who cannot do that says so at once ([`StageEnd::Full`](super::StageEnd::Full)), which costs a hop
+//! only where it is needed, and the row goes on to the next. Where all are full, whoever is done first is asked for good.
+//!
 //! Where a home alone is asked for enough rows of a model to fill batches, they need not meet those of other homes: on its own device it
 //! knows the queue as it is, and on others only as it was.
 
@@ -19,7 +23,8 @@ use crate::units::{Deadline, Instant};
 
 /// Part of the time left that the rows of a model may take on the device where they meet, in hundredths, before more rows go to the next.
 /// Less would spread a steady load over devices that are busy with other models, where each batch costs α again; more leaves a burst no
-/// time to find another place. With 60, bursts of two copies are met 3 % better, and a steady load on all devices 10 % worse (`what_is_multiplexing_worth`).
+/// time to find another place. With 60 in place of 70 two copies bear 3 % more of bursts, and all devices together 10 % less of a steady
+/// load (`what_is_multiplexing_worth`).
 const FILLED: u64 = 70;
 
 /// How many rows of one model a home has had of late.
