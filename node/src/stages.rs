@@ -227,16 +227,18 @@ impl stages::Server for StagesObject {
         let local = table.targets.get(&model).into_iter().flat_map(|targets| &targets.local);
         let devices = local.filter_map(|name| self.shared.devices.get(name));
         let best = devices
-            .filter_map(|device| Some((device.estimate_finish(now, &model, rows.len())?.finish, device)))
+            .filter_map(|device| Some((device.estimate_finish(now, &model, rows.len(), None)?.finish, device)))
             .min_by_key(|(finish, _)| *finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
         let mut ahead = Told { wait: Duration::ZERO, yields: Duration::ZERO, price: 0.0, at: now, silent: None };
+        // What gives way to the next row of this home is what gives way to these.
+        let firm = values.first().copied().filter(|value| *value < 0.0).map(|value| -value);
         let is_full = |finish: &Instant| !by.is_zero() && *finish > now + by;
         if let Some((_, device)) = best.as_ref().filter(|(finish, _)| is_full(finish)) {
             // The home goes on to the next at once, and knows how long the wait is here.
             let latest = deadlines.iter().max().copied().unwrap_or_default();
-            ahead = waits(device, now, Deadline::after(now, latest), tenant);
+            ahead = waits(device, now, Deadline::after(now, latest), tenant, firm);
             replies.fill_with(|| StageReply::Full);
         } else if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -258,7 +260,7 @@ impl stages::Server for StagesObject {
                 let Some((slot, reply)) = receiver.recv().await else { break };
                 replies[slot] = reply;
             }
-            ahead = waits(device, self.shared.host.clock.now(), latest, tenant);
+            ahead = waits(device, self.shared.host.clock.now(), latest, tenant, firm);
         }
         write_response(results.get().init_response(), &ahead, &replies);
         Ok(())
@@ -266,9 +268,8 @@ impl stages::Server for StagesObject {
 }
 
 /// What is told of a device's queue.
-fn waits(device: &Device, now: Instant, latest: Deadline, tenant: Tenant) -> Told {
-    let load = device.load();
-    let (wait, yields) = (load.backlog.as_duration(), load.yields.as_duration());
+fn waits(device: &Device, now: Instant, latest: Deadline, tenant: Tenant, firm: Option<f64>) -> Told {
+    let (wait, yields) = (device.load().backlog.as_duration(), device.yields(firm).as_duration());
     Told { wait, yields, price: device.price(now, latest, tenant), at: now, silent: None }
 }
 

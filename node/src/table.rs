@@ -228,24 +228,25 @@ pub fn load(
     model: &ModelRef,
     deadline: Deadline,
 ) -> f64 {
-    let known = candidates(table, devices, waits, now, model, 1, &[]);
+    let known = candidates(table, devices, waits, now, model, (1, None), &[]);
     let finish = known.iter().map(|candidate| candidate.estimate.finish).min();
     finish.map_or(0.0, |finish| triage::load(now, finish, deadline))
 }
 
-/// Everything that could run `rows` rows of `model` now, and when they would be done; none of `tried`.
+/// Everything that could run so many rows of `model` now, and when they would be done; none of `tried`. Where nobody has an answer in hand for
+/// them, one is worth `firm`.
 pub fn candidates(
     table: &Table,
     devices: &Devices,
     waits: &RemoteWaits,
     now: Instant,
     model: &ModelRef,
-    rows: usize,
+    (rows, firm): (usize, Option<f64>),
     tried: &[Target],
 ) -> Vec<Candidate> {
     let Some(targets) = table.targets.get(model) else { return Vec::new() };
     let local = targets.local.iter().filter_map(|name| {
-        let estimate = devices.get(name)?.estimate_finish(now, model, rows)?;
+        let estimate = devices.get(name)?.estimate_finish(now, model, rows, firm)?;
         Some(Candidate { target: Target::Local(name.clone()), estimate, order: targets.here })
     });
     let remote = targets.remote.iter().map(|(node, order)| {

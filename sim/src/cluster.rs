@@ -26,7 +26,7 @@ use weir_core::router::{
     meeting_order, remote_finish, sent,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
-use weir_core::triage::{self, ByModel, Curve, Looks, Market, Method, Tenant, WholeStage};
+use weir_core::triage::{self, Bid, ByModel, Curve, Looks, Market, Method, Tenant, WholeStage};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 use crate::device::{Device, Effect, Service};
@@ -447,7 +447,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             return false;
         }
         let span = |model| {
-            let known = self.candidates(now, call.node, model, 1, &[]);
+            let known = self.candidates(now, call.node, model, (1, None), &[]);
             known.iter().map(|known| known.estimate.soonest()).min().map_or(0.0, |at| at.since(now).as_secs_f64())
         };
         let stages = &served.ladders.endpoint().stages;
@@ -526,7 +526,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 continue;
             };
             let deadline = self.deadline_of(now, id, group.stage);
-            let known = self.candidates(now, home, model, group.slots.len(), &group.tried);
+            let bid = self.bid(id, group.stage, group.slots[0]);
+            let wanted = (group.slots.len(), bid.gain.is_none().then_some(bid.worth));
+            let known = self.candidates(now, home, model, wanted, &group.tried);
             let left = self.calls[&id].deadline.left(now);
             let coming = self.coming.entry((home, model.clone())).or_default();
             if group.tried.is_empty() && group.full.is_empty() {
@@ -590,6 +592,13 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         if share >= 1.0 { call.deadline } else { Deadline::after(now, call.deadline.left(now).mul_f64(share)) }
     }
 
+    /// What a row brings to triage in a stage.
+    fn bid(&self, id: u64, stage: usize, slot: usize) -> Bid {
+        let call = &self.calls[&id];
+        let endpoint = self.cluster.endpoints[call.due.endpoint].ladders.endpoint();
+        self.cluster.triage.bid(endpoint, stage, call.trip.value(slot, stage))
+    }
+
     /// What a second of slot time costs for a model, as a home knows it.
     fn price(&mut self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> f64 {
         let replicas = self.cluster.models[model].replicas.iter().enumerate();
@@ -602,7 +611,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
 
     /// How much of the time that is left the wait for a model takes, where it is shortest.
     fn load(&self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline) -> f64 {
-        let known = self.candidates(now, home, model, 1, &[]);
+        let known = self.candidates(now, home, model, (1, None), &[]);
         let finish = known.iter().map(|candidate| candidate.estimate.finish).min();
         finish.map_or(0.0, |finish| triage::load(now, finish, deadline))
     }
@@ -612,7 +621,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         now: Instant,
         home: usize,
         reference: &ModelRef,
-        rows: usize,
+        (rows, firm): (usize, Option<f64>),
         tried: &[Target],
     ) -> Vec<Candidate> {
         let model = &self.cluster.models[reference];
@@ -620,7 +629,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let mut known = Vec::new();
         for (node, _) in model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0) {
             if node == home {
-                if let Some(estimate) = self.devices[node].estimate_finish(now, reference, rows) {
+                if let Some(estimate) = self.devices[node].estimate_finish(now, reference, rows, firm) {
                     known.push(Candidate {
                         target: Target::Local(self.device_name.clone()),
                         estimate,
@@ -650,7 +659,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let served = self.calls.get(&id).map(|call| &self.cluster.endpoints[call.due.endpoint]);
         let model = served.and_then(|served| served.ladders.endpoint().stages[stage].model());
         if let (Some(by), Some(model)) = (by, model) {
-            let estimate = self.devices[node].estimate_finish(now, model, rows.len());
+            let estimate = self.devices[node].estimate_finish(now, model, rows.len(), None);
             if estimate.is_some_and(|estimate| estimate.finish > by) {
                 let full = rows.into_iter().map(|slot| ((id, slot, stage), StageEnd::Full)).collect();
                 return self.bring_home(now, node, full);
@@ -756,7 +765,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let stages = &self.cluster.endpoints[call.due.endpoint].ladders.endpoint().stages;
                 let model = stages[replies[0].1].model().expect("a model came home");
                 let now = self.agenda.now();
-                if let Some(Estimate { finish, yields, .. }) = self.devices[node].estimate_finish(now, model, 1) {
+                let bid = self.bid(id, replies[0].1, replies[0].0);
+                let firm = bid.gain.is_none().then_some(bid.worth);
+                if let Some(Estimate { finish, yields, .. }) = self.devices[node].estimate_finish(now, model, 1, firm) {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
                     let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
                     let price = self.devices[node].price(now, call.deadline, tenant);

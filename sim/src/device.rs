@@ -141,8 +141,8 @@ impl Device {
     }
 
     /// When a query that came now would be done; `None` without a replica of its model.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Estimate> {
-        self.scheduler.estimate_finish(now, model, rows)
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize, firm: Option<f64>) -> Option<Estimate> {
+        self.scheduler.estimate_finish(now, model, rows, firm)
     }
 
     fn perform(&mut self, now: Instant, out: &mut Vec<Effect>) {

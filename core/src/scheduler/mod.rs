@@ -10,6 +10,7 @@
 //! until when to wait. The end of a batch corrects the profile and asks again.
 
 mod batches;
+mod distance;
 mod lane;
 mod model;
 mod places;
@@ -217,6 +218,7 @@ impl Device {
                 // What came as one query with more rows than any batch says nothing about batches.
                 model.observe(rows, took);
             }
+            model.distance.on_kept(rows, model.takes(1));
             self.policy.on_done(self.pool.model(index), index, rows, took);
         }
         self.dispatch(now, out);
@@ -236,12 +238,14 @@ impl Device {
 
     /// When a query of `model` with `rows` rows would be done if it came now with the latest deadline of all.
     /// `None` where no replica of it stands here.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Estimate> {
+    /// Where nobody has an answer in hand for it, one is worth `firm`.
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize, firm: Option<f64>) -> Option<Estimate> {
         let index = self.pool.index(model)?;
         let start = self.pool.start_estimate(now, index, Class::Default, Deadline::NEVER);
         let finish = self.pool.finish_estimate(start, index, Class::Default, Deadline::NEVER, rows.max(1), false);
+        let finish = self.pool.model(index).promise(now, finish, Class::Default, rows.max(1));
         let calm = self.demand.is_calm(now, f64::from(self.pool.busy) / f64::from(self.pool.slots));
-        Some(Estimate { finish, yields: self.yields().as_duration(), calm })
+        Some(Estimate { finish, yields: self.yields(firm).as_duration(), calm })
     }
 
     /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value: 0 where there is room, and
@@ -278,9 +282,9 @@ impl Device {
         self.demand.on_others(now, others);
     }
 
-    /// How much sooner a slot would be free if all that can be pushed out were.
-    pub fn yields(&self) -> ServiceTime {
-        self.pool.soft_work().scaled(1.0 / f64::from(self.pool.slots))
+    /// How much sooner a slot would be free if all that can be pushed out were: see [`crate::triage::Buffer::yields`].
+    pub fn yields(&self, firm: Option<f64>) -> ServiceTime {
+        self.pool.yields(firm).scaled(1.0 / f64::from(self.pool.slots))
     }
 
     /// Rows that wait, by model, in no order that matters.
@@ -325,6 +329,7 @@ impl Device {
         }
         let rows = query.rows as usize;
         let finish = self.pool.finish_estimate(start, index, query.class, query.deadline, rows, !query.mergeable);
+        let finish = self.pool.model(index).promise(now, finish, query.class, rows);
         let short = ServiceTime::from(finish.since(query.deadline.0)).scaled(f64::from(self.pool.slots));
         self.dropped.clear();
         let offer = self.pool.offer(now, query, stake, short, &mut self.dropped);
@@ -351,6 +356,7 @@ impl Device {
     ) -> Result<(), Rejection> {
         let rows = query.rows as usize;
         let finish = self.pool.finish_estimate(start, index, query.class, query.deadline, rows, !query.mergeable);
+        let finish = self.pool.model(index).promise(now, finish, query.class, rows);
         if !query.deadline.missed_by(finish) {
             return Ok(());
         }
@@ -418,7 +424,7 @@ impl Device {
             model.late_heads(now, 1, &mut self.dropped);
         }
         for ticket in self.dropped.drain(..) {
-            self.pool.remove(ticket);
+            self.pool.expire(ticket);
             out.push(Action::Expire { ticket });
         }
     }

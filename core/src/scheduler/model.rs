@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use crate::ids::{ModelRef, ReplicaId, TicketId};
+use crate::outcome::Class;
 use crate::profile::Profile;
 use crate::triage::Curve;
 use crate::units::{Deadline, Instant, ServiceTime};
 
+use super::distance::Distance;
 use super::lane::{Lane, LaneKey};
 use super::rate::{Rate, Recent};
 
@@ -38,6 +40,8 @@ pub(super) struct Model {
     pub hopeless: Instant,
     /// What homes of this node ask of it, apart from what must run.
     pub weighed: Curve,
+    /// From the deadline to where its rows are expected to be done.
+    pub distance: Distance,
     /// Slots of the device.
     slots: u32,
     /// Time by rows.
@@ -59,6 +63,7 @@ impl Model {
             steady: 1,
             hopeless: Instant::FAR,
             weighed: Curve::default(),
+            distance: Distance::default(),
             slots,
             times: Vec::new(),
         };
@@ -69,6 +74,11 @@ impl Model {
     /// Rows that wait.
     pub fn rows(&self) -> usize {
         self.lanes.values().map(Lane::rows).sum()
+    }
+
+    /// When so many rows may be said to be done that are expected at `finish`: see [`Distance`]. What is critical is let in all the same.
+    pub fn promise(&self, now: Instant, finish: Instant, class: Class, rows: usize) -> Instant {
+        if class == Class::Critical { finish } else { self.distance.promise(now, finish, self.takes(rows)) }
     }
 
     /// Time for a batch of `rows` rows.

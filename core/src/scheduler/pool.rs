@@ -176,6 +176,14 @@ impl Pool {
         }
     }
 
+    /// Takes a waiting ticket out that will not be done in time, though it was let in.
+    pub fn expire(&mut self, ticket: TicketId) {
+        if let Some(place) = self.tickets.get(ticket) {
+            self.model_mut(place.model).distance.on_broken();
+        }
+        self.remove(ticket);
+    }
+
     /// Takes a waiting ticket out.
     pub fn remove(&mut self, ticket: TicketId) -> bool {
         let Some(place) = self.tickets.remove(ticket) else { return false };
@@ -241,9 +249,9 @@ impl Pool {
         model.takes(model.steady).scaled(1.0 / model.steady as f64)
     }
 
-    /// Slot time of all that can be pushed out.
-    pub fn soft_work(&self) -> ServiceTime {
-        self.buffer.as_ref().map_or(ServiceTime::ZERO, Buffer::soft_work)
+    /// See [`Buffer::yields`].
+    pub fn yields(&self, firm: Option<f64>) -> ServiceTime {
+        self.buffer.as_ref().map_or(ServiceTime::ZERO, |buffer| buffer.yields(firm))
     }
 
     /// See [`Buffer::is_firm_for`].
@@ -410,11 +418,12 @@ impl Pool {
         let Some(buffer) = &self.buffer else { return };
         let entries = self.models().flat_map(|(_, model)| model.lanes.values()).flat_map(Lane::iter);
         let stakes: Vec<Stake> = entries.filter_map(|entry| entry.stake).collect();
-        let soft = stakes.iter().filter(|stake| !stake.is_firm()).map(|stake| stake.cost);
-        assert_eq!(
-            (buffer.len(), buffer.soft_work()),
-            (stakes.len(), soft.fold(ServiceTime::ZERO, |sum, cost| sum + cost))
-        );
+        let sum = |of: &dyn Fn(&&Stake) -> bool| {
+            stakes.iter().filter(of).fold(ServiceTime::ZERO, |sum, stake| sum + stake.cost)
+        };
+        assert_eq!((buffer.len(), buffer.soft_work()), (stakes.len(), sum(&|stake| !stake.is_firm())));
+        let gives_way = |stake: &&Stake| !stake.is_firm() || !stake.critical;
+        assert_eq!(buffer.yields(Some(f64::INFINITY)), sum(&gives_way));
     }
 
     /// Rows stand in order, and each where its ticket says; how many there are.
@@ -458,13 +467,13 @@ impl Pool {
     }
 }
 
-/// Takes a row that waits no longer out of the books of triage.
 /// By when a query is to be done where there is a choice.
 pub(super) fn due(now: Instant, query: &Query) -> Instant {
     let sooner = now + query.deadline.left(now) / FIRST_WITHIN;
     if query.bid.first && query.deadline != Deadline::NEVER { sooner } else { query.deadline.0 }
 }
 
+/// Takes a row that waits no longer out of the books of triage.
 fn strike(buffer: &mut Option<Buffer>, entry: &Entry) {
     if let (Some(buffer), Some(stake)) = (buffer, entry.stake) {
         buffer.remove(entry.ticket, entry.due, stake);

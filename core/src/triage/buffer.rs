@@ -75,6 +75,8 @@ pub struct Buffer {
     len: usize,
     /// Slot time of what has an answer in hand.
     soft_work: ServiceTime,
+    /// Slot time of what is firm and not critical, by what an answer is worth (its bits, of numbers that are not negative).
+    firm_work: BTreeMap<u64, ServiceTime>,
     /// What each tenant with a share has waiting, and its share.
     held: BTreeMap<u64, Held>,
     /// The least that an answer of a firm row is worth, of those that came since it was empty.
@@ -105,6 +107,7 @@ impl Buffer {
             steps: BTreeMap::new(),
             len: 0,
             soft_work: ServiceTime::ZERO,
+            firm_work: BTreeMap::new(),
             held: BTreeMap::new(),
             least_worth: f64::INFINITY,
         }
@@ -128,6 +131,13 @@ impl Buffer {
     /// Slot time of what has an answer in hand.
     pub fn soft_work(&self) -> ServiceTime {
         self.soft_work
+    }
+
+    /// Slot time of what can give way to a row: what has an answer in hand, and where the row has none and an answer to it is worth `firm`, what
+    /// is firm as well and worth less.
+    pub fn yields(&self, firm: Option<f64>) -> ServiceTime {
+        let less = firm.map(|worth| self.firm_work.range(..worth.max(0.0).to_bits()));
+        less.into_iter().flatten().fold(self.soft_work, |sum, (_, work)| sum + *work)
     }
 
     /// Asks whether a row may wait that is due at `deadline`, where the batches in progress need `running` more of slot time in
@@ -203,6 +213,9 @@ impl Buffer {
         due.rows.insert((stake.rank(), ticket, stake.cost, stake.bid.tenant.account()));
         if stake.is_firm() {
             self.least_worth = self.least_worth.min(stake.bid.worth);
+            if !stake.critical {
+                *self.firm_work.entry(stake.bid.worth.max(0.0).to_bits()).or_default() += stake.cost;
+            }
         } else {
             self.soft_work += stake.cost;
         }
@@ -229,6 +242,13 @@ impl Buffer {
         }
         if !stake.is_firm() {
             self.soft_work = self.soft_work.saturating_sub(stake.cost);
+        } else if !stake.critical {
+            let worth = stake.bid.worth.max(0.0).to_bits();
+            let work = self.firm_work.get_mut(&worth).expect("it was booked");
+            *work = work.saturating_sub(stake.cost);
+            if *work == ServiceTime::ZERO {
+                self.firm_work.remove(&worth);
+            }
         }
         if let Some(held) = self.held.get_mut(&tenant) {
             held.rows -= 1;

@@ -230,8 +230,6 @@ pub struct Load {
     pub queued: usize,
     /// Estimated work that waits.
     pub backlog: ServiceTime,
-    /// Of it, what can be pushed out, shared by the slots.
-    pub yields: ServiceTime,
 }
 
 /// A batch runs this many times longer than its profile says, and at least [`HANG_AT_LEAST`], before it is taken to hang.
@@ -438,19 +436,19 @@ impl Device {
     }
 
     /// When a query of `model` with `rows` rows that came now would be done; `None` without a replica of it.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize) -> Option<Estimate> {
-        self.lock().scheduler.estimate_finish(now, model, rows)
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize, firm: Option<f64>) -> Option<Estimate> {
+        self.lock().scheduler.estimate_finish(now, model, rows, firm)
     }
 
     /// What it has done and has before it.
     pub fn load(&self) -> Load {
         let inner = self.lock();
-        Load {
-            busy: inner.busy,
-            queued: inner.waiting.len(),
-            backlog: inner.scheduler.backlog(),
-            yields: inner.scheduler.yields(),
-        }
+        Load { busy: inner.busy, queued: inner.waiting.len(), backlog: inner.scheduler.backlog() }
+    }
+
+    /// Of the work that waits, what can be pushed out, shared by the slots.
+    pub fn yields(&self, firm: Option<f64>) -> ServiceTime {
+        self.lock().scheduler.yields(firm)
     }
 
     /// What it does now, for operators.

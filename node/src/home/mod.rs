@@ -176,7 +176,7 @@ impl Home {
             std::iter::once(served).chain(served.versions.iter().map(|(_, version)| version)).filter_map(first);
         let (devices, waits) = (&self.shared.devices, &self.shared.remote_waits);
         let models: Vec<ModelRef> = models.collect();
-        let is_ready = |model: &ModelRef| !candidates(table, devices, waits, now, model, 1, &[]).is_empty();
+        let is_ready = |model: &ModelRef| !candidates(table, devices, waits, now, model, (1, None), &[]).is_empty();
         let first = models.first().filter(|_| !models.iter().any(is_ready))?;
         Some(format!("no replica of {first} is ready"))
     }
@@ -366,8 +366,8 @@ impl Home {
         let (now, table, shared) = (self.shared.host.clock.now(), self.shared.table.load(), &self.shared);
         let span = |model: Option<&ModelRef>| {
             // What a combination takes is nothing beside models; who has no replica is told so.
-            let known =
-                model.map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, 1, &[]));
+            let known = model
+                .map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, (1, None), &[]));
             let soonest = known.into_iter().flatten().map(|candidate| candidate.estimate.soonest()).min();
             soonest.map_or(0.0, |finish| finish.since(now).as_secs_f64())
         };
@@ -451,7 +451,9 @@ impl Home {
             {
                 shared.wanted.add(now, model, rows.len());
             }
-            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, rows.len(), &group.tried);
+            let bid = rows[0].bid;
+            let wanted = (rows.len(), bid.gain.is_none().then_some(bid.worth));
+            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, wanted, &group.tried);
             let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
             let left = call.deadline.left(now);
             let saves = elsewhere.map_or(Duration::ZERO, |profile| shared.wanted.saves(now, model, profile, left));

@@ -9,6 +9,7 @@ use weir_core::units::ServiceTime;
 
 use super::*;
 use crate::demo::{ROWS, demo};
+use crate::pool;
 
 const fn us(n: u64) -> Duration {
     Duration::from_micros(n)
@@ -250,9 +251,10 @@ fn survivors_of_batches_are_batched_anew() {
     }
 }
 
-/// As many models as devices, each of them on `copies` devices, at a load that a device of one's own can just do: the share in time.
-fn in_time_with_copies(copies: usize) -> f64 {
-    const MODELS: usize = 4;
+const MODELS: usize = 4;
+
+/// As many models as devices, each of them on `copies` devices.
+fn with_copies(copies: usize) -> Cluster {
     let name = |i: usize| format!("m{i}");
     let on = |i: usize| (0..MODELS).map(|node| u32::from((node + MODELS - i) % MODELS < copies)).collect::<Vec<_>>();
     let endpoint = |i: usize| {
@@ -260,7 +262,7 @@ fn in_time_with_copies(copies: usize) -> f64 {
         let endpoint = Endpoint::new(EndpointName::parse(&name(i)).unwrap(), us(50_000), vec![stage]);
         Served::cascade(Ladders::new(&Arc::new(endpoint), &[0.001]), &[vec![None]])
     };
-    let cluster = Cluster {
+    Cluster {
         nodes: vec![Node::of(1); MODELS],
         policy: Policy::default(),
         triage: Method::default(),
@@ -268,7 +270,19 @@ fn in_time_with_copies(copies: usize) -> f64 {
         endpoints: (0..MODELS).map(endpoint).collect(),
         path: PATH,
         reports: None,
-    };
+    }
+}
+
+fn share_in_time(cluster: &Cluster, dues: Vec<Due>) -> f64 {
+    let (mut in_time, all) = (0, dues.len());
+    run(cluster, dues, 5, |ended| {
+        in_time += usize::from(ended.stages[0].is_some() && ended.latency <= us(50_000));
+    });
+    in_time as f64 / all as f64
+}
+
+/// At a load that a device of one's own can just do: the share in time.
+fn in_time_with_copies(copies: usize) -> f64 {
     let mut prng = Prng::new(3);
     let mut at = 0.0;
     let dues: Vec<Due> = (0..20_000)
@@ -278,11 +292,68 @@ fn in_time_with_copies(copies: usize) -> f64 {
             Due { at: Instant::from_nanos((at * 1e9) as u64), endpoint, rows: vec![0], deadline: us(50_000) }
         })
         .collect();
-    let mut in_time = 0;
-    run(&cluster, dues, 5, |ended| {
-        in_time += usize::from(ended.stages[0].is_some() && ended.latency <= us(50_000));
+    share_in_time(&with_copies(copies), dues)
+}
+
+/// Where a node says that it is full before rows wait there, a burst finds the devices that have room, though homes know of others' queues only
+/// what was told some time ago.
+#[test]
+fn a_burst_finds_the_devices_that_have_room() {
+    let profile = Profile::new(&[(1, ServiceTime::from_micros(6000)), (40, ServiceTime::from_micros(45_000))]);
+    let load = pool::Load {
+        believed: profile.clone(),
+        service: Service::exact(profile),
+        max_batch: 40,
+        slo: us(50_000),
+        share: 1.0 / MODELS as f64,
+    };
+    let arrivals = weir_core::workload::Arrivals::parse("gamma:cv=2.828").unwrap();
+    let case = pool::Case { slots: MODELS as u32, models: vec![load; MODELS], arrivals };
+    let in_time = |copies: usize| {
+        let queries = pool::queries(&case, 1900.0, Duration::from_secs(30), 7);
+        let due = |query: pool::Asked| Due { at: query.at, endpoint: query.model, rows: vec![0], deadline: us(50_000) };
+        share_in_time(&with_copies(copies), queries.into_iter().map(due).collect())
+    };
+    let [own, two, all] = [1, 2, MODELS].map(in_time);
+    println!("bursts in time: {own:.4} on a device each, {two:.4} on two, {all:.4} on all");
+    assert!(two > own + 0.01 && all > own + 0.01, "{own} {two} {all}");
+}
+
+/// Where first answers alone are too many, those that are worth less are refused, and nobody waits in vain.
+#[test]
+fn first_answers_that_are_worth_less_give_way() {
+    let weights = [1.0, 3.0];
+    let name = |i: usize| format!("w{i}");
+    let endpoint = |i: usize| {
+        let stage = Stage::new(StageName::parse("only").unwrap(), reference("m"), None);
+        let endpoint = Endpoint::new(EndpointName::parse(&name(i)).unwrap(), us(50_000), vec![stage]);
+        let endpoint = Endpoint { weight: weights[i], ..endpoint };
+        Served::cascade(Ladders::new(&Arc::new(endpoint), &[0.001]), &[vec![None]])
+    };
+    let cluster = Cluster {
+        models: BTreeMap::from([(reference("m"), model(1000, 1000, &[1]))]),
+        endpoints: (0..2).map(endpoint).collect(),
+        ..cascade(1, model(100, 10, &[1]), model(100, 10, &[1]))
+    };
+    // Each asks for three quarters of what the device can do.
+    let mut prng = Prng::new(9);
+    let mut at = 0.0;
+    let dues = (0..20_000).map(|_| {
+        at += prng.exponential() / 1400.0;
+        let endpoint = prng.below(2) as usize;
+        Due { at: Instant::from_nanos((at * 1e9) as u64), endpoint, rows: vec![0], deadline: us(50_000) }
     });
-    in_time as f64 / 20_000.0
+    let ended = ends(&cluster, dues.collect(), 4);
+    let share = |of: usize, what: fn(&Ended) -> bool| {
+        let all = ended.iter().filter(|end| end.due.endpoint == of);
+        let (count, all) = all.fold((0, 0), |(count, all), end| (count + usize::from(what(end)), all + 1));
+        count as f64 / f64::from(all)
+    };
+    let in_time = |end: &Ended| end.outcome == Outcome::Answered && end.latency <= us(50_000);
+    let expired = |end: &Ended| end.outcome == Outcome::Expired;
+    let told = [0, 1].map(|of| (share(of, in_time), share(of, expired)));
+    println!("weights 1 and 3, first answers alone 1.5 times too many: in time, expired {told:?}");
+    assert!(told[1].0 > 0.9 && told[0].0 < 0.6, "{told:?}");
 }
 
 #[test]

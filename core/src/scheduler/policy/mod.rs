@@ -255,7 +255,7 @@ pub(super) fn drop_heads(
         model.late_heads(now, target(index, model), dropped);
     }
     for ticket in dropped.iter() {
-        pool.remove(*ticket);
+        pool.expire(*ticket);
     }
 }
 

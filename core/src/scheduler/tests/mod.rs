@@ -162,7 +162,7 @@ fn a_replica_that_leaves_finishes_its_batch() {
     step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 1000)], out));
     step(|out| device.remove_replica(ms(1), ReplicaId(1), out));
     assert_eq!(step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out)), []);
-    assert_eq!(device.estimate_finish(ms(7), &model("a"), 1), None);
+    assert_eq!(device.estimate_finish(ms(7), &model("a"), 1, None), None);
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_query_that_brings_many_rows_is_taken_to_cost_as_much() {
         [run(1, &[1], Closed::Full)]
     );
     // Behind it a short one is not promised to be done before it.
-    assert!(device.estimate_finish(ms(0), &model("a"), 1).unwrap().finish >= ms(105 + 6));
+    assert!(device.estimate_finish(ms(0), &model("a"), 1, None).unwrap().finish >= ms(105 + 6));
     step(|out| device.on_batch_done(ms(105), ReplicaId(1), ServiceTime::from_micros(105_000), out));
     assert_eq!(
         device.profile(ReplicaId(1)).unwrap().estimate(1),
@@ -292,12 +292,15 @@ fn a_sibling_that_takes_small_batches_lowers_them_while_it_stands() {
 fn a_batch_that_is_over_its_time_is_taken_to_need_as_much_again() {
     let mut device = device(1, &[(1, "a")]);
     step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 10_000)], out));
-    assert_eq!(device.estimate_finish(ms(4), &model("a"), 1).map(|estimate| estimate.finish), Some(ms(12)));
+    assert_eq!(device.estimate_finish(ms(4), &model("a"), 1, None).map(|estimate| estimate.finish), Some(ms(12)));
     // It should have ended at 6.
-    assert_eq!(device.estimate_finish(ms(106), &model("a"), 1).map(|estimate| estimate.finish), Some(ms(206 + 6)));
+    assert_eq!(
+        device.estimate_finish(ms(106), &model("a"), 1, None).map(|estimate| estimate.finish),
+        Some(ms(206 + 6))
+    );
     step(|out| device.on_batch_done(ms(110), ReplicaId(1), ServiceTime::from_micros(6000), out));
     assert_eq!(
-        device.estimate_finish(ms(200), &model("a"), 1).map(|estimate| estimate.finish),
+        device.estimate_finish(ms(200), &model("a"), 1, None).map(|estimate| estimate.finish),
         Some(ms(206)),
         "idle replicas are not overdue"
     );

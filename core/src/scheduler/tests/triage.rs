@@ -65,13 +65,13 @@ fn a_deeper_stage_does_not_make_a_first_answer_late() {
 fn routing_knows_what_would_give_way() {
     let mut device = two_depths();
     arrive(&mut device, 0, "deep", &[query(0, 100)]);
-    assert_eq!(device.yields(), ServiceTime::ZERO);
+    assert_eq!(device.yields(None), ServiceTime::ZERO);
     arrive(&mut device, 1, "deep", &[query(1, 90), deeper(2, 90, 0.1)]);
-    let one = device.yields();
+    let one = device.yields(None);
     assert!(one > ServiceTime::ZERO);
-    assert_eq!(device.estimate_finish(ms(1), &model("shallow"), 1).unwrap().yields, one.as_duration());
+    assert_eq!(device.estimate_finish(ms(1), &model("shallow"), 1, None).unwrap().yields, one.as_duration());
     device.on_cancel(ms(2), TicketId(2), &mut Vec::new());
-    assert_eq!(device.yields(), ServiceTime::ZERO);
+    assert_eq!(device.yields(None), ServiceTime::ZERO);
 }
 
 #[test]
