@@ -1,7 +1,7 @@
 //! What is multiplexing worth? Eight models on eight devices, 99 % within 50 ms (`scheduling.md` section 14): each model on a device of
 //! its own, on two, on all, and all slots under one scheduler, as if every query knew beforehand where it fares best.
 //!
-//! `cargo run --release -p weir-sim --example what_is_multiplexing_worth`
+//! `cargo run --release -p weir-sim --example what_is_multiplexing_worth [SECONDS [SEEDS]]`: 60 and 3, half an hour, where nobody says.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +20,14 @@ use weir_sim::pool::{self, Case, Load};
 
 const MODELS: usize = 8;
 const SLO: Duration = Duration::from_millis(50);
-const LENGTH: Duration = Duration::from_secs(60);
 const GOAL: f64 = 0.99;
-const SEEDS: [u64; 3] = [1, 2, 3];
+
+/// How long each run is, and how many there are.
+#[derive(Clone, Copy)]
+struct Runs {
+    length: Duration,
+    seeds: u64,
+}
 
 fn name(i: usize) -> String {
     format!("m{i}")
@@ -73,8 +78,8 @@ fn case(arrivals: &str) -> Case {
     Case { slots: MODELS as u32, models: vec![load; MODELS], arrivals: Arrivals::parse(arrivals).expect("arrivals") }
 }
 
-fn attainment(cluster: &Cluster, case: &Case, rate: f64, seed: u64) -> f64 {
-    let queries = pool::queries(case, rate, LENGTH, seed);
+fn attainment(cluster: &Cluster, case: &Case, rate: f64, length: Duration, seed: u64) -> f64 {
+    let queries = pool::queries(case, rate, length, seed);
     let (mut in_time, all) = (0, queries.len());
     let due = |query: pool::Asked| Due { at: query.at, endpoint: query.model, rows: vec![0], deadline: SLO };
     cluster::run(cluster, queries.into_iter().map(due), seed, |ended| {
@@ -85,11 +90,17 @@ fn attainment(cluster: &Cluster, case: &Case, rate: f64, seed: u64) -> f64 {
 }
 
 /// The highest rate at which 99 % are in time, of all seeds together.
-fn peak(at: impl Fn(f64, u64) -> f64) -> f64 {
-    pool::highest(|rate| SEEDS.iter().map(|seed| at(rate, *seed)).sum::<f64>() / SEEDS.len() as f64 >= GOAL)
+fn peak(runs: Runs, at: impl Fn(f64, u64) -> f64) -> f64 {
+    pool::highest(|rate| (1..=runs.seeds).map(|seed| at(rate, seed)).sum::<f64>() / runs.seeds as f64 >= GOAL)
 }
 
 fn main() {
+    let asked = |i: usize, otherwise: u64| match std::env::args().nth(i).map(|text| text.parse()) {
+        None => otherwise,
+        Some(Ok(number @ 1..)) => number,
+        Some(_) => panic!("SECONDS and SEEDS are whole numbers from 1 on"),
+    };
+    let runs = Runs { length: Duration::from_secs(asked(1, 60)), seeds: asked(2, 3) };
     println!("queries a second over {MODELS} models on {MODELS} devices with {:.0} % within {SLO:?}", 100.0 * GOAL);
     println!(
         "{:>16} {:>9} {:>9} {:>9} {:>9} {:>13} {:>7}",
@@ -100,9 +111,10 @@ fn main() {
         let case = case(arrivals);
         let by_copies = [1, 2, 4, MODELS].map(|copies| {
             let cluster = cluster(copies);
-            peak(|rate, seed| attainment(&cluster, &case, rate, seed))
+            peak(runs, |rate, seed| attainment(&cluster, &case, rate, runs.length, seed))
         });
-        let together = peak(|rate, seed| pool::run(&case, Policy::default(), rate, LENGTH, seed).attainment());
+        let together =
+            peak(runs, |rate, seed| pool::run(&case, Policy::default(), rate, runs.length, seed).attainment());
         let [own, two, four, all] = by_copies;
         println!(
             "{arrivals:>16} {own:9.0} {two:9.0} {four:9.0} {all:9.0} {together:13.0} {:6.2}x",
