@@ -128,7 +128,9 @@ const WORTH: [f64; 6] = [0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0];
 
 /// What is asked of a model behind a gate, in slots that it would keep busy: all of it, and what is worth so much for its time.
 fn demand((model, asked): (&ModelRef, &Asked)) -> Vec<String> {
-    let slots = |worth: f64| asked.points().filter(|(value, _)| *value >= worth).map(|(_, work)| work).sum::<f64>();
+    let slots = |worth: f64| {
+        asked.points().filter(|(value, _)| *value >= worth).map(|(_, work)| work).fold(0.0, |sum, work| sum + work)
+    };
     let columns = std::iter::once(0.0).chain(WORTH).map(|worth| format!("{:.3}", slots(worth)));
     std::iter::once(model.to_string()).chain(columns).collect()
 }
