@@ -244,10 +244,12 @@ impl Buffer {
             self.soft_work = self.soft_work.saturating_sub(stake.cost);
         } else if !stake.critical {
             let worth = stake.bid.worth.max(0.0).to_bits();
-            let work = self.firm_work.get_mut(&worth).expect("it was booked");
-            *work = work.saturating_sub(stake.cost);
-            if *work == ServiceTime::ZERO {
-                self.firm_work.remove(&worth);
+            // No work is booked where all who wait with this worth cost nothing.
+            if let Some(work) = self.firm_work.get_mut(&worth) {
+                *work = work.saturating_sub(stake.cost);
+                if *work == ServiceTime::ZERO {
+                    self.firm_work.remove(&worth);
+                }
             }
         }
         if let Some(held) = self.held.get_mut(&tenant) {

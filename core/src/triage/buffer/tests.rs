@@ -50,6 +50,17 @@ impl Waiting {
 }
 
 #[test]
+fn rows_of_one_worth_that_cost_nothing_go_one_by_one() {
+    let mut waiting = Waiting::new(1);
+    for ticket in 1..=2 {
+        assert_eq!(waiting.come(at(0), ticket, at(10), firm(0)), (true, vec![]));
+    }
+    waiting.go(TicketId(1));
+    waiting.go(TicketId(2));
+    assert!(waiting.buffer.is_empty());
+}
+
+#[test]
 fn the_least_dense_gives_way_and_only_for_what_is_denser() {
     let mut waiting = Waiting::new(1);
     for (ticket, value) in [(1, 0.3), (2, 0.1), (3, 0.2)] {
