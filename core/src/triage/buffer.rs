@@ -155,8 +155,13 @@ impl Buffer {
         short: ServiceTime,
         out: &mut Vec<TicketId>,
     ) -> Offer {
+        let left = deadline.as_nanos().saturating_sub(now.as_nanos());
+        // It takes longer than there is time: nothing has to go for it, for nothing that goes would help.
+        if stake.cost.as_nanos() > left {
+            return Offer::Out;
+        }
         let own = due.as_nanos() >> self.step;
-        let time = deadline.as_nanos().saturating_sub(now.as_nanos()).saturating_mul(u64::from(self.slots));
+        let time = left.saturating_mul(u64::from(self.slots));
         let mut cut = Cut {
             held: &self.held,
             time,

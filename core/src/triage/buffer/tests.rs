@@ -148,6 +148,17 @@ fn an_endpoint_gets_a_share_and_loses_it_while_rows_of_it_wait() {
 }
 
 #[test]
+fn nothing_goes_for_a_row_that_takes_longer_than_there_is_time() {
+    let mut waiting = Waiting::new(1);
+    // Steps are as long as for a deadline far ahead, and the end of one is later than what is due within it.
+    waiting.come(at(0), 1, at(135), soft(1, 0.0));
+    assert!(waiting.come(at(0), 2, at(1), soft(1, 0.0)).0);
+    waiting.go(TicketId(1));
+    assert_eq!(waiting.come(at(0), 3, at(13), firm(15)), (false, vec![]));
+    assert_eq!(waiting.come(at(0), 4, at(13), firm(13)), (true, vec![]));
+}
+
+#[test]
 fn equal_rows_do_not_push_each_other_out() {
     let mut waiting = Waiting::new(1);
     for ticket in 0..3 {
@@ -229,7 +240,7 @@ proptest! {
         for (ticket, (deadline, value)) in rows.iter().enumerate() {
             let end = Instant::from_nanos((deadline << FINEST) - 1);
             let bid = Bid { gain: Some(*value), ..Bid::PLAIN };
-            let stake = Stake { cost: ServiceTime::from_nanos(10 << FINEST), bid, critical: false };
+            let stake = Stake { cost: ServiceTime::from_nanos((10 << FINEST) - 1), bid, critical: false };
             waiting.come(at(0), ticket as u64, end, stake);
         }
         let kept: Vec<(u64, f64)> = waiting.rows.keys().map(|ticket| rows[ticket.0 as usize]).collect();
