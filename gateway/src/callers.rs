@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use weir_client::{Client, ClientError, EndpointInfo, LocalClient, Options, Token};
@@ -71,14 +72,11 @@ impl Callers {
         &self.own
     }
 
-    /// Whom a request from `peer` comes from, by its `authorization`.
-    pub async fn of(
-        &self,
-        peer: IpAddr,
-        authorization: Option<&str>,
-        origin: Origin<'_>,
-    ) -> Result<Arc<Caller>, Refusal> {
-        let Some(token) = token(peer, authorization, origin)? else { return Ok(Arc::clone(&self.own)) };
+    /// Whom a request from `peer` comes from, by its headers: `authorization`, and what they say of where it really comes from.
+    pub async fn of(&self, peer: IpAddr, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
+        let Some(token) = token(peer, header(headers, "authorization"), Origin::of(headers))? else {
+            return Ok(Arc::clone(&self.own));
+        };
         if let Some(caller) = self.known(&token) {
             return Ok(caller);
         }
@@ -108,16 +106,26 @@ impl Callers {
     }
 }
 
-/// What a request's headers say of where it really comes from.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Origin<'a> {
-    /// The page that made a browser ask: `origin`.
-    pub page: Option<&'a str>,
-    /// For whom a proxy asks: `forwarded` or `x-forwarded-for`.
-    pub forwarded: Option<&'a str>,
+/// A header's text; `?` where it is none.
+pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }
 
-impl Origin<'_> {
+/// What a request's headers say of where it really comes from.
+#[derive(Clone, Copy, Debug, Default)]
+struct Origin<'a> {
+    /// The page that made a browser ask: `origin`.
+    page: Option<&'a str>,
+    /// For whom a proxy asks: `forwarded` or `x-forwarded-for`.
+    forwarded: Option<&'a str>,
+}
+
+impl<'a> Origin<'a> {
+    fn of(headers: &'a HeaderMap) -> Origin<'a> {
+        let forwarded = header(headers, "forwarded").or(header(headers, "x-forwarded-for"));
+        Origin { page: header(headers, "origin"), forwarded }
+    }
+
     /// Who asks that is not on this machine, or is not its user; `None` where the gateway's own token is used.
     fn stranger(self, peer: IpAddr) -> Option<&'static str> {
         let foreign = |page: &str| {

@@ -113,6 +113,8 @@ impl Shared {
         while !self.stopping.load(Ordering::Acquire) {
             let found = self.unready(callers).await;
             self.unready.send_if_modified(|known| {
+                // Whoever stops it says so after this, or has said so before.
+                let found = if self.stopping.load(Ordering::Acquire) { Some(STOPPING.into()) } else { found };
                 let changed = *known != found;
                 *known = found;
                 changed
@@ -120,7 +122,6 @@ impl Shared {
             let ready = self.unready.borrow().is_none();
             tokio::time::sleep(if ready { LOOK_EVERY } else { LOOK_EVERY / 10 }).await;
         }
-        self.unready.send_replace(Some(STOPPING.into()));
     }
 }
 

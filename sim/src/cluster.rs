@@ -526,8 +526,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 continue;
             };
             let deadline = self.deadline_of(now, id, group.stage);
-            let bid = self.bid(id, group.stage, group.slots[0]);
-            let wanted = (group.slots.len(), bid.gain.is_none().then_some(bid.worth));
+            let wanted = (group.slots.len(), self.bid(id, group.stage, group.slots[0]).firm());
             let known = self.candidates(now, home, model, wanted, &group.tried);
             let left = self.calls[&id].deadline.left(now);
             let coming = self.coming.entry((home, model.clone())).or_default();
@@ -537,23 +536,25 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             let saves = coming.saves(now, &self.cluster.models[model].believed, left);
             let choice = choose(&known, &group.full, now, deadline, saves, &mut self.prng);
             let call = self.calls.get_mut(&id).expect("an open call");
-            let by = if let Choice::Asking(_, by) = choice { Some(by) } else { None };
-            match choice {
-                Choice::None(why) => call.trip.on_no_choice(now, &group, why),
-                Choice::To(target) | Choice::Asking(target, _) => {
-                    call.trip.on_sent(&group, &target);
-                    call.escalated.0 +=
-                        if group.stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
-                    let Group { stage, slots: rows, .. } = group;
-                    match target {
-                        Target::Local(_) => self.enqueue(now, home, id, stage, &rows),
-                        Target::Remote(name) => {
-                            let node = self.names.iter().position(|known| *known == name).expect("a known node");
-                            let at = now + self.cluster.path.hop;
-                            self.note_sent(now, home, node, endpoint, stage, rows.len());
-                            self.agenda.at(at, Event::Remote { node, call: id, stage, rows, by });
-                        }
-                    }
+            let (target, by) = match choice {
+                Choice::None(why) => {
+                    call.trip.on_no_choice(now, &group, why);
+                    continue;
+                }
+                Choice::To(target) => (target, None),
+                Choice::Asking(target, by) => (target, Some(by)),
+            };
+            call.trip.on_sent(&group, &target);
+            // Whoever was full was only asked.
+            call.escalated.0 += if group.stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
+            let Group { stage, slots: rows, .. } = group;
+            match target {
+                Target::Local(_) => self.enqueue(now, home, id, stage, &rows),
+                Target::Remote(name) => {
+                    let node = self.names.iter().position(|known| *known == name).expect("a known node");
+                    let at = now + self.cluster.path.hop;
+                    self.note_sent(now, home, node, endpoint, stage, rows.len());
+                    self.agenda.at(at, Event::Remote { node, call: id, stage, rows, by });
                 }
             }
         }
@@ -765,8 +766,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let stages = &self.cluster.endpoints[call.due.endpoint].ladders.endpoint().stages;
                 let model = stages[replies[0].1].model().expect("a model came home");
                 let now = self.agenda.now();
-                let bid = self.bid(id, replies[0].1, replies[0].0);
-                let firm = bid.gain.is_none().then_some(bid.worth);
+                let firm = self.bid(id, replies[0].1, replies[0].0).firm();
                 if let Some(Estimate { finish, yields, .. }) = self.devices[node].estimate_finish(now, model, 1, firm) {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
                     let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();

@@ -327,9 +327,7 @@ impl Device {
                 return Weighed::Fits;
             }
         }
-        let rows = query.rows as usize;
-        let finish = self.pool.finish_estimate(start, index, query.class, query.deadline, rows, !query.mergeable);
-        let finish = self.pool.model(index).promise(now, finish, query.class, rows);
+        let finish = self.pool.promise(now, start, index, query);
         let short = ServiceTime::from(finish.since(query.deadline.0)).scaled(f64::from(self.pool.slots));
         self.dropped.clear();
         let offer = self.pool.offer(now, query, stake, short, &mut self.dropped);
@@ -354,16 +352,13 @@ impl Device {
         query: &Query,
         forgiven: &mut bool,
     ) -> Result<(), Rejection> {
-        let rows = query.rows as usize;
-        let finish = self.pool.finish_estimate(start, index, query.class, query.deadline, rows, !query.mergeable);
-        let finish = self.pool.model(index).promise(now, finish, query.class, rows);
-        if !query.deadline.missed_by(finish) {
+        if !query.deadline.missed_by(self.pool.promise(now, start, index, query)) {
             return Ok(());
         }
         let model = self.pool.model_mut(index);
         // Its profile alone is in the way: it may be wrong, and without a batch nothing would ever show it.
         let idle = model.lanes.is_empty() && model.free as usize == model.replicas.len();
-        let alone = idle && rows == 1 && query.deadline.missed_by(now + model.takes(1));
+        let alone = idle && query.rows == 1 && query.deadline.missed_by(now + model.takes(1));
         if alone && !query.deadline.missed_by(now) && !std::mem::replace(forgiven, true) {
             model.forgive();
         }

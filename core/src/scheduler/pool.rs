@@ -397,6 +397,13 @@ impl Pool {
         start + model.work(before, batch).scaled(1.0 / model.parallel()) + model.takes(last)
     }
 
+    /// When a query that comes may be said to be done, were its model's work taken up at `start`.
+    pub fn promise(&self, now: Instant, start: Instant, index: ModelIndex, query: &Query) -> Instant {
+        let rows = query.rows as usize;
+        let finish = self.finish_estimate(start, index, query.class, query.deadline, rows, !query.mergeable);
+        self.model(index).promise(now, finish, query.class, rows)
+    }
+
     /// What holds after each step. Where assertions of debug builds are on, all that is kept in step is worked out anew from the
     /// rows and replicas themselves, another way than it is kept.
     pub fn check(&self) {

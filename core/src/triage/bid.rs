@@ -21,6 +21,11 @@ pub struct Bid {
 impl Bid {
     /// Of a row that nobody has said anything of.
     pub const PLAIN: Bid = Bid { gain: None, worth: 1.0, tenant: Tenant::NOBODY, first: false };
+
+    /// What an answer is worth where nobody has one in hand.
+    pub fn firm(self) -> Option<f64> {
+        self.gain.is_none().then_some(self.worth)
+    }
 }
 
 /// Whoever has a share of devices to itself, as far as it asks for it: an endpoint.

@@ -108,7 +108,6 @@ impl Spikes {
         let mut prng = Prng::new(7);
         let rows = Rc::new(rows.unwrap_or_else(|| inputs.iter().map(|spec| made_up(spec, &mut prng)).collect()));
         let count = rows.iter().filter_map(|(_, tensor)| tensor.shape.first().copied()).min().unwrap_or(1).max(1);
-        let count = if whole { 1 } else { count };
         self.tell(|told| *told = Told { endpoint: spike.endpoint.to_string(), ..Told::default() });
         let began = tokio::time::Instant::now();
         let (mut due, mut asked) = (0.0, JoinSet::new());
@@ -126,8 +125,8 @@ impl Spikes {
                 self.tell(|told| told.unsent += 1);
                 continue;
             }
-            let row = prng.below(count);
-            let request = request(&spike.endpoint, &rows, if whole { None } else { Some(row) });
+            let row = (!whole).then(|| prng.below(count));
+            let request = request(&spike.endpoint, &rows, row);
             let client = client.clone();
             self.tell(|told| told.sent += 1);
             asked.spawn_local(async move {

@@ -8,14 +8,13 @@ use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
-use crate::callers::{Caller, Callers, Origin};
+use crate::callers::{Caller, Callers};
 use crate::http::{BODY_WITHIN, Budget, Held};
 use crate::refusal::{Kind, Refusal};
 use crate::serve::{Peer, Shared};
@@ -63,10 +62,7 @@ pub async fn admit(State((callers, shared)): State<(Callers, Arc<Shared>)>, requ
         true => Ok(Arc::clone(callers.own())),
         false => {
             let Peer(peer) = head.extensions.get::<Peer>().copied().expect("every connection has a peer");
-            let text = |name: &str| text(&head.headers, name);
-            let forwarded = text("forwarded").or(text("x-forwarded-for"));
-            let origin = Origin { page: text("origin"), forwarded };
-            callers.of(peer.ip(), text("authorization"), origin).await
+            callers.of(peer.ip(), &head.headers).await
         }
     };
     let caller = match caller {
@@ -87,10 +83,6 @@ pub async fn admit(State((callers, shared)): State<(Callers, Arc<Shared>)>, requ
         late: (method != STREAM).then(|| Box::pin(sleep(BODY_WITHIN))),
     });
     next.run(Request::from_parts(head, body)).await
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }
 
 /// A body that counts while it comes.

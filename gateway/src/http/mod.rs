@@ -10,8 +10,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, FORWARDED, HeaderMap, HeaderName, HeaderValue,
-    ORIGIN, RETRY_AFTER,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
@@ -26,7 +25,7 @@ use weir_schema::oip::{self, HEADER_LENGTH};
 
 use self::body::{Encoding, inflate};
 use self::wire::{Binary, Infer};
-use crate::callers::{Caller, Callers, Origin};
+use crate::callers::{Caller, Callers, header};
 use crate::infer::{self, VERSION};
 use crate::models::{self, Described, EXTENSIONS, Marks, PLATFORM, Statistics};
 use crate::refusal::{Kind, RETRY_AFTER_MS, Refusal};
@@ -160,10 +159,7 @@ impl FromRequestParts<Http> for By {
 
     async fn from_request_parts(parts: &mut Parts, http: &Http) -> Result<By, Refusal> {
         let Peer(peer) = *parts.extensions.get::<Peer>().expect("every connection has a peer");
-        let headers = &parts.headers;
-        let forwarded = header(headers, &FORWARDED).or(header(headers, &HeaderName::from_static("x-forwarded-for")));
-        let origin = Origin { page: header(headers, &ORIGIN), forwarded };
-        http.callers.of(peer.ip(), header(headers, &AUTHORIZATION), origin).await.map(By)
+        http.callers.of(peer.ip(), &parts.headers).await.map(By)
     }
 }
 
@@ -179,10 +175,6 @@ impl FromRequestParts<Http> for Model {
         let part = |name: &str| path.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
         infer::endpoint(part("model"), part("version")).map(Model)
     }
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }
 
 async fn metadata(Model(endpoint): Model, By(caller): By) -> Result<Response, Refusal> {
@@ -281,15 +273,15 @@ async fn infer(
     let Arrived(arrived) = *head.extensions.get::<Arrived>().expect("every request has arrived");
     let (body, mut held) = body::read(body, &http.shared.budget).await?;
     let mut infer = understand(&http, &head.headers, body, &mut held, &info).await?;
-    let said = |name: &'static str| header(&head.headers, &HeaderName::from_static(name));
+    let said = |name: &'static str| header(&head.headers, name);
     infer.wishes.take_headers(said("weir-deadline-ms"), said("weir-class"))?;
     let binary = Binary::of(&infer, &info)?;
     let outputs = infer.outputs.into_iter().map(|(name, _)| name).collect();
-    let traceparent = header(&head.headers, &HeaderName::from_static("traceparent"));
+    let traceparent = header(&head.headers, "traceparent");
     let marks = Marks { id: infer.id.as_deref(), traceparent, arrived };
     let response = models::answer(&caller, (&endpoint, &info), (infer.inputs, outputs), infer.wishes, marks).await?;
     drop(held);
-    let encoding = header(&head.headers, &ACCEPT_ENCODING).and_then(Encoding::wanted);
+    let encoding = header(&head.headers, ACCEPT_ENCODING.as_str()).and_then(Encoding::wanted);
     respond(&http.shared, endpoint, infer.id, response, binary, encoding).await
 }
 
@@ -301,8 +293,8 @@ async fn understand(
     held: &mut Held,
     info: &Arc<EndpointInfo>,
 ) -> Result<Infer, Refusal> {
-    let length = header(headers, &HeaderName::from_static(HEADER_LENGTH)).map(str::to_owned);
-    let encoding = header(headers, &CONTENT_ENCODING).map(str::to_owned);
+    let length = header(headers, HEADER_LENGTH).map(str::to_owned);
+    let encoding = header(headers, CONTENT_ENCODING.as_str()).map(str::to_owned);
     let (budget, info) = (http.shared.budget.clone(), Arc::clone(info));
     let large = body.len() >= LARGE || encoding.is_some();
     let mut taken = std::mem::take(held);

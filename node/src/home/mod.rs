@@ -451,8 +451,7 @@ impl Home {
             {
                 shared.wanted.add(now, model, rows.len());
             }
-            let bid = rows[0].bid;
-            let wanted = (rows.len(), bid.gain.is_none().then_some(bid.worth));
+            let wanted = (rows.len(), rows[0].bid.firm());
             let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, wanted, &group.tried);
             let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
             let left = call.deadline.left(now);
