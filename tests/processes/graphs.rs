@@ -1,7 +1,11 @@
 //! Endpoints that are more than chains, as a user declares and asks them.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 use weir_tests::processes::{Cluster, npy, root};
+
+use crate::gateway::metric;
 
 /// The answers to a prediction, one object a row.
 fn answers(cluster: &Cluster, arguments: &[&str]) -> Vec<Value> {
@@ -188,4 +192,65 @@ fn where_nothing_can_be_had_the_default_goes_out_marked() {
     assert!(cluster.ok(&["why", id]).contains("default"));
     let demanded = cluster.fails(8, &[&["predict"], &input[..], &["1s", "--min-stage", "slow"]].concat());
     assert!(demanded.contains("deadline"), "who demands a stage wants no default: {demanded}");
+}
+
+/// Branches that take 1 ms and `slow` of formula, and what combines them, as `graph`.
+fn branches(cluster: &Cluster, slow: &str, combine: &str) {
+    let mut text = String::new();
+    for (model, formula) in [("fast", "alpha_us = 1000\n"), ("slow", slow)] {
+        let path = cluster.write(&format!("{model}.synthetic"), format!("width = 2\n{formula}"));
+        text += &format!("[[model]]\nname = \"{model}\"\nversion = \"1\"\npath = \"{path}\"\n");
+    }
+    text += "[[endpoint]]\nname = \"graph\"\ndeadline = \"10s\"\n";
+    for model in ["fast", "slow"] {
+        text += &format!("[[endpoint.stage]]\nname = \"{model}\"\nmodel = \"{model}@1\"\n");
+    }
+    text += "[[endpoint.stage]]\nname = \"both\"\ninputs = { a = \"fast.y\", b = \"slow.y\" }\n";
+    cluster.ok(&["apply", "-f", &cluster.write("graph.toml", text + combine)]);
+}
+
+/// What a row with this first number gets within `deadline`, and after how long.
+fn within(cluster: &Cluster, first: f32, deadline: &str) -> (Value, Duration) {
+    let input = cluster.write("x.npy", npy(&[1, 2], &[first, 1.0]));
+    let began = Instant::now();
+    let out = cluster.run(&["predict", "graph", "--input", &input, "--deadline", deadline, "-o", "json"]);
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    (serde_json::from_str(out.lines().next().expect("a line")).expect("one object"), began.elapsed())
+}
+
+#[test]
+fn a_branch_that_is_late_is_left_out_where_that_is_allowed() {
+    let cluster = Cluster::start(1, 2);
+    branches(&cluster, "alpha_us = 1000\nhang_above = 5.0\n", "combine = \"mean\"\nat_least = 1\n");
+    let (both, _) = within(&cluster, 3.0, "10s");
+    assert_eq!((both["stage"].as_str(), both["degraded"].as_bool()), (Some("both"), Some(false)), "{both}");
+    // Nobody could know that it would hang: what has arrived goes out when time is up, not when it is found out.
+    let (left, took) = within(&cluster, 9.0, "1s");
+    assert_eq!((left["stage"].as_str(), left["degraded"].as_bool()), (Some("both"), Some(true)), "{left}");
+    assert_eq!(numbers(&left, "y"), [9.0, 1.0]);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn what_cannot_be_in_time_on_any_way_is_refused_at_the_entry() {
+    let cluster = Cluster::start_with(1, 1, &["--metrics", "127.0.0.1:0"]);
+    branches(&cluster, "alpha_us = 3000000\n", "combine = \"concat\"\n");
+    let ran = || ["fast@1", "slow@1"].map(|model| batches(&cluster, model));
+    let begun = ran();
+    let (both, _) = within(&cluster, 3.0, "10s");
+    assert_eq!((numbers(&both, "y"), both["degraded"].as_bool()), (vec![3.0, 1.0, 3.0, 1.0], Some(false)), "{both}");
+    let ran_once = begun.map(|count| count + 1.0);
+    assert_eq!(ran(), ran_once);
+    // One branch would be in time, and the other one not: none is begun. (Now and then an estimate is doubted, and tried.)
+    for _ in 0..5 {
+        let (refused, took) = within(&cluster, 3.0, "1s");
+        assert_eq!((refused["outcome"].as_str(), took < Duration::from_secs(1)), (Some("rejected"), true), "{refused}");
+    }
+    let in_vain = batches(&cluster, "fast@1") - ran_once[0];
+    assert!(in_vain <= 3.0, "{in_vain} of 5");
+}
+
+/// Batches of a model that its node has run.
+fn batches(cluster: &Cluster, model: &str) -> f64 {
+    metric(&cluster.nodes[0], &format!("weir_batch_size_count{{device=\"cpu0\",model=\"{model}\"}}"))
 }

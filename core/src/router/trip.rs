@@ -161,7 +161,13 @@ impl Trip {
     /// A row wants what has been written down for it, or has ended.
     fn take(&mut self, now: Instant, slot: usize, end: Option<Ending>) {
         if let Some(how) = end {
+            debug_assert_eq!(self.rows[slot].end, None, "a row ends once");
+            // What it wanted beside what ended it is nothing to it either.
             self.calls.clear();
+            self.groups.retain_mut(|group| {
+                group.slots.retain(|wanting| *wanting != slot);
+                !group.slots.is_empty()
+            });
             self.rows[slot].end = Some(End { how, at: now });
             self.open -= 1;
         }
@@ -186,6 +192,7 @@ impl Trip {
 mod tests {
     use super::super::tests::{cascade, flow, local, remote};
     use super::*;
+    use crate::endpoint::graph::Needs;
 
     const NOW: Instant = Instant::ZERO;
 
@@ -264,6 +271,17 @@ mod tests {
         trip.on_deadline(Instant::from_millis(50));
         assert!(trip.is_over());
         assert_eq!(trip.on_stage_end(NOW, &ladder, 1, 0, StageEnd::Full, 0), None, "after its end it is nothing to it");
+    }
+
+    #[test]
+    fn a_row_that_has_ended_wants_nothing_more() {
+        let branch = Needs::default();
+        let joined = Needs { all: 0b11, at_home: true, ..Needs::default() };
+        let mut trip = Trip::new(&Arc::new(Flow::new(vec![branch, branch, joined], 0b100)), 2, Depth::ANY);
+        let first = trip.next_group().unwrap();
+        trip.on_no_choice(NOW, &first, Rejection::TooLate);
+        assert!(trip.is_over() && trip.next_group().is_none(), "the other branch is nothing to anybody now");
+        assert_eq!(trip.end(0).unwrap().how, Ending::Refuse(Rejection::TooLate));
     }
 
     #[test]
