@@ -10,7 +10,7 @@ use weir_core::ids::{EndpointName, Epoch, ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::router::Told;
 use weir_core::tensor::{Row, Tensor};
-use weir_core::triage::{Bid, Tenant};
+use weir_core::triage::{Bid, Price, Tenant};
 use weir_core::units::{Deadline, Instant};
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role, enter};
@@ -186,7 +186,8 @@ fn read_response(
         });
     }
     let (wait, yields) = (span_from_us(response.get_queue_ahead_us())?, span_from_us(response.get_yields_us())?);
-    let price = Some(response.get_price()).filter(|price| price.is_finite()).unwrap_or(0.0);
+    let number = |told: f64| if told.is_finite() { told } else { 0.0 };
+    let price = Price { clears: number(response.get_price()), floor: number(response.get_floor()) };
     Ok((Told { wait, yields, price, at: Instant::ZERO, silent: None }, replies))
 }
 
@@ -231,14 +232,15 @@ impl stages::Server for StagesObject {
             .min_by_key(|(finish, _)| *finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
-        let mut ahead = Told { wait: Duration::ZERO, yields: Duration::ZERO, price: 0.0, at: now, silent: None };
+        let mut ahead =
+            Told { wait: Duration::ZERO, yields: Duration::ZERO, price: Price::NOTHING, at: now, silent: None };
         // What gives way to the next row of this home is what gives way to these.
         let firm = values.first().copied().filter(|value| *value < 0.0).map(|value| -value);
         let is_full = |finish: &Instant| !by.is_zero() && *finish > now + by;
         if let Some((_, device)) = best.as_ref().filter(|(finish, _)| is_full(finish)) {
             // The home goes on to the next at once, and knows how long the wait is here.
             let latest = deadlines.iter().max().copied().unwrap_or_default();
-            ahead = waits(device, now, Deadline::after(now, latest), tenant, firm);
+            ahead = waits(device, now, &model, Deadline::after(now, latest), tenant, firm);
             replies.fill_with(|| StageReply::Full);
         } else if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -260,7 +262,7 @@ impl stages::Server for StagesObject {
                 let Some((slot, reply)) = receiver.recv().await else { break };
                 replies[slot] = reply;
             }
-            ahead = waits(device, self.shared.host.clock.now(), latest, tenant, firm);
+            ahead = waits(device, self.shared.host.clock.now(), &model, latest, tenant, firm);
         }
         write_response(results.get().init_response(), &ahead, &replies);
         Ok(())
@@ -268,9 +270,9 @@ impl stages::Server for StagesObject {
 }
 
 /// What is told of a device's queue.
-fn waits(device: &Device, now: Instant, latest: Deadline, tenant: Tenant, firm: Option<f64>) -> Told {
+fn waits(device: &Device, now: Instant, model: &ModelRef, latest: Deadline, tenant: Tenant, firm: Option<f64>) -> Told {
     let (wait, yields) = (device.load().backlog.as_duration(), device.yields(firm).as_duration());
-    Told { wait, yields, price: device.price(now, latest, tenant), at: now, silent: None }
+    Told { wait, yields, price: device.price(now, model, latest, tenant), at: now, silent: None }
 }
 
 /// With a number for each row: what it gains, or, negated, what an answer to it is worth.
@@ -308,7 +310,8 @@ fn read_request(request: stage_request::Reader<'_>) -> Result<StageCall, weir_sc
 fn write_response(mut b: stage_response::Builder<'_>, ahead: &Told, replies: &[StageReply]) {
     b.set_queue_ahead_us(span_to_us(ahead.wait));
     b.set_yields_us(span_to_us(ahead.yields));
-    b.set_price(ahead.price);
+    b.set_price(ahead.price.clears);
+    b.set_floor(ahead.price.floor);
     b.set_full(replies.iter().all(|reply| matches!(reply, StageReply::Full)));
     let answered = replies.iter().enumerate().filter_map(|(slot, reply)| match reply {
         StageReply::Answered { outputs, .. } => Some((slot, outputs.clone())),

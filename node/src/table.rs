@@ -215,7 +215,8 @@ pub fn price(
     if let Some(held) = targets.held {
         return held;
     }
-    let local = targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, deadline, tenant)));
+    let local =
+        targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, model, deadline, tenant).now()));
     cheapest(now, local, targets.remote.keys().map(|node| waits.told(node, model)))
 }
 

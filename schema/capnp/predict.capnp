@@ -179,6 +179,7 @@ struct StageResponse {
   yieldsUs @3 :UInt64;        # of it, what would give way to a query that nobody has answered yet
   price @4 :Float64;          # what a second of slot time is worth there, in units of value
   full @5 :Bool;              # none was taken: they would not have been done by the time that was asked for
+  floor @6 :Float64;          # what a second of a further row had to be worth for the row to be let in at that moment
 }
 
 struct OutputBlock {

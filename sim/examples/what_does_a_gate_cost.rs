@@ -51,8 +51,9 @@ fn main() {
     }
     let now = Instant::from_millis(500);
     let deadline = Deadline::after(now, Duration::from_millis(50));
+    let third = model(3);
     each("the price of a device that is idle", |_| {
-        black_box(device.price(black_box(now), deadline, Tenant::NOBODY));
+        black_box(device.price(black_box(now), &third, deadline, Tenant::NOBODY));
     });
     // It computes all the time: the price is read off the curve.
     let query = |ticket| weir_core::scheduler::Query {
@@ -69,7 +70,7 @@ fn main() {
     }
     let later = Instant::from_millis(520);
     each("the price of a device that is busy", |_| {
-        black_box(device.price(black_box(later), deadline, Tenant::NOBODY));
+        black_box(device.price(black_box(later), &third, deadline, Tenant::NOBODY));
     });
     each("what a row was found to be worth, told to the device", |i| {
         device.on_weighed(later, &model(3), f64::from(i % 100) / 100.0, Tenant::NOBODY);

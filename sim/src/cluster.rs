@@ -604,7 +604,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     fn price(&mut self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> f64 {
         let replicas = self.cluster.models[model].replicas.iter().enumerate();
         let nodes: Vec<usize> = replicas.filter(|(_, replicas)| **replicas > 0).map(|(node, _)| node).collect();
-        let local = nodes.contains(&home).then(|| self.devices[home].price(now, deadline, tenant));
+        let local = nodes.contains(&home).then(|| self.devices[home].price(now, model, deadline, tenant).now());
         let others = nodes.iter().filter(|node| **node != home);
         let told = others.map(|node| self.waits.get(&(home, *node, model.clone())).copied());
         cheapest(now, local.into_iter(), told)
@@ -770,7 +770,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 if let Some(Estimate { finish, yields, .. }) = self.devices[node].estimate_finish(now, model, 1, firm) {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
                     let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
-                    let price = self.devices[node].price(now, call.deadline, tenant);
+                    let price = self.devices[node].price(now, model, call.deadline, tenant);
                     let told = Told { wait, yields, price, at, silent: None };
                     self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
                 }

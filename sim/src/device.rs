@@ -8,7 +8,7 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Policy, Query};
-use weir_core::triage::{ByModel, Tenant};
+use weir_core::triage::{ByModel, Price, Tenant};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 /// How long batches of a model really take, whatever the scheduler believes.
@@ -135,9 +135,9 @@ impl Device {
         self.scheduler.on_others(now, asked, share);
     }
 
-    /// What a second of slot time is worth here now to a row that is due at `deadline`.
-    pub fn price(&mut self, now: Instant, deadline: Deadline, tenant: Tenant) -> f64 {
-        self.scheduler.price(now, deadline, tenant)
+    /// What a second of slot time is worth here now to a row of `model` that is due at `deadline`.
+    pub fn price(&mut self, now: Instant, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> Price {
+        self.scheduler.price(now, model, deadline, tenant)
     }
 
     /// When a query that came now would be done; `None` without a replica of its model.

@@ -6,7 +6,7 @@ use super::meeting::meet;
 use crate::ids::{DeviceName, NodeName};
 use crate::outcome::Rejection;
 use crate::prng::Prng;
-use crate::triage::faded;
+use crate::triage::{Price, faded};
 use crate::units::{Deadline, Instant};
 
 /// Where a stage can run: a device of this node, or another node, which chooses among its own devices.
@@ -19,9 +19,12 @@ pub enum Target {
 
 impl Told {
     /// What a second of slot time is worth there by now. Who is not asked tells nothing: a price that is not of late fades as demand is
-    /// forgotten, so that a home with few queries neither sends all of them where there is no room, nor stays away where there is again.
+    /// forgotten, so that a home with few queries neither sends all of them where there is no room, nor stays away where there is again. That
+    /// there was no room at that moment is soon not true any more.
     fn price(&self, now: Instant) -> f64 {
-        faded(self.price, self.at + TOLD_LATELY, now)
+        let age = now.since(self.at).as_secs_f64();
+        let floor = self.price.floor * (-age / FLOOR_FOR.as_secs_f64()).exp();
+        faded(self.price.clears, self.at + TOLD_LATELY, now).max(floor)
     }
 }
 
@@ -70,8 +73,8 @@ pub struct Told {
     pub wait: Duration,
     /// Of it, what can be pushed out.
     pub yields: Duration,
-    /// What a second of slot time was worth there, in units of value.
-    pub price: f64,
+    /// What a second of slot time was worth there.
+    pub price: Price,
     /// When it was told.
     pub at: Instant,
     /// Since when something has been sent there and nothing been told.
@@ -99,6 +102,8 @@ const DOUBTED: u64 = 16;
 
 /// What was told of a queue longer ago says nothing any more.
 const TOLD_LATELY: Duration = Duration::from_millis(50);
+/// How long it counts that there was no room for what is worth less: some batches later there is.
+const FLOOR_FOR: Duration = Duration::from_millis(3);
 
 /// When work that takes `service` would be done at another node, by what its last answer told: it has worked on since then.
 pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Estimate {
@@ -116,7 +121,8 @@ pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Est
 /// What is known of another node, by what it told last, once this one has sent it `work` more.
 pub fn sent(now: Instant, told: Option<Told>, work: Duration) -> Told {
     // All of the time since then counts, or who sends something now and then would know it for ever.
-    let price = told.map_or(0.0, |told| faded(told.price, told.at, now));
+    let clears = told.map_or(0.0, |told| faded(told.price.clears, told.at, now));
+    let price = Price { clears, ..Price::NOTHING };
     let nothing = Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at: now, silent: None };
     let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY).unwrap_or(nothing);
     let silent = told.and_then(|told| told.silent).or(Some(now));

@@ -6,6 +6,7 @@ use crate::endpoint::graph::{Needs, Stages};
 use crate::endpoint::{Endpoint, Flow, Gate, Ladder, Stage};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use crate::prng::Prng;
+use crate::triage::Price;
 use crate::units::{Deadline, Instant};
 
 pub(super) fn cascade() -> Ladder {
@@ -257,7 +258,8 @@ fn what_can_be_pushed_out_refuses_nobody() {
 #[test]
 fn the_price_is_that_of_the_cheapest() {
     let now = Instant::from_millis(5_000);
-    let told = |price, ago: u64| {
+    let told = |clears, ago: u64| {
+        let price = Price { clears, ..Price::NOTHING };
         let at = Instant::from_millis(5_000 - ago);
         Some(Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at, silent: None })
     };
@@ -269,6 +271,9 @@ fn the_price_is_that_of_the_cheapest() {
     let late = price(&[], &[told(4.0, 300)]);
     assert!((late - 4.0 * (-1.0f64).exp()).abs() < 1e-9, "{late}");
     assert!(price(&[5.0], &[told(4.0, 2_000)]) < 0.01, "that was long ago: it may have room");
+    // There was no room for less then; soon there is.
+    let full = |ago: u64| told(1.0, ago).map(|told| Told { price: Price { floor: 8.0, ..told.price }, ..told });
+    assert_eq!((price(&[], &[full(0)]), price(&[], &[full(50)])), (8.0, 1.0));
     assert_eq!(price(&[5.0], &[None]), 0.0);
     assert_eq!(price(&[], &[]), 0.0);
 }
@@ -387,7 +392,8 @@ fn what_nobody_needs_any_more_is_not_started() {
 fn what_another_node_told_ages_and_what_was_sent_there_counts() {
     let at = Instant::from_millis;
     let ms = Duration::from_millis;
-    let told = Told { wait: ms(20), yields: ms(15), price: 1.0, at: at(100), silent: None };
+    let told =
+        Told { wait: ms(20), yields: ms(15), price: Price { clears: 1.0, floor: 3.0 }, at: at(100), silent: None };
     let finish = |now: u64, told| remote_finish(at(now), told, ms(5)).finish;
     assert_eq!(finish(100, Some(told)), at(125));
     assert_eq!(finish(110, Some(told)), at(125), "it has worked on");
@@ -396,13 +402,13 @@ fn what_another_node_told_ages_and_what_was_sent_there_counts() {
     assert_eq!(remote_finish(at(110), Some(told), ms(5)).yields, ms(10));
     assert_eq!(finish(110, Some(sent(at(110), Some(told), ms(4)))), at(129));
     let idle = sent(at(130), Some(told), ms(4));
-    assert_eq!((finish(130, Some(idle)), idle.price), (at(139), 1.0), "it begins when it comes");
+    assert_eq!((finish(130, Some(idle)), idle.price.clears), (at(139), 1.0), "it begins when it comes");
     let later = sent(at(200), Some(told), ms(4));
     assert_eq!((finish(200, Some(later)), later.at), (at(209), at(200)));
     assert!(
-        (later.price - (-0.4f64).exp()).abs() < 1e-9,
+        (later.price.clears - (-0.4f64).exp()).abs() < 1e-9,
         "a price that was told is not forgotten at once: {}",
-        later.price
+        later.price.clears
     );
     assert_eq!(finish(1, Some(sent(at(1), None, ms(4)))), at(10));
     // It has told nothing since something was sent there: it may hang.

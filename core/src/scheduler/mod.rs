@@ -24,7 +24,7 @@ use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::{Class, Rejection};
 use crate::profile::Profile;
 use crate::router::Estimate;
-use crate::triage::{Bid, ByModel, Demand, Offer, Others, Tenant};
+use crate::triage::{Bid, ByModel, Demand, Offer, Others, Price, Tenant};
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use lane::LaneKey;
@@ -248,14 +248,16 @@ impl Device {
         Some(Estimate { finish, yields: self.yields(firm).as_duration(), calm })
     }
 
-    /// What a second of slot time is worth now to a row that is due at `deadline`, in units of value: 0 where there is room, and
-    /// where nothing is weighed.
-    pub fn price(&mut self, now: Instant, deadline: Deadline, tenant: Tenant) -> f64 {
+    /// What a second of slot time is worth now to a row of `model` that is due at `deadline`: nothing where there is room, and where nothing
+    /// is weighed.
+    pub fn price(&mut self, now: Instant, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> Price {
         self.account(now);
-        match self.pool.fill(now, deadline.0) {
-            Some(fill) => self.demand.price(now, self.pool.slots, fill, tenant),
-            None => 0.0,
-        }
+        let Some(fill) = self.pool.fill(now, deadline.0) else { return Price::NOTHING };
+        let clears = self.demand.price(now, self.pool.slots, fill, tenant);
+        // Where half of the time is free there is room; and within its share a tenant pushes out whatever that is worth.
+        let index = self.pool.index(model).filter(|_| fill > 0.5 && tenant.share <= 0.0);
+        let floor = index.and_then(|index| self.pool.floor(now, index, deadline));
+        Price { clears, floor: floor.unwrap_or(0.0) }
     }
 
     /// A gate has weighed a row and found that running `model` for it is worth `value`, whether it sends it here or not.

@@ -277,6 +277,16 @@ impl Pool {
         Some(self.buffer.as_ref()?.fill(now, self.left(now), deadline))
     }
 
+    /// See [`Buffer::floor`].
+    pub fn floor(&self, now: Instant, index: ModelIndex, deadline: Deadline) -> Option<f64> {
+        let buffer = self.buffer.as_ref()?;
+        let start = self.start_estimate(now, index, Class::Default, deadline);
+        let finish = self.finish_estimate(start, index, Class::Default, deadline, 1, false);
+        let finish = self.model(index).promise(now, finish, Class::Default, 1);
+        let short = ServiceTime::from(finish.since(deadline.0)).scaled(f64::from(self.slots));
+        buffer.floor(now, self.left(now), deadline.0, self.row_cost(index), short)
+    }
+
     /// Slot time that the batches in progress still need.
     fn left(&self, now: Instant) -> ServiceTime {
         let left = self.running().map(|replica| ServiceTime::from(replica.free_at(now).since(now)));

@@ -155,10 +155,29 @@ impl Buffer {
         short: ServiceTime,
         out: &mut Vec<TicketId>,
     ) -> Offer {
+        match self.cut(now, running, deadline, due, stake, short, out) {
+            Some(cut) if cut.fits => Offer::In,
+            Some(cut) => cut.give_up(),
+            None => Offer::Out,
+        }
+    }
+
+    /// What has to go for a row, and whether it fits then; `None` where that is nothing, because it does not fit anyway.
+    #[allow(clippy::too_many_arguments)]
+    fn cut<'a>(
+        &'a self,
+        now: Instant,
+        running: ServiceTime,
+        deadline: Instant,
+        due: Instant,
+        stake: Stake,
+        short: ServiceTime,
+        out: &'a mut Vec<TicketId>,
+    ) -> Option<Cut<'a>> {
         let left = deadline.as_nanos().saturating_sub(now.as_nanos());
         // It takes longer than there is time: nothing has to go for it, for nothing that goes would help.
         if stake.cost.as_nanos() > left {
-            return Offer::Out;
+            return None;
         }
         let own = due.as_nanos() >> self.step;
         let time = left.saturating_mul(u64::from(self.slots));
@@ -169,6 +188,8 @@ impl Buffer {
             from: out.len(),
             freed: 0,
             soft_until: None,
+            densest: (false, false, 0),
+            fits: true,
             of_tenants: Vec::new(),
             out,
         };
@@ -176,15 +197,32 @@ impl Buffer {
         work += self.steps.range(..=own).map(|(_, due)| due.work.as_nanos()).sum::<u64>();
         // Whatever is due later than it has to fit behind it; it itself may as well be done by its deadline.
         let wants = if due < deadline { 0 } else { self.wants(now, own, work) };
-        let mut fits = cut.meet(&self.steps, deadline.as_nanos() >> self.step, wants.max(short.as_nanos()));
+        cut.fits = cut.meet(&self.steps, deadline.as_nanos() >> self.step, wants.max(short.as_nanos()));
         for (step, due) in self.steps.range(own + 1..) {
-            if !fits {
+            if !cut.fits {
                 break;
             }
             work += due.work.as_nanos();
-            fits = cut.meet(&self.steps, *step, self.wants(now, *step, work));
+            cut.fits = cut.meet(&self.steps, *step, self.wants(now, *step, work));
         }
-        if fits { Offer::In } else { cut.give_up() }
+        Some(cut)
+    }
+
+    /// What a second of a row with an answer in hand has to be worth for the row to be let in: more than the densest of those that would have to
+    /// go for it. 0 where there is room, `None` where what is in the way does not go. Arguments are those of [`Buffer::offer`].
+    pub fn floor(
+        &self,
+        now: Instant,
+        running: ServiceTime,
+        deadline: Instant,
+        cost: ServiceTime,
+        short: ServiceTime,
+    ) -> Option<f64> {
+        let stake = Stake { cost, bid: Bid { gain: Some(f64::INFINITY), ..Bid::PLAIN }, critical: false };
+        let mut out = Vec::new();
+        let cut = self.cut(now, running, deadline, deadline, stake, short, &mut out)?;
+        let (_, _, densest) = cut.densest;
+        cut.fits.then_some(f64::from_bits(densest))
     }
 
     /// How full it is for a row that is due at `deadline`, and would take its time from everything that is due later: the largest
@@ -297,6 +335,10 @@ struct Cut<'a> {
     freed: u64,
     /// Where the first firm one stands in `out`, if any was chosen.
     soft_until: Option<usize>,
+    /// The rank of the last to go among those.
+    densest: Rank,
+    /// Whether it fits once they have gone.
+    fits: bool,
     /// Of tenants with a share: what was chosen of theirs.
     of_tenants: Vec<(u64, u64)>,
     out: &'a mut Vec<TicketId>,
@@ -319,7 +361,8 @@ impl Cut<'_> {
                 steps.range(..=last).filter_map(|(_, due)| due.rows.iter().find(goes)).min()
             };
             let least = least(false).or_else(|| if guarded { least(true) } else { None });
-            let Some(((_, firm, _), ticket, cost, tenant)) = least.copied() else { return false };
+            let Some((rank @ (_, firm, _), ticket, cost, tenant)) = least.copied() else { return false };
+            self.densest = self.densest.max(rank);
             if firm {
                 self.soft_until.get_or_insert(self.out.len());
             }

@@ -11,6 +11,7 @@ mod curve;
 mod demand;
 mod market;
 mod method;
+mod price;
 
 pub use bid::{Bid, Tenant};
 pub use buffer::{Buffer, Offer, Stake};
@@ -18,3 +19,4 @@ pub use curve::{Asked, Curve, Looks, STEP, step_of};
 pub use demand::{Demand, Others, faded};
 pub use market::{ByModel, Market};
 pub use method::{BadMethod, Method, WholeStage, load};
+pub use price::Price;

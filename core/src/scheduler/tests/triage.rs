@@ -84,3 +84,25 @@ fn who_has_an_hour_does_not_blunt_what_is_decided_for_others() {
     // It would make the first of the others late, and is worth less than any of them.
     assert_eq!(arrive(&mut device, 2, "deep", &[deeper(5, 44, 0.01)]), [outbid(5)]);
 }
+
+#[test]
+fn a_device_that_is_full_is_as_dear_as_what_has_to_go() {
+    let mut device = two_depths();
+    let price = |device: &mut Device| device.price(ms(1), &model("deep"), Deadline(ms(50)), Tenant::NOBODY);
+    assert_eq!(price(&mut device), Price::NOTHING);
+    arrive(&mut device, 0, "deep", &[deeper(0, 100, 0.5)]);
+    let waiting: Vec<Query> = (1..5).map(|ticket| deeper(ticket, 50, 0.1 * ticket as f64)).collect();
+    assert_eq!(arrive(&mut device, 1, "deep", &waiting), []);
+    // Nothing was told of what gates weighed: no price clears. But not everything that comes is let in.
+    let (mut come, mut floor) = (5, 0.0);
+    while floor == 0.0 {
+        assert_eq!(arrive(&mut device, 1, "deep", &[deeper(come, 50, 0.1)]), [], "there is room");
+        (come, floor) = (come + 1, price(&mut device).floor);
+    }
+    assert_eq!(price(&mut device).clears, 0.0);
+    // Slot time of a row, in a batch of as many as a backlog leads to.
+    let cost = 0.1 / floor;
+    assert!((0.005..0.015).contains(&cost), "{cost}");
+    assert_eq!(arrive(&mut device, 1, "deep", &[deeper(come, 50, 0.099)]), [outbid(come)]);
+    assert_eq!(arrive(&mut device, 1, "deep", &[deeper(come + 1, 50, 0.101)]).len(), 1, "it pushes one out");
+}

@@ -230,7 +230,53 @@ fn best(now: u64, rows: &[(u64, f64)]) -> f64 {
     kept.iter().map(|(_, value)| value).sum()
 }
 
+#[test]
+fn the_floor_is_what_has_to_go() {
+    let mut waiting = Waiting::new(1);
+    let floor = |waiting: &Waiting, running: u64, short: u64| {
+        let ms = |n: u64| ServiceTime::from_nanos(n * MS);
+        waiting.buffer.floor(at(0), ms(running), at(30), ms(10), ms(short))
+    };
+    assert_eq!(floor(&waiting, 0, 0), Some(0.0), "there is room");
+    (0..3).for_each(|ticket| drop(waiting.come(at(0), ticket, at(30), soft(10, 0.1 * (ticket + 1) as f64))));
+    let least = floor(&waiting, 0, 0).unwrap();
+    assert!((least - 10.0).abs() < 1e-9, "a tenth in 10 ms: {least}");
+    assert!((floor(&waiting, 5, 0).unwrap() - 20.0).abs() < 1e-9, "two have to go");
+    assert!((floor(&waiting, 0, 25).unwrap() - 30.0).abs() < 1e-9, "somebody knows better");
+    assert_eq!(floor(&waiting, 25, 0), None, "what runs goes on");
+    let mut waiting = Waiting::new(1);
+    (0..3).for_each(|ticket| drop(waiting.come(at(0), ticket, at(30), firm(10))));
+    assert_eq!(floor(&waiting, 0, 0), None, "nothing gives way");
+}
+
 proptest! {
+    /// What is worth more than the floor is let in, and what is worth less is not.
+    #[test]
+    fn the_floor_divides_what_is_let_in(
+        rows in prop::collection::vec((1..100u64, 1..20u64, 0..100u32), 0..60),
+        (deadline, cost, running) in (1..100u64, 1..20u64, 0..40u64),
+        slots in 1..4u32,
+    ) {
+        let mut waiting = Waiting::new(slots);
+        for (ticket, (deadline, cost, value)) in rows.into_iter().enumerate() {
+            let stake = if value == 0 { firm(cost) } else { soft(cost, f64::from(value)) };
+            waiting.come(at(0), ticket as u64, at(deadline), stake);
+        }
+        let ms = |n: u64| ServiceTime::from_nanos(n * MS);
+        let offer = |density: f64| {
+            let stake = Stake { bid: Bid { gain: Some(density * cost as f64 / 1e3), ..Bid::PLAIN }, ..soft(cost, 0.0) };
+            let (running, deadline) = (ms(running), at(deadline));
+            waiting.buffer.offer(at(0), running, deadline, deadline, stake, ServiceTime::ZERO, &mut Vec::new())
+        };
+        match waiting.buffer.floor(at(0), ms(running), at(deadline), ms(cost), ServiceTime::ZERO) {
+            Some(floor) => {
+                prop_assert_eq!(offer(floor * 1.001), Offer::In);
+                prop_assert!(floor == 0.0 || offer(floor * 0.999) == Offer::Out, "{}", floor);
+            }
+            None => prop_assert_eq!(offer(1e12), Offer::Out),
+        }
+    }
+
     /// With nothing running, what is kept of rows of equal cost is the best that could be kept of all that came.
     #[test]
     fn of_equal_rows_it_keeps_the_best_set(rows in prop::collection::vec((1..12u64, 0..1000u32), 1..30)) {
