@@ -215,6 +215,7 @@ fn bad_input_is_told_and_nothing_is_sent() {
         (vec!["--data", &data, "--rate", "5", "--duration", "0s"], "--duration 0s"),
         (vec!["--data", &data, "--rate", "5", "--rows", "0"], "--rows"),
         (vec!["--data", &data, "--rate", "5", "--goal", "speed>1"], "is no goal"),
+        (vec!["--data", &data, "--rate", "5", "--metadata", &nothing], "nothing.jsonl is no metadata"),
         (vec!["--scenario", &scenario], "s.toml:2:8"),
         (vec!["--scenario", "nowhere.toml"], "cannot read the scenario nowhere.toml"),
         (vec!["--data", &data, "--rate", "5", "--report", &nowhere], "--report"),

@@ -105,7 +105,8 @@ fn connect(target: &str) -> Result<(Arc<dyn Connect>, String), Box<dyn Error>> {
     }
     match Address::parse(target)? {
         Address::OipHttp(server) => {
-            Ok((Arc::new(OipHttp(server.authority)), server.model.ok_or("name a model: oip-http://HOST:PORT/MODEL")?))
+            let model = server.model.ok_or("name a model: oip-http://HOST:PORT/MODEL")?;
+            Ok((Arc::new(OipHttp { authority: server.authority, metadata: None }), model))
         }
         _ => Err("write weir://HOST:PORT/ENDPOINT, oip-http://HOST:PORT/MODEL, or http".into()),
     }

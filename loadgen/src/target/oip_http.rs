@@ -4,6 +4,8 @@
 //! waits for a free one would be the generator's doing, not the server's.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,17 +30,64 @@ use crate::run::PATIENCE;
 /// Connections of one thread at most: as many calls wait for a slow server, and file descriptors run out soon after.
 const CONNECTIONS_MAX: usize = 1000;
 
-/// A server, by `host:port`.
-pub struct OipHttp(pub String);
+/// A server.
+pub struct OipHttp {
+    /// `host:port`.
+    pub authority: String,
+    /// What it would be asked of itself; without, it is asked.
+    pub metadata: Option<Metadata>,
+}
+
+/// What a server that can only infer would tell of itself and of its models, from a file.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    path: PathBuf,
+    binary: bool,
+    models: BTreeMap<String, Described>,
+}
+
+/// A file that tells nothing of models.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{path} is no metadata ({cause}); write {{\"extensions\": [...], \"models\": [{{\"name\": ..., \
+     \"inputs\": [...], \"outputs\": [...]}}]}}"
+)]
+pub struct BadMetadata {
+    path: PathBuf,
+    cause: String,
+}
+
+impl Metadata {
+    /// Reads a file: `extensions` as `/v2` answers them, and in `models` for each what `/v2/models/NAME` does.
+    pub fn read(path: &Path) -> Result<Metadata, BadMetadata> {
+        let bad = |cause: String| BadMetadata { path: path.to_owned(), cause };
+        let text = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+        let told: Value = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        let listed = told["models"].as_array().ok_or_else(|| bad("it lists no models".into()))?;
+        let mut models = BTreeMap::new();
+        for model in listed {
+            let name = model["name"].as_str().ok_or_else(|| bad("a model has no name".into()))?;
+            let described = read_metadata(model).map_err(|why| bad(format!("model {name}: {why}")))?;
+            models.insert(name.to_owned(), described);
+        }
+        Ok(Metadata { path: path.to_owned(), binary: has_binary(&told), models })
+    }
+}
 
 impl Connect for OipHttp {
     fn name(&self) -> String {
-        format!("oip-http://{}", self.0)
+        format!("oip-http://{}", self.authority)
     }
 
     fn describe<'a>(&'a self, endpoint: &'a str) -> LocalBoxFuture<'a, Result<Described, TargetError>> {
         Box::pin(async move {
-            let pool = Pool::open(&self.0, 1).await?;
+            if let Some(told) = &self.metadata {
+                let described = told.models.get(endpoint).cloned();
+                return described.ok_or_else(|| {
+                    TargetError::NotFound(format!("{} has no model {endpoint:?}", told.path.display()))
+                });
+            }
+            let pool = Pool::open(&self.authority, 1).await?;
             let asked = pool.get(&model_path(endpoint)).await;
             let (status, body) = asked.map_err(|why| TargetError::Unreachable(format!("{}: {why}", self.name())))?;
             let of_protocol = |why: &str| {
@@ -58,7 +107,8 @@ impl Connect for OipHttp {
                     _ => of_protocol(&error_text(status, &body)),
                 });
             }
-            read_metadata(&body).map_err(|why| of_protocol(&why))
+            let told = serde_json::from_slice(&body).map_err(|e| of_protocol(&e.to_string()))?;
+            read_metadata(&told).map_err(|why| of_protocol(&why))
         })
     }
 
@@ -68,10 +118,14 @@ impl Connect for OipHttp {
         connections: usize,
     ) -> LocalBoxFuture<'_, Result<Rc<dyn Target>, TargetError>> {
         Box::pin(async move {
-            let pool = Pool::open(&self.0, connections).await?;
-            let server = pool.get("/v2").await.ok().filter(|(status, _)| *status == StatusCode::OK);
-            let told: Value = server.and_then(|(_, body)| serde_json::from_slice(&body).ok()).unwrap_or_default();
-            let binary = told["extensions"].as_array().is_some_and(|all| all.iter().any(|e| e == "binary_tensor_data"));
+            let pool = Pool::open(&self.authority, connections).await?;
+            let binary = match &self.metadata {
+                Some(told) => told.binary,
+                None => {
+                    let server = pool.get("/v2").await.ok().filter(|(status, _)| *status == StatusCode::OK);
+                    has_binary(&server.and_then(|(_, body)| serde_json::from_slice(&body).ok()).unwrap_or_default())
+                }
+            };
             Ok(Rc::new(Server { pool: Rc::new(pool), streams, binary }) as Rc<dyn Target>)
         })
     }
@@ -84,8 +138,12 @@ fn model_path(model: &str) -> String {
     format!("/v2/models/{encoded}")
 }
 
-fn read_metadata(body: &[u8]) -> Result<Described, String> {
-    let told: Value = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+/// Whether a server says that it takes and gives tensors as bytes.
+fn has_binary(told: &Value) -> bool {
+    told["extensions"].as_array().is_some_and(|all| all.iter().any(|e| e == "binary_tensor_data"))
+}
+
+fn read_metadata(told: &Value) -> Result<Described, String> {
     let empty = Vec::new();
     let list = |name: &str| told[name].as_array().unwrap_or(&empty).clone();
     let mut inputs = Vec::new();
@@ -309,21 +367,30 @@ fn write_request(
     Ok((length, body))
 }
 
+/// The JSON that a body begins with, and what follows it other than space.
+fn json_and_rest(body: &[u8]) -> Result<(Value, &[u8]), String> {
+    let mut values = serde_json::Deserializer::from_slice(body).into_iter();
+    let told = values.next().ok_or("it is empty")?.map_err(|e| format!("no JSON ({e})"))?;
+    let rest = &body[values.byte_offset()..];
+    Ok((told, if rest.trim_ascii().is_empty() { &[] } else { rest }))
+}
+
 /// Outputs that labels could be compared with, and the stage that answered, where it is told.
 type Read = (Vec<(String, Tensor)>, String);
 
 /// Where an output is `wanted`, the others need not be understood: some servers send them all, and half floats have no form in JSON
 /// that all agree on.
 fn read_response(headers: &HeaderMap, body: &[u8], wanted: Option<&str>) -> Result<Read, String> {
-    let (json, mut tail) = match headers.get(HEADER_LENGTH) {
-        None => (body, &[][..]),
+    let (told, mut tail) = match headers.get(HEADER_LENGTH) {
+        // Frameworks that let nobody set a header (Mosec) send tensors behind their JSON all the same.
+        None => json_and_rest(body)?,
         Some(length) => {
             let length: Option<usize> = length.to_str().ok().and_then(|text| text.parse().ok());
             let length = length.filter(|length| *length <= body.len()).ok_or("its JSON is longer than its body")?;
-            body.split_at(length)
+            let (json, tail) = body.split_at(length);
+            (serde_json::from_slice(json).map_err(|e| format!("no JSON ({e})"))?, tail)
         }
     };
-    let told: Value = serde_json::from_slice(json).map_err(|e| format!("no JSON ({e})"))?;
     let mut outputs = Vec::new();
     for output in told["outputs"].as_array().ok_or("it has no outputs")? {
         let name = output["name"].as_str().ok_or("an output has no name")?;

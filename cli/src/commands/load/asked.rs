@@ -16,7 +16,7 @@ use weir_loadgen::run::{LoadError, Loop, Progress, RunConfig, Stop, Stopper, sto
 use weir_loadgen::scenario::{Part, Scenario};
 use weir_loadgen::schedule::Flow;
 use weir_loadgen::target::oip_grpc::OipGrpc;
-use weir_loadgen::target::oip_http::OipHttp;
+use weir_loadgen::target::oip_http::{Metadata, OipHttp};
 use weir_loadgen::target::weir::Weir;
 use weir_loadgen::target::{Address, Connect, Stream, TargetError};
 
@@ -44,6 +44,9 @@ pub struct Asked {
     /// weir://host:7300, oip-http://host:8000/model or oip-grpc://host:8001/model [default: the cluster]
     #[arg(long, env = "WEIR_TARGET", value_name = "URL")]
     target: Option<String>,
+    /// What an oip-http target takes that can only infer: its "extensions", and "models" with name, inputs and outputs
+    #[arg(long, env = "WEIR_METADATA", value_name = "FILE")]
+    metadata: Option<PathBuf>,
     /// Of each query [default: the endpoint's]
     #[arg(long, env = "WEIR_DEADLINE")]
     deadline: Option<String>,
@@ -124,6 +127,10 @@ pub fn span(flag: &str, text: &str) -> Result<Duration, Failure> {
 impl Asked {
     pub async fn prepare(&self, common: &Common, added: Added) -> Result<Prepared, Failure> {
         let address = self.target.as_deref().map(Address::parse).transpose().map_err(usage)?;
+        let metadata = self.metadata.as_deref().map(Metadata::read).transpose().map_err(usage)?;
+        if metadata.is_some() && !matches!(address, Some(Address::OipHttp(_))) {
+            return Err(usage("--metadata: only an oip-http:// target is told of by a file; others are asked"));
+        }
         let model = match &address {
             Some(Address::OipHttp(server) | Address::OipGrpc(server)) => server.model.clone(),
             _ => None,
@@ -145,7 +152,7 @@ impl Asked {
         let (connect, admin): (Arc<dyn Connect>, _) = match address {
             None => weir(common.options()?),
             Some(Address::Weir(coordinators)) => weir(Options { coordinators, ..common.options()? }),
-            Some(Address::OipHttp(server)) => (Arc::new(OipHttp(server.authority)), None),
+            Some(Address::OipHttp(server)) => (Arc::new(OipHttp { authority: server.authority, metadata }), None),
             Some(Address::OipGrpc(server)) => (Arc::new(OipGrpc(server.authority)), None),
         };
         let mut streams = Vec::new();

@@ -94,6 +94,9 @@ fn answer(binary: bool, path: &str, body: &[u8]) -> Option<Vec<u8>> {
             "500 Internal Server Error",
             "Traceback (most recent call last):\n  File \"a.py\"\n\nValueError: it broke\n",
         ),
+        "headerless/infer" => json_answer(&format!("{with_tail}{}", "\0".repeat(12))),
+        "headerless-short/infer" => json_answer(&format!("{with_tail}{}", "\0".repeat(11))),
+        "headerless-long/infer" => json_answer(&format!("{with_tail}{}", "\0".repeat(13))),
         "full/infer" => status("429 Too Many Requests", "{}"),
         "drain/infer" => status("503 Service Unavailable", ""),
         "late/infer" => status("504 Gateway Timeout", ""),
@@ -161,7 +164,7 @@ async fn serve(binary: bool) -> OipHttp {
             });
         }
     });
-    OipHttp(address)
+    OipHttp { authority: address, metadata: None }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -224,6 +227,8 @@ fn hostile_answers_are_outcomes_not_crashes() {
             ("tail", "failed"),
             ("short", "failed"),
             ("huge", "failed"),
+            ("headerless-short", "failed"),
+            ("headerless-long", "failed"),
         ] {
             let asked = Asked { deadline: Duration::from_millis(200), ..Asked::default() };
             let reply = ask_once(&target, stream(model), asked).await;
@@ -257,6 +262,35 @@ fn only_the_output_that_is_compared_has_to_be_understood() {
     });
 }
 
+/// Some frameworks route no GET, and set no header.
+#[test]
+fn a_server_that_can_only_infer_is_told_of_by_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metadata.json");
+    let told = r#"{"extensions":["binary_tensor_data"],"models":[{"name":"headerless",
+        "inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],"outputs":[{"name":"probs"}]}]}"#;
+    std::fs::write(&path, told).unwrap();
+    block_on(async {
+        // It says that it takes no bytes; the file is believed.
+        let target = OipHttp { metadata: Some(Metadata::read(&path).unwrap()), ..serve(false).await };
+        let described = target.describe("headerless").await.unwrap();
+        assert_eq!(
+            (described.inputs[0].to_string(), described.label_output),
+            ("x f32[-,2]".into(), Some("probs".into()))
+        );
+        let reply = ask_once(&target, stream("headerless"), Asked::default()).await;
+        assert_eq!(reply.outcome, Outcome::Answered, "{}", reply.message);
+        assert_eq!(reply.rows[0].label, Some(0));
+        let unknown = target.describe("m").await.unwrap_err();
+        assert!(matches!(&unknown, TargetError::NotFound(text) if text.contains("metadata.json")), "{unknown}");
+    });
+    for bad in ["", "{}", r#"{"models":[{}]}"#, r#"{"models":[{"name":"m","inputs":[{"name":"x"}]}]}"#] {
+        std::fs::write(&path, bad).unwrap();
+        let why = Metadata::read(&path).unwrap_err().to_string();
+        assert!(why.contains("metadata.json is no metadata"), "{why}");
+    }
+}
+
 #[test]
 fn an_error_is_one_line() {
     block_on(async {
@@ -287,11 +321,12 @@ fn connections_are_made_as_they_are_needed() {
 fn a_server_that_is_not_there_or_goes_is_said_to_be_so() {
     block_on(async {
         let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let error = OipHttp(address.to_string()).describe("m").await.unwrap_err();
+        let nobody = OipHttp { authority: address.to_string(), metadata: None };
+        let error = nobody.describe("m").await.unwrap_err();
         assert!(matches!(&error, TargetError::Unreachable(text) if text.contains("start the server")), "{error}");
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = OipHttp(listener.local_addr().unwrap().to_string());
+        let target = OipHttp { authority: listener.local_addr().unwrap().to_string(), metadata: None };
         // It takes a connection, and is gone.
         let (target, ()) = tokio::join!(target.connect(Arc::new([stream("m")]), 1), async {
             drop(listener.accept().await);
