@@ -60,6 +60,7 @@ def application(model: dict, settings: dict, queue: int | None) -> serve.Applica
 ray.init(
     address="local",
     _node_ip_address="127.0.0.1",
+    _temp_dir=ASKED["folder"],
     include_dashboard=False,
     object_store_memory=100 << 20,
     log_to_driver=False,

@@ -1,6 +1,7 @@
 """Ray Serve: a deployment for each model, without FastAPI. See handlers/ray_app.py."""
 
 import json
+import secrets
 
 import scenarios
 from processes import Processes
@@ -36,12 +37,17 @@ def start(place: Place, wanted: Wanted) -> Running:
         "port": port,
         "queue": wanted.queue,
         "deadline_ms": wanted.deadline_ms,
+        "folder": str(place.scratch / "ray"),
     }
     file = place.scratch / "asked.json"
     file.write_text(json.dumps(asked))
     env = ONE_THREAD | {
         "ASKED": str(file),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # By its name for other systems; here too it makes all of its processes listen on loopback only.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Else it writes one into the user's folder.
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_DEDUP_LOGS": "0",
         # What its documentation names for throughput: user code and router on the replica's and the proxy's own loops.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
