@@ -63,7 +63,7 @@ WEIR_SETTINGS: list[dict] = [{"slots": 1}, {"slots": 2}]
 # Then, for open loops, how long a queue may be, as a share of what can be done within the deadline, by answers in time
 # at twice the capacity; None is the server's own limit. Servers that can drop what is past its deadline are told to in
 # each case.
-QUEUES: list[float | None] = [None, 1.0, 0.5]
+QUEUES: list[float | None] = [None, 1.0, 0.5, 0.25]
 
 # The knee: first try and upper end as shares of the own capacity, which share of answers must be in time, and when the
 # search ends.

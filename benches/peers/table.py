@@ -9,13 +9,14 @@ def markdown(results: dict) -> str:
     """Tables of all servers and doors; `*` marks what the generator itself was late for."""
     lines = [
         f"Measured {results['began']} on {results['cores']} cores with the generator on the same ones, "
-        f"{results['weir']} at {results['commit']}, {results['seconds']:g} s a run, open loops "
+        f"{results['weir']} (checkout {results['commit']}), {results['seconds']:g} s a run, open loops "
         f"{'with' if results['precedence'] else 'without'} precedence.",
         "",
     ]
     for heading, columns in TABLES:
-        if any(_has(found, column) for _, found in _rows(results) for _, column in columns):
-            lines += _table(results, heading, columns)
+        asked = [(title, column) for title, column in columns if any(column[0] in found for _, found in _rows(results))]
+        if asked:
+            lines += _table(results, heading, asked)
     lines += _settings(results) + _notes(results)
     return "\n".join(lines) + "\n"
 
@@ -31,10 +32,6 @@ def _rows(results: dict) -> list[tuple[str, dict]]:
 Cell = Callable[[dict], str]
 # A column: the scenario, and what its cell says of what was found.
 Column = tuple[str, Cell]
-
-
-def _has(found: dict, column: Column) -> bool:
-    return column[0] in found
 
 
 def _table(results: dict, heading: str, columns: list[tuple[str, Column]]) -> list[str]:

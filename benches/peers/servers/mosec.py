@@ -37,8 +37,7 @@ def start(place: Place, wanted: Wanted) -> Running:
     command = [place.python(), str(HANDLERS / "mosec_server.py"), "--address", "127.0.0.1", "--port", str(port)]
     command += ["--path", str(socket), "--log-level", "warning"]
     if wanted.queue is not None:
-        # Its limit is one of all models.
-        command += ["--capacity", str(wanted.queue * len(wanted.models))]
+        command += ["--capacity", str(wanted.queue)]
     if wanted.deadline_ms is not None:
         command += ["--timeout", str(wanted.deadline_ms)]
     processes = Processes(command, ONE_THREAD | {"ASKED": str(asked)}, place.log)
