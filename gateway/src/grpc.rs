@@ -45,6 +45,9 @@ const TIMEOUT_MARGIN: Duration = Duration::from_millis(2);
 const STREAM_AT_ONCE: usize = 64;
 /// Calls of one connection at once: clients with one connection and many calls are the rule.
 const STREAMS_MAX: u32 = 256;
+/// Calls of one connection that were given up before anybody took them up: in a spike time may be up for many at once, and then again before
+/// this thread looks. The connection of whoever gives up more is closed (CVE-2023-44487); by default 20 were enough for that.
+const GIVEN_UP_MAX: usize = 4 * STREAMS_MAX as usize;
 /// After so long without a word a peer is asked whether it is there, and given up after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -83,6 +86,7 @@ where
     let routes = tonic::service::Routes::from(service);
     let serving = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_MAX))
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_routes(routes)

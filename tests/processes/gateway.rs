@@ -563,3 +563,58 @@ fn a_node_that_is_told_to_stop_is_not_ready_and_says_so_first() {
     let admitted = admitted.join().unwrap();
     assert_eq!(admitted.status, 200, "what was admitted is answered: {}", admitted.text());
 }
+
+/// A frame of HTTP/2: its kind, flags and stream before what it carries (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The kinds of the frames that come, until one of a kind in `last`.
+fn frames_until(connection: &mut TcpStream, last: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while kinds.last().is_none_or(|kind| !last.contains(kind)) {
+        let mut head = [0; 9];
+        connection.read_exact(&mut head).expect("the connection lives");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        connection.read_exact(&mut vec![0; length as usize]).expect("a frame is whole");
+        kinds.push(head[3]);
+    }
+    kinds
+}
+
+#[test]
+fn a_client_that_gives_up_many_calls_at_once_keeps_its_connection() {
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GO_AWAY: u8 = 7;
+    let cluster = Cluster::start_with(1, 1, &DOORS);
+    let mut connection = TcpStream::connect(&cluster.nodes[0].doors["grpc"]).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let literal = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+    // POST, http, and by the static table: path, authority, content-type (RFC 7541, appendix A).
+    let path = literal("/inference.GRPCInferenceService/ServerLive");
+    let named: [&[u8]; 8] = [
+        &[0x83, 0x86, 0x04],
+        &path,
+        &[0x01],
+        &literal("weir"),
+        &[0x0f, 0x10],
+        &literal("application/grpc"),
+        &[0x00],
+        &literal("te"),
+    ];
+    let headers = [named.concat(), literal("trailers")].concat();
+    let mut sent = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
+    // All at one look of the server, as where time is up for many in a spike: cancelled (8) before anybody has taken them up.
+    for stream in (1..200).step_by(2) {
+        sent.extend(frame(HEADERS, 4, stream, &headers));
+        sent.extend(frame(RESET, 0, stream, &8u32.to_be_bytes()));
+    }
+    connection.write_all(&sent).unwrap();
+    connection.write_all(&frame(PING, 0, 0, &[7; 8])).unwrap();
+    let kinds = frames_until(&mut connection, &[PING, GO_AWAY]);
+    assert_eq!(kinds.last(), Some(&PING), "{kinds:?}");
+}
