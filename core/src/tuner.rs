@@ -28,8 +28,9 @@ const UTILISATION: f64 = 0.85;
 pub const CALM: Duration = Duration::from_secs(15);
 /// How far back it is looked before something goes down.
 pub const REMEMBERED: Duration = Duration::from_secs(60);
-/// What a model is asked now is told over the last so much.
-pub const LATELY: Duration = Duration::from_secs(4);
+/// What a model is asked now is told over the last so much, one of the widths.
+pub const LATELY: Duration = SHORTEST.saturating_mul(1 << LATE);
+const LATE: usize = 4;
 
 /// The shortest window that an instant is in, by number.
 fn window_at(now: Instant) -> u64 {
@@ -121,18 +122,27 @@ impl Tuner {
         }
     }
 
-    /// Looks at all models that anybody asks for; `row` tells of those that are known what a row takes.
-    pub fn tick(&mut self, now: Instant, row: impl Fn(&ModelRef) -> Option<Row>) {
+    /// Looks at all models that anybody asks for; `row` tells of those that are known what a row takes, and is asked in the order of
+    /// names. Returns in that order what each wants; `None` for one that is forgotten.
+    pub fn tick(&mut self, now: Instant, mut row: impl FnMut(&ModelRef) -> Option<Row>) -> Vec<Option<Want>> {
         let window = window_at(now);
         let settled = self.is_settled(now);
+        let mut wants = Vec::with_capacity(self.models.len());
         self.models.retain(|model, asked| {
             asked.forget(window);
-            // Where nothing stands yet nobody knows what a row takes.
-            let Some(row) = row(model) else { return !asked.windows.is_empty() };
-            asked.tick(now, window, row, settled);
-            // Who is asked nothing and wants nothing is nobody's concern.
-            !asked.windows.is_empty() || asked.want.replicas > 0 || !settled
+            let stays = match row(model) {
+                // Where nothing stands yet nobody knows what a row takes.
+                None => !asked.windows.is_empty(),
+                Some(row) => {
+                    asked.tick(now, window, row, settled);
+                    // Who is asked nothing and wants nothing is nobody's concern.
+                    !asked.windows.is_empty() || asked.want.replicas > 0 || !settled
+                }
+            };
+            wants.push(stays.then_some(asked.want));
+            stays
         });
+        wants
     }
 
     /// What a model wants; `None` where nobody has asked for it of late.
@@ -159,15 +169,24 @@ impl Asked {
         }
     }
 
-    /// Rows within the last `width` windows before `end`.
-    fn within(&self, end: u64, width: u64) -> u64 {
-        let late = self.windows.iter().rev().skip_while(|(window, _)| *window >= end);
-        late.take_while(|(window, _)| window + width >= end).map(|(_, rows)| rows).sum()
+    /// Rows within the last windows before `end`, by width: one walk back, as this is asked of every model at every look.
+    fn within(&self, end: u64) -> [u64; WIDTHS] {
+        let (mut within, mut width, mut sum) = ([0; WIDTHS], 0, 0);
+        for (window, rows) in self.windows.iter().rev().skip_while(|(window, _)| *window >= end) {
+            while width < WIDTHS && window + (1 << width) < end {
+                within[width] = sum;
+                width += 1;
+            }
+            sum += rows;
+        }
+        within[width..].fill(sum);
+        within
     }
 
     fn tick(&mut self, now: Instant, current: u64, row: Row, settled: bool) {
         // The window that goes on counts as far as it has come: it can only say too little.
-        let need = self.need(current + 1, row);
+        let within = self.within(current + 1);
+        let need = need(&within, row);
         while self.needed.back().is_some_and(|(_, less)| less.0 <= need.0) {
             self.needed.pop_back();
         }
@@ -175,8 +194,7 @@ impl Asked {
             self.needed.push_back((current, need));
         }
         let (most, window, asked) = self.needed.front().map_or((0, SHORTEST, 0.0), |(_, most)| *most);
-        let late = slots_in(LATELY);
-        self.want.now = self.within(current + 1, late) as f64 * seconds(row.cost.as_duration()) / seconds(LATELY);
+        self.want.now = within[LATE] as f64 * seconds(row.cost.as_duration()) / seconds(LATELY);
         let is_calm = settled && now.since(self.changed) >= CALM;
         if most > self.want.replicas || most < self.want.replicas && is_calm {
             self.want = Want { replicas: most, window, asked, ..self.want };
@@ -193,20 +211,20 @@ impl Asked {
             self.needed.pop_front();
         }
     }
+}
 
-    /// What is needed at the end of a window, by all windows that end then.
-    fn need(&self, end: u64, row: Row) -> Need {
-        let mut worst = (0, SHORTEST, 0.0);
-        for width in (0..WIDTHS).map(|i| 1 << i) {
-            let span = seconds(SHORTEST) * width as f64;
-            let work = self.within(end, width) as f64 * seconds(row.cost.as_duration());
-            let needs = (work / (span + seconds(row.deadline)) / UTILISATION).ceil() as u32;
-            if needs > worst.0 {
-                worst = (needs, SHORTEST * width as u32, work / span);
-            }
+/// What is needed at the end of a window, by all windows that end then.
+fn need(within: &[u64; WIDTHS], row: Row) -> Need {
+    let mut worst = (0, SHORTEST, 0.0);
+    for (rows, width) in within.iter().zip((0..WIDTHS).map(|i| 1 << i)) {
+        let span = seconds(SHORTEST) * f64::from(width);
+        let work = *rows as f64 * seconds(row.cost.as_duration());
+        let needs = (work / (span + seconds(row.deadline)) / UTILISATION).ceil() as u32;
+        if needs > worst.0 {
+            worst = (needs, SHORTEST * width, work / span);
         }
-        worst
     }
+    worst
 }
 
 fn seconds(span: Duration) -> f64 {
