@@ -12,7 +12,7 @@ use std::time::Duration;
 use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::ids::{DeviceName, Digest, EndpointName, LogIndex, ModelRef, NodeName, ReplicaId, RequestId, StageName};
 use weir_core::placement::{
-    DeviceLoad, Liveness, NodeReport, Proposal, ReplicaProfile, ReplicaReport, ReplicaState, propose,
+    DeviceLoad, Liveness, Look, NodeReport, Placement, ReplicaProfile, ReplicaReport, ReplicaState,
 };
 use weir_core::prng::Prng;
 use weir_core::replicated::{Command, Device, EngineKind, Entry, Model, Moves, Node, ReplicaRange, State};
@@ -88,6 +88,7 @@ struct Leader {
     state: State,
     liveness: Liveness,
     tuner: Tuner,
+    placement: Placement,
     market: Market,
     index: u64,
 }
@@ -102,12 +103,11 @@ impl Leader {
         bytes
     }
 
-    fn propose(&mut self, now: Instant) -> Proposal {
-        propose(now, &self.state, &self.liveness, &mut self.tuner)
+    fn look(&mut self, now: Instant) -> Look {
+        self.placement.look(now, &self.state, &self.liveness, &mut self.tuner)
     }
 
-    fn set(&mut self, proposal: Proposal) -> usize {
-        let moves = Moves::between(&self.state.plan.assignments, &proposal.assignments);
+    fn set(&mut self, moves: Moves) -> usize {
         self.run(Command::MovePlan { replaces: self.state.plan.epoch, moves })
     }
 
@@ -209,6 +209,7 @@ fn main() {
         state: State::default(),
         liveness: Liveness::new(now),
         tuner: Tuner::new(now),
+        placement: Placement::default(),
         market: Market::default(),
         index: 0,
     };
@@ -223,9 +224,9 @@ fn main() {
         leader.run(Command::Apply { models, endpoints, if_index: None });
     }
 
-    let (took, first) = timed(|| leader.propose(now));
-    println!("a plan from nothing               {took:9.1} ms, {} replicas", first.assignments.len());
-    let (took, bytes) = timed(|| leader.set(first));
+    let (took, first) = timed(|| leader.look(now));
+    println!("a plan from nothing               {took:9.1} ms, {} replicas", first.moves.placed.len());
+    let (took, bytes) = timed(|| leader.set(first.moves));
     println!("its entry                         {:9.1} KB, encoded and applied in {took:.1} ms", bytes as f64 / 1e3);
     println!("the state                         {:9.1} KB", state_to_bytes(&leader.state).len() as f64 / 1e3);
 
@@ -239,13 +240,16 @@ fn main() {
             leader.hear(now, report);
         }
     }
-    let (took, again) = timed(|| leader.propose(now));
-    assert_eq!(again.assignments, leader.state.plan.assignments, "nothing moves");
+    let (took, again) = timed(|| leader.look(now));
+    assert!(again.moves.is_nothing(), "nothing moves");
+    println!("a look once all have reported     {took:9.1} ms");
+    let (took, again) = timed(|| leader.look(now));
+    assert!(again.moves.is_nothing(), "nothing moves");
     println!("a look at which nothing changes   {took:9.1} ms");
     leader.run(Command::Apply { models: vec![model(models)], endpoints: vec![endpoint(models)], if_index: None });
-    let (took, more) = timed(|| leader.propose(now));
-    let moved = moved(&leader.state, &more);
-    let bytes = leader.set(more);
+    let (took, more) = timed(|| leader.look(now));
+    let moved = moved(&more.moves);
+    let bytes = leader.set(more.moves);
     println!(
         "one more model                    {took:9.1} ms, {moved} replicas placed or gone, an entry of {:.1} KB",
         bytes as f64 / 1e3
@@ -254,11 +258,9 @@ fn main() {
     follow(&mut leader, now, &names, models, minutes, &trace);
 }
 
-/// How many replicas come or go by a proposal.
-fn moved(state: &State, proposal: &Proposal) -> usize {
-    let before = &state.plan.assignments;
-    let gone = before.keys().filter(|id| !proposal.assignments.contains_key(id)).count();
-    gone + proposal.assignments.keys().filter(|id| !before.contains_key(id)).count()
+/// How many replicas come or go.
+fn moved(moves: &Moves) -> usize {
+    moves.gone.len() + moves.placed.len()
 }
 
 /// Plans as the load of a trace comes, everything that is assigned ready at the next report.
@@ -267,7 +269,7 @@ fn follow(leader: &mut Leader, mut now: Instant, names: &[NodeName], models: usi
     let demand = Demand::new(models, names.len(), trace, &mut prng);
     let mut totals: Vec<BTreeMap<ModelRef, u64>> = vec![BTreeMap::new(); names.len()];
     let references: Vec<ModelRef> = (0..models).map(model_ref).collect();
-    let (mut hearing, mut looking, mut reports, mut looks) = (0.0, 0.0, 0u64, 0u64);
+    let (mut hearing, mut looking, mut reports) = (0.0, Vec::new(), 0u64);
     let (mut entries, mut entry_bytes, mut replicas_moved, mut report_bytes) = (0u64, 0usize, 0usize, 0usize);
     let (mut ups, mut downs) = (0u64, 0u64);
     let mut wanted: BTreeMap<ModelRef, u32> = BTreeMap::new();
@@ -296,13 +298,12 @@ fn follow(leader: &mut Leader, mut now: Instant, names: &[NodeName], models: usi
         }
         reports += made.len() as u64;
         hearing += timed(|| made.into_iter().for_each(|report| leader.hear(now, report))).0;
-        let (took, proposal) = timed(|| leader.propose(now));
-        looking += took;
-        looks += 1;
-        if proposal.assignments != leader.state.plan.assignments {
-            replicas_moved += moved(&leader.state, &proposal);
+        let (took, look) = timed(|| leader.look(now));
+        looking.push(took);
+        if !look.moves.is_nothing() {
+            replicas_moved += moved(&look.moves);
             entries += 1;
-            entry_bytes += leader.set(proposal);
+            entry_bytes += leader.set(look.moves);
         }
         for reference in &references {
             let wants = leader.tuner.want(reference).map_or(0, |want| want.replicas);
@@ -321,7 +322,13 @@ fn follow(leader: &mut Leader, mut now: Instant, names: &[NodeName], models: usi
         hearing * 1e3 / reports as f64
     );
     println!("reports of all nodes              {:9.1} % of a core", hearing / (minutes as f64 * 60e3) * 100.0);
-    println!("a look (ten a second)             {:9.1} ms", looking / looks as f64);
+    looking.sort_by(f64::total_cmp);
+    println!(
+        "a look (ten a second)             {:9.1} ms, p99 {:.1}, at most {:.1}",
+        looking.iter().sum::<f64>() / looking.len() as f64,
+        looking[looking.len() * 99 / 100],
+        looking[looking.len() - 1]
+    );
     println!(
         "entries with a plan               {entries:9}, {:.1} KB each, {replicas_moved} replicas came or went",
         entry_bytes as f64 / 1e3 / entries.max(1) as f64

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weir_core::ids::{Epoch, ModelRef, ReplicaId, RequestId};
-use weir_core::placement::{Informing, Liveness, NodeReport, ReplicaProfile, ReplicaState, propose};
-use weir_core::replicated::{Command, Entry, Grant, Member, Moves, State};
+use weir_core::placement::{Informing, Liveness, NodeReport, Placement, ReplicaProfile, ReplicaState};
+use weir_core::replicated::{Command, Entry, Grant, Member, State};
 use weir_core::rollout::Rollouts;
 use weir_core::triage::{ByModel, Market};
 use weir_core::tuner::{Tuner, Want};
@@ -53,6 +53,7 @@ struct Inner {
     unplaceable: Vec<(ModelRef, String)>,
     market: Market,
     tuner: Tuner,
+    placement: Placement,
     rollouts: Rollouts,
     /// Of which plan, and when, it was last looked who serves.
     routed: (Epoch, Instant),
@@ -69,6 +70,7 @@ impl Inner {
             unplaceable: Vec::new(),
             market: Market::default(),
             tuner: Tuner::new(now),
+            placement: Placement::default(),
             rollouts: Rollouts::default(),
             routed: (Epoch(0), Instant::ZERO),
         }
@@ -163,9 +165,9 @@ impl Planner {
     fn next_plan(&self, published: &Published) -> Option<Command> {
         let inner = &mut *self.inner.borrow_mut();
         let state = &*published.state;
-        let proposal = propose(self.host.clock.now(), state, &inner.liveness, &mut inner.tuner);
-        inner.unplaceable = proposal.unplaceable;
-        let moves = Moves::between(&state.plan.assignments, &proposal.assignments);
+        let look = inner.placement.look(self.host.clock.now(), state, &inner.liveness, &mut inner.tuner);
+        inner.unplaceable = look.unplaceable;
+        let moves = look.moves;
         (!moves.is_nothing()).then_some(Command::MovePlan { replaces: state.plan.epoch, moves })
     }
 

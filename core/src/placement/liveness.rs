@@ -144,23 +144,35 @@ impl EndpointState {
     }
 }
 
+/// What was heard of a node.
 #[derive(Clone, Debug)]
-struct Seen {
-    at: Instant,
-    report: NodeReport,
+pub(super) struct Seen {
+    pub at: Instant,
+    pub report: NodeReport,
     /// Fraction of slot time spent computing between the last two reports.
     busy: f64,
     /// Since when each replica has been reported ready.
-    ready_since: BTreeMap<ReplicaId, Instant>,
+    pub ready_since: BTreeMap<ReplicaId, Instant>,
+    /// From 1; goes up with each report that says something else than the one before of what is ready, what was measured of that, or
+    /// whether the node was told to stop.
+    pub version: u64,
 }
 
-/// What nodes measured of a model.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measured<'a> {
-    /// Of one replica, the most of all.
-    pub memory: Bytes,
-    /// Latency by batch size where a single row takes longest.
-    pub points: &'a [(u32, ServiceTime)],
+impl Seen {
+    /// What was measured of a replica that serves.
+    pub fn profile(&self, id: ReplicaId) -> Option<&ReplicaProfile> {
+        match &self.report.replicas.get(&id)?.state {
+            ReplicaState::Ready(profile) => Some(profile),
+            _ => None,
+        }
+    }
+
+    /// When a replica will have been ready for two report intervals, so that every node has heard of it and it can take the place of
+    /// others; `None` where it does not serve.
+    pub fn settles_at(&self, id: ReplicaId) -> Option<Instant> {
+        let since = self.ready_since.get(&id).filter(|_| !self.report.draining)?;
+        Some(*since + 2 * REPORT_EVERY)
+    }
 }
 
 /// The leader's view of the nodes.
@@ -168,7 +180,7 @@ pub struct Measured<'a> {
 pub struct Liveness {
     /// Nodes that have not reported to this leader yet are given until here.
     grace_until: Instant,
-    seen: BTreeMap<NodeName, Seen>,
+    pub(super) seen: BTreeMap<NodeName, Seen>,
     deaths: BTreeMap<ModelRef, VecDeque<(Instant, String)>>,
     /// Where a model could not be loaded, and when that was said last.
     failed: BTreeMap<(ModelRef, NodeName), Instant>,
@@ -238,12 +250,20 @@ impl Liveness {
         let since = |id: &ReplicaId| same_process.and_then(|seen| seen.ready_since.get(id)).copied().unwrap_or(now);
         let ready = report.replicas.iter().filter(|(_, replica)| matches!(replica.state, ReplicaState::Ready(_)));
         let ready_since: BTreeMap<ReplicaId, Instant> = ready.map(|(id, _)| (*id, since(id))).collect();
-        self.changed |= same_process.is_none_or(|seen| {
-            let back = now.since(seen.at) >= DOWN_AFTER;
-            back || seen.report.draining != report.draining || !seen.ready_since.keys().eq(ready_since.keys())
+        let differs = same_process.is_none_or(|seen| {
+            seen.report.draining != report.draining || !seen.ready_since.keys().eq(ready_since.keys())
         });
+        self.changed |= differs || same_process.is_none_or(|seen| now.since(seen.at) >= DOWN_AFTER);
+        let is_news = |seen: &Seen| {
+            ready_since.keys().any(|id| match (seen.report.replicas.get(id), report.replicas.get(id)) {
+                (Some(before), Some(now)) => before.state != now.state,
+                _ => true,
+            })
+        };
+        let news = differs || same_process.is_none_or(is_news);
+        let version = before.map_or(0, |seen| seen.version) + u64::from(news);
         self.note_failed(now, state, &report);
-        self.seen.insert(report.node.clone(), Seen { at: now, report, busy, ready_since });
+        self.seen.insert(report.node.clone(), Seen { at: now, report, busy, ready_since, version });
         quarantine
     }
 
@@ -264,25 +284,25 @@ impl Liveness {
 
     /// Whether `node` can be counted on at `now`.
     pub fn state(&self, now: Instant, state: &State, node: &NodeName) -> NodeState {
-        let reports = match self.seen.get(node) {
+        self.judge(now, self.seen.get(node), state.nodes.get(node).is_some_and(|node| node.draining))
+    }
+
+    /// Likewise, of a node that may have joined, with what was heard of it.
+    pub(super) fn heard(&self, now: Instant, name: &NodeName, node: Option<&Node>) -> (NodeState, Option<&Seen>) {
+        let seen = self.seen.get(name);
+        (node.map_or(NodeState::Down, |node| self.judge(now, seen, node.draining)), seen)
+    }
+
+    fn judge(&self, now: Instant, seen: Option<&Seen>, draining: bool) -> NodeState {
+        let reports = match seen {
             Some(seen) => now.since(seen.at) < DOWN_AFTER,
             None => now < self.grace_until,
         };
-        let told_to_stop = self.seen.get(node).is_some_and(|seen| seen.report.draining);
         match reports {
             false => NodeState::Down,
-            true if told_to_stop || state.nodes.get(node).is_some_and(|node| node.draining) => NodeState::Draining,
+            true if draining || seen.is_some_and(|seen| seen.report.draining) => NodeState::Draining,
             true => NodeState::Up,
         }
-    }
-
-    /// The nodes that can be counted on, those as draining that were told to stop.
-    pub fn nodes(&self, now: Instant, state: &State) -> Vec<Node> {
-        let believed = |node: &Node| match self.state(now, state, &node.name) {
-            NodeState::Down => None,
-            state => Some(Node { draining: state == NodeState::Draining, ..node.clone() }),
-        };
-        state.nodes.values().filter_map(believed).collect()
     }
 
     /// Where a model could not be loaded, as far as it matters yet.
@@ -308,34 +328,6 @@ impl Liveness {
             }
         }
         ready
-    }
-
-    /// Those of [`Liveness::ready`] that every node has heard of: ready for two report intervals. Only these can take the
-    /// place of others.
-    pub fn settled(&self, now: Instant, state: &State) -> BTreeSet<ReplicaId> {
-        let mut ready = self.ready(now, state);
-        ready.retain(|id| {
-            let node = state.plan.assignments.get(id).map(|assignment| &assignment.node);
-            let since = node.and_then(|node| self.seen.get(node)).and_then(|seen| seen.ready_since.get(id));
-            since.is_some_and(|since| now.since(*since) >= 2 * REPORT_EVERY)
-        });
-        ready
-    }
-
-    /// What nodes measured of the models that stand.
-    pub fn measured<'s>(&'s self, state: &'s State) -> BTreeMap<&'s ModelRef, Measured<'s>> {
-        let mut measured: BTreeMap<&ModelRef, Measured<'_>> = BTreeMap::new();
-        for (id, assignment) in &state.plan.assignments {
-            let report = self.seen.get(&assignment.node).and_then(|seen| seen.report.replicas.get(id));
-            let Some(ReplicaState::Ready(profile)) = report.map(|report| &report.state) else { continue };
-            let points = &profile.points[..];
-            let known = measured.entry(&assignment.model).or_insert(Measured { memory: profile.memory, points });
-            known.memory = known.memory.max(profile.memory);
-            if points.first().map(|(_, time)| time) > known.points.first().map(|(_, time)| time) {
-                known.points = points;
-            }
-        }
-        measured
     }
 
     /// State of an endpoint with its replicas ready and wanted (the minimum of each of its models).

@@ -3,8 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::NodeState;
+use super::table::{Placed, Room, Table};
 use crate::ids::{ModelRef, NodeName, ReplicaId};
-use crate::replicated::{Assignment, Device, Node, Plan, ReplicaRange};
+use crate::replicated::{Assignment, Moves, Node, Plan, ReplicaRange};
 use crate::units::Bytes;
 
 /// Everything that decides a placement.
@@ -25,7 +27,7 @@ pub struct Problem<'a> {
 }
 
 /// What nobody asks for is spread over so many nodes at most: of more, two looks would find nothing better.
-const SPREAD: u32 = 16;
+pub(super) const SPREAD: u32 = 16;
 
 /// What is wished for one model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,7 +49,7 @@ impl Wish {
     }
 
     /// Replicas that are wanted within the bounds.
-    fn wanted(&self) -> u32 {
+    pub(super) fn wanted(&self) -> u32 {
         self.needed.clamp(self.range.min, self.range.max)
     }
 }
@@ -61,22 +63,51 @@ pub struct Proposal {
     pub unplaceable: Vec<(ModelRef, String)>,
 }
 
-/// Finds a placement. The same problem has the same solution everywhere, and the solution of its own outcome changes nothing.
+/// Finds a placement from nothing. The same problem has the same solution everywhere, and the solution of its own outcome changes
+/// nothing. Who looks again and again keeps a [`super::Placement`].
 pub fn solve(problem: &Problem<'_>) -> Proposal {
-    let mut solver = Solver::new(problem);
-    solver.keep();
-    // The minimum first, over all models; then what is asked for; then what memory is left is given out.
-    let mut order: Vec<usize> = (0..solver.models.len()).collect();
-    order.sort_by(|a, b| solver.models[*b].wish.asked.total_cmp(&solver.models[*a].wish.asked).then(a.cmp(b)));
-    for tier in [Tier::Minimum, Tier::Wanted, Tier::Spare] {
-        solver.give(tier, &order);
+    let mut table = Table::default();
+    let by_name: BTreeMap<&NodeName, &Node> = problem.nodes.iter().map(|node| (&node.name, *node)).collect();
+    for node in by_name.values() {
+        let at = table.add_room(node.name.clone());
+        table.rooms[at].describe(node);
+        table.rooms[at].state = if node.draining { NodeState::Draining } else { NodeState::Up };
     }
-    solver.try_again(&order);
+    let node_at: BTreeMap<&NodeName, usize> = by_name.into_keys().zip(0..).collect();
+    let model_at: BTreeMap<&ModelRef, usize> = problem.models.keys().copied().zip(0..).collect();
+    let mut failed = vec![BTreeSet::new(); model_at.len()];
+    for (model, node) in &problem.failed {
+        if let (Some(model), Some(node)) = (model_at.get(model), node_at.get(node)) {
+            failed[*model].insert(*node);
+        }
+    }
+    let mut standing = vec![Vec::new(); model_at.len()];
     let mut assignments = BTreeMap::new();
-    for model in &solver.models {
-        assignments.extend(model.placed.iter().map(|placed| (placed.id, solver.assignment(model, placed))));
+    for (id, at) in &problem.plan.assignments {
+        let (Some(model), Some(node)) = (model_at.get(&at.model), node_at.get(&at.node)) else { continue };
+        let mut devices = table.rooms[*node].devices.iter();
+        let Some(device) = devices.position(|device| device.name == at.device) else { continue };
+        standing[*model].push(Placed { id: *id, node: *node, device, ready: problem.ready.contains(id) });
+        assignments.insert(*id, at.clone());
     }
-    Proposal { assignments, unplaceable: solver.unplaceable }
+    for (((name, wish), standing), failed) in problem.models.iter().zip(standing).zip(failed) {
+        let at = table.add_model((*name).clone());
+        table.set(at, Some(*wish), standing, failed);
+    }
+    let (moves, unplaceable) = solve_table(&mut table, problem.next_replica);
+    moves.make(&mut assignments);
+    Proposal { assignments, unplaceable }
+}
+
+/// What moves to where it should be, and models without their minimum, and why. The table is left as it was.
+pub(super) fn solve_table(table: &mut Table, next: ReplicaId) -> (Moves, Vec<(ModelRef, String)>) {
+    let mut solver = Solver::new(table, next);
+    // The minimum first, over all models; then what is asked for; then what memory is left is given out.
+    for tier in [Tier::Minimum, Tier::Wanted, Tier::Spare] {
+        solver.give(tier);
+    }
+    solver.try_again();
+    solver.done()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,147 +117,113 @@ enum Tier {
     Spare,
 }
 
-/// A placement while it is built: names are indices, since a plan may have many thousands of places.
-struct Solver<'a> {
-    nodes: Vec<Room<'a>>,
-    models: Vec<OfModel<'a>>,
+/// A placement while it is built.
+struct Solver<'t> {
+    table: &'t mut Table,
+    /// Models whose replicas are not those any more that were kept, with those.
+    touched: BTreeMap<usize, Vec<Placed>>,
     unplaceable: Vec<(ModelRef, String)>,
     next: u64,
     /// Replicas of the model at hand by node.
     here: Vec<u32>,
-    /// What can give way, once somebody has looked: by node, who is asked least first.
+    /// No node has more memory left.
+    roomiest: u64,
+    /// What can give way, once somebody has looked.
     surplus: Option<Surplus>,
 }
 
-/// What is asked of a replica, its model's index, and its id; by node.
-type Surplus = BTreeMap<usize, Vec<(f64, usize, ReplicaId)>>;
+/// By node, who is asked least first.
+type Surplus = Vec<Vec<Spare>>;
 
-/// A node, and what is left of it.
-struct Room<'a> {
-    node: &'a Node,
-    free: u64,
-    replicas: u32,
-    slots: u32,
-    /// Replicas a slot, in thousandths: compared without dividing floating-point numbers.
-    load: u32,
-    /// Replicas by device.
-    devices: Vec<u32>,
-}
-
-struct OfModel<'a> {
-    name: &'a ModelRef,
-    wish: Wish,
-    /// Nodes that could not load it.
-    failed: BTreeSet<usize>,
-    /// What stands where a node and its device are.
-    standing: Vec<Placed>,
-    placed: Vec<Placed>,
-}
-
-/// One replica: by the indices of its node and device.
+/// A replica that can give way.
 #[derive(Clone, Copy)]
-struct Placed {
+struct Spare {
+    asked: f64,
+    /// Its model, by name and index.
+    rank: usize,
+    model: usize,
     id: ReplicaId,
-    node: usize,
-    device: usize,
-    ready: bool,
 }
 
-impl<'a> Solver<'a> {
-    fn new(problem: &'a Problem<'a>) -> Solver<'a> {
-        let mut nodes: Vec<Room<'a>> = problem.nodes.iter().map(|node| Room::new(node)).collect();
-        nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
-        let node_at: BTreeMap<&NodeName, usize> = nodes.iter().map(|room| &room.node.name).zip(0..).collect();
-        let mut models: Vec<OfModel<'a>> =
-            problem.models.iter().map(|(name, wish)| OfModel::new(name, *wish)).collect();
-        let model_at: BTreeMap<&ModelRef, usize> = models.iter().map(|model| model.name).zip(0..).collect();
-        for (model, node) in &problem.failed {
-            if let (Some(model), Some(node)) = (model_at.get(model), node_at.get(node)) {
-                models[*model].failed.insert(*node);
-            }
-        }
-        for (id, at) in &problem.plan.assignments {
-            let (Some(model), Some(node)) = (model_at.get(&at.model), node_at.get(&at.node)) else { continue };
-            let mut devices = nodes[*node].node.devices.iter();
-            let Some(device) = devices.position(|device| device.name == at.device) else { continue };
-            let ready = problem.ready.contains(id);
-            models[*model].standing.push(Placed { id: *id, node: *node, device, ready });
-        }
-        let here = vec![0; nodes.len()];
-        Solver { nodes, models, unplaceable: Vec::new(), next: problem.next_replica.0, here, surplus: None }
+impl<'t> Solver<'t> {
+    fn new(table: &'t mut Table, next: ReplicaId) -> Solver<'t> {
+        table.rooms.iter_mut().for_each(Room::begin);
+        let here = vec![0; table.rooms.len()];
+        let (touched, unplaceable) = (BTreeMap::new(), Vec::new());
+        Solver { table, touched, unplaceable, next: next.0, here, roomiest: u64::MAX, surplus: None }
     }
 
-    fn assignment(&self, model: &OfModel<'_>, placed: &Placed) -> Assignment {
-        let node = self.nodes[placed.node].node;
-        Assignment {
-            model: model.name.clone(),
-            node: node.name.clone(),
-            device: node.devices[placed.device].name.clone(),
+    /// What differs from what stands, after which all is as it was before.
+    fn done(self) -> (Moves, Vec<(ModelRef, String)>) {
+        let mut moves = Moves::default();
+        for at in self.table.lessened.iter().chain(self.touched.keys()) {
+            let model = &self.table.models[*at];
+            let placed: BTreeSet<ReplicaId> = model.placed.iter().map(|placed| placed.id).collect();
+            let gone = model.standing.iter().filter(|standing| !placed.contains(&standing.id));
+            moves.gone.extend(gone.map(|standing| standing.id));
+            let stands = |id: ReplicaId| model.standing.binary_search_by_key(&id, |standing| standing.id).is_ok();
+            let new = model.placed.iter().filter(|placed| !stands(placed.id));
+            moves.placed.extend(new.map(|placed| (placed.id, self.table.assignment(*at, placed))));
         }
+        for (at, kept) in self.touched {
+            self.table.models[at].placed = kept;
+            self.table.models[at].staying = self.table.staying(at);
+        }
+        (moves, self.unplaceable)
     }
 
-    /// What stands stays for now, apart from what is to go.
-    fn keep(&mut self) {
-        for model in &mut self.models {
-            let fails = |placed: &&Placed| !model.failed.contains(&placed.node);
-            let (leaving, mut kept): (Vec<Placed>, Vec<Placed>) =
-                model.standing.iter().filter(fails).partition(|placed| self.nodes[placed.node].node.draining);
-            let ready = kept.iter().filter(|placed| placed.ready).count() as u32;
-            // Beyond the maximum the youngest go, those that do not serve yet before those that do.
-            kept.sort_by_key(|placed| (!placed.ready, placed.id));
-            kept.truncate(model.wish.range.max as usize);
-            if ready < model.wish.range.min {
-                kept.extend(leaving);
-            }
-            kept.iter().for_each(|placed| self.nodes[placed.node].take(placed.device, model.wish.memory));
-            model.placed = kept;
+    fn give(&mut self, tier: Tier) {
+        self.roomiest = self.roomiest_now();
+        let places = |at: &usize| tier != Tier::Spare || self.memory(*at).0 <= self.roomiest;
+        let lacking = (0..self.table.models.len()).filter(|at| self.lacks(tier, *at) && places(at)).collect();
+        for at in self.most_asked_first(lacking) {
+            self.table.models[at].placed.iter().for_each(|placed| self.here[placed.node] += 1);
+            while self.lacks(tier, at) && self.give_one(tier, at) {}
+            self.table.models[at].placed.iter().for_each(|placed| self.here[placed.node] = 0);
         }
     }
 
-    fn give(&mut self, tier: Tier, order: &[usize]) {
-        for model in order {
-            self.here.fill(0);
-            self.models[*model].placed.iter().for_each(|placed| self.here[placed.node] += 1);
-            while self.lacks(tier, *model) && self.give_one(tier, *model) {}
-        }
+    fn most_asked_first(&self, mut models: Vec<usize>) -> Vec<usize> {
+        let asked = |at: usize| self.table.models[at].wish.map_or(0.0, |wish| wish.asked);
+        let rank = |at: usize| self.table.models[at].rank;
+        models.sort_unstable_by(|a, b| asked(*b).total_cmp(&asked(*a)).then(rank(*a).cmp(&rank(*b))));
+        models
     }
 
-    fn lacks(&self, tier: Tier, model: usize) -> bool {
-        let model = &self.models[model];
-        let target = match tier {
-            Tier::Minimum => model.wish.range.min,
-            Tier::Wanted => model.wish.wanted(),
-            Tier::Spare => model.wish.range.max.min(model.wish.wanted().max(SPREAD)),
-        };
-        self.staying(model) < target
+    fn lacks(&self, tier: Tier, at: usize) -> bool {
+        let model = &self.table.models[at];
+        model.wish.is_some_and(|wish| {
+            let target = match tier {
+                Tier::Minimum => wish.range.min,
+                Tier::Wanted => wish.wanted(),
+                Tier::Spare => wish.range.max.min(wish.wanted().max(SPREAD)),
+            };
+            model.staying < target
+        })
     }
 
-    /// A replica on a draining node does not count: it goes as soon as others are ready. Nor does one that could not be loaded.
-    fn staying(&self, model: &OfModel<'_>) -> u32 {
-        let stays = |placed: &&Placed| !self.nodes[placed.node].node.draining && !model.failed.contains(&placed.node);
-        model.placed.iter().filter(stays).count() as u32
+    /// Of a replica of a model that somebody wants.
+    fn memory(&self, at: usize) -> Bytes {
+        self.table.models[at].wish.map_or(Bytes(0), |wish| wish.memory)
     }
 
     /// Places one more replica; false where there is no more to be done for this model.
     fn give_one(&mut self, tier: Tier, at: usize) -> bool {
         let failing = self.failing(at);
-        let memory = self.models[at].wish.memory;
+        let memory = self.memory(at);
         // A second one beside the first gains less than to try again where one stands that could not be loaded, and nothing where
         // there is no slot for it.
-        let most_here = |room: &Room<'_>| match tier {
+        let most_here = |room: &Room| match tier {
             Tier::Minimum if failing.is_empty() => u32::MAX,
             Tier::Wanted if failing.is_empty() => room.slots,
             _ => 1,
         };
-        let model = &self.models[at];
-        let allowed = |i: usize, room: &Room<'_>| !model.failed.contains(&i) && self.here[i] < most_here(room);
-        let mut best = self.best(memory, allowed);
+        let mut best = self.best(memory, |solver, node, room| {
+            !solver.table.models[at].failed.contains(&node) && solver.here[node] < most_here(room)
+        });
         // Who is wanted takes the place of who is not.
-        if best.is_none()
-            && tier != Tier::Spare
-            && let Some(node) = self.make_room(at, memory, &failing)
-        {
-            best = Some(node);
+        if best.is_none() && tier != Tier::Spare {
+            best = self.make_room(at, memory, &failing);
         }
         if let Some(node) = best {
             self.place(at, node);
@@ -235,135 +232,202 @@ impl<'a> Solver<'a> {
         if tier != Tier::Minimum {
             return false;
         }
-        let model = &self.models[at];
-        let lacking = model.wish.range.min.saturating_sub(self.staying(model));
+        let model = &self.table.models[at];
         if !failing.is_empty() {
-            let nodes: Vec<&str> = failing.iter().map(|placed| self.nodes[placed.node].node.name.as_str()).collect();
+            let lacking = model.wish.map_or(0, |wish| wish.range.min).saturating_sub(model.staying);
+            let nodes: Vec<&str> = failing.iter().map(|placed| self.table.rooms[placed.node].name.as_str()).collect();
             let why = format!("it could not be loaded on {} and is tried again there", nodes.join(", "));
             self.unplaceable.push((model.name.clone(), why));
-            for placed in failing.into_iter().take(lacking as usize) {
-                self.nodes[placed.node].take(placed.device, memory);
-                self.models[at].placed.push(placed);
-            }
+            failing.into_iter().take(lacking as usize).for_each(|placed| self.put(at, placed));
             return false;
         }
         let nothing = model.placed.is_empty();
         self.unplaceable.push((model.name.clone(), self.why_none(memory)));
         // Where it could not be loaded before is better than nowhere.
-        if nothing && let Some(node) = self.best(memory, |_, _| true) {
+        if nothing && let Some(node) = self.best(memory, |_, _, _| true) {
             self.place(at, node);
         }
         false
     }
 
+    /// A new one.
     fn place(&mut self, at: usize, node: usize) {
-        let device = self.nodes[node].least_loaded();
-        self.nodes[node].take(device, self.models[at].wish.memory);
+        let device = self.table.rooms[node].least_loaded();
         self.here[node] += 1;
-        self.models[at].placed.push(Placed { id: ReplicaId(self.next), node, device, ready: false });
+        self.put(at, Placed { id: ReplicaId(self.next), node, device, ready: false });
         self.next += 1;
     }
 
+    fn put(&mut self, at: usize, placed: Placed) {
+        self.touch(at);
+        let memory = self.memory(at);
+        self.table.rooms[placed.node].take(placed.device, memory);
+        self.table.models[at].placed.push(placed);
+        self.table.models[at].staying = self.table.staying(at);
+    }
+
+    fn touch(&mut self, at: usize) {
+        let placed = &self.table.models[at].placed;
+        self.touched.entry(at).or_insert_with(|| placed.clone());
+    }
+
     /// The node with room where replicas of the model at hand are fewest, then all replicas for its slots, then by name.
-    fn best(&self, memory: Bytes, allowed: impl Fn(usize, &Room<'_>) -> bool) -> Option<usize> {
-        let with_room = self.nodes.iter().enumerate().filter(|(_, room)| !room.node.draining && room.free >= memory.0);
-        let open = with_room.filter(|(i, room)| allowed(*i, room));
-        open.min_by_key(|(i, room)| (self.here[*i], room.load, *i)).map(|(i, _)| i)
+    fn best(&mut self, memory: Bytes, allowed: impl Fn(&Self, usize, &Room) -> bool) -> Option<usize> {
+        if memory.0 > self.roomiest {
+            return None;
+        }
+        let rooms = self.table.rooms.iter().enumerate();
+        let with_room = rooms.filter(|(_, room)| room.state == NodeState::Up && room.free >= memory.0);
+        let open = with_room.filter(|(i, room)| allowed(self, *i, room));
+        let best = open.min_by_key(|(i, room)| (self.here[*i], room.load, room.rank)).map(|(i, _)| i);
+        if best.is_none() {
+            self.roomiest = self.roomiest_now();
+        }
+        best
+    }
+
+    fn roomiest_now(&self) -> u64 {
+        self.table.rooms.iter().filter(|room| room.state == NodeState::Up).map(|room| room.free).max().unwrap_or(0)
     }
 
     /// Takes away what nobody asks for on the node where that costs least, for a replica of this model.
     fn make_room(&mut self, at: usize, memory: Bytes, failing: &[Placed]) -> Option<usize> {
         let surplus = self.surplus.take().unwrap_or_else(|| self.surplus());
-        let least_of = |node: usize| -> Option<(f64, Vec<(usize, ReplicaId)>)> {
-            let mut free = self.nodes[node].free;
-            let (mut cost, mut victims) = (0.0, Vec::new());
-            for (asked, model, id) in surplus.get(&node)? {
-                if free >= memory.0 {
-                    break;
-                }
-                free += self.models[*model].wish.memory.0;
-                cost += asked;
-                victims.push((*model, *id));
-            }
-            (free >= memory.0).then_some((cost, victims))
-        };
-        let open = |i: &usize| {
-            let most = if failing.is_empty() { self.nodes[*i].slots } else { 1 };
-            !self.nodes[*i].node.draining && !self.models[at].failed.contains(i) && self.here[*i] < most
-        };
-        let found = surplus.keys().filter(|i| open(i)).filter_map(|i| Some((*i, least_of(*i)?)));
-        let cheapest = found.min_by(|(a, (cost_a, _)), (b, (cost_b, _))| {
-            self.here[*a].cmp(&self.here[*b]).then(cost_a.total_cmp(cost_b)).then(a.cmp(b))
-        });
-        let Some((node, (_, victims))) = cheapest else {
-            self.surplus = Some(surplus);
-            return None;
-        };
-        for (model, id) in victims {
-            let victim = &mut self.models[model];
-            let index = victim.placed.iter().position(|placed| placed.id == id).expect("a surplus replica is placed");
-            let placed = victim.placed.swap_remove(index);
-            self.nodes[node].give_back(placed.device, victim.wish.memory);
+        let cheapest = self.cheapest(&surplus, at, memory, failing);
+        self.surplus = Some(surplus);
+        let (node, victims) = cheapest?;
+        for victim in victims {
+            self.take_away(victim.model, victim.id);
         }
         Some(node)
     }
 
-    /// Replicas that stand beyond what is wanted of their models, by node; each with what is asked of it, least first. As many of a
-    /// model as are beyond, and of those that serve only as many as leave the wanted number serving.
-    fn surplus(&self) -> Surplus {
-        let mut surplus = Surplus::new();
-        for (i, model) in self.models.iter().enumerate() {
-            let wanted = model.wish.wanted() as usize;
-            let beyond = (self.staying(model) as usize).saturating_sub(wanted);
-            if beyond == 0 {
+    /// The node where what has to give way is asked least, and what that is.
+    fn cheapest(&self, surplus: &Surplus, at: usize, memory: Bytes, failing: &[Placed]) -> Option<(usize, Vec<Spare>)> {
+        let model = &self.table.models[at];
+        let mut cheapest: Option<((u32, f64, usize), usize, usize)> = None;
+        for (node, (room, spares)) in self.table.rooms.iter().zip(surplus).enumerate() {
+            let most = if failing.is_empty() { room.slots } else { 1 };
+            let open = room.state == NodeState::Up && !model.failed.contains(&node) && self.here[node] < most;
+            if !open || spares.is_empty() {
                 continue;
             }
-            let serving = model.placed.iter().filter(|placed| placed.ready).count();
-            let mut candidates: Vec<&Placed> = model.placed.iter().collect();
-            // The youngest, and first what does not serve.
-            candidates.sort_by_key(|placed| (placed.ready, Reverse(placed.id)));
-            let mut ready_to_go = serving.saturating_sub(wanted);
-            for placed in candidates.into_iter().take(beyond) {
-                if placed.ready {
-                    let Some(left) = ready_to_go.checked_sub(1) else { break };
-                    ready_to_go = left;
+            let (mut free, mut cost, mut victims) = (room.free, 0.0, 0);
+            for spare in spares {
+                if free >= memory.0 {
+                    break;
                 }
-                let asked = model.wish.asked / model.placed.len() as f64;
-                surplus.entry(placed.node).or_default().push((asked, i, placed.id));
+                free += self.memory(spare.model).0;
+                cost += spare.asked;
+                victims += 1;
+            }
+            if free < memory.0 {
+                continue;
+            }
+            let key = (self.here[node], cost, room.rank);
+            let is_cheaper = |than: &(u32, f64, usize)| {
+                key.0.cmp(&than.0).then(key.1.total_cmp(&than.1)).then(key.2.cmp(&than.2)).is_lt()
+            };
+            if cheapest.as_ref().is_none_or(|(than, ..)| is_cheaper(than)) {
+                cheapest = Some((key, node, victims));
             }
         }
-        let least_first = |a: &(f64, usize, ReplicaId), b: &(f64, usize, ReplicaId)| {
-            a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2)))
-        };
-        surplus.values_mut().for_each(|of_node| of_node.sort_by(least_first));
+        cheapest.map(|(_, node, victims)| (node, surplus[node][..victims].to_vec()))
+    }
+
+    fn take_away(&mut self, at: usize, id: ReplicaId) {
+        self.touch(at);
+        self.unlist(at);
+        let memory = self.memory(at);
+        let model = &mut self.table.models[at];
+        let index = model.placed.iter().position(|placed| placed.id == id).expect("a surplus replica is placed");
+        let placed = model.placed.swap_remove(index);
+        let room = &mut self.table.rooms[placed.node];
+        room.give_back(placed.device, memory);
+        self.roomiest = self.roomiest.max(room.free);
+        self.table.models[at].staying = self.table.staying(at);
+        self.list(at);
+    }
+
+    /// Replicas that stand beyond what is wanted of their models, by node.
+    fn surplus(&self) -> Surplus {
+        let mut surplus: Surplus = vec![Vec::new(); self.table.rooms.len()];
+        for at in 0..self.table.models.len() {
+            self.spares(at, |node, spare| surplus[node].push(spare));
+        }
+        surplus.iter_mut().for_each(|of_node| of_node.sort_unstable_by(Spare::least_asked_first));
         surplus
+    }
+
+    /// What can give way of a model, with what is asked of each: as many as stand beyond what is wanted, and of those that serve only
+    /// as many as leave the wanted number serving.
+    fn spares(&self, at: usize, mut each: impl FnMut(usize, Spare)) {
+        let model = &self.table.models[at];
+        let Some(wish) = model.wish else { return };
+        let wanted = wish.wanted() as usize;
+        let beyond = (model.staying as usize).saturating_sub(wanted);
+        if beyond == 0 {
+            return;
+        }
+        let serving = model.placed.iter().filter(|placed| placed.ready).count();
+        let mut candidates: Vec<&Placed> = model.placed.iter().collect();
+        // The youngest, and first what does not serve.
+        candidates.sort_by_key(|placed| (placed.ready, Reverse(placed.id)));
+        let mut ready_to_go = serving.saturating_sub(wanted);
+        for placed in candidates.into_iter().take(beyond) {
+            if placed.ready {
+                let Some(left) = ready_to_go.checked_sub(1) else { break };
+                ready_to_go = left;
+            }
+            let asked = wish.asked / model.placed.len() as f64;
+            each(placed.node, Spare { asked, rank: model.rank, model: at, id: placed.id });
+        }
+    }
+
+    /// A model's part of the surplus, after it has changed: other models' is as it was.
+    fn list(&mut self, at: usize) {
+        let Some(mut surplus) = self.surplus.take() else { return };
+        self.spares(at, |node, spare| {
+            let of_node = &mut surplus[node];
+            let place = of_node.partition_point(|other| other.least_asked_first(&spare).is_lt());
+            of_node.insert(place, spare);
+        });
+        self.surplus = Some(surplus);
+    }
+
+    fn unlist(&mut self, at: usize) {
+        if let Some(surplus) = &mut self.surplus {
+            let placed = &self.table.models[at].placed;
+            placed.iter().for_each(|placed| surplus[placed.node].retain(|spare| spare.model != at));
+        }
     }
 
     /// The standing replicas of a model that could not be loaded, apart from those that are to go anyway.
     fn failing(&self, at: usize) -> Vec<Placed> {
-        let model = &self.models[at];
-        let stays = |placed: &&Placed| !self.nodes[placed.node].node.draining && model.failed.contains(&placed.node);
+        let model = &self.table.models[at];
+        let stays = |placed: &&Placed| self.table.is_open(placed.node) && model.failed.contains(&placed.node);
         model.standing.iter().filter(stays).copied().collect()
     }
 
     /// What could not be loaded is tried again where nothing better takes its place.
-    fn try_again(&mut self, order: &[usize]) {
-        for at in order {
-            for placed in self.failing(*at) {
-                let model = &self.models[*at];
-                let open = |placed: &&Placed| !self.nodes[placed.node].node.draining;
-                let count = model.placed.iter().filter(open).count() as u32;
+    fn try_again(&mut self) {
+        let models = self.table.models.iter().enumerate();
+        let failed = models.filter(|(_, model)| model.wish.is_some() && !model.failed.is_empty());
+        for at in self.most_asked_first(failed.map(|(at, _)| at).collect()) {
+            for placed in self.failing(at) {
+                let model = &self.table.models[at];
+                let count = model.placed.iter().filter(|placed| self.table.is_open(placed.node)).count() as u32;
                 let again = model.placed.iter().any(|other| other.id == placed.id);
-                if !again && count < model.wish.range.max && self.nodes[placed.node].free >= model.wish.memory.0 {
-                    self.nodes[placed.node].take(placed.device, model.wish.memory);
-                    self.models[*at].placed.push(placed);
+                let most = model.wish.map_or(0, |wish| wish.range.max);
+                if !again && count < most && self.table.rooms[placed.node].free >= self.memory(at).0 {
+                    self.put(at, placed);
                 }
             }
         }
     }
 
     fn why_none(&self, memory: Bytes) -> String {
-        let open = self.nodes.iter().filter(|room| !room.node.draining);
+        let open = self.table.rooms.iter().filter(|room| room.state == NodeState::Up);
         match open.map(|room| room.free).max() {
             None => "no node is up; start one with `weir node`".into(),
             Some(free) => {
@@ -373,39 +437,8 @@ impl<'a> Solver<'a> {
     }
 }
 
-impl<'a> OfModel<'a> {
-    fn new(name: &'a ModelRef, wish: Wish) -> OfModel<'a> {
-        OfModel { name, wish, failed: BTreeSet::new(), standing: Vec::new(), placed: Vec::new() }
-    }
-}
-
-impl<'a> Room<'a> {
-    fn new(node: &'a Node) -> Room<'a> {
-        let slots = node.devices.iter().map(|device| device.slots).sum::<u32>().max(1);
-        Room { node, free: node.memory.0, replicas: 0, slots, load: 0, devices: vec![0; node.devices.len()] }
-    }
-
-    fn take(&mut self, device: usize, memory: Bytes) {
-        self.free = self.free.saturating_sub(memory.0);
-        self.devices[device] += 1;
-        self.count(self.replicas + 1);
-    }
-
-    fn give_back(&mut self, device: usize, memory: Bytes) {
-        self.free += memory.0;
-        self.devices[device] -= 1;
-        self.count(self.replicas - 1);
-    }
-
-    fn count(&mut self, replicas: u32) {
-        self.replicas = replicas;
-        self.load = (u64::from(replicas) * 1_000 / u64::from(self.slots)) as u32;
-    }
-
-    fn least_loaded(&self) -> usize {
-        let load = |(i, device): &(usize, &Device)| {
-            (u64::from(self.devices[*i]) * 1_000 / u64::from(device.slots), device.name.clone())
-        };
-        self.node.devices.iter().enumerate().min_by_key(load).expect("a node that joined has a device").0
+impl Spare {
+    fn least_asked_first(&self, other: &Spare) -> std::cmp::Ordering {
+        self.asked.total_cmp(&other.asked).then((self.rank, self.id).cmp(&(other.rank, other.id)))
     }
 }

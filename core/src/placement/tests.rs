@@ -1,3 +1,5 @@
+mod looks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -29,6 +31,13 @@ fn node(name: &str, memory: u64) -> Node {
     }
 }
 
+/// Solves a problem, as the reference does.
+fn solved(problem: &Problem<'_>) -> Proposal {
+    let proposal = solve(problem);
+    assert_eq!(proposal, reference::solve(problem));
+    proposal
+}
+
 /// Solves from `plan` with everything in `ready` serving.
 fn run(models: &[(&str, u32, u32)], nodes: &[Node], plan: &Plan, ready: &BTreeSet<ReplicaId>) -> Proposal {
     run_after_failures(models, nodes, plan, ready, &[])
@@ -44,7 +53,7 @@ fn run_after_failures(
 ) -> Proposal {
     let references: Vec<ModelRef> = models.iter().map(|(name, ..)| model(name)).collect();
     let next = plan.assignments.last_key_value().map_or(0, |(id, _)| id.0 + 1);
-    solve(&Problem {
+    solved(&Problem {
         models: references
             .iter()
             .zip(models)
@@ -150,7 +159,7 @@ fn run_by_demand(
         asked: *asked,
         ..Wish::declared(ReplicaRange { min: *min, max: *max }, Bytes(100))
     };
-    solve(&Problem {
+    solved(&Problem {
         models: references.iter().zip(models.iter().map(wish)).collect(),
         nodes: nodes.iter().collect(),
         plan,
