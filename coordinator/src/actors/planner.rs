@@ -206,8 +206,8 @@ impl Planner {
         inner.market.on_report(now, &report.node, report.asked.clone());
         inner.rollouts.on_report(&report.node, report.incarnation, &report.endpoints);
         inner.tuner.on_report(now, &report.node, report.incarnation, &report.wanted);
-        let here = published.state.plan.assignments.values().filter(|assignment| assignment.node == report.node);
-        let others = inner.market.others(now, &report.node, here.map(|assignment| &assignment.model));
+        let Inner { market, placement, .. } = &mut *inner;
+        let others = market.others(now, &report.node, placement.models_on(&report.node));
         if let Some((model, because)) = inner.liveness.on_report(now, &published.state, report) {
             tracing::warn!(%model, because, "quarantined");
             let planner = Rc::clone(self);

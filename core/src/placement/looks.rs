@@ -129,6 +129,12 @@ impl Placement {
         look
     }
 
+    /// The models of which the plan that was looked at last has a replica on a node.
+    pub fn models_on(&self, node: &NodeName) -> impl Iterator<Item = &ModelRef> {
+        let replicas = self.node_at.get(node).map_or(&[][..], |at| &self.nodes[*at].replicas);
+        replicas.iter().map(|replica| &self.table.models[replica.model].name)
+    }
+
     /// With nobody to take over there is nothing to gain from taking away.
     fn nobody_is_up(&self) -> Look {
         let wanted = self.model_at.iter().filter(|(_, at)| self.models[**at].is_wanted());
