@@ -62,7 +62,7 @@ fn file(cluster: &Cluster) -> String {
     cluster.write("rows.npy", npy(&[BINS as u64, 2], &rows));
     let model = |name: &str, replicas: u32| {
         format!(
-            "[[model]]\nname = \"{name}\"\nversion = \"1\"\npath = \"{name}.synthetic\"\nmax_batch = 1\nreplicas = {replicas}\n"
+            "[[model]]\nname = \"{name}\"\nversion = \"1\"\npath = \"{name}.synthetic\"\nmax_batch = 1\nreplicas = {{ min = {replicas}, max = {replicas} }}\n"
         )
     };
     let stage = |name: &str, gate: &str| format!("[[endpoint.stage]]\nname = \"{name}\"\nmodel = \"{name}@1\"\n{gate}");
