@@ -363,6 +363,8 @@ impl OperatorObject {
             command,
             Command::Apply { .. }
                 | Command::DeleteEndpoint(_)
+                | Command::DeleteModel(_)
+                | Command::Label { .. }
                 | Command::NodeDrain { .. }
                 | Command::NodeRemove(_)
                 | Command::Quarantine { because: None, .. }

@@ -6,6 +6,7 @@ pub mod call;
 pub mod endpoint;
 pub mod history;
 pub mod ids;
+pub mod labels;
 pub mod outcome;
 pub mod placement;
 pub mod planning;

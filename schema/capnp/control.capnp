@@ -118,6 +118,24 @@ struct Endpoint {
   shadow @12 :Text;           # model; empty: none
   objective @13 :Float64;     # attainment that a version has to keep which a rollout gives queries; 0: nobody watches
   undone @14 :Text;           # why the last rollout was undone; empty: it was not
+  named @15 :Named;           # absent: it names no label
+  beside @16 :List(Text);     # versions that stay loaded beside those that answer
+}
+
+struct Named {
+  # What the file of an endpoint names, where labels are among that.
+  stages @0 :List(Text);      # of the stages that run a model
+  versions @1 :List(Split);
+  shadow @2 :Text;            # empty: none
+}
+
+struct Label {
+  # A movable name of a model's versions.
+  name @0 :Text;              # model@label
+  version @1 :Text;
+  next @2 :Text;              # where it goes as soon as that is ready; empty: nowhere
+  before @3 :Text;            # what it stood for before; empty: nothing
+  leaving @4 :Bool;           # that is still loaded
 }
 
 struct Split {
@@ -195,7 +213,16 @@ struct Command {
     keepProfile @18 :KeptProfile;
     dial @19 :Dial;
     movePlan @20 :Moves;
+    label @21 :Labelling;     # version empty: taken away
+    labelMoves @22 :Labelling;
+    labelLeaves @23 :Labelling;
+    deleteModel @24 :Text;
   }
+}
+
+struct Labelling {
+  name @0 :Text;              # model@label
+  version @1 :Text;
 }
 
 struct Moves {
@@ -254,6 +281,8 @@ struct Change {
     profilesGone @15 :Data;   # digest of an artifact: all of it
     dial @16 :Dial;
     moved @17 :Moves;
+    label @18 :Label;
+    labelGone @19 :Text;
   }
 }
 
@@ -272,6 +301,7 @@ struct State {
   requests @10 :List(Remembered);
   profiles @11 :List(KeptProfile);
   dials @12 :List(Dial);
+  labels @13 :List(Label);
 
   struct Remembered {
     index @0 :UInt64;
@@ -418,7 +448,7 @@ struct Nodes {
 
 interface Operator {
   write @0 (request :U128, command :Command) -> (result :WriteResult);
-  # Commands of operators: apply, deleteEndpoint, nodeDrain, nodeRemove, quarantine with an empty `because`.
+  # Commands of operators: apply, deleteEndpoint, deleteModel, label, nodeDrain, nodeRemove, dial, quarantine with an empty `because`.
   status @1 (stale :Bool) -> (status :Status);
   # Linearizable and from the leader unless stale, which any member answers from its own state.
   watch @2 (since :UInt64, waitUs :UInt64) -> (changes :WatchResult);

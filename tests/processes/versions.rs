@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 
-use serde_json::Value;
-use weir_tests::processes::{Cluster, npy};
+use serde_json::{Value, json};
+use weir_tests::processes::{Cluster, count, npy};
 
-/// Two versions of a model, and a third that does not load; the endpoint `e` as `versions` says.
+/// Two versions of a model; the endpoint `e` as `versions` says.
 fn file(cluster: &Cluster, versions: &str) -> String {
+    let text = models(cluster) + &format!("[[endpoint]]\nname = \"e\"\ndeadline = \"5s\"\n{versions}\n");
+    cluster.write("versions.toml", text)
+}
+
+fn models(cluster: &Cluster) -> String {
     let mut text = String::new();
     for (version, formula) in [("1", "width = 2\nalpha_us = 300\n"), ("2", "width = 2\nalpha_us = 400\n")] {
         let path = cluster.write(&format!("v{version}.synthetic"), formula);
         text += &format!("[[model]]\nname = \"m\"\nversion = \"{version}\"\npath = \"{path}\"\n");
     }
-    text += &format!("[[endpoint]]\nname = \"e\"\ndeadline = \"5s\"\n{versions}\n");
-    cluster.write("versions.toml", text)
+    text
 }
 
 /// How many of so many calls were answered by which version.
@@ -93,6 +97,77 @@ fn a_rollout_and_its_undoing_fail_no_query() {
     let output = load.wait_with_output().expect("it ends");
     let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
     assert_eq!(result["answered"], result["offered"], "{result}");
+}
+
+#[test]
+fn a_label_moves_under_load_and_fails_no_query() {
+    let cluster = Cluster::start(1, 2);
+    let follows = "[[endpoint]]\nname = \"e\"\ndeadline = \"900ms\"\nmodel = \"m@stable\"\n";
+    let file = cluster.write("labels.toml", models(&cluster) + follows);
+    let said = cluster.fails(2, &["apply", "-f", &file]);
+    assert!(said.contains("labels: none") && said.contains("weir label m stable VERSION"), "{said}");
+    cluster.ok(&["apply", "-f", &cluster.write("models.toml", models(&cluster))]);
+    let said = cluster.fails(5, &["label", "m", "stable", "9"]);
+    assert!(said.contains("versions of m: 1, 2"), "{said}");
+    assert_eq!(cluster.ok(&["label", "m", "stable", "1"]).trim(), "label m@stable created for version 1");
+    cluster.ok(&["apply", "-f", &file]);
+    assert!(cluster.ok(&["diff", "-f", &file]).contains("the cluster is as"));
+    assert_eq!(asked(&cluster, 2), BTreeMap::from([("m@1".to_owned(), 2)]));
+
+    let data = cluster.write("load.npy", npy(&[16, 2], &[0.25; 32]));
+    let ask = ["load", "run", "--endpoint", "e", "--data", &data, "--rate", "100", "-o", "json", "--duration"];
+    let load = cluster.command(&[&ask[..], &["8s"]].concat()).stdout(Stdio::piped()).spawn().expect("weir runs");
+    let told = cluster.ok(&["label", "m", "stable", "2"]);
+    assert!(told.ends_with("label m@stable stands for version 2\n"), "{told}");
+    assert_eq!(asked(&cluster, 6), BTreeMap::from([("m@2".to_owned(), 6)]));
+    let said = cluster.fails(6, &["delete", "model", "m@2"]);
+    assert!(said.contains("endpoint e has model m@2 loaded"), "{said}");
+    // Back at once, while the first is still loaded.
+    cluster.ok(&["label", "m", "stable", "1"]);
+    assert_eq!(asked(&cluster, 6), BTreeMap::from([("m@1".to_owned(), 6)]));
+    cluster.ok(&["label", "m", "stable", "2"]);
+    let output = load.wait_with_output().expect("it ends");
+    let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
+    assert_eq!(result["answered"], result["offered"], "{result}");
+
+    cluster.wait("the version that was left is gone", std::time::Duration::from_secs(20), |status| {
+        let loads = |node: &Value, model: &str| node["models"].as_array().unwrap().iter().any(|known| known == model);
+        let all = |model| count(status, "nodes", |node| loads(node, model));
+        all("m@2") > 0 && all("m@1") == 0
+    });
+    let labels: Value = serde_json::from_str(&cluster.ok(&["get", "labels", "-o", "json"])).expect("JSON");
+    assert_eq!(labels, json!([{"label": "m@stable", "version": "2", "goes to": "-", "before": "1"}]));
+    let told: Value = serde_json::from_str(&cluster.ok(&["describe", "endpoint", "e", "-o", "json"])).expect("JSON");
+    assert_eq!((&told["stages"][0]["label"], &told["stages"][0]["model"]), (&json!("m@stable"), &json!("m@2")));
+    let told: Value =
+        serde_json::from_str(&cluster.ok(&["describe", "model", "m@stable", "-o", "json"])).expect("JSON");
+    assert_eq!((&told["model"], &told["labels"]), (&json!("m@2"), &json!(["stable"])));
+    // Labels are for endpoints that follow them; a rollout names versions.
+    assert!(cluster.fails(2, &["rollout", "e", "--to", "m@1"]).contains("weir label m stable VERSION"));
+    assert!(cluster.fails(6, &["label", "m", "stable", "--delete"]).contains("endpoint e names m@stable"));
+    cluster.ok(&["label", "m", "canary", "1"]);
+    let said = cluster.fails(6, &["delete", "model", "m@1"]);
+    assert!(said.contains("label m@canary points at model m@1"), "{said}");
+    cluster.ok(&["label", "m", "canary", "--delete"]);
+    assert_eq!(cluster.ok(&["delete", "model", "m@1"]).trim(), "model m@1 deleted");
+}
+
+#[test]
+fn a_label_does_not_move_to_what_does_not_load() {
+    let cluster = Cluster::start(1, 1);
+    let path = cluster.write("v3.synthetic", "width = 2\npanic_above = -1e9\n");
+    let bad = format!("[[model]]\nname = \"m\"\nversion = \"3\"\npath = \"{path}\"\n");
+    cluster.ok(&["apply", "-f", &cluster.write("models.toml", models(&cluster) + &bad)]);
+    cluster.ok(&["label", "m", "stable", "1"]);
+    cluster.ok(&["apply", "-f", &file(&cluster, "model = \"m@stable\"")]);
+    let said = cluster.fails(1, &["label", "m", "stable", "3"]);
+    assert!(
+        said.contains("model m@3 does not load") && said.contains("`weir label m stable 1` calls it off"),
+        "{said}"
+    );
+    assert_eq!(asked(&cluster, 2), BTreeMap::from([("m@1".to_owned(), 2)]));
+    let told = cluster.ok(&["label", "m", "stable", "1"]);
+    assert!(told.contains("stays at version 1, and does not go to 3"), "{told}");
 }
 
 #[test]

@@ -176,9 +176,11 @@ pub async fn wait_serving(admin: &Admin, declared: &Declared, timeout: Duration)
     loop {
         let status = admin.status().await?;
         let liveness = beliefs(&status);
+        // As they are served: files may name labels.
         let waiting: Vec<&Endpoint> = declared
             .endpoints
             .iter()
+            .filter_map(|endpoint| status.state.endpoints.get(&endpoint.name))
             .filter(|endpoint| endpoint_state(&liveness, &status.state, endpoint).0 != EndpointState::Serving)
             .collect();
         if waiting.is_empty() {

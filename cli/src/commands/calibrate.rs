@@ -169,7 +169,7 @@ fn costs(status: &Status, endpoint: &Endpoint) -> Result<Vec<f64>, Failure> {
         });
         reports.map(|profile| Profile::new(&profile.points).row_seconds()).min_by(f64::total_cmp)
     };
-    let stages = endpoint.models().map(|model| {
+    let stages = endpoint.answering().map(|model| {
         cost(model).ok_or_else(|| Failure::NotFound(format!("no replica of {model} is ready; see `weir status`")))
     });
     stages.collect()

@@ -1,7 +1,7 @@
 //! `weir delete`.
 
 use clap::{Args, Subcommand};
-use weir_core::ids::{EndpointName, NodeName};
+use weir_core::ids::{EndpointName, ModelRef, NodeName};
 use weir_core::replicated::Command;
 
 use super::apply::show;
@@ -19,6 +19,8 @@ pub struct Delete {
 enum What {
     /// An endpoint, and the models that only it names
     Endpoint { name: String },
+    /// A version that no endpoint names and no label points at, as name@version
+    Model { name: String },
     /// A node that left for good
     Node { name: String },
 }
@@ -28,6 +30,7 @@ impl Delete {
         let usage = |bad: weir_core::ids::BadName| Failure::Usage(bad.to_string());
         let command = match self.what {
             What::Endpoint { name } => Command::DeleteEndpoint(EndpointName::parse(&name).map_err(usage)?),
+            What::Model { name } => Command::DeleteModel(ModelRef::parse(&name).map_err(usage)?),
             What::Node { name } => Command::NodeRemove(NodeName::parse(&name).map_err(usage)?),
         };
         let done = common.admin()?.write(command).await?;

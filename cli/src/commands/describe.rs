@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use weir_client::admin::Status;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::How;
-use weir_core::endpoint::{Combine, Endpoint, Feed, Gate, Run};
+use weir_core::endpoint::{Combine, Endpoint, Feed, Gate, Label, Run};
 use weir_core::ids::ModelRef;
 use weir_core::placement::ReplicaState;
 use weir_core::shapes::Padding;
@@ -31,7 +31,7 @@ pub struct Describe {
 enum What {
     /// An endpoint: its stages, their replicas and profiles, and what became of its queries
     Endpoint { name: String },
-    /// A model, as name@version
+    /// A model, as name@version or name@label
     Model { name: String },
 }
 
@@ -43,6 +43,7 @@ impl Describe {
             What::Model { name } => {
                 let reference = ModelRef::parse(name)
                     .map_err(|_| Failure::Usage(format!("{name}: name a model with its version, as {name}@1")))?;
+                let reference = status.state.stands_for(&reference);
                 if !status.state.models.contains_key(&reference) {
                     return Err(Failure::NotFound(format!(
                         "model {name} not found; `weir get models` lists what there is"
@@ -69,7 +70,10 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
     let loads: Vec<_> =
         loads.flat_map(|report| &report.endpoints).filter(|load| load.endpoint == endpoint.name).collect();
     let sum = |of: fn(&weir_core::placement::EndpointLoad) -> u64| loads.iter().map(|load| of(load)).sum::<u64>();
+    let names = endpoint.names();
+    let mut named = names.stages.iter();
     let stages = endpoint.stages.iter().map(|stage| {
+        let name = stage.model().and_then(|_| named.next()).filter(|name| status.state.labels.contains_key(name));
         let mut told = match &stage.run {
             Run::Model(reference) => model(status, reference),
             Run::Combine(combine) => json!({"combine": combined(combine)}),
@@ -88,6 +92,9 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         if let Some(model) = stage.model().filter(|_| stage.gate.is_some()) {
             told["demand"] = demand(status, model);
         }
+        if let Some(name) = name {
+            told["label"] = json!(name.to_string());
+        }
         told["stage"] = json!(stage.name.as_str());
         told["gate"] = stage.gate.as_ref().map_or(Value::Null, gate);
         told["answered"] = json!(loads.iter().map(|load| load.by_stage.of(stage.name.as_str())).sum::<u64>());
@@ -105,6 +112,8 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "objective": objective(endpoint),
         "rollout_undone": undone(endpoint),
         "versions": endpoint.versions.iter().map(|split| json!({"model": split.model.to_string(), "share": split.share})).collect::<Vec<_>>(),
+        "named_versions": names.versions.iter().filter(|_| endpoint.named.is_some()).map(|split| json!({"model": split.model.to_string(), "share": split.share})).collect::<Vec<_>>(),
+        "beside": endpoint.beside.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "queries": {
             "arrived": sum(|l| l.arrived), "answered": sum(|l| l.answered), "rejected": sum(|l| l.rejected),
             "expired": sum(|l| l.expired), "failed": sum(|l| l.failed), "degraded": sum(|l| l.degraded),
@@ -217,9 +226,20 @@ fn model(status: &Status, reference: &ModelRef) -> Value {
         "allowed_batch_sizes": (!model.shapes.batch_sizes.is_empty()).then_some(&model.shapes.batch_sizes),
         "pad": model.shapes.pad.as_ref().map(padding),
         "quarantined": model.quarantined,
+        "labels": status.state.labels_of(reference).map(|label| pointing(label, reference)).collect::<Vec<_>>(),
         "kept_profiles": kept.collect::<Vec<_>>(),
         "replicas": replicas.collect::<Vec<_>>(),
     })
+}
+
+/// A label, and how a version stands to it.
+fn pointing(label: &Label, model: &ModelRef) -> String {
+    let name = &label.name.version;
+    match () {
+        () if label.version == model.version => name.to_string(),
+        () if label.next.as_ref() == Some(&model.version) => format!("{name} (goes here when it is ready)"),
+        () => format!("{name} (was here before)"),
+    }
 }
 
 fn padding(pad: &Padding) -> Value {

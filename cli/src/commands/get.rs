@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use weir_core::ids::Version;
 use weir_host::Host;
 
 use crate::connect::Common;
@@ -21,6 +22,7 @@ pub struct Get {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum What {
     Models,
+    Labels,
     Endpoints,
     Nodes,
     Placements,
@@ -48,6 +50,19 @@ impl Get {
                             format!("{} to {max}", m.replicas.min),
                             m.quarantined.as_ref().map_or("ok".into(), |why| format!("quarantined: {why}")),
                         ]
+                    })
+                    .collect(),
+            ),
+            What::Labels => (
+                &["label", "version", "goes to", "before"],
+                state
+                    .labels
+                    .values()
+                    .map(|l| {
+                        let or_none =
+                            |version: &Option<Version>| version.as_ref().map_or("-".into(), ToString::to_string);
+                        let before = or_none(&l.before) + if l.leaving { " (still loaded)" } else { "" };
+                        vec![l.name.to_string(), l.version.to_string(), or_none(&l.next), before]
                     })
                     .collect(),
             ),

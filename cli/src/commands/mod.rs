@@ -84,7 +84,7 @@ pub enum Command {
     )]
     Wait(With<wait::Wait>),
     /// Take something away
-    #[command(after_help = "Example: weir delete endpoint fashion")]
+    #[command(after_help = "Examples:\n  weir delete endpoint fashion\n  weir delete model fashion-mid@1")]
     Delete(With<delete::Delete>),
     /// List what there is
     #[command(after_help = "Example: weir get models")]
@@ -101,9 +101,9 @@ pub enum Command {
     /// What became of a query, and why
     #[command(after_help = "Example: weir why 0123456789abcdef0123456789abcdef")]
     Why(With<why::Why>),
-    /// What answers should have been, so that accuracy and gain tables can be judged
+    /// Move a label of a model's versions; or tell what answers should have been, to judge accuracy and gain tables
     #[command(
-        after_help = "Examples:\n  weir label 0123456789abcdef0123456789abcdef 3\n  weir label --from labels.csv"
+        after_help = "Examples:\n  weir label fashion-mid stable 2\n  weir label fashion-mid canary --delete\n  weir label 0123456789abcdef0123456789abcdef 3\n  weir label --from labels.csv"
     )]
     Label(With<label::Label>),
     /// Ask an endpoint

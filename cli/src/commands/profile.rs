@@ -139,6 +139,7 @@ async fn ask(model: &str, common: &Common) -> Result<Known, Failure> {
         Failure::Usage(format!("{}: there is no such file, and a model of the cluster is written name@version", model))
     })?;
     let status = common.admin()?.status().await?;
+    let reference = status.state.stands_for(&reference);
     let ready = status.state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == reference).find_map(
         |(id, assignment)| {
             let report = status.nodes.iter().find(|node| node.name == assignment.node.as_str())?.report.as_ref()?;

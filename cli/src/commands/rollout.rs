@@ -26,7 +26,7 @@ pub struct Rollout {
     what: String,
     /// The endpoint, after `status` or `undo`
     endpoint: Option<String>,
-    /// The version that gets the queries
+    /// The version that gets the queries, or its label
     #[arg(long, env = "WEIR_TO")]
     to: Option<String>,
     /// How many of a hundred queries it gets; the others keep theirs in proportion
@@ -69,6 +69,7 @@ impl Rollout {
 
     async fn go(&self, admin: &Admin, name: &str, to: &str) -> Result<Value, Failure> {
         let to = ModelRef::parse(to).map_err(|bad| Failure::Usage(bad.to_string()))?;
+        let to = admin.status().await?.state.stands_for(&to);
         let timeout = weir_client::weirfile::parse_duration(&self.timeout)
             .ok_or_else(|| Failure::Usage(format!("--timeout {:?}: write it as 60s", self.timeout)))?;
         let share = self.share;
@@ -148,6 +149,13 @@ async fn change(
     for last in [false, false, false, true] {
         let state = admin.status().await?.state;
         let endpoint = find(&state.endpoints, name)?;
+        if let Some(label) = endpoint.names().all().find_map(|name| state.labels.get(name)) {
+            return Err(Failure::Usage(format!(
+                "endpoint {name} follows the label {0}: move that with `weir label {1} {2} VERSION`, \
+                 or apply a file that names versions",
+                label.name, label.name.name, label.name.version
+            )));
+        }
         let command =
             Command::Apply { models: Vec::new(), endpoints: vec![next(endpoint)?], if_index: Some(state.applied) };
         match admin.write(command).await {

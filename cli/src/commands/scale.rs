@@ -12,7 +12,7 @@ use crate::failure::Failure;
 /// Says how many replicas a model has, until its file is applied again.
 #[derive(Args)]
 pub struct Scale {
-    /// A model with its version, as fashion-big@1
+    /// A model with its version or label, as fashion-big@1
     model: String,
     /// Exactly so many
     #[arg(long, env = "WEIR_REPLICAS")]
@@ -31,6 +31,7 @@ impl Scale {
         // Whatever is written meanwhile was meant for the model as it was: look again rather than undo it.
         for last in [false, false, false, true] {
             let state = admin.status().await?.state;
+            let reference = state.stands_for(&reference);
             let model = state.models.get(&reference).ok_or_else(|| {
                 Failure::NotFound(format!("model {reference} not found; `weir get models` lists what there is"))
             })?;

@@ -68,7 +68,12 @@ impl Watch {
     fn shows(&self, change: &Change) -> bool {
         let kind = match change {
             Change::Plan(..) => What::Placements,
-            Change::Model(_) | Change::ModelGone(_) | Change::Profile(_) | Change::ProfilesGone(_) => What::Models,
+            Change::Model(_)
+            | Change::ModelGone(_)
+            | Change::Profile(_)
+            | Change::ProfilesGone(_)
+            | Change::Label(_)
+            | Change::LabelGone(_) => What::Models,
             Change::Endpoint(_) | Change::EndpointGone(_) => What::Endpoints,
             Change::Node(_) | Change::NodeGone(_) => What::Nodes,
             Change::Member(_) | Change::MemberGone(_) => What::Members,
@@ -110,5 +115,10 @@ fn describe(change: &Change) -> String {
         Change::ProfilesGone(digest) => format!("profiles of {digest} deleted"),
         Change::Dial(pool, Some(price)) => format!("price of pool {pool} held at {price}"),
         Change::Dial(pool, None) => format!("price of pool {pool} found by load"),
+        Change::Label(label) => {
+            let goes = label.next.as_ref().map_or(String::new(), |next| format!(", goes to {next}"));
+            format!("label {} stands for version {}{goes}", label.name, label.version)
+        }
+        Change::LabelGone(name) => format!("label {name} deleted"),
     }
 }

@@ -142,6 +142,8 @@ impl EndpointDeclaration {
                 .collect::<Result<_, _>>()?,
             before: Vec::new(),
             shadow: self.shadow.as_ref().map(|mention| mention.resolve(declared)).transpose()?,
+            named: None,
+            beside: Vec::new(),
         })
     }
 }

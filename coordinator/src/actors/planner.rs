@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weir_core::ids::{Epoch, ModelRef, ReplicaId, RequestId};
+use weir_core::labels::Moving;
 use weir_core::placement::{Informing, Liveness, NodeReport, Placement, ReplicaProfile, ReplicaState};
 use weir_core::replicated::{Command, Entry, Grant, Member, State};
 use weir_core::rollout::Rollouts;
@@ -55,6 +56,7 @@ struct Inner {
     tuner: Tuner,
     placement: Placement,
     rollouts: Rollouts,
+    moving: Moving,
     /// Of which plan, and when, it was last looked who serves.
     routed: (Epoch, Instant),
 }
@@ -72,6 +74,7 @@ impl Inner {
             tuner: Tuner::new(now),
             placement: Placement::default(),
             rollouts: Rollouts::default(),
+            moving: Moving::default(),
             routed: (Epoch(0), Instant::ZERO),
         }
     }
@@ -116,6 +119,7 @@ impl Planner {
             let next = self
                 .next_expired(&published)
                 .or_else(|| self.next_undone(&published))
+                .or_else(|| self.next_label(&published))
                 .or_else(|| self.next_plan(&published))
                 .or_else(|| self.next_profile(&published));
             took = self.host.clock.now().since(begun);
@@ -184,6 +188,12 @@ impl Planner {
         // If somebody writes anything meanwhile, it is looked at again.
         let if_index = Some(published.state.applied);
         Some(Command::Apply { models: Vec::new(), endpoints: vec![endpoint], if_index })
+    }
+
+    fn next_label(&self, published: &Published) -> Option<Command> {
+        let inner = &mut *self.inner.borrow_mut();
+        let (now, state) = (self.host.clock.now(), &*published.state);
+        inner.moving.next(now, state, |id, node| inner.liveness.is_settled(now, id, node))
     }
 
     fn next_profile(&self, published: &Published) -> Option<Command> {

@@ -7,6 +7,7 @@ pub mod gain;
 pub mod gate;
 pub mod graph;
 pub mod ladder;
+mod named;
 pub mod passage;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,6 +25,7 @@ pub use gain::GainTable;
 pub use gate::Gate;
 pub use graph::{Combine, Condition, Feed, Flow, Run};
 pub use ladder::{Judged, Ladder, Ladders, Verdict};
+pub use named::{Label, Labels, Named};
 pub use passage::{Asks, Passage};
 pub use wiring::{BadEndpoint, Source, Wiring};
 
@@ -63,6 +65,10 @@ pub struct Endpoint {
     pub undone: String,
     /// Of an endpoint with one model: another one that sees a copy of each query in the gaps, and answers nobody.
     pub shadow: Option<ModelRef>,
+    /// What its file names, where labels are among that: the models above are what these stand for.
+    pub named: Option<Named>,
+    /// Versions that stay loaded beside those that answer: a label is about to come to them, or has just left them.
+    pub beside: Vec<ModelRef>,
 }
 
 /// A version of a model that gets a part of the queries.
@@ -134,6 +140,8 @@ impl Endpoint {
             objective: 0.0,
             undone: String::new(),
             shadow: None,
+            named: None,
+            beside: Vec::new(),
         }
     }
 
@@ -184,17 +192,22 @@ impl Endpoint {
         next_is_worth.filter(|value| *value >= min_gain * self.weight).unwrap_or(0.0)
     }
 
-    /// The models that it keeps loaded: those that its stages run, in order, or its versions.
+    /// The models that it keeps loaded: those that answer, then its shadow and what stands beside.
     pub fn models(&self) -> impl Iterator<Item = &ModelRef> {
+        self.answering().chain(&self.shadow).chain(&self.beside)
+    }
+
+    /// The models that answer: those that its stages run, in order, or its versions.
+    pub fn answering(&self) -> impl Iterator<Item = &ModelRef> {
         let versions = self.versions.iter().map(|split| &split.model);
         let stages = self.stages.iter().filter_map(Stage::model).filter(|_| self.versions.is_empty());
-        stages.chain(versions).chain(&self.shadow)
+        stages.chain(versions)
     }
 
     /// What its shadow is asked as.
     pub fn as_shadow(&self) -> Option<Endpoint> {
         let run = Run::Model(self.shadow.clone()?);
-        let mut shadow = Endpoint { versions: Vec::new(), before: Vec::new(), shadow: None, ..self.clone() };
+        let mut shadow = self.alone();
         shadow.stages[0].run = run;
         Some(shadow)
     }
@@ -202,11 +215,21 @@ impl Endpoint {
     /// What its queries are split over, each as an endpoint of one version, with its share; itself alone where it has no versions.
     pub fn variants(&self) -> Vec<(u32, Endpoint)> {
         let of = |split: &Split| {
-            let mut variant = Endpoint { versions: Vec::new(), before: Vec::new(), shadow: None, ..self.clone() };
+            let mut variant = self.alone();
             variant.stages[0].run = Run::Model(split.model.clone());
             (split.share, variant)
         };
         if self.versions.is_empty() { vec![(1, self.clone())] } else { self.versions.iter().map(of).collect() }
+    }
+
+    /// Its stages without other versions of their model.
+    fn alone(&self) -> Endpoint {
+        let mut alone = self.clone();
+        alone.versions.clear();
+        alone.before.clear();
+        alone.beside.clear();
+        (alone.shadow, alone.named) = (None, None);
+        alone
     }
 
     /// Whether each stage just follows the one before.

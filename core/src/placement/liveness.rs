@@ -330,6 +330,12 @@ impl Liveness {
         ready
     }
 
+    /// Whether a replica of a node may be sent work, and every node has heard of it: it has been ready for two report intervals.
+    pub fn is_settled(&self, now: Instant, id: ReplicaId, node: &NodeName) -> bool {
+        let seen = self.seen.get(node).filter(|seen| now.since(seen.at) < DOWN_AFTER);
+        seen.and_then(|seen| seen.settles_at(id)).is_some_and(|settles| now >= settles)
+    }
+
     /// State of an endpoint with its replicas ready and wanted (the minimum of each of its models).
     pub fn endpoint(&self, now: Instant, state: &State, endpoint: &Endpoint) -> (EndpointState, u32, u32) {
         let ready = self.ready(now, state);

@@ -15,6 +15,7 @@ use super::table::{Placed, Table};
 use super::{Liveness, NodeState, Wish};
 use crate::endpoint::Endpoint;
 use crate::ids::{EndpointName, Epoch, LogIndex, ModelRef, NodeName, ReplicaId};
+use crate::labels::twins;
 use crate::replicated::{Model, Moves, Node, Plan, ReplicaRange, State};
 use crate::tuner::{Row, Tuner, Want};
 use crate::units::{Bytes, Instant, ServiceTime};
@@ -36,6 +37,8 @@ pub struct Placement {
     /// Of those, the ones that cannot stay: nobody wants the model, or the node cannot be counted on, or it has no such device.
     strays: BTreeSet<ReplicaId>,
     failed: BTreeSet<(ModelRef, NodeName)>,
+    /// Versions between which labels go: each needs what the other one does.
+    twins: Vec<(usize, usize)>,
     /// The state that was read last.
     read: Option<(LogIndex, Epoch)>,
 }
@@ -157,6 +160,7 @@ impl Placement {
         self.read_nodes(&state.nodes, &state.plan);
         self.read_models(&state.models);
         self.read_endpoints(&state.endpoints);
+        self.twins = twins(&state.labels).map(|(one, other)| (self.model(&one), self.model(&other))).collect();
         if self.read.is_none_or(|(_, epoch)| epoch != state.plan.epoch) {
             self.read_plan(&state.plan);
         }
@@ -323,11 +327,18 @@ impl Placement {
             }
         }
         let settled = tuner.is_settled(now);
-        for (at, want) in want_of.into_iter().enumerate() {
+        // At first nobody has looked long enough to say that something is not needed.
+        let standing = |model: &OfModel| if settled { 0 } else { model.replicas.len() as u32 };
+        let needed =
+            |(model, want): (&OfModel, &Option<Want>)| want.map_or(0, |want| want.replicas).max(standing(model));
+        let alone: Vec<u32> = self.models.iter().zip(&want_of).map(needed).collect();
+        let mut needed = alone.clone();
+        for (one, other) in &self.twins {
+            needed[*one] = needed[*one].max(alone[*other]);
+            needed[*other] = needed[*other].max(alone[*one]);
+        }
+        for (at, (want, needed)) in want_of.into_iter().zip(needed).enumerate() {
             let model = &self.models[at];
-            // At first nobody has looked long enough to say that something is not needed.
-            let standing = if settled { 0 } else { model.replicas.len() as u32 };
-            let needed = want.map_or(0, |want| want.replicas).max(standing);
             let asked = want.map_or(0.0, |want| want.now);
             let wish = model.declared.filter(|_| model.is_wanted()).map(|(range, size)| {
                 let memory = model.memory.unwrap_or(size);

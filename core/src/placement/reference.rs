@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::solve::SPREAD;
 use super::{Liveness, NodeState, Problem, Proposal, Wish};
 use crate::ids::{ModelRef, NodeName, ReplicaId};
+use crate::labels::twins;
 use crate::replicated::{Assignment, Device, Node, State};
 use crate::tuner::{Row, Tuner};
 use crate::units::{Bytes, Instant, ServiceTime};
@@ -38,11 +39,21 @@ fn wishes<'s>(now: Instant, state: &'s State, liveness: &Liveness, tuner: &mut T
     tuner.tick(now, |model| Some(Row::of(measured.get(model)?.points, *deadlines.get(model)?)));
     // At first nobody has looked long enough to say that something is not needed.
     let standing = if tuner.is_settled(now) { BTreeMap::new() } else { state.plan.replicas() };
+    let twins: Vec<(ModelRef, ModelRef)> = twins(&state.labels).collect();
     let wish = |reference: &'s ModelRef| {
         let model = &state.models[reference];
         let memory = measured.get(reference).map_or(model.size, |measured| measured.memory);
         let want = tuner.want(reference);
-        let needed = want.map_or(0, |want| want.replicas).max(standing.get(reference).copied().unwrap_or(0));
+        let needed = |reference: &ModelRef| {
+            let wanted = tuner.want(reference).map_or(0, |want| want.replicas);
+            wanted.max(standing.get(reference).copied().unwrap_or(0))
+        };
+        let of_twins = twins.iter().filter_map(|(one, other)| match reference {
+            reference if reference == one => Some(needed(other)),
+            reference if reference == other => Some(needed(one)),
+            _ => None,
+        });
+        let needed = of_twins.fold(needed(reference), u32::max);
         let asked = want.map_or(0.0, |want| want.now);
         (reference, Wish { needed, asked, ..Wish::declared(model.replicas, memory) })
     };

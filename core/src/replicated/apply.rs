@@ -9,9 +9,9 @@ use crate::tensor::Signature;
 
 /// Lines and changes of an entry that is being applied.
 #[derive(Default)]
-struct Effect {
-    lines: Vec<String>,
-    changes: Vec<Change>,
+pub(super) struct Effect {
+    pub(super) lines: Vec<String>,
+    pub(super) changes: Vec<Change>,
 }
 
 impl Effect {
@@ -20,15 +20,15 @@ impl Effect {
     }
 }
 
-fn not_found(what: String) -> Refusal {
+pub(super) fn not_found(what: String) -> Refusal {
     Refusal::NotFound { what }
 }
 
-fn conflict(what: impl Into<String>) -> Refusal {
+pub(super) fn conflict(what: impl Into<String>) -> Refusal {
     Refusal::Conflict { what: what.into() }
 }
 
-fn invalid(what: impl Into<String>) -> Refusal {
+pub(super) fn invalid(what: impl Into<String>) -> Refusal {
     Refusal::Invalid { what: what.into() }
 }
 
@@ -98,6 +98,8 @@ impl State {
             Change::ProfilesGone(digest) => self.profiles.retain(|(of, _), _| *of != digest),
             Change::Dial(pool, None) => drop(self.dials.remove(&pool)),
             Change::Dial(pool, Some(price)) => drop(self.dials.insert(pool, price)),
+            Change::Label(label) => drop(self.labels.insert(label.name.clone(), label)),
+            Change::LabelGone(name) => drop(self.labels.remove(&name)),
         }
     }
 
@@ -133,20 +135,20 @@ impl State {
                 let others = || self.endpoints.values().filter(|endpoint| endpoint.name != *name);
                 let named: BTreeSet<_> = self.endpoints[name].models().collect();
                 for model in named {
-                    if !others().any(|endpoint| endpoint.models().any(|other| other == model)) {
+                    let is_named = others().any(|endpoint| endpoint.models().any(|other| other == model));
+                    if !is_named && self.labels_of(model).next().is_none() {
                         effect.lines.push(format!("model {model} deleted"));
                         effect.changes.push(Change::ModelGone(model.clone()));
                     }
                 }
-                // Their replicas go at once: the name may come back with another artifact.
-                let gone: BTreeSet<ModelRef> = effect.changes.iter().filter_map(gone_model).cloned().collect();
-                let of_gone = self.plan.assignments.iter().filter(|(_, assignment)| gone.contains(&assignment.model));
-                let moves = Moves { gone: of_gone.map(|(id, _)| *id).collect(), ..Moves::default() };
-                if !moves.is_nothing() {
-                    effect.changes.push(Change::Plan(Epoch(index.0), moves));
-                }
+                self.take_replicas(index, &mut effect);
                 Ok(effect)
             }
+            Command::DeleteModel(model) => self.delete_model(index, model),
+            Command::Label { name, version: Some(version) } => self.set_label(name, version),
+            Command::Label { name, version: None } => self.delete_label(name),
+            Command::LabelMoves { name, version } => self.move_label(name, version),
+            Command::LabelLeaves { name, version } => self.leave_label(name, version),
             Command::NodeJoin(node) => {
                 let mut node = node.clone();
                 if node.devices.iter().any(|device| device.slots == 0) || node.devices.is_empty() {
@@ -212,6 +214,16 @@ impl State {
         }
     }
 
+    /// The replicas of models that an entry takes away go with them: the name may come back with another artifact.
+    pub(super) fn take_replicas(&self, index: LogIndex, effect: &mut Effect) {
+        let gone: BTreeSet<&ModelRef> = effect.changes.iter().filter_map(gone_model).collect();
+        let of_gone = self.plan.assignments.iter().filter(|(_, assignment)| gone.contains(&assignment.model));
+        let moves = Moves { gone: of_gone.map(|(id, _)| *id).collect(), ..Moves::default() };
+        if !moves.is_nothing() {
+            effect.changes.push(Change::Plan(Epoch(index.0), moves));
+        }
+    }
+
     fn dial(&self, pool: &str, price: Option<f64>) -> Result<Effect, Refusal> {
         let pools: BTreeSet<&str> =
             self.nodes.values().flat_map(|node| &node.devices).map(|device| device.kind.as_str()).collect();
@@ -253,6 +265,9 @@ impl State {
                 return Err(invalid(format!("model {reference} must take and give at least one tensor")));
             }
             model.shapes.check(&model.signature).map_err(|bad| invalid(format!("model {reference}: {bad}")))?;
+            if self.labels.contains_key(reference) {
+                return Err(conflict(format!("{reference} is a label; give the version another name")));
+            }
             let known = self.models.get(reference);
             if let Some(known) = known
                 && known.digest != model.digest
@@ -273,10 +288,14 @@ impl State {
                 effect.changes.push(Change::Model(next));
             }
         }
-        for endpoint in endpoints {
+        // What is served is found here, whatever the command says of it.
+        let as_named = |endpoint: &Endpoint| Endpoint { named: None, ..endpoint.clone() }.resolved(&self.labels);
+        let endpoints: Vec<Endpoint> = endpoints.iter().map(as_named).collect();
+        for endpoint in &endpoints {
             if !(0.0..=1.0).contains(&endpoint.objective) {
                 return Err(invalid(format!("endpoint {}: an objective is an attainment, from 0 to 1", endpoint.name)));
             }
+            self.check_names(endpoint, &signatures)?;
             endpoint.wire(&signatures).map_err(|bad| invalid(bad.to_string()))?;
             let word = match self.endpoints.get(&endpoint.name) {
                 None => "created",
@@ -289,7 +308,7 @@ impl State {
             }
         }
         let kept = |known: &&Endpoint| endpoints.iter().all(|endpoint| endpoint.name != known.name);
-        let shares: f64 = self.endpoints.values().filter(kept).chain(endpoints).map(|endpoint| endpoint.share).sum();
+        let shares: f64 = self.endpoints.values().filter(kept).chain(&endpoints).map(|endpoint| endpoint.share).sum();
         if shares > 1.0 + 1e-9 {
             return Err(invalid(format!(
                 "the shares of all endpoints come to {shares:.2}; together they can have 1 at most"
@@ -298,11 +317,11 @@ impl State {
         let named_before = endpoints.iter().filter_map(|endpoint| self.endpoints.get(&endpoint.name));
         let left: BTreeSet<&ModelRef> = named_before.flat_map(Endpoint::models).collect();
         let unchanged = |known: &&Endpoint| endpoints.iter().all(|endpoint| endpoint.name != known.name);
-        let after = || self.endpoints.values().filter(unchanged).chain(endpoints).flat_map(Endpoint::models);
+        let after = || self.endpoints.values().filter(unchanged).chain(&endpoints).flat_map(Endpoint::models);
         for model in left {
             let declared = models.iter().any(|declared| declared.reference == *model);
             // One that still has replicas goes with the plan that takes the last of them away.
-            if !declared && !self.has_replica(model) && after().all(|named| named != model) {
+            if !declared && self.is_loose(model) && after().all(|named| named != model) {
                 effect.lines.push(format!("model {model} deleted"));
                 effect.changes.push(Change::ModelGone(model.clone()));
             }
@@ -340,8 +359,10 @@ impl State {
         }
     }
 
-    fn has_replica(&self, model: &ModelRef) -> bool {
-        self.plan.assignments.values().any(|assignment| assignment.model == *model)
+    /// Whether neither a replica nor a label keeps a model that no endpoint names.
+    pub(super) fn is_loose(&self, model: &ModelRef) -> bool {
+        let has_replica = self.plan.assignments.values().any(|assignment| assignment.model == *model);
+        !has_replica && self.labels_of(model).next().is_none()
     }
 
     /// What a reader saw who read just before the entry that is being applied: entries that only keep the log going count too.
@@ -389,6 +410,7 @@ impl State {
             for model in named.chain(staying).chain(placed) {
                 gone.remove(model);
             }
+            gone.retain(|model| self.labels_of(model).next().is_none());
         }
         // What was never placed stays: the endpoint that names it may be declared later.
         effect.changes.extend(gone.into_iter().cloned().map(Change::ModelGone));

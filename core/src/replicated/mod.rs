@@ -6,15 +6,17 @@
 
 mod apply;
 mod artifacts;
+mod labels;
 mod profiles;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Label, Labels};
 use crate::ids::{
     DeviceName, Digest, EndpointName, Epoch, LogIndex, MemberId, MemberName, ModelRef, NodeName, ReplicaId, RequestId,
+    Version,
 };
 use crate::shapes::Shapes;
 use crate::tensor::Signature;
@@ -223,6 +225,14 @@ pub enum Command {
     Apply { models: Vec<Model>, endpoints: Vec<Endpoint>, if_index: Option<LogIndex> },
     /// Takes an endpoint away; models that nobody names go with it.
     DeleteEndpoint(EndpointName),
+    /// Takes a version out of the registry; refused while an endpoint names it or a label stands for it.
+    DeleteModel(ModelRef),
+    /// Sets a label (`model@label`), has it go to another version as soon as that is ready, or (`None`) takes it away.
+    Label { name: ModelRef, version: Option<Version> },
+    /// The leader: the version that a label goes to is ready.
+    LabelMoves { name: ModelRef, version: Version },
+    /// The leader: queries that began with the version that a label has left have ended.
+    LabelLeaves { name: ModelRef, version: Version },
     /// A node announces itself, first or again after a restart.
     NodeJoin(Node),
     /// Empties a node, or takes it back.
@@ -277,6 +287,8 @@ pub enum Change {
     ProfilesGone(Digest),
     /// The price that a pool is held at, or that it is not any more.
     Dial(String, Option<f64>),
+    Label(Label),
+    LabelGone(ModelRef),
 }
 
 /// Why an entry changed nothing. Each says what to do.
@@ -314,6 +326,8 @@ pub struct State {
     pub models: BTreeMap<ModelRef, Model>,
     /// By name, each with the index of the entry that last changed it.
     pub endpoints: BTreeMap<EndpointName, Endpoint>,
+    /// By name, `model@label`. Endpoints that name some are kept as they are served while these stand where they do.
+    pub labels: Labels,
     /// By name.
     pub nodes: BTreeMap<NodeName, Node>,
     /// The current plan.

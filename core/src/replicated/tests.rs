@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::endpoint::{Run, Stage};
 use crate::ids::{ModelName, StageName, Version};
+use crate::labels::{LINGERS, Moving};
 use crate::tensor::{DType, Signature, TensorSpec};
 use crate::units::{Instant, ServiceTime};
 
@@ -406,6 +407,212 @@ fn profiles_are_bounded_and_make_sense() {
     cluster.lines(Command::KeepProfile(kept_profile(1, "h3")));
 }
 
+fn version_of(name: &str, version: &str) -> Model {
+    let reference = ModelRef::parse(&format!("{name}@{version}")).unwrap();
+    Model { reference, ..model(name, version.bytes().next().unwrap()) }
+}
+
+fn label(name: &str, version: Option<&str>) -> Command {
+    let version = version.map(|version| Version::parse(version).unwrap());
+    Command::Label { name: ModelRef::parse(name).unwrap(), version }
+}
+
+/// The endpoint `e` of one model, by any name.
+fn naming(name: &str) -> Endpoint {
+    let mut endpoint = endpoint("e", &["m"]);
+    endpoint.stages[0].run = Run::Model(ModelRef::parse(name).unwrap());
+    endpoint
+}
+
+/// Three versions of `m`; `stable` stands for the first, and `e` names it.
+fn labelled() -> Log {
+    let mut log = Log::default();
+    let versions = ["1", "2", "3"].map(|version| version_of("m", version));
+    log.run(apply(&versions, &[])).unwrap();
+    log.run(Command::NodeJoin(node("n1"))).unwrap();
+    assert_eq!(log.lines(label("m@stable", Some("1"))), ["label m@stable created for version 1"]);
+    assert_eq!(log.lines(apply(&[], &[naming("m@stable")])), ["endpoint e created"]);
+    log
+}
+
+impl Log {
+    fn served(&self) -> &Endpoint {
+        &self.state.endpoints[&EndpointName::parse("e").unwrap()]
+    }
+
+    fn loaded(&self) -> Vec<String> {
+        self.served().models().map(ToString::to_string).collect()
+    }
+
+    fn models(&self) -> Vec<String> {
+        self.state.models.keys().map(ToString::to_string).collect()
+    }
+
+    fn place(&mut self, assignments: &[(u64, &str)]) {
+        let placed = assignments.iter().map(|(id, model)| (ReplicaId(*id), assignment(model, "n1"))).collect();
+        self.run(Command::MovePlan { replaces: self.state.plan.epoch, moves: Moves::anew(placed) }).unwrap();
+    }
+
+    fn step(&mut self, command: fn(ModelRef, Version) -> Command, version: &str) -> Applied {
+        self.run(command(ModelRef::parse("m@stable").unwrap(), Version::parse(version).unwrap()))
+    }
+}
+
+fn moves(name: ModelRef, version: Version) -> Command {
+    Command::LabelMoves { name, version }
+}
+
+fn leaves(name: ModelRef, version: Version) -> Command {
+    Command::LabelLeaves { name, version }
+}
+
+#[test]
+fn a_label_moves_when_the_next_version_is_ready_and_the_last_one_goes_after() {
+    let mut log = labelled();
+    assert_eq!(log.loaded(), ["m@1"]);
+    let lines = log.lines(label("m@stable", Some("2")));
+    assert_eq!(lines, ["label m@stable goes from version 1 to 2 as soon as that is ready"]);
+    assert_eq!(log.loaded(), ["m@1", "m@2"], "it is loaded beside the one that answers");
+    assert_eq!(log.served().stages[0].model().unwrap().to_string(), "m@1");
+    assert!(log.step(moves, "3").unwrap_err().to_string().contains("does not go to version 3"));
+    log.place(&[(0, "m@1"), (1, "m@2")]);
+    assert_eq!(log.step(moves, "2").unwrap().lines, ["label m@stable moved from version 1 to 2"]);
+    assert_eq!(log.served().stages[0].model().unwrap().to_string(), "m@2");
+    assert_eq!(log.loaded(), ["m@2", "m@1"], "what queries began with stays");
+    assert!(log.step(leaves, "2").is_err());
+    log.step(leaves, "1").unwrap();
+    assert_eq!(log.loaded(), ["m@2"]);
+    log.place(&[(1, "m@2")]);
+    assert_eq!(log.models(), ["m@1", "m@2", "m@3"], "one can go back");
+    // Two moves later nothing keeps it.
+    log.run(label("m@stable", Some("3"))).unwrap();
+    assert_eq!(log.step(moves, "3").unwrap().lines[1..], ["model m@1 deleted"]);
+    assert_eq!(log.models(), ["m@2", "m@3"]);
+}
+
+#[test]
+fn a_label_can_be_called_off_and_go_elsewhere() {
+    let mut log = labelled();
+    log.run(label("m@stable", Some("2"))).unwrap();
+    let lines = log.lines(label("m@stable", Some("1")));
+    assert_eq!(lines, ["label m@stable stays at version 1, and does not go to 2", "model m@2 deleted"]);
+    assert_eq!(log.loaded(), ["m@1"]);
+    assert_eq!(log.lines(label("m@stable", Some("1"))), ["label m@stable unchanged"]);
+    // To where another label stands, by its name; without an endpoint at once.
+    log.run(label("m@canary", Some("1"))).unwrap();
+    assert_eq!(log.lines(label("m@canary", Some("3"))), ["label m@canary moved from version 1 to 3"]);
+    let lines = log.lines(label("m@stable", Some("canary")));
+    assert_eq!(lines, ["label m@stable goes from version 1 to 3 as soon as that is ready"]);
+}
+
+#[test]
+fn what_a_label_points_at_cannot_be_deleted() {
+    let mut log = labelled();
+    log.run(label("m@canary", Some("2"))).unwrap();
+    let model = |text: &str| ModelRef::parse(text).unwrap();
+    let mut refused = |command: Command| log.run(command).unwrap_err().to_string();
+    assert!(refused(Command::DeleteModel(model("m@1"))).contains("endpoint e has model m@1 loaded"));
+    let said = refused(Command::DeleteModel(model("m@2")));
+    assert!(said.contains("label m@canary points at model m@2; move it with `weir label m canary VERSION`"), "{said}");
+    assert!(refused(Command::DeleteModel(model("m@canary"))).contains("is a label, of version 2"));
+    assert!(refused(Command::DeleteModel(model("m@9"))).contains("not found"));
+    assert!(refused(label("m@stable", None)).contains("endpoint e names m@stable"));
+    assert!(refused(label("m@gone", None)).contains("label gone of model m not found"));
+    log.run(Command::DeleteEndpoint(EndpointName::parse("e").unwrap())).unwrap();
+    assert_eq!(log.models(), ["m@1", "m@2", "m@3"], "a label keeps its version");
+    log.run(label("m@canary", Some("3"))).unwrap();
+    log.run(Command::DeleteModel(model("m@2"))).unwrap();
+    assert_eq!(log.state.labels[&model("m@canary")].before, None, "there is nothing to go back to");
+    assert_eq!(log.lines(label("m@canary", None)), ["label m@canary deleted; m@3 stays"]);
+    log.run(Command::DeleteModel(model("m@3"))).unwrap();
+    assert_eq!(log.models(), ["m@1"]);
+}
+
+#[test]
+fn who_names_what_there_is_not_is_told_what_there_is() {
+    let mut log = labelled();
+    let mut refused = |command: Command| log.run(command).unwrap_err().to_string();
+    let said = refused(apply(&[], &[naming("m@canary")]));
+    let there = "versions of m: 1, 2, 3; labels: stable (version 1)";
+    assert!(said.contains(there) && said.contains("weir label m canary VERSION"), "{said}");
+    let said = refused(label("m@stable", Some("9")));
+    assert!(said.contains("model m@9 not found") && said.contains(there), "{said}");
+    assert!(refused(label("m@2", Some("1"))).contains("m@2 is a version"));
+    assert!(refused(apply(&[version_of("m", "stable")], &[])).contains("m@stable is a label"));
+    // What takes or gives something else cannot take its place.
+    let mut other = version_of("m", "4");
+    other.signature.outputs.push(spec("more"));
+    log.run(apply(&[other], &[])).unwrap();
+    let said = log.run(label("m@stable", Some("4"))).unwrap_err().to_string();
+    assert!(said.contains("label m@stable cannot go to version 4: endpoint e would take or give something"), "{said}");
+    // A cascade gives what all of its stages give; who comes while the label is on its way is looked at too.
+    let mut cascade = naming("m@stable");
+    let first = Stage::new(StageName::parse("first").unwrap(), ModelRef::parse("m@2").unwrap(), None);
+    cascade.stages.insert(0, first);
+    log.run(apply(&[], &[cascade])).unwrap();
+    log.run(label("m@stable", Some("4"))).unwrap();
+    let said = log.run(apply(&[], &[naming("m@stable")])).unwrap_err().to_string();
+    assert!(said.contains("label m@stable cannot go to version 4"), "{said}");
+    log.run(Command::Quarantine { model: ModelRef::parse("m@3").unwrap(), because: Some("died".into()) }).unwrap();
+    assert!(log.run(label("m@stable", Some("3"))).unwrap_err().to_string().contains("quarantined (died)"));
+}
+
+#[test]
+fn applying_a_file_again_keeps_to_the_label_wherever_it_stands() {
+    let mut log = labelled();
+    let file = apply(&[], &[naming("m@stable")]);
+    assert_eq!(log.lines(file.clone()), ["endpoint e unchanged"]);
+    log.run(label("m@stable", Some("2"))).unwrap();
+    assert_eq!(log.lines(file.clone()), ["endpoint e unchanged"], "it is on its way");
+    log.step(moves, "2").unwrap();
+    assert_eq!(log.lines(file), ["endpoint e unchanged"]);
+    // Whoever writes back what is served has taken it off the label.
+    let fixed = log.served().clone();
+    assert_eq!(log.lines(apply(&[], &[fixed])), ["endpoint e configured"]);
+    assert!(log.served().named.is_none());
+}
+
+#[test]
+fn the_leader_moves_a_label_by_what_is_ready_and_by_the_clock() {
+    let mut log = labelled();
+    let mut moving = Moving::default();
+    let at = |ms: u64| Instant::from_millis(ms);
+    let ready = |ids: &'static [u64]| move |id: ReplicaId, _: &NodeName| ids.contains(&id.0);
+    let mut two = version_of("m", "2");
+    two.replicas.min = 2;
+    log.run(apply(&[two], &[])).unwrap();
+    log.place(&[(0, "m@1")]);
+    assert_eq!(moving.next(at(0), &log.state, ready(&[0])), None);
+    log.run(label("m@stable", Some("2"))).unwrap();
+    assert_eq!(moving.next(at(1), &log.state, ready(&[0])), None, "nothing is planned yet");
+    log.place(&[(0, "m@1"), (1, "m@2")]);
+    assert_eq!(moving.next(at(2), &log.state, ready(&[0, 1])), None, "it wants two");
+    log.place(&[(0, "m@1"), (1, "m@2"), (2, "m@2"), (3, "m@2")]);
+    assert_eq!(moving.next(at(3), &log.state, ready(&[0, 1, 2])), None, "the third is planned");
+    let command = moving.next(at(4), &log.state, ready(&[0, 1, 2, 3])).unwrap();
+    log.run(command).unwrap();
+    assert_eq!(log.loaded(), ["m@2", "m@1"]);
+    let all = ready(&[0, 1, 2, 3]);
+    assert_eq!(moving.next(at(10), &log.state, all), None);
+    // Not to the third while the first is leaving; back to the first at once.
+    log.run(label("m@stable", Some("3"))).unwrap();
+    assert_eq!(moving.next(at(11), &log.state, all), None);
+    log.run(label("m@stable", Some("1"))).unwrap();
+    log.run(moving.next(at(12), &log.state, all).unwrap()).unwrap();
+    assert_eq!(log.loaded(), ["m@1", "m@2"]);
+    assert_eq!(moving.next(at(20), &log.state, all), None);
+    let over = LINGERS.as_millis() as u64 + 50;
+    assert_eq!(moving.next(at(20 + over - 1), &log.state, all), None, "a deadline of 50 ms, and what is kept beyond");
+    log.run(moving.next(at(20 + over), &log.state, all).unwrap()).unwrap();
+    assert_eq!(log.loaded(), ["m@1"]);
+    assert_eq!(moving.next(at(100_000), &log.state, all), None);
+    // With nobody who follows it there is nothing to wait for.
+    log.run(label("m@stable", Some("2"))).unwrap();
+    log.run(Command::DeleteEndpoint(EndpointName::parse("e").unwrap())).unwrap();
+    log.run(moving.next(at(100_001), &log.state, ready(&[])).unwrap()).unwrap();
+    assert!(log.state.labels.values().all(|label| label.version.as_str() == "2" && !label.leaving));
+}
+
 fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
     let names = prop_oneof![Just("a"), Just("b"), Just("c")];
     let command = prop_oneof![
@@ -430,6 +637,24 @@ fn commands() -> impl Strategy<Value = Vec<(u8, Command)>> {
         (names.clone(), any::<bool>()).prop_map(|(name, on)| Command::Quarantine {
             model: ModelRef::parse(&format!("{name}@1")).unwrap(),
             because: on.then(|| "died".to_owned()),
+        }),
+        (names.clone(), names.clone(), any::<bool>()).prop_map(|(of, stage, by_label)| {
+            let name = ModelRef::parse(&format!("{of}@{}", if by_label { "stable" } else { "1" })).unwrap();
+            let mut endpoint = endpoint("e", &[stage, "z"]);
+            endpoint.stages[1].run = Run::Model(name);
+            apply(&[version_of(of, "2")], &[endpoint])
+        }),
+        (names.clone(), 0..4u8).prop_map(|(name, version)| {
+            let version = (version > 0).then(|| version.to_string());
+            label(&format!("{name}@stable"), version.as_deref())
+        }),
+        (names.clone(), 1..3u8, any::<bool>()).prop_map(|(name, version, goes)| {
+            let name = ModelRef::parse(&format!("{name}@stable")).unwrap();
+            let version = Version::parse(&version.to_string()).unwrap();
+            if goes { Command::LabelMoves { name, version } } else { Command::LabelLeaves { name, version } }
+        }),
+        (names.clone(), 1..3u8).prop_map(|(name, version)| {
+            Command::DeleteModel(ModelRef::parse(&format!("{name}@{version}")).unwrap())
         }),
         (1..3u8, names.clone()).prop_map(|(digest, on)| Command::KeepProfile(kept_profile(digest, on))),
         (0..6u64, 0..6u64, any::<bool>(), any::<bool>()).prop_map(|(id, name, learner, gone)| Command::MemberSet {
@@ -457,6 +682,11 @@ proptest! {
             }
             for endpoint in log.state.endpoints.values() {
                 prop_assert!(endpoint.wire(&log.state.signatures()).is_ok());
+                prop_assert!(endpoint.models().all(|model| log.state.models.contains_key(model)));
+                prop_assert_eq!(&endpoint.resolved(&log.state.labels), endpoint);
+            }
+            for label in log.state.labels.values() {
+                prop_assert!(label.holds().all(|model| log.state.models.contains_key(&model)));
             }
             for assignment in log.state.plan.assignments.values() {
                 prop_assert!(log.state.models.contains_key(&assignment.model));

@@ -6,6 +6,7 @@ use capnp::message::Builder;
 use capnp::struct_list;
 use weir_core::ids::{
     DeviceName, Digest, EndpointName, Epoch, LogIndex, MemberId, MemberName, ModelRef, NodeName, ReplicaId, RequestId,
+    Version,
 };
 use weir_core::replicated::{
     Applied, Assignment, Change, Command, Device, Done, EngineKind, Entry, Grant, KeptProfile, Member, Model, Moves,
@@ -14,7 +15,7 @@ use weir_core::replicated::{
 use weir_core::shapes::{Padding, Shapes};
 use weir_core::units::Bytes;
 
-use super::endpoint::{read_endpoint, write_endpoint};
+use super::endpoint::{read_endpoint, read_label, write_endpoint, write_label};
 use super::predict::halves;
 use super::report::{read_points, write_points};
 use super::tensor::{read_signature, write_signature};
@@ -312,6 +313,10 @@ pub fn write_command(mut b: wire::command::Builder<'_>, command: &Command) {
             write_list(b.init_endpoints(count(endpoints.len())), endpoints.iter(), write_endpoint);
         }
         Command::DeleteEndpoint(name) => b.set_delete_endpoint(name.as_str()),
+        Command::DeleteModel(model) => b.set_delete_model(model.to_string()),
+        Command::Label { name, version } => write_labelling(b.init_label(), name, version.as_ref()),
+        Command::LabelMoves { name, version } => write_labelling(b.init_label_moves(), name, Some(version)),
+        Command::LabelLeaves { name, version } => write_labelling(b.init_label_leaves(), name, Some(version)),
         Command::NodeJoin(node) => write_node(b.init_node_join(), node),
         Command::NodeDrain { node, draining } => {
             let mut b = b.init_node_drain();
@@ -359,6 +364,19 @@ pub fn read_command(r: wire::command::Reader<'_>) -> Result<Command, BadMessage>
             if_index: Some(LogIndex(r.get_if_index())).filter(|index| index.0 > 0),
         },
         Which::DeleteEndpoint(name) => Command::DeleteEndpoint(EndpointName::parse(name?.to_str()?)?),
+        Which::DeleteModel(model) => Command::DeleteModel(model_ref(model?)?),
+        Which::Label(r) => {
+            let (name, version) = read_labelling(r?)?;
+            Command::Label { name, version }
+        }
+        Which::LabelMoves(r) => {
+            let (name, version) = read_labelling(r?)?;
+            Command::LabelMoves { name, version: version.ok_or_else(no_version)? }
+        }
+        Which::LabelLeaves(r) => {
+            let (name, version) = read_labelling(r?)?;
+            Command::LabelLeaves { name, version: version.ok_or_else(no_version)? }
+        }
         Which::NodeJoin(r) => Command::NodeJoin(read_node(r?)?),
         Which::NodeDrain(r) => {
             Command::NodeDrain { node: NodeName::parse(r.get_drain_node()?.to_str()?)?, draining: r.get_draining() }
@@ -471,6 +489,20 @@ fn read_dial(r: wire::dial::Reader<'_>) -> Result<(String, Option<f64>), BadMess
     Ok((text(r.get_pool()?)?, price))
 }
 
+fn write_labelling(mut b: wire::labelling::Builder<'_>, name: &ModelRef, version: Option<&Version>) {
+    b.set_name(name.to_string());
+    b.set_version(version.map_or("", Version::as_str));
+}
+
+fn read_labelling(r: wire::labelling::Reader<'_>) -> Result<(ModelRef, Option<Version>), BadMessage> {
+    let version = none_if_empty(r.get_version()?)?.map(|version| Version::parse(&version)).transpose()?;
+    Ok((model_ref(r.get_name()?)?, version))
+}
+
+fn no_version() -> BadMessage {
+    BadMessage::new("a label's step names a version")
+}
+
 /// Writes a change, with token hashes only where `secrets` are for the reader.
 pub fn write_change(mut b: wire::change::Builder<'_>, index: LogIndex, change: &Change, secrets: bool) {
     b.set_index(index.0);
@@ -493,6 +525,8 @@ pub fn write_change(mut b: wire::change::Builder<'_>, index: LogIndex, change: &
         Change::Profile(profile) => write_kept_profile(b.init_profile(), profile),
         Change::ProfilesGone(digest) => b.set_profiles_gone(&digest.0),
         Change::Dial(pool, price) => write_dial(b.init_dial(), pool, *price),
+        Change::Label(label) => write_label(b.init_label(), label),
+        Change::LabelGone(name) => b.set_label_gone(name.to_string()),
     }
 }
 
@@ -525,6 +559,8 @@ pub fn read_change(r: wire::change::Reader<'_>) -> Result<(LogIndex, Option<Chan
             let (pool, price) = read_dial(r?)?;
             Change::Dial(pool, price)
         }
+        Which::Label(r) => Change::Label(read_label(r?)?),
+        Which::LabelGone(name) => Change::LabelGone(model_ref(name?)?),
         Which::Applied(()) => return Ok((LogIndex(r.get_index()), None)),
     };
     Ok((LogIndex(r.get_index()), Some(change)))
@@ -547,6 +583,7 @@ pub fn write_state(mut b: wire::state::Builder<'_>, state: &State, secrets: bool
     write_list(profiles, state.profiles.values(), write_kept_profile);
     let dials = b.reborrow().init_dials(count(state.dials.len()));
     write_list(dials, state.dials.iter(), |b, (pool, price)| write_dial(b, pool, Some(*price)));
+    write_list(b.reborrow().init_labels(count(state.labels.len())), state.labels.values(), write_label);
     if secrets {
         let requests = b.init_requests(count(state.requests.len()));
         write_list(
@@ -573,6 +610,7 @@ pub fn read_state(r: wire::state::Reader<'_>) -> Result<State, BadMessage> {
         let (pool, price) = read_dial(r)?;
         Ok((pool, price.ok_or_else(|| BadMessage::new("a dial of the state holds a price"))?))
     });
+    let labels = r.get_labels()?.iter().map(|r| read_label(r).map(|label| (label.name.clone(), label)));
     let requests = r.get_requests()?.iter().map(|r| -> Result<_, BadMessage> {
         Ok((LogIndex(r.get_index()), RequestId(read_u128(r.get_request()?)), read_applied(r.get_result()?)?))
     });
@@ -587,6 +625,7 @@ pub fn read_state(r: wire::state::Reader<'_>) -> Result<State, BadMessage> {
         members: members.collect::<Result<_, _>>()?,
         profiles: profiles.collect::<Result<_, _>>()?,
         dials: dials.collect::<Result<_, BadMessage>>()?,
+        labels: labels.collect::<Result<_, _>>()?,
         next_replica: ReplicaId(r.get_next_replica()),
         next_member: MemberId(r.get_next_member()),
         requests: requests.collect::<Result<VecDeque<_>, _>>()?,

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use capnp::struct_list;
+use capnp::{struct_list, text_list};
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::{Comparison, How, Signal};
-use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Run, Split, Stage};
-use weir_core::ids::{EndpointName, ModelRef, StageName};
+use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Label, Named, Run, Split, Stage};
+use weir_core::ids::{EndpointName, ModelRef, StageName, Version};
 
 use super::control::{model_ref, none_if_empty, text};
 use super::predict::{class_from_wire, class_to_wire, span_from_us, span_to_us};
@@ -39,10 +39,61 @@ pub fn write_endpoint(mut b: wire::endpoint::Builder<'_>, endpoint: &Endpoint) {
             write_tensor(outputs.reborrow().get(i as u32), name, tensor.dtype, &tensor.shape, &tensor.data);
         }
     }
+    if let Some(named) = &endpoint.named {
+        write_named(b.reborrow().init_named(), named);
+    }
+    if !endpoint.beside.is_empty() {
+        write_models(b.reborrow().init_beside(count(endpoint.beside.len())), &endpoint.beside);
+    }
     let mut stages = b.init_stages(count(endpoint.stages.len()));
     for (i, stage) in endpoint.stages.iter().enumerate() {
         write_stage(stages.reborrow().get(i as u32), stage);
     }
+}
+
+fn write_named(mut b: wire::named::Builder<'_>, named: &Named) {
+    write_models(b.reborrow().init_stages(count(named.stages.len())), &named.stages);
+    write_splits(b.reborrow().init_versions(count(named.versions.len())), &named.versions);
+    b.set_shadow(named.shadow.as_ref().map_or(String::new(), ToString::to_string));
+}
+
+fn read_named(r: wire::named::Reader<'_>) -> Result<Named, BadMessage> {
+    Ok(Named {
+        stages: read_models(r.get_stages()?)?,
+        versions: read_splits(r.get_versions()?)?,
+        shadow: none_if_empty(r.get_shadow()?)?.map(|model| ModelRef::parse(&model)).transpose()?,
+    })
+}
+
+fn write_models(mut list: text_list::Builder<'_>, models: &[ModelRef]) {
+    models.iter().enumerate().for_each(|(i, model)| list.set(i as u32, model.to_string()));
+}
+
+fn read_models(list: text_list::Reader<'_>) -> Result<Vec<ModelRef>, BadMessage> {
+    list.iter().map(|model| model_ref(model?)).collect()
+}
+
+/// Writes a label.
+pub fn write_label(mut b: wire::label::Builder<'_>, label: &Label) {
+    let or_empty = |version: &Option<Version>| version.as_ref().map_or(String::new(), ToString::to_string);
+    b.set_name(label.name.to_string());
+    b.set_version(label.version.as_str());
+    b.set_next(or_empty(&label.next));
+    b.set_before(or_empty(&label.before));
+    b.set_leaving(label.leaving);
+}
+
+/// Reads a label.
+pub fn read_label(r: wire::label::Reader<'_>) -> Result<Label, BadMessage> {
+    let version = |of: capnp::text::Reader<'_>| Ok::<_, BadMessage>(Version::parse(of.to_str()?)?);
+    let or_none = |of: capnp::text::Reader<'_>| if of.is_empty() { Ok(None) } else { version(of).map(Some) };
+    Ok(Label {
+        name: model_ref(r.get_name()?)?,
+        version: version(r.get_version()?)?,
+        next: or_none(r.get_next()?)?,
+        before: or_none(r.get_before()?)?,
+        leaving: r.get_leaving(),
+    })
 }
 
 fn write_splits(mut list: struct_list::Builder<'_, wire::split::Owned>, splits: &[Split]) {
@@ -219,6 +270,8 @@ pub fn read_endpoint(r: wire::endpoint::Reader<'_>) -> Result<Endpoint, BadMessa
         versions: read_splits(r.get_versions()?)?,
         before: read_splits(r.get_before()?)?,
         shadow: none_if_empty(r.get_shadow()?)?.map(|model| ModelRef::parse(&model)).transpose()?,
+        named: if r.has_named() { Some(read_named(r.get_named()?)?) } else { None },
+        beside: read_models(r.get_beside()?)?,
         class: class_from_wire(r.get_class()?),
         label_output: none_if_empty(r.get_label_output()?)?,
         confidence_output: none_if_empty(r.get_confidence_output()?)?,

@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use weir_core::endpoint::audit::GateAudit;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::{Comparison, How, Signal};
-use weir_core::endpoint::{Combine, Condition, Endpoint, Feed, GainTable, Gate, Judged, Run, Split, Stage};
+use weir_core::endpoint::{
+    Combine, Condition, Endpoint, Feed, GainTable, Gate, Judged, Label, Labels, Run, Split, Stage,
+};
 use weir_core::history::*;
 use weir_core::ids::*;
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -124,7 +126,8 @@ fn graph() -> Endpoint {
 
 #[test]
 fn every_gate_and_graph_survives_the_wire() {
-    for endpoint in [gated(), graph()] {
+    assert!(following().named.is_some() && following().beside.len() == 2);
+    for endpoint in [gated(), graph(), following()] {
         let mut message = Builder::new_default();
         write_endpoint(message.init_root(), &endpoint);
         assert_eq!(read_endpoint(message.get_root_as_reader().unwrap()).unwrap(), endpoint);
@@ -181,6 +184,27 @@ fn kept_profile() -> KeptProfile {
     }
 }
 
+/// On its way from the second version to the third.
+fn label() -> Label {
+    let version = |text| Version::parse(text).unwrap();
+    Label {
+        next: Some(version("3")),
+        before: Some(version("1")),
+        leaving: true,
+        ..Label::new(ModelRef::parse("m@stable").unwrap(), version("2"))
+    }
+}
+
+/// An endpoint that names it.
+fn following() -> Endpoint {
+    let name = label().name;
+    let mut endpoint = endpoint();
+    endpoint.stages.truncate(1);
+    endpoint.versions = vec![Split { model: name.clone(), share: 1 }];
+    endpoint.shadow = ModelRef::parse("m@5").ok();
+    endpoint.resolved(&Labels::from([(name, label())]))
+}
+
 /// One of each.
 fn commands() -> Vec<(&'static str, Command)> {
     vec![
@@ -204,6 +228,11 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("keep_profile", Command::KeepProfile(kept_profile())),
         ("dial", Command::Dial { pool: "cpu".into(), price: Some(12.5) }),
         ("dial_auto", Command::Dial { pool: "cpu".into(), price: None }),
+        ("delete_model", Command::DeleteModel(ModelRef::parse("m@1").unwrap())),
+        ("label", Command::Label { name: label().name, version: Some(label().version) }),
+        ("label_gone", Command::Label { name: label().name, version: None }),
+        ("label_moves", Command::LabelMoves { name: label().name, version: label().version }),
+        ("label_leaves", Command::LabelLeaves { name: label().name, version: label().version }),
     ]
 }
 
@@ -225,6 +254,7 @@ fn state() -> State {
         members: BTreeMap::from([(member().id, member())]),
         profiles: BTreeMap::new(),
         dials: BTreeMap::new(),
+        labels: Labels::new(),
         next_replica: ReplicaId(10),
         next_member: MemberId(5),
         requests: VecDeque::from([(LogIndex(6), RequestId(1), refused), (LogIndex(7), RequestId(2), done)]),
@@ -236,8 +266,14 @@ fn what_the_first_version_did_not_know_comes_back_too() {
     let mut state = state();
     state.profiles.insert((Digest([7; 32]), kept_profile().hardware), kept_profile());
     state.nodes.values_mut().for_each(|node| node.devices[0].hardware = kept_profile().hardware);
+    state.labels.insert(label().name, label());
     assert_eq!(state_from_bytes(&state_to_bytes(&state)).unwrap(), state);
-    for change in [Change::Profile(kept_profile()), Change::ProfilesGone(Digest([7; 32]))] {
+    for change in [
+        Change::Profile(kept_profile()),
+        Change::ProfilesGone(Digest([7; 32])),
+        Change::Label(label()),
+        Change::LabelGone(label().name),
+    ] {
         let mut message = Builder::new_default();
         write_change(message.init_root(), LogIndex(3), &change, false);
         let bytes = capnp::serialize::write_message_to_words(&message);

@@ -714,7 +714,8 @@ fn whole(state: &weir_core::replicated::State) -> Vec<(LogIndex, weir_core::repl
     let models = state.models.values().cloned().map(Change::Model);
     let endpoints = state.endpoints.values().cloned().map(Change::Endpoint);
     let nodes = state.nodes.values().cloned().map(Change::Node);
-    let changes = models.chain(endpoints).chain(nodes).chain([Change::Plan(state.plan.epoch, moves)]);
+    let labels = state.labels.values().cloned().map(Change::Label);
+    let changes = models.chain(endpoints).chain(labels).chain(nodes).chain([Change::Plan(state.plan.epoch, moves)]);
     changes.map(|change| (at, change)).collect()
 }
 

@@ -1,8 +1,8 @@
 //! Looks at random histories of a cluster: what is kept between them changes nothing that comes of them.
 
 use super::*;
-use crate::endpoint::{Endpoint, Split, Stage};
-use crate::ids::{EndpointName, LogIndex, RequestId, StageName};
+use crate::endpoint::{Endpoint, Label, Split, Stage};
+use crate::ids::{EndpointName, LogIndex, ModelName, RequestId, StageName, Version};
 use crate::replicated::{Command, Entry, Moves};
 use crate::tensor::{DType, TensorSpec};
 use crate::tuner::Tuner;
@@ -41,6 +41,11 @@ enum Event {
         shadow: bool,
     },
     Deleted(usize),
+    /// A label goes from one version to another, or goes nowhere.
+    Labelled {
+        stands: usize,
+        next: Option<usize>,
+    },
     Quarantined(usize, bool),
     Asked {
         node: usize,
@@ -72,6 +77,7 @@ fn event() -> impl Strategy<Value = Event> {
                 Event::Declared { endpoint, deadline_ms, models, shadow }
             }),
         1 => (0..ENDPOINTS).prop_map(Event::Deleted),
+        2 => (model(), prop::option::of(model())).prop_map(|(stands, next)| Event::Labelled { stands, next }),
         1 => (model(), any::<bool>()).prop_map(|(model, is)| Event::Quarantined(model, is)),
         8 => (node(), model(), 0..1000u64).prop_map(|(node, model, rows)| Event::Asked { node, model, rows }),
         4 => prop_oneof![6 => 100..2500u64, 2 => 10_000..70_000u64, 1 => Just(700_000)]
@@ -104,7 +110,7 @@ struct World {
 }
 
 fn numbered(i: usize) -> ModelRef {
-    model(&format!("m{i:02}"))
+    ModelRef { name: ModelName::parse("m").unwrap(), version: Version::parse(&format!("{i:02}")).unwrap() }
 }
 
 fn name(i: usize) -> NodeName {
@@ -176,6 +182,14 @@ impl World {
             }
             Event::Declared { endpoint, deadline_ms, models, shadow } => {
                 self.declare(endpoint, deadline_ms, models, shadow)
+            }
+            Event::Labelled { stands, next } => {
+                let version = |i| numbered(i).version;
+                let stable = ModelRef { version: Version::parse("stable").unwrap(), ..numbered(stands) };
+                let label = Label { next: next.map(version), ..Label::new(stable.clone(), version(stands)) };
+                self.state.labels.insert(stable, label);
+                // The log has gone on.
+                self.write(Command::NodeRemove(name(NODES)));
             }
             Event::Deleted(at) => {
                 let endpoint = EndpointName::parse(&format!("e{at}")).unwrap();
