@@ -66,6 +66,17 @@ impl Process {
         self.child.wait().expect("it ended");
     }
 
+    /// SIGTERM: it finishes what it has, and ends.
+    pub fn stop(&mut self) {
+        let told = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        assert!(told.is_ok_and(|told| told.success()), "it is ours to stop");
+        let started = Instant::now();
+        while self.child.try_wait().expect("it is ours to wait for").is_none() {
+            assert!(started.elapsed() < Duration::from_secs(40), "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Starts it again, at the address that it had.
     pub fn restart(&mut self) {
         let mut arguments = self.arguments.clone();

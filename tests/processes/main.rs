@@ -8,6 +8,7 @@ mod graphs;
 mod looking;
 mod planning;
 mod python;
+mod restarts;
 mod serving;
 mod shapes;
 mod stall;

@@ -80,7 +80,7 @@ pub enum Command {
     Rollout(With<rollout::Rollout>),
     /// Wait until something is as one wants it
     #[command(
-        after_help = "Examples:\n  weir wait endpoint/fashion --for serving --timeout 60s\n  weir node drain n2 && weir wait node/n2 --for empty"
+        after_help = "Examples:\n  weir wait endpoint/fashion --for serving --timeout 60s\n  weir node drain n2 && weir wait node/n2 --for empty\n  weir wait member/c2 --for up"
     )]
     Wait(With<wait::Wait>),
     /// Take something away
