@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeFacts, NodeRecent, Record, WINDOW};
 use weir_core::ids::{ModelRef, QueryId};
-use weir_core::outcome::Outcome;
+use weir_core::outcome::{Class, Outcome};
+use weir_core::triage::Claim;
 use weir_core::units::{Deadline, Instant};
 use weir_schema::control_capnp::node_operator;
 use weir_schema::convert::control::read_u128;
@@ -75,8 +76,8 @@ fn recent(shared: &Shared, table: &Table, seconds: usize) -> NodeRecent {
 /// What a second of slot time costs a query of an endpoint that comes now, where its deeper stages are dearest.
 fn dearest(shared: &Shared, table: &Table, endpoint: &Endpoint, now: Instant) -> f64 {
     let deadline = Deadline::after(now, endpoint.deadline);
-    let of =
-        |model: &ModelRef| price(table, &shared.devices, &shared.remote_waits, now, model, deadline, endpoint.tenant());
+    let claim = Claim { deadline, class: Class::Default, tenant: endpoint.tenant() };
+    let of = |model: &ModelRef| price(table, &shared.devices, &shared.remote_waits, now, model, claim);
     endpoint.stages.iter().skip(1).filter_map(Stage::model).map(of).fold(0.0, f64::max)
 }
 

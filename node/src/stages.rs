@@ -10,7 +10,7 @@ use weir_core::ids::{EndpointName, Epoch, ModelRef, NodeName, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::router::Told;
 use weir_core::tensor::{Row, Tensor};
-use weir_core::triage::{Bid, Price, Tenant};
+use weir_core::triage::{Bid, Claim, Price, Tenant};
 use weir_core::units::{Deadline, Instant};
 use weir_host::Host;
 use weir_host::dial::{DialError, Entered, Role, enter};
@@ -236,11 +236,13 @@ impl stages::Server for StagesObject {
             Told { wait: Duration::ZERO, yields: Duration::ZERO, price: Price::NOTHING, at: now, silent: None };
         // What gives way to the next row of this home is what gives way to these.
         let firm = values.first().copied().filter(|value| *value < 0.0).map(|value| -value);
+        // What is told holds for rows that come as these came, with as much time.
+        let longest = deadlines.iter().max().copied().unwrap_or_default();
+        let claim = |now: Instant| Claim { deadline: Deadline::after(now, longest), class, tenant };
         let is_full = |finish: &Instant| !by.is_zero() && *finish > now + by;
         if let Some((_, device)) = best.as_ref().filter(|(finish, _)| is_full(finish)) {
             // The home goes on to the next at once, and knows how long the wait is here.
-            let latest = deadlines.iter().max().copied().unwrap_or_default();
-            ahead = waits(device, now, &model, Deadline::after(now, latest), tenant, firm);
+            ahead = waits(device, now, &model, claim(now), firm);
             replies.fill_with(|| StageReply::Full);
         } else if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -254,7 +256,6 @@ impl stages::Server for StagesObject {
                 })
                 .collect();
             let count = submissions.len();
-            let latest = submissions.iter().map(|row| row.deadline).max().unwrap_or(Deadline::NEVER);
             let _waiting = Waiting { device: Arc::clone(device), tickets: device.submit(&model, submissions, &sink) };
             drop(sink);
             for _ in 0..count {
@@ -262,7 +263,8 @@ impl stages::Server for StagesObject {
                 let Some((slot, reply)) = receiver.recv().await else { break };
                 replies[slot] = reply;
             }
-            ahead = waits(device, self.shared.host.clock.now(), &model, latest, tenant, firm);
+            let now = self.shared.host.clock.now();
+            ahead = waits(device, now, &model, claim(now), firm);
         }
         write_response(results.get().init_response(), &ahead, &replies);
         Ok(())
@@ -270,9 +272,9 @@ impl stages::Server for StagesObject {
 }
 
 /// What is told of a device's queue.
-fn waits(device: &Device, now: Instant, model: &ModelRef, latest: Deadline, tenant: Tenant, firm: Option<f64>) -> Told {
+fn waits(device: &Device, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
     let (wait, yields) = (device.load().backlog.as_duration(), device.yields(firm).as_duration());
-    Told { wait, yields, price: device.price(now, model, latest, tenant), at: now, silent: None }
+    Told { wait, yields, price: device.price(now, model, claim), at: now, silent: None }
 }
 
 /// With a number for each row: what it gains, or, negated, what an answer to it is worth.

@@ -10,7 +10,7 @@ use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, QueryI
 use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, Grant, Model, State};
 use weir_core::router::{Candidate, Target, Told, cheapest, meeting_order, remote_finish, sent};
-use weir_core::triage::{self, Tenant};
+use weir_core::triage::{self, Claim};
 use weir_core::units::{Deadline, Instant};
 
 use crate::Devices;
@@ -201,22 +201,20 @@ impl RemoteWaits {
     }
 }
 
-/// What a second of slot time costs for a model where it is cheapest, to a row that is due at `deadline`.
+/// What a second of slot time costs for a model where it is cheapest, to a row that may come.
 pub fn price(
     table: &Table,
     devices: &Devices,
     waits: &RemoteWaits,
     now: Instant,
     model: &ModelRef,
-    deadline: Deadline,
-    tenant: Tenant,
+    claim: Claim,
 ) -> f64 {
     let Some(targets) = table.targets.get(model) else { return 0.0 };
     if let Some(held) = targets.held {
         return held;
     }
-    let local =
-        targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, model, deadline, tenant).now()));
+    let local = targets.local.iter().filter_map(|name| Some(devices.get(name)?.price(now, model, claim).now()));
     cheapest(now, local, targets.remote.keys().map(|node| waits.told(node, model)))
 }
 

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use weir_core::endpoint::{Endpoint, GainTable, Gate, Ladders, Stage};
-use weir_core::ids::{EndpointName, ModelRef, ReplicaId, StageName};
+use weir_core::ids::{EndpointName, ModelRef, ReplicaId, StageName, TicketId};
 use weir_core::outcome::Class;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::scheduler::{Device, Policy};
-use weir_core::triage::Tenant;
+use weir_core::scheduler::{Device, Policy, Query, ShapeKey};
+use weir_core::triage::{Bid, Claim, Tenant};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 const TIMES: u32 = 200_000;
@@ -52,26 +52,44 @@ fn main() {
     let now = Instant::from_millis(500);
     let deadline = Deadline::after(now, Duration::from_millis(50));
     let third = model(3);
+    let claim = Claim { deadline, class: Class::Default, tenant: Tenant::NOBODY };
     each("the price of a device that is idle", |_| {
-        black_box(device.price(black_box(now), &third, deadline, Tenant::NOBODY));
+        black_box(device.price(black_box(now), &third, claim));
     });
     // It computes all the time: the price is read off the curve.
-    let query = |ticket| weir_core::scheduler::Query {
-        ticket: weir_core::ids::TicketId(ticket),
+    let query = |ticket| Query {
+        ticket: TicketId(ticket),
         deadline,
         class: Class::Default,
-        shape: weir_core::scheduler::ShapeKey(0),
+        shape: ShapeKey(0),
         mergeable: true,
         rows: 1,
-        bid: weir_core::triage::Bid::PLAIN,
+        bid: Bid::PLAIN,
     };
     for i in 0..64 {
         device.on_arrival(now, &model(i), &[query(i as u64)], &mut Vec::new());
     }
     let later = Instant::from_millis(520);
     each("the price of a device that is busy", |_| {
-        black_box(device.price(black_box(later), &third, deadline, Tenant::NOBODY));
+        black_box(device.price(black_box(later), &third, claim));
     });
+    // Thousands wait, most of them first answers, and there is room for no more: what would have to go is looked for.
+    let mut full = Device::new(2, Policy::Weir);
+    let profile = Profile::new(&[(1, ServiceTime::from_micros(40)), (64, ServiceTime::from_micros(1000))]);
+    for i in 0..64u64 {
+        full.add_replica(later, ReplicaId(i), model(i as usize), profile.clone(), 64, &mut Vec::new());
+    }
+    let firm: Vec<_> = (0..5_000).map(|i| query(1_000 + i)).collect();
+    let soft = |i: u64| Query { bid: Bid { gain: Some(prng.uniform()), ..Bid::PLAIN }, ..query(10_000 + i) };
+    let soft: Vec<_> = (0..1_000).map(soft).collect();
+    for (i, rows) in firm.chunks(78).chain(soft.chunks(16)).enumerate() {
+        full.on_arrival(later, &model(i % 64), rows, &mut Vec::new());
+    }
+    let waiting: usize = full.waiting().map(|(_, rows)| rows).sum();
+    each(&format!("the price of a device that is full, with {waiting} rows that wait"), |_| {
+        black_box(full.price(black_box(later), &third, claim));
+    });
+    println!("which is {:?}", full.price(later, &third, claim));
     each("what a row was found to be worth, told to the device", |i| {
         device.on_weighed(later, &model(3), f64::from(i % 100) / 100.0, Tenant::NOBODY);
     });

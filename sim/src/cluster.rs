@@ -17,7 +17,7 @@ use weir_core::call::{Balancer, Way};
 use weir_core::endpoint::graph::Stages;
 use weir_core::endpoint::{Flow, Ladder, Ladders, Stage};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
-use weir_core::outcome::{Outcome, Rejection};
+use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::REPORT_EVERY;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
@@ -26,7 +26,7 @@ use weir_core::router::{
     meeting_order, remote_finish, sent,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
-use weir_core::triage::{self, Bid, ByModel, Curve, Looks, Market, Method, Tenant, WholeStage};
+use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 use crate::device::{Device, Effect, Service};
@@ -496,8 +496,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let (node, deadline) = (call.node, call.deadline);
         let ladders = &cluster.endpoints[call.due.endpoint].ladders;
         let next = ladders.endpoint().stages.get(stage).and_then(Stage::model).filter(|_| ladders.weighs());
-        let tenant = ladders.endpoint().tenant();
-        let price = next.map_or(0.0, |model| self.price(now, node, model, deadline, tenant));
+        let claim = Claim { deadline, class: Class::Default, tenant: ladders.endpoint().tenant() };
+        let price = next.map_or(0.0, |model| self.price(now, node, model, claim));
         let loaded = next.filter(|_| cluster.triage.reads_load());
         let load = loaded.map_or(0.0, |model| self.load(now, node, model, deadline));
         let chance = if ladders.weighs() { self.prng.uniform() } else { 0.0 };
@@ -601,10 +601,10 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     }
 
     /// What a second of slot time costs for a model, as a home knows it.
-    fn price(&mut self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> f64 {
+    fn price(&mut self, now: Instant, home: usize, model: &ModelRef, claim: Claim) -> f64 {
         let replicas = self.cluster.models[model].replicas.iter().enumerate();
         let nodes: Vec<usize> = replicas.filter(|(_, replicas)| **replicas > 0).map(|(node, _)| node).collect();
-        let local = nodes.contains(&home).then(|| self.devices[home].price(now, model, deadline, tenant).now());
+        let local = nodes.contains(&home).then(|| self.devices[home].price(now, model, claim).now());
         let others = nodes.iter().filter(|node| **node != home);
         let told = others.map(|node| self.waits.get(&(home, *node, model.clone())).copied());
         cheapest(now, local.into_iter(), told)
@@ -770,7 +770,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 if let Some(Estimate { finish, yields, .. }) = self.devices[node].estimate_finish(now, model, 1, firm) {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
                     let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
-                    let price = self.devices[node].price(now, model, call.deadline, tenant);
+                    // To one that comes now, as these came.
+                    let deadline = Deadline::after(now, call.due.deadline);
+                    let price = self.devices[node].price(now, model, Claim { deadline, class: Class::Default, tenant });
                     let told = Told { wait, yields, price, at, silent: None };
                     self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
                 }

@@ -8,8 +8,8 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Policy, Query};
-use weir_core::triage::{ByModel, Price, Tenant};
-use weir_core::units::{Deadline, Instant, ServiceTime};
+use weir_core::triage::{ByModel, Claim, Price, Tenant};
+use weir_core::units::{Instant, ServiceTime};
 
 /// How long batches of a model really take, whatever the scheduler believes.
 #[derive(Clone, Debug)]
@@ -135,9 +135,9 @@ impl Device {
         self.scheduler.on_others(now, asked, share);
     }
 
-    /// What a second of slot time is worth here now to a row of `model` that is due at `deadline`.
-    pub fn price(&mut self, now: Instant, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> Price {
-        self.scheduler.price(now, model, deadline, tenant)
+    /// What a second of slot time is worth here now to a row of `model` that may come.
+    pub fn price(&mut self, now: Instant, model: &ModelRef, claim: Claim) -> Price {
+        self.scheduler.price(now, model, claim)
     }
 
     /// When a query that came now would be done; `None` without a replica of its model.

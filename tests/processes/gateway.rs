@@ -570,17 +570,17 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The kinds of the frames that come, until one of a kind in `last`.
-fn frames_until(connection: &mut TcpStream, last: &[u8]) -> Vec<u8> {
-    let mut kinds = Vec::new();
-    while kinds.last().is_none_or(|kind| !last.contains(kind)) {
+/// The kinds and flags of the frames that come, until one in `last`.
+fn frames_until(connection: &mut TcpStream, last: &[[u8; 2]]) -> Vec<[u8; 2]> {
+    let mut frames = Vec::new();
+    while frames.last().is_none_or(|frame| !last.contains(frame)) {
         let mut head = [0; 9];
         connection.read_exact(&mut head).expect("the connection lives");
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         connection.read_exact(&mut vec![0; length as usize]).expect("a frame is whole");
-        kinds.push(head[3]);
+        frames.push([head[3], head[4]]);
     }
-    kinds
+    frames
 }
 
 #[test]
@@ -615,6 +615,7 @@ fn a_client_that_gives_up_many_calls_at_once_keeps_its_connection() {
     }
     connection.write_all(&sent).unwrap();
     connection.write_all(&frame(PING, 0, 0, &[7; 8])).unwrap();
-    let kinds = frames_until(&mut connection, &[PING, GO_AWAY]);
-    assert_eq!(kinds.last(), Some(&PING), "{kinds:?}");
+    let (answered, closed) = ([PING, 1], [GO_AWAY, 0]);
+    let frames = frames_until(&mut connection, &[answered, closed]);
+    assert_eq!(frames.last(), Some(&answered), "{frames:?}");
 }

@@ -22,8 +22,7 @@ impl Told {
     /// forgotten, so that a home with few queries neither sends all of them where there is no room, nor stays away where there is again. That
     /// there was no room at that moment is soon not true any more.
     fn price(&self, now: Instant) -> f64 {
-        let age = now.since(self.at).as_secs_f64();
-        let floor = self.price.floor * (-age / FLOOR_FOR.as_secs_f64()).exp();
+        let floor = if now.since(self.at) < FLOOR_FOR { self.price.floor } else { 0.0 };
         faded(self.price.clears, self.at + TOLD_LATELY, now).max(floor)
     }
 }

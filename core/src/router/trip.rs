@@ -161,19 +161,28 @@ impl Trip {
     /// A row wants what has been written down for it, or has ended.
     fn take(&mut self, now: Instant, slot: usize, end: Option<Ending>) {
         if let Some(how) = end {
-            debug_assert_eq!(self.rows[slot].end, None, "a row ends once");
-            // What it wanted beside what ended it is nothing to it either.
+            assert_eq!(self.rows[slot].end, None, "a row ends once");
             self.calls.clear();
-            self.groups.retain_mut(|group| {
-                group.slots.retain(|wanting| *wanting != slot);
-                !group.slots.is_empty()
-            });
+            // What it wanted beside what ended it is nothing to it either; a chain wants one stage at a time.
+            if !self.flow.is_chain() {
+                self.forget(slot);
+            }
             self.rows[slot].end = Some(End { how, at: now });
             self.open -= 1;
         }
         let mut calls = std::mem::take(&mut self.calls);
         calls.drain(..).for_each(|call| self.want(call, slot));
         self.calls = calls;
+    }
+
+    /// A row that has ended wants nothing more.
+    fn forget(&mut self, slot: usize) {
+        for group in &mut self.groups {
+            if let Ok(at) = group.slots.binary_search(&slot) {
+                group.slots.remove(at);
+            }
+        }
+        self.groups.retain(|group| !group.slots.is_empty());
     }
 
     fn want(&mut self, Call { stage, tried, full }: Call, slot: usize) {

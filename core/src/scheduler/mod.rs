@@ -24,7 +24,7 @@ use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::{Class, Rejection};
 use crate::profile::Profile;
 use crate::router::Estimate;
-use crate::triage::{Bid, ByModel, Demand, Offer, Others, Price, Tenant};
+use crate::triage::{Bid, ByModel, Claim, Demand, Offer, Others, Price, Tenant};
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use lane::LaneKey;
@@ -248,16 +248,14 @@ impl Device {
         Some(Estimate { finish, yields: self.yields(firm).as_duration(), calm })
     }
 
-    /// What a second of slot time is worth now to a row of `model` that is due at `deadline`: nothing where there is room, and where nothing
-    /// is weighed.
-    pub fn price(&mut self, now: Instant, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> Price {
+    /// What a second of slot time is worth now to a row of `model`: nothing where there is room, and where nothing is weighed.
+    pub fn price(&mut self, now: Instant, model: &ModelRef, claim: Claim) -> Price {
         self.account(now);
-        let Some(fill) = self.pool.fill(now, deadline.0) else { return Price::NOTHING };
-        let clears = self.demand.price(now, self.pool.slots, fill, tenant);
-        // Where half of the time is free there is room; and within its share a tenant pushes out whatever that is worth.
-        let index = self.pool.index(model).filter(|_| fill > 0.5 && tenant.share <= 0.0);
-        let floor = index.and_then(|index| self.pool.floor(now, index, deadline));
-        Price { clears, floor: floor.unwrap_or(0.0) }
+        let Some(fill) = self.pool.fill(now, claim.deadline.0) else { return Price::NOTHING };
+        let clears = self.demand.price(now, self.pool.slots, fill, claim.tenant);
+        let index = self.pool.index(model).filter(|_| fill > 0.0);
+        let floor = index.map_or(0.0, |index| self.pool.floor(now, index, claim));
+        Price { clears, floor: floor.min(Price::dearest()) }
     }
 
     /// A gate has weighed a row and found that running `model` for it is worth `value`, whether it sends it here or not.
@@ -339,6 +337,8 @@ impl Device {
             out.push(Action::Reject { ticket, why: Rejection::Outbid });
         }
         match offer {
+            // Nothing is in the way but its own profile, which may be wrong: whoever admits finds that out.
+            Offer::Out if soft && self.pool.is_late_alone(now, index, query) => Weighed::Fits,
             Offer::Out if soft => Weighed::Refused(Rejection::Outbid),
             _ if pushed => Weighed::Pushed,
             _ => Weighed::Fits,
@@ -357,10 +357,9 @@ impl Device {
         if !query.deadline.missed_by(self.pool.promise(now, start, index, query)) {
             return Ok(());
         }
+        // It may be wrong, and without a batch nothing would ever show it.
+        let alone = self.pool.is_late_alone(now, index, query);
         let model = self.pool.model_mut(index);
-        // Its profile alone is in the way: it may be wrong, and without a batch nothing would ever show it.
-        let idle = model.lanes.is_empty() && model.free as usize == model.replicas.len();
-        let alone = idle && query.rows == 1 && query.deadline.missed_by(now + model.takes(1));
         if alone && !query.deadline.missed_by(now) && !std::mem::replace(forgiven, true) {
             model.forgive();
         }

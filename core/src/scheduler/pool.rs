@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::Class;
 use crate::profile::Profile;
-use crate::triage::{Bid, Buffer, Offer, Stake};
+use crate::triage::{Bid, Buffer, Claim, Offer, Stake};
 use crate::units::{Deadline, Instant, ServiceTime};
 
 use super::lane::{Entry, Lane, LaneKey};
@@ -235,12 +235,17 @@ impl Pool {
     /// the books, whose steps would have to be as long for all.
     pub fn stake(&self, now: Instant, index: ModelIndex, query: &Query) -> Option<Stake> {
         self.buffer.as_ref()?;
-        let span = query.deadline.0.as_nanos().saturating_sub(now.as_nanos());
-        if query.class == Class::Sheddable || span > HORIZON.as_nanos() as u64 {
+        if !self.is_booked(now, query.deadline, query.class) {
             return None;
         }
         let cost = self.row_cost(index).scaled(f64::from(query.rows));
         Some(Stake { cost, bid: query.bid, critical: query.class == Class::Critical })
+    }
+
+    /// Whether a row with this deadline stands in the books of triage: see [`Pool::stake`].
+    fn is_booked(&self, now: Instant, deadline: Deadline, class: Class) -> bool {
+        let span = deadline.0.as_nanos().saturating_sub(now.as_nanos());
+        class != Class::Sheddable && span <= HORIZON.as_nanos() as u64
     }
 
     /// Slot time of a row of a model, in batches of the size that a backlog leads to.
@@ -277,14 +282,21 @@ impl Pool {
         Some(self.buffer.as_ref()?.fill(now, self.left(now), deadline))
     }
 
-    /// See [`Buffer::floor`].
-    pub fn floor(&self, now: Instant, index: ModelIndex, deadline: Deadline) -> Option<f64> {
-        let buffer = self.buffer.as_ref()?;
-        let start = self.start_estimate(now, index, Class::Default, deadline);
-        let finish = self.finish_estimate(start, index, Class::Default, deadline, 1, false);
-        let finish = self.model(index).promise(now, finish, Class::Default, 1);
+    /// See [`Buffer::floor`]. 0 for what does not stand in its books, and where the profile of the model alone is in the way: whether that is
+    /// true is for whoever admits to find out.
+    pub fn floor(&self, now: Instant, index: ModelIndex, claim: Claim) -> f64 {
+        let Claim { deadline, class, tenant } = claim;
+        let Some(buffer) = &self.buffer else { return 0.0 };
+        if !self.is_booked(now, deadline, class) || deadline.missed_by(now + self.model(index).takes(1)) {
+            return 0.0;
+        }
+        let start = self.start_estimate(now, index, class, deadline);
+        let finish = self.finish_estimate(start, index, class, deadline, 1, false);
+        let finish = self.model(index).promise(now, finish, class, 1);
         let short = ServiceTime::from(finish.since(deadline.0)).scaled(f64::from(self.slots));
-        buffer.floor(now, self.left(now), deadline.0, self.row_cost(index), short)
+        let bid = Bid { tenant, ..Bid::PLAIN };
+        let stake = Stake { cost: self.row_cost(index), bid, critical: class == Class::Critical };
+        buffer.floor(now, self.left(now), deadline.0, stake, short)
     }
 
     /// Slot time that the batches in progress still need.
@@ -405,6 +417,13 @@ impl Pool {
         let last = if alone { rows } else { (ahead + rows - 1) % batch + 1 };
         let before = ahead + rows - last;
         start + model.work(before, batch).scaled(1.0 / model.parallel()) + model.takes(last)
+    }
+
+    /// Whether nothing but the profile of its model is in the way of a row that would be late: the model has nothing to do.
+    pub fn is_late_alone(&self, now: Instant, index: ModelIndex, query: &Query) -> bool {
+        let model = self.model(index);
+        let idle = model.lanes.is_empty() && model.free as usize == model.replicas.len();
+        idle && query.rows == 1 && query.deadline.missed_by(now + model.takes(1))
     }
 
     /// When a query that comes may be said to be done, were its model's work taken up at `start`.

@@ -27,6 +27,9 @@ use crate::units::{Instant, ServiceTime};
 const FINEST: u32 = 20;
 /// Steps that lie ahead at most; with more, steps get twice as long.
 const STEPS_MAX: u64 = 64;
+/// Rows that are looked at for what a further one has to be worth. Most often one has to go; where far too much waits, gates need not know
+/// by how much.
+const LOOKED_AT: usize = 8;
 
 /// What a waiting row is about.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -155,14 +158,14 @@ impl Buffer {
         short: ServiceTime,
         out: &mut Vec<TicketId>,
     ) -> Offer {
-        match self.cut(now, running, deadline, due, stake, short, out) {
-            Some(cut) if cut.fits => Offer::In,
+        match self.cut(now, running, deadline, due, stake, short, usize::MAX, out) {
+            Some(cut) if cut.end == End::Fits => Offer::In,
             Some(cut) => cut.give_up(),
             None => Offer::Out,
         }
     }
 
-    /// What has to go for a row, and whether it fits then; `None` where that is nothing, because it does not fit anyway.
+    /// What has to go for a row, `most` at most, and whether it fits then; `None` where that is nothing, because it does not fit anyway.
     #[allow(clippy::too_many_arguments)]
     fn cut<'a>(
         &'a self,
@@ -172,6 +175,7 @@ impl Buffer {
         due: Instant,
         stake: Stake,
         short: ServiceTime,
+        most: usize,
         out: &'a mut Vec<TicketId>,
     ) -> Option<Cut<'a>> {
         let left = deadline.as_nanos().saturating_sub(now.as_nanos());
@@ -188,8 +192,9 @@ impl Buffer {
             from: out.len(),
             freed: 0,
             soft_until: None,
-            densest: (false, false, 0),
-            fits: true,
+            most,
+            densest: 0.0,
+            end: End::Fits,
             of_tenants: Vec::new(),
             out,
         };
@@ -197,32 +202,34 @@ impl Buffer {
         work += self.steps.range(..=own).map(|(_, due)| due.work.as_nanos()).sum::<u64>();
         // Whatever is due later than it has to fit behind it; it itself may as well be done by its deadline.
         let wants = if due < deadline { 0 } else { self.wants(now, own, work) };
-        cut.fits = cut.meet(&self.steps, deadline.as_nanos() >> self.step, wants.max(short.as_nanos()));
+        cut.end = cut.meet(&self.steps, deadline.as_nanos() >> self.step, wants.max(short.as_nanos()));
         for (step, due) in self.steps.range(own + 1..) {
-            if !cut.fits {
+            if cut.end != End::Fits {
                 break;
             }
             work += due.work.as_nanos();
-            cut.fits = cut.meet(&self.steps, *step, self.wants(now, *step, work));
+            cut.end = cut.meet(&self.steps, *step, self.wants(now, *step, work));
         }
         Some(cut)
     }
 
     /// What a second of a row with an answer in hand has to be worth for the row to be let in: more than the densest of those that would have to
-    /// go for it. 0 where there is room, `None` where what is in the way does not go. Arguments are those of [`Buffer::offer`].
+    /// go for it because they are worth less. 0 where there is room, infinite where what is in the way does not go; where more than a few would
+    /// have to go, what it has to be worth at least. Arguments are those of [`Buffer::offer`]; of `stake` all counts but its gain.
     pub fn floor(
         &self,
         now: Instant,
         running: ServiceTime,
         deadline: Instant,
-        cost: ServiceTime,
+        stake: Stake,
         short: ServiceTime,
-    ) -> Option<f64> {
-        let stake = Stake { cost, bid: Bid { gain: Some(f64::INFINITY), ..Bid::PLAIN }, critical: false };
+    ) -> f64 {
+        let stake = Stake { bid: Bid { gain: Some(f64::INFINITY), ..stake.bid }, ..stake };
         let mut out = Vec::new();
-        let cut = self.cut(now, running, deadline, deadline, stake, short, &mut out)?;
-        let (_, _, densest) = cut.densest;
-        cut.fits.then_some(f64::from_bits(densest))
+        match self.cut(now, running, deadline, deadline, stake, short, LOOKED_AT, &mut out) {
+            Some(Cut { end: End::Fits | End::More, densest, .. }) => densest,
+            _ => f64::INFINITY,
+        }
     }
 
     /// How full it is for a row that is due at `deadline`, and would take its time from everything that is due later: the largest
@@ -322,6 +329,17 @@ impl Buffer {
     }
 }
 
+/// Where choosing what has to go for a row has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The row fits once they have gone.
+    Fits,
+    /// Nothing more gives way to it.
+    Stays,
+    /// As many were chosen as were to be looked at.
+    More,
+}
+
 /// What has been chosen to go so far.
 struct Cut<'a> {
     /// What tenants with a share have waiting.
@@ -335,10 +353,12 @@ struct Cut<'a> {
     freed: u64,
     /// Where the first firm one stands in `out`, if any was chosen.
     soft_until: Option<usize>,
-    /// The rank of the last to go among those.
-    densest: Rank,
+    /// So many are chosen at most.
+    most: usize,
+    /// The most that a second of one of them is worth, of those that go because they are worth less.
+    densest: f64,
     /// Whether it fits once they have gone.
-    fits: bool,
+    end: End,
     /// Of tenants with a share: what was chosen of theirs.
     of_tenants: Vec<(u64, u64)>,
     out: &'a mut Vec<TicketId>,
@@ -347,8 +367,12 @@ struct Cut<'a> {
 impl Cut<'_> {
     /// Chooses what is due up to `last` and least dense, until `wanted` is free; whether that is possible. Steps are met in
     /// order, so what was chosen before is due before `last` too.
-    fn meet(&mut self, steps: &BTreeMap<u64, Due>, last: u64, wanted: u64) -> bool {
+    fn meet(&mut self, steps: &BTreeMap<u64, Due>, last: u64, wanted: u64) -> End {
+        let mine = self.stake.rank();
         while self.freed < wanted {
+            if self.out.len() - self.from >= self.most {
+                return End::More;
+            }
             let chosen = &self.out[self.from..];
             // Within its share a tenant takes from others first.
             let guarded = self.is_guarded();
@@ -358,11 +382,17 @@ impl Cut<'_> {
                         && self.gives_way(*rank, *tenant, guarded)
                         && !chosen.contains(ticket)
                 };
-                steps.range(..=last).filter_map(|(_, due)| due.rows.iter().find(goes)).min()
+                // Those that go first stand first: behind the rank of the row none goes, unless it is guarded.
+                let may = |(rank, ..): &&(Rank, TicketId, ServiceTime, u64)| guarded || *rank < mine;
+                steps.range(..=last).filter_map(|(_, due)| due.rows.iter().take_while(may).find(goes)).min()
             };
             let least = least(false).or_else(|| if guarded { least(true) } else { None });
-            let Some((rank @ (_, firm, _), ticket, cost, tenant)) = least.copied() else { return false };
-            self.densest = self.densest.max(rank);
+            let Some(((critical, firm, density), ticket, cost, tenant)) = least.copied() else { return End::Stays };
+            // What is critical goes before what is not, and a share is taken of others, whatever those are worth.
+            let by_worth = !guarded || tenant == self.stake.bid.tenant.account();
+            if by_worth && (critical, firm) == (mine.0, mine.1) {
+                self.densest = self.densest.max(f64::from_bits(density));
+            }
             if firm {
                 self.soft_until.get_or_insert(self.out.len());
             }
@@ -372,7 +402,7 @@ impl Cut<'_> {
                 self.of_tenants.push((tenant, cost.as_nanos()));
             }
         }
-        true
+        End::Fits
     }
 
     /// Whether the one that comes is within the share of its tenant.

@@ -10,9 +10,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Tenant;
 use super::curve::{Asked, Curve, MEMORY, STEPS, density_at, memories, seconds};
 use super::market::TTL;
+use super::{Price, Tenant};
 use crate::units::{Instant, ServiceTime};
 
 /// How long it counts that a device computed, in seconds: as long as it takes to see that nothing more comes.
@@ -136,7 +136,7 @@ pub fn faded(price: f64, told: Instant, now: Instant) -> f64 {
 fn clears(mut room: f64, soft: impl Iterator<Item = f64>) -> f64 {
     if room <= 0.0 {
         // There is time for nothing but what must run.
-        return density_at(STEPS as f64);
+        return Price::dearest();
     }
     for (step, work) in (0..STEPS).rev().zip(soft) {
         if work > room {

@@ -19,4 +19,4 @@ pub use curve::{Asked, Curve, Looks, STEP, step_of};
 pub use demand::{Demand, Others, faded};
 pub use market::{ByModel, Market};
 pub use method::{BadMethod, Method, WholeStage, load};
-pub use price::Price;
+pub use price::{Claim, Price};

@@ -367,12 +367,11 @@ fn write_request(
     Ok((length, body))
 }
 
-/// The JSON that a body begins with, and what follows it other than space.
+/// The JSON that a body begins with, and what follows it.
 fn json_and_rest(body: &[u8]) -> Result<(Value, &[u8]), String> {
     let mut values = serde_json::Deserializer::from_slice(body).into_iter();
     let told = values.next().ok_or("it is empty")?.map_err(|e| format!("no JSON ({e})"))?;
-    let rest = &body[values.byte_offset()..];
-    Ok((told, if rest.trim_ascii().is_empty() { &[] } else { rest }))
+    Ok((told, &body[values.byte_offset()..]))
 }
 
 /// Outputs that labels could be compared with, and the stage that answered, where it is told.
@@ -421,7 +420,8 @@ fn read_response(headers: &HeaderMap, body: &[u8], wanted: Option<&str>) -> Resu
         };
         outputs.push((name.to_owned(), oip::tensor(name, dtype, shape, data)?));
     }
-    if !tail.is_empty() {
+    // A line may end behind JSON alone.
+    if !tail.trim_ascii().is_empty() {
         return Err(format!("{} bytes follow its last output", tail.len()));
     }
     Ok((outputs, told["parameters"]["weir_stage"].as_str().unwrap_or_default().to_owned()))

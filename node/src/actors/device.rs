@@ -20,7 +20,7 @@ use weir_core::router::Estimate;
 use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
 use weir_core::shapes::PadPlan;
 use weir_core::tensor::Row;
-use weir_core::triage::{Bid, ByModel, Price, Tenant};
+use weir_core::triage::{Bid, ByModel, Claim, Price, Tenant};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 use weir_host::clock::Clock;
 use weir_ml_workers::engine::{RunError, Terminator};
@@ -430,9 +430,9 @@ impl Device {
         self.lock().scheduler.on_others(now, asked, share);
     }
 
-    /// What a second of slot time is worth now to a row of `model` that is due at `deadline`, in units of value.
-    pub fn price(&self, now: Instant, model: &ModelRef, deadline: Deadline, tenant: Tenant) -> Price {
-        self.lock().scheduler.price(now, model, deadline, tenant)
+    /// What a second of slot time is worth now to a row of `model` that may come, in units of value.
+    pub fn price(&self, now: Instant, model: &ModelRef, claim: Claim) -> Price {
+        self.lock().scheduler.price(now, model, claim)
     }
 
     /// When a query of `model` with `rows` rows that came now would be done; `None` without a replica of it.

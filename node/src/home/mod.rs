@@ -25,7 +25,7 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted};
 use weir_core::tensor::{Row, TensorSpec};
-use weir_core::triage::WholeStage;
+use weir_core::triage::{Claim, WholeStage};
 use weir_core::units::{Deadline, Instant};
 use weir_schema::convert::predict::{class_from_wire, query_id, span_from_us};
 use weir_schema::convert::tensor::{TensorView, read_tensor};
@@ -385,8 +385,8 @@ impl Home {
         let model = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model());
         let (devices, waits) = (&shared.devices, &shared.remote_waits);
         let chance = self.prng.borrow_mut().uniform();
-        let tenant = call.ladders.endpoint().tenant();
-        let asked = |model| price(table, devices, waits, now, model, call.deadline, tenant);
+        let claim = Claim { deadline: call.deadline, class: call.class, tenant: call.ladders.endpoint().tenant() };
+        let asked = |model| price(table, devices, waits, now, model, claim);
         let loaded = |model| load(table, devices, waits, now, model, call.deadline);
         shared.triage.ladder(&call.ladders, || model.map_or(0.0, asked), || model.map_or(0.0, loaded), chance)
     }

@@ -180,22 +180,27 @@ fn a_full_queue_gives_way_to_what_is_more_important_only() {
     assert_eq!(step(|out| device.on_arrival(ms(0), &model("a"), &[query(more + 1, far)], out)), [full(more - 1)]);
 }
 
+/// Of a row that nobody has answered, and of one that a deeper stage is to look at.
+const WORTH: [Bid; 2] = [Bid::PLAIN, Bid { gain: Some(0.5), ..Bid::PLAIN }];
+
 #[test]
 fn a_few_slow_runs_do_not_refuse_everything_for_ever() {
-    let mut device = device(1, &[(1, "a")]);
-    let mut now = 0;
-    for i in 0..3 {
-        step(|out| device.on_arrival(ms(now), &model("a"), &[query(i, now + 1000)], out));
-        now += 500;
-        step(|out| device.on_batch_done(ms(now), ReplicaId(1), ServiceTime::from_micros(500_000), out));
+    for bid in WORTH {
+        let mut device = device(1, &[(1, "a")]);
+        let mut now = 0;
+        for i in 0..3 {
+            step(|out| device.on_arrival(ms(now), &model("a"), &[query(i, now + 1000)], out));
+            now += 500;
+            step(|out| device.on_batch_done(ms(now), ReplicaId(1), ServiceTime::from_micros(500_000), out));
+        }
+        let admitted = (0..40).find(|i| {
+            now += 10;
+            let asked = Query { bid, ..query(100 + i, now + 50) };
+            let actions = step(|out| device.on_arrival(ms(now), &model("a"), &[asked], out));
+            actions.iter().any(|a| matches!(a, Action::Run { .. }))
+        });
+        assert!(admitted.is_some_and(|tries| tries > 0), "{admitted:?} {bid:?}");
     }
-    let admitted = (0..40).find(|i| {
-        now += 10;
-        step(|out| device.on_arrival(ms(now), &model("a"), &[query(100 + i, now + 50)], out))
-            .iter()
-            .any(|a| matches!(a, Action::Run { .. }))
-    });
-    assert!(admitted.is_some_and(|tries| tries > 0), "{admitted:?}");
 }
 
 /// Four batches of `rows` rows that took 500 ms each; returns when the last one ended.
@@ -211,15 +216,20 @@ fn slow_batches(device: &mut Device, name: &str, replica: u64, rows: u64) -> u64
 
 #[test]
 fn slow_runs_are_forgiven_although_another_model_keeps_the_device_busy() {
-    let mut device = device(2, &[(1, "a"), (2, "b")]);
-    let mut now = slow_batches(&mut device, "a", 1, 1);
-    step(|out| device.on_arrival(ms(now), &model("b"), &[query(0, now + 100_000)], out));
-    let runs = (0..40).any(|i| {
-        now += 10;
-        let actions = step(|out| device.on_arrival(ms(now), &model("a"), &[query(100 + i, now + 50)], out));
-        actions.iter().any(|action| matches!(action, Action::Run { .. }))
-    });
-    assert!(runs);
+    for bid in WORTH {
+        let mut device = device(2, &[(1, "a"), (2, "b")]);
+        let mut now = slow_batches(&mut device, "a", 1, 1);
+        step(|out| device.on_arrival(ms(now), &model("b"), &[query(0, now + 100_000)], out));
+        let runs = (0..40).any(|i| {
+            now += 10;
+            let asked = Query { bid, ..query(100 + i, now + 50) };
+            let claim = Claim { deadline: asked.deadline, class: asked.class, tenant: Tenant::NOBODY };
+            assert_eq!(device.price(ms(now), &model("a"), claim).floor, 0.0, "else no gate would send it");
+            let actions = step(|out| device.on_arrival(ms(now), &model("a"), &[asked], out));
+            actions.iter().any(|action| matches!(action, Action::Run { .. }))
+        });
+        assert!(runs, "{bid:?}");
+    }
 }
 
 #[test]

@@ -88,7 +88,8 @@ fn who_has_an_hour_does_not_blunt_what_is_decided_for_others() {
 #[test]
 fn a_device_that_is_full_is_as_dear_as_what_has_to_go() {
     let mut device = two_depths();
-    let price = |device: &mut Device| device.price(ms(1), &model("deep"), Deadline(ms(50)), Tenant::NOBODY);
+    let claim = |class| Claim { deadline: Deadline(ms(50)), class, tenant: Tenant::NOBODY };
+    let price = |device: &mut Device| device.price(ms(1), &model("deep"), claim(Class::Default));
     assert_eq!(price(&mut device), Price::NOTHING);
     arrive(&mut device, 0, "deep", &[deeper(0, 100, 0.5)]);
     let waiting: Vec<Query> = (1..5).map(|ticket| deeper(ticket, 50, 0.1 * ticket as f64)).collect();
@@ -100,6 +101,10 @@ fn a_device_that_is_full_is_as_dear_as_what_has_to_go() {
         (come, floor) = (come + 1, price(&mut device).floor);
     }
     assert_eq!(price(&mut device).clears, 0.0);
+    for class in [Class::Critical, Class::Sheddable] {
+        let free = device.price(ms(1), &model("deep"), claim(class)).floor;
+        assert!(free == 0.0 || free < 1.0, "{class:?} goes before them, or into the gaps: {free}");
+    }
     // Slot time of a row, in a batch of as many as a backlog leads to.
     let cost = 0.1 / floor;
     assert!((0.005..0.015).contains(&cost), "{cost}");

@@ -96,6 +96,7 @@ fn answer(binary: bool, path: &str, body: &[u8]) -> Option<Vec<u8>> {
         ),
         "headerless/infer" => json_answer(&format!("{with_tail}{}", "\0".repeat(12))),
         "headerless-short/infer" => json_answer(&format!("{with_tail}{}", "\0".repeat(11))),
+        "headerless-of-spaces/infer" => json_answer(&format!("{with_tail}{}", " ".repeat(12))),
         "headerless-long/infer" => json_answer(&format!("{with_tail}{}", "\0".repeat(13))),
         "full/infer" => status("429 Too Many Requests", "{}"),
         "drain/infer" => status("503 Service Unavailable", ""),
@@ -278,9 +279,11 @@ fn a_server_that_can_only_infer_is_told_of_by_a_file() {
             (described.inputs[0].to_string(), described.label_output),
             ("x f32[-,2]".into(), Some("probs".into()))
         );
-        let reply = ask_once(&target, stream("headerless"), Asked::default()).await;
-        assert_eq!(reply.outcome, Outcome::Answered, "{}", reply.message);
-        assert_eq!(reply.rows[0].label, Some(0));
+        for model in ["headerless", "headerless-of-spaces"] {
+            let reply = ask_once(&target, stream(model), Asked::default()).await;
+            assert_eq!(reply.outcome, Outcome::Answered, "{model}: {}", reply.message);
+            assert_eq!(reply.rows[0].label, Some(0), "{model}");
+        }
         let unknown = target.describe("m").await.unwrap_err();
         assert!(matches!(&unknown, TargetError::NotFound(text) if text.contains("metadata.json")), "{unknown}");
     });
