@@ -276,14 +276,14 @@ fn a_leader_that_vanishes_in_an_overload_takes_no_gain_with_it() {
     }
 }
 
-/// Rows of two endpoints at these rates, for 20 s, in order of time.
-fn mixed(rates: [f64; 2], deadline: Duration, seed: u64) -> Vec<Due> {
+/// Rows of two endpoints at rates that may change with time in seconds, for 20 s, in order of time.
+fn mixed(rates: [&dyn Fn(f64) -> f64; 2], deadline: Duration, seed: u64) -> Vec<Due> {
     let mut all = Vec::new();
-    for (endpoint, rate) in rates.into_iter().enumerate().filter(|(_, rate)| *rate > 0.0) {
+    for (endpoint, rate) in rates.into_iter().enumerate().filter(|(_, rate)| rate(0.0) > 0.0) {
         let mut prng = Prng::part(seed, endpoint as u64);
         let mut at = 0.0;
         while at < 20.0 {
-            at += prng.exponential() / rate;
+            at += prng.exponential() / rate(at);
             let at = Instant::ZERO + Duration::from_secs_f64(at);
             all.push(Due { at, endpoint, rows: vec![prng.below(BINS as u64) as u32], deadline });
         }
@@ -302,7 +302,7 @@ fn the_neighbour_of_a_flood_keeps_what_it_gains_alone() {
     // Half of 200 a second is its share, and it asks for four fifths of that.
     let gained = |flood: f64, share: f64| {
         let cluster = pool(1, &[1], Method::Weir, Some(Reports::default()), &[(1.0, share), (1.0, share)]);
-        let ended = ends(&cluster, mixed([80.0, flood], deadline, 3), 3);
+        let ended = ends(&cluster, mixed([&|_| 80.0, &|_| flood], deadline, 3), 3);
         (had(&of(&ended, 0)).0, had(&ended).0)
     };
     let (alone, _) = gained(0.0, 0.5);
@@ -319,19 +319,47 @@ fn the_neighbour_of_a_flood_keeps_what_it_gains_alone() {
     }
 }
 
+/// What a second of the deep stage's time is worth to each of two endpoints where it stops, by what it answered from second to second of
+/// those in which a clock of four seconds shows `from` to `until`.
+fn margins(ended: &[Ended], weights: [f64; 2], (from, until): (f64, f64)) -> [f64; 2] {
+    let within = |end: &&Ended| (from..until).contains(&(end.due.at.since(Instant::ZERO).as_secs_f64() % 4.0));
+    let ended: Vec<Ended> = ended.iter().filter(within).cloned().collect();
+    [0, 1].map(|endpoint| {
+        let of = of(&ended, endpoint);
+        // Where between the bins it stops.
+        let share = of.iter().filter(|end| end.stages == [Some(1)]).count() as f64 / of.len() as f64;
+        let at = share * BINS as f64 - 0.5;
+        weights[endpoint] * 0.5 * (-at / 7.0).exp() / TAKES.as_secs_f64()
+    })
+}
+
 #[test]
 fn the_last_second_is_worth_the_same_to_endpoints_of_any_weight() {
     let weights = [1.0, 3.0];
     let cluster = pool(1, &[1], Method::Weir, Some(Reports::default()), &weights.map(|weight| (weight, 0.0)));
-    let ended = ends(&cluster, mixed([150.0, 300.0], Duration::from_millis(100), 5), 5);
-    // Where between the bins an endpoint stops, and what a second of the deep stage's time is worth to it there.
-    let margin = |endpoint: usize| {
-        let of = of(&ended, endpoint);
-        let share = of.iter().filter(|end| end.stages == [Some(1)]).count() as f64 / of.len() as f64;
-        let at = share * BINS as f64 - 0.5;
-        weights[endpoint] * 0.5 * (-at / 7.0).exp() / TAKES.as_secs_f64()
+    // Whether both come steadily, or the heavier one in bursts of two seconds; the price is positive all the time.
+    let bursting = |at: f64| if at % 4.0 < 2.0 { 500.0 } else { 150.0 };
+    for (what, rate) in [("steady", &(|_| 300.0) as &dyn Fn(f64) -> f64), ("one bursts", &bursting)] {
+        let ended = ends(&cluster, mixed([&|_| 150.0, rate], Duration::from_millis(100), 5), 5);
+        for (from, until) in [(0.0, 2.0), (2.0, 4.0)] {
+            let [light, heavy] = margins(&ended, weights, (from, until));
+            println!(
+                "{what}, second {from} to {until}: a second is worth {light:.1} to the one and {heavy:.1} to the other"
+            );
+            assert!((light / heavy - 1.0).abs() < 0.1, "{what}: {light} and {heavy}");
+        }
+    }
+}
+
+#[test]
+fn a_share_holds_while_a_heavier_endpoint_bursts() {
+    let deadline = Duration::from_millis(100);
+    let bursting = |at: f64| if at % 4.0 < 2.0 { 800.0 } else { 100.0 };
+    let gained = |share: f64, other: &dyn Fn(f64) -> f64| {
+        let cluster = pool(1, &[1], Method::Weir, Some(Reports::default()), &[(1.0, share), (3.0, 0.0)]);
+        had(&of(&ends(&cluster, mixed([&|_| 80.0, other], deadline, 7), 7), 0)).0
     };
-    let (light, heavy) = (margin(0), margin(1));
-    println!("a second is worth {light:.1} to the one and {heavy:.1} to the other");
-    assert!((light / heavy - 1.0).abs() < 0.1, "{light} and {heavy}");
+    let (alone, kept, bare) = (gained(0.5, &|_| 0.0), gained(0.5, &bursting), gained(0.0, &bursting));
+    println!("beside bursts: {:.3} of what it gains alone with a share, {:.3} without", kept / alone, bare / alone);
+    assert!(kept >= 0.95 * alone && bare < 0.9 * alone, "{kept} and {bare} of {alone}");
 }
