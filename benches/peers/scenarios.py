@@ -76,6 +76,8 @@ OVERLOADS = (0.5, 1.0, 2.0, 3.0)
 BURSTS_AT = 0.5
 BURSTS = "gamma:cv=4"
 TRACE = "azure_conversation_15min.csv.gz"
+# By group: at tens of thousands a second as it is, each of its queries would stand for more than a thousand.
+TRACE_SPEED = {"mlp": 8, "conv": 1}
 # Queries a second of the scenario that compares processor time at equal load.
 EQUAL_RATE = 500.0
 # Share of the total that three models get; how long one of them bursts, and with which share of all queries.
