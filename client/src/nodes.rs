@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use weir_core::call::Queue;
 use weir_core::ids::{EndpointName, NodeName};
 use weir_host::Host;
+use weir_host::clock::Clock;
 use weir_host::dial::{DialError, Entered, Role, enter, remote_text};
 use weir_host::limits::Limits;
 use weir_host::lines::{Line, Lines};
@@ -154,10 +156,20 @@ pub struct Link {
     calls: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     bytes_max: u32,
+    queue: Rc<RefCell<Queue>>,
 }
 
 /// What a call holds while it is in flight.
 pub struct Permit<'a>(#[allow(dead_code)] [SemaphorePermit<'a>; 2]);
+
+/// A call that waits; it does not any more once this is dropped.
+struct Waits<'a>(&'a RefCell<Queue>);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().gives_up();
+    }
+}
 
 impl Link {
     fn new(entered: Entered, predictor: predictor::Client) -> Link {
@@ -172,6 +184,7 @@ impl Link {
             calls: Arc::new(Semaphore::new(calls)),
             bytes: Arc::new(Semaphore::new(bytes_max)),
             bytes_max: bytes_max as u32,
+            queue: Rc::default(),
         }
     }
 
@@ -180,11 +193,29 @@ impl Link {
         Some(self.entered.message_bytes()).filter(|bytes| *bytes > 0).unwrap_or(usize::MAX)
     }
 
-    /// Waits until a call of so many bytes may be sent. A node reads one that is larger than all that it reads at once.
-    pub async fn permit(&self, bytes: usize) -> Permit<'_> {
+    /// Waits until a call of so many bytes may be sent. A node reads one that is larger than all that it reads at once. `None` at once where
+    /// there is no room, and by how fast those that wait go it would not be answered within `left`.
+    pub async fn permit(&self, clock: &dyn Clock, bytes: usize, left: Duration) -> Option<Permit<'_>> {
         let permits = u32::try_from(bytes.div_ceil(BYTES_A_PERMIT)).unwrap_or(u32::MAX).min(self.bytes_max);
+        let at_once = || Some(Permit([self.calls.try_acquire().ok()?, self.bytes.try_acquire_many(permits).ok()?]));
+        if let Some(permit) = at_once() {
+            return Some(permit);
+        }
+        if !self.queue.borrow().fits(left) {
+            return None;
+        }
+        self.queue.borrow_mut().comes(clock.now());
+        let waits = Waits(&self.queue);
         let call = self.calls.acquire().await.expect("never closed");
-        Permit([call, self.bytes.acquire_many(permits).await.expect("never closed")])
+        let bytes = self.bytes.acquire_many(permits).await.expect("never closed");
+        std::mem::forget(waits);
+        self.queue.borrow_mut().goes(clock.now());
+        Some(Permit([call, bytes]))
+    }
+
+    /// A call that was sent was answered after so long.
+    pub fn answered(&self, took: Duration) {
+        self.queue.borrow_mut().answered(took);
     }
 
     /// Whether another call may be sent at once.

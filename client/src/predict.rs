@@ -135,6 +135,7 @@ struct Inner {
     /// To all nodes: they stand in one network.
     way: Cell<Way>,
     grace: Cell<Duration>,
+    holds_back: Cell<bool>,
     prng: RefCell<Prng>,
 }
 
@@ -193,6 +194,7 @@ impl LocalClient {
             balancer: RefCell::new(Balancer::new()),
             way: Cell::default(),
             grace: Cell::new(GRACE),
+            holds_back: Cell::new(true),
             prng,
         });
         inner.balancer.borrow_mut().set_nodes(directory.names());
@@ -285,6 +287,12 @@ impl LocalClient {
         self.0.grace.set(grace);
     }
 
+    /// From now on sends also what by all appearances would be late behind the calls that wait for a connection, instead of refusing it here:
+    /// for who wants to know what nodes do with it.
+    pub fn never_hold_back(&self) {
+        self.0.holds_back.set(false);
+    }
+
     /// Asks over several connections to each node, at most as many: one carries as many calls at once as its node reads of it, so that
     /// who asks for many others, as a gateway does, needs more.
     pub fn allow_connections(&self, each: usize) {
@@ -356,11 +364,26 @@ impl LocalClient {
             );
         }
         let left = deadline.left(inner.host.clock.now());
-        let Ok(_permit) = tokio::time::timeout(left, link.permit(bytes)).await else {
-            return Attempt::Here(
-                Outcome::Expired,
-                "its deadline passed before it could be sent: too many calls are in flight".into(),
-            );
+        // What is critical waits as long as there is time.
+        let holds_back = inner.holds_back.get() && request.class != Some(Class::Critical);
+        let patience = if holds_back { left } else { Duration::MAX };
+        let clock = &*inner.host.clock;
+        let _permit = match tokio::time::timeout(left, link.permit(clock, bytes, patience)).await {
+            Ok(Some(permit)) => permit,
+            Ok(None) => {
+                return Attempt::Here(
+                    Outcome::Rejected(Rejection::TooLate),
+                    "too many calls to its node are in flight for it to be answered before its deadline; ask for less, allow more \
+                     time, or add replicas"
+                        .into(),
+                );
+            }
+            Err(_) => {
+                return Attempt::Here(
+                    Outcome::Expired,
+                    "its deadline passed before it could be sent: too many calls are in flight".into(),
+                );
+            }
         };
         if link.is_closed() {
             return not_sent(format!("the connection to {node} broke before this was sent"));
@@ -374,6 +397,7 @@ impl LocalClient {
         let took = inner.host.clock.now().since(asked);
         match answered {
             Ok(response) => {
+                link.answered(took);
                 let read = response
                     .get()
                     .and_then(|r| r.get_response())

@@ -101,7 +101,10 @@ fn connect(target: &str) -> Result<(Arc<dyn Connect>, String), Box<dyn Error>> {
         let file = std::env::var("WEIR_TOKEN_FILE").map_err(|_| "name the token's file with WEIR_TOKEN_FILE")?;
         let token = Token::read_file(&SystemDisk, Path::new(&file))?;
         let coordinators = cluster.split(',').map(str::to_owned).collect();
-        return Ok((Arc::new(Weir(Options { coordinators, token })), endpoint.to_owned()));
+        return Ok((
+            Arc::new(Weir { options: Options { coordinators, token }, holds_back: true }),
+            endpoint.to_owned(),
+        ));
     }
     match Address::parse(target)? {
         Address::OipHttp(server) => {

@@ -23,6 +23,8 @@ use super::*;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Does {
     Answer,
+    /// After ten milliseconds.
+    AnswerLater,
     /// One row, whatever was asked.
     AnswerOne,
     Hang,
@@ -211,6 +213,10 @@ impl predictor::Server for At {
                 refused.set_rejection(why);
             }
             Does::AnswerOne => drop(response.init_answers(1)),
+            Does::AnswerLater => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                drop(response.init_answers(rows as u32));
+            }
             Does::Answer | Does::BreakLogin => drop(response.init_answers(rows as u32)),
         }
         Ok(())
@@ -431,6 +437,42 @@ fn no_more_bytes_are_sent_than_the_node_reads() {
         assert_eq!(cluster.node(0).begun(), 1 + 1, "two would be over the limit");
         calls.iter().for_each(|call| call.abort());
     });
+}
+
+/// What becomes of calls with 100 ms each, twice as many as a node does that takes one at a time: answered in time, and refused at once.
+fn twice_as_many(class: Option<Class>, holds_back: bool) -> (usize, usize) {
+    let (mut in_time, mut refused) = (0, 0);
+    let one = Node { limits: Limits { calls_in_flight: 1, ..Limits::default() }, ..Node::new(Does::AnswerLater) };
+    with([one], async |client, _| {
+        if !holds_back {
+            client.never_hold_back();
+        }
+        let mut calls = Vec::new();
+        for _ in 0..400 {
+            let client = client.clone();
+            calls.push(tokio::task::spawn_local(async move {
+                let began = tokio::time::Instant::now();
+                let ended = client.predict(&Request { class, ..request(1, 8, 100) }).await[0].outcome;
+                (ended, began.elapsed())
+            }));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for call in calls {
+            let (ended, took) = call.await.unwrap();
+            in_time += usize::from(ended == Outcome::Answered && took <= Duration::from_millis(100));
+            refused += usize::from(ended == Outcome::Rejected(Rejection::TooLate) && took < Duration::from_millis(2));
+        }
+    });
+    (in_time, refused)
+}
+
+#[test]
+fn what_would_be_late_behind_its_own_calls_is_refused_by_the_client() {
+    let (in_time, refused) = twice_as_many(None, true);
+    assert!(in_time > 180 && refused > 150 && in_time + refused > 390, "{in_time} in time, {refused} refused at once");
+    let (in_time, refused) = twice_as_many(None, false);
+    assert!(in_time < 60 && refused == 0, "nearly all wait until it is too late: {in_time}, {refused}");
+    assert_eq!(twice_as_many(Some(Class::Critical), true).1, 0, "what is critical waits");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! row is left out for a second, then probed; at most a third of the nodes are left out. Retries are paid from a budget of
 //! a tenth of what was sent, so that they cannot become a storm (SRE book, chapter 21).
 
+mod queue;
 #[cfg(test)]
 mod tests;
 mod way;
@@ -16,6 +17,7 @@ use crate::outcome::{Outcome, Rejection};
 use crate::prng::Prng;
 use crate::units::Instant;
 
+pub use queue::Queue;
 pub use way::Way;
 
 /// Rows of one call: at 784 numbers a row some 5,000 fill a message; small rows are bounded here. A client refuses more

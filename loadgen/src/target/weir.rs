@@ -15,17 +15,22 @@ use super::{Ask, Connect, Described, Reply, RowReply, Stream, Target, TargetErro
 use crate::run::PATIENCE;
 
 /// How to reach a cluster.
-pub struct Weir(pub Options);
+pub struct Weir {
+    /// Its coordinators, and a token.
+    pub options: Options,
+    /// Whether clients refuse by themselves what would be late behind their own calls, as they do by default.
+    pub holds_back: bool,
+}
 
 impl Connect for Weir {
     fn name(&self) -> String {
-        format!("weir://{}", self.0.coordinators.join(","))
+        format!("weir://{}", self.options.coordinators.join(","))
     }
 
     fn describe<'a>(&'a self, endpoint: &'a str) -> LocalBoxFuture<'a, Result<Described, TargetError>> {
         Box::pin(async move {
             let endpoint = EndpointName::parse(endpoint).map_err(|bad| TargetError::Usage(bad.to_string()))?;
-            let client = LocalClient::connect(Host::system(), self.0.clone()).await?;
+            let client = LocalClient::connect(Host::system(), self.options.clone()).await?;
             let info = client.describe(&endpoint).await?;
             Ok(Described { inputs: info.inputs, label_output: info.label_output, deadline: Some(info.deadline) })
         })
@@ -41,7 +46,10 @@ impl Connect for Weir {
             let endpoints = endpoints.collect::<Result<_, _>>().map_err(|bad| TargetError::Usage(bad.to_string()))?;
             let mut clients = Vec::new();
             for _ in 0..connections.max(1) {
-                let client = LocalClient::connect(Host::system(), self.0.clone()).await?;
+                let client = LocalClient::connect(Host::system(), self.options.clone()).await?;
+                if !self.holds_back {
+                    client.never_hold_back();
+                }
                 // As long as any other target is waited for: what is cut off would be missing from the tail.
                 client.wait_after_deadline(PATIENCE);
                 clients.push(client);

@@ -47,6 +47,10 @@ pub struct Asked {
     /// What an oip-http target takes that can only infer: its "extensions", and "models" with name, inputs and outputs
     #[arg(long, env = "WEIR_METADATA", value_name = "FILE")]
     metadata: Option<PathBuf>,
+    /// Send also what would be late behind the client's own calls, which it refuses by itself otherwise (over weir's own protocol; a
+    /// simulated client never does)
+    #[arg(long, env = "WEIR_NO_CLIENT_THROTTLE")]
+    no_client_throttle: bool,
     /// Of each query [default: the endpoint's]
     #[arg(long, env = "WEIR_DEADLINE")]
     deadline: Option<String>,
@@ -147,7 +151,8 @@ impl Asked {
         };
         let weir = |options: Options| {
             let admin = Admin::new(Host::system(), options.clone());
-            (Arc::new(Weir(options)) as Arc<dyn Connect>, Some(admin))
+            let holds_back = !self.no_client_throttle;
+            (Arc::new(Weir { options, holds_back }) as Arc<dyn Connect>, Some(admin))
         };
         let (connect, admin): (Arc<dyn Connect>, _) = match address {
             None => weir(common.options()?),
