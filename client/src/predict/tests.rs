@@ -215,7 +215,7 @@ impl predictor::Server for At {
             Does::AnswerOne => drop(response.init_answers(1)),
             Does::AnswerLater => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                drop(response.init_answers(rows as u32));
+                response.init_answers(rows as u32);
             }
             Does::Answer | Does::BreakLogin => drop(response.init_answers(rows as u32)),
         }
