@@ -242,7 +242,7 @@ impl stages::Server for StagesObject {
         let is_full = |finish: &Instant| !by.is_zero() && *finish > now + by;
         if let Some((_, device)) = best.as_ref().filter(|(finish, _)| is_full(finish)) {
             // The home goes on to the next at once, and knows how long the wait is here.
-            ahead = waits(device, now, &model, claim(now), firm);
+            ahead = device.told(now, &model, claim(now), firm);
             replies.fill_with(|| StageReply::Full);
         } else if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -264,17 +264,11 @@ impl stages::Server for StagesObject {
                 replies[slot] = reply;
             }
             let now = self.shared.host.clock.now();
-            ahead = waits(device, now, &model, claim(now), firm);
+            ahead = device.told(now, &model, claim(now), firm);
         }
         write_response(results.get().init_response(), &ahead, &replies);
         Ok(())
     }
-}
-
-/// What is told of a device's queue.
-fn waits(device: &Device, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
-    let (wait, yields) = (device.load().backlog.as_duration(), device.yields(firm).as_duration());
-    Told { wait, yields, price: device.price(now, model, claim), at: now, silent: None }
 }
 
 /// With a number for each row: what it gains, or, negated, what an answer to it is worth.

@@ -1,5 +1,6 @@
 """What the servers' modules share."""
 
+import json
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,30 @@ def free_ports(count: int) -> list[int]:
     finally:
         for one in sockets:
             one.close()
+
+
+def write_metadata(place: Place, wanted: Wanted) -> list[str]:
+    """Of a server that can only infer, for `weir load`: its flags for that."""
+    metadata = place.scratch / "metadata.json"
+    models = [model.metadata() for model in wanted.models]
+    metadata.write_text(json.dumps({"extensions": ["binary_tensor_data"], "models": models}))
+    return ["--metadata", str(metadata)]
+
+
+def write_asked(place: Place, wanted: Wanted, **more: object) -> dict[str, str]:
+    """What a handler is to serve, and how: the variable that names the file."""
+    listed = [
+        {
+            "name": model.name,
+            "path": str(place.models / f"{model.name}.onnx"),
+            "input": model.input,
+            "output": model.output,
+        }
+        for model in wanted.models
+    ]
+    asked = place.scratch / "asked.json"
+    asked.write_text(json.dumps({"models": listed, "settings": wanted.settings, **more}))
+    return {"ASKED": str(asked)}
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -1,11 +1,9 @@
 """Mosec. It hands a handler the body of a POST and no more, and lets it set no header: see handlers/mosec_server.py."""
 
-import json
-
 import scenarios
 from processes import Processes
 
-from .common import HANDLERS, ONE_THREAD, Place, Running, Wanted, free_ports
+from .common import HANDLERS, ONE_THREAD, Place, Running, Wanted, free_ports, write_asked, write_metadata
 
 NAME = "mosec"
 PACKAGES = ["mosec==0.9.8", "onnxruntime==1.32.0"]
@@ -19,20 +17,6 @@ def settings(group: str) -> list[dict]:
 
 def start(place: Place, wanted: Wanted) -> Running:
     (port,) = free_ports(1)
-    metadata = place.scratch / "metadata.json"
-    models = [model.metadata() for model in wanted.models]
-    metadata.write_text(json.dumps({"extensions": ["binary_tensor_data"], "models": models}))
-    asked = place.scratch / "asked.json"
-    listed = [
-        {
-            "name": model.name,
-            "path": str(place.models / f"{model.name}.onnx"),
-            "input": model.input,
-            "output": model.output,
-        }
-        for model in wanted.models
-    ]
-    asked.write_text(json.dumps({"models": listed, "settings": wanted.settings}))
     socket = place.scratch / "socket"
     command = [place.python(), str(HANDLERS / "mosec_server.py"), "--address", "127.0.0.1", "--port", str(port)]
     command += ["--path", str(socket), "--log-level", "warning"]
@@ -40,6 +24,6 @@ def start(place: Place, wanted: Wanted) -> Running:
         command += ["--capacity", str(wanted.queue)]
     if wanted.deadline_ms is not None:
         command += ["--timeout", str(wanted.deadline_ms)]
-    processes = Processes(command, ONE_THREAD | {"ASKED": str(asked)}, place.log)
+    processes = Processes(command, ONE_THREAD | write_asked(place, wanted), place.log)
     address = f"127.0.0.1:{port}"
-    return Running(processes, {"http": f"oip-http://{address}"}, address, flags=["--metadata", str(metadata)])
+    return Running(processes, {"http": f"oip-http://{address}"}, address, flags=write_metadata(place, wanted))

@@ -16,7 +16,7 @@ use weir_core::ids::{DeviceName, ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Rejection};
 use weir_core::profile::Profile;
 use weir_core::reply_path::ReplyPath;
-use weir_core::router::Estimate;
+use weir_core::router::{Estimate, Told};
 use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
 use weir_core::shapes::PadPlan;
 use weir_core::tensor::Row;
@@ -446,9 +446,11 @@ impl Device {
         Load { busy: inner.busy, queued: inner.waiting.len(), backlog: inner.scheduler.backlog() }
     }
 
-    /// Of the work that waits, what can be pushed out, shared by the slots.
-    pub fn yields(&self, firm: Option<f64>) -> ServiceTime {
-        self.lock().scheduler.yields(firm)
+    /// What it tells a home of another node: see [`Told`].
+    pub fn told(&self, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
+        let scheduler = &mut self.lock().scheduler;
+        let (wait, yields) = (scheduler.backlog().as_duration(), scheduler.yields(firm).as_duration());
+        Told { wait, yields, price: scheduler.price(now, model, claim), at: now, silent: None }
     }
 
     /// What it does now, for operators.
