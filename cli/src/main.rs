@@ -14,6 +14,9 @@ use crate::commands::Command;
 use crate::config::Stop;
 use crate::failure::Failure;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Prediction serving that keeps its deadlines under bursts.
 #[derive(Parser)]
 #[command(

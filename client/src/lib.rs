@@ -12,6 +12,6 @@ pub mod weirfile;
 
 pub use admin::Admin;
 pub use error::ClientError;
-pub use predict::{Answer, EndpointInfo, LocalClient, Options, Request, Timings};
+pub use predict::{Answer, EndpointInfo, HELD_BACK, LocalClient, Options, Request, Timings};
 pub use threaded::Client;
 pub use weir_host::login::Token;

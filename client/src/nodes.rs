@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use weir_core::call::Queue;
 use weir_core::ids::{EndpointName, NodeName};
+use weir_core::units::Instant;
 use weir_host::Host;
 use weir_host::clock::Clock;
 use weir_host::dial::{DialError, Entered, Role, enter, remote_text};
@@ -132,6 +133,12 @@ impl Directory {
         self.nodes.borrow().keys().cloned().collect()
     }
 
+    /// Whether there is none that takes queries, or one of which `test` is true.
+    pub fn any(&self, test: impl FnMut(&NodeName) -> bool) -> bool {
+        let nodes = self.nodes.borrow();
+        nodes.is_empty() || nodes.keys().any(test)
+    }
+
     /// Names of the endpoints.
     pub fn endpoints(&self) -> Vec<EndpointName> {
         self.endpoints.borrow().clone()
@@ -201,7 +208,7 @@ impl Link {
         if let Some(permit) = at_once() {
             return Some(permit);
         }
-        if !self.queue.borrow().fits(left) {
+        if !self.queue.borrow().fits(clock.now(), left) {
             return None;
         }
         self.queue.borrow_mut().comes(clock.now());
@@ -216,6 +223,11 @@ impl Link {
     /// A call that was sent was answered after so long.
     pub fn answered(&self, took: Duration) {
         self.queue.borrow_mut().answered(took);
+    }
+
+    /// Whether a call with so much time left would wait for its turn, and not be refused: see [`Link::permit`].
+    fn has_time_for(&self, now: Instant, left: Duration) -> bool {
+        self.has_room() || self.queue.borrow().fits(now, left)
     }
 
     /// Whether another call may be sent at once.
@@ -270,6 +282,12 @@ impl Links {
             }
             number += 1;
         }
+    }
+
+    /// Whether a call with so much time left may be sent to a node, by what is known of the connections to it.
+    pub fn has_time_for(&self, now: Instant, node: &NodeName, left: Duration) -> bool {
+        let lines = self.lines.borrow();
+        lines.iter().any(|lines| lines.look(node, |link| link.has_time_for(now, left)).unwrap_or(true))
     }
 
     /// Lets go of the connections to a node that does not answer.

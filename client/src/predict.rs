@@ -122,6 +122,10 @@ const NEXT_ASKED_AFTER: Duration = Duration::from_millis(20);
 /// How long after its deadline a call is given up: the node answers at the deadline, and that answer is on its way.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// Why a call was refused on this side.
+pub const HELD_BACK: &str = "too many calls to its node are in flight for it to be answered before its deadline; ask for less, allow more \
+                             time, or add replicas";
+
 /// A client that lives on one thread, inside a `LocalSet`.
 #[derive(Clone)]
 pub struct LocalClient(Rc<Inner>);
@@ -281,6 +285,14 @@ impl LocalClient {
         }
     }
 
+    /// Whether a call with this deadline that is not critical would be sent if it came now: where it would be late behind those that wait for each
+    /// node, [`LocalClient::predict`] refuses it, and there is no need to make it ready.
+    pub fn has_time_for(&self, deadline: Duration) -> bool {
+        let inner = &self.0;
+        let now = inner.host.clock.now();
+        !inner.holds_back.get() || inner.directory.any(|node| inner.links.has_time_for(now, node, deadline))
+    }
+
     /// Waits so long after their deadlines for calls that are made from now on, instead of a quarter of a second: for who wants to
     /// know how late an answer is.
     pub fn wait_after_deadline(&self, grace: Duration) {
@@ -371,12 +383,7 @@ impl LocalClient {
         let _permit = match tokio::time::timeout(left, link.permit(clock, bytes, patience)).await {
             Ok(Some(permit)) => permit,
             Ok(None) => {
-                return Attempt::Here(
-                    Outcome::Rejected(Rejection::TooLate),
-                    "too many calls to its node are in flight for it to be answered before its deadline; ask for less, allow more \
-                     time, or add replicas"
-                        .into(),
-                );
+                return Attempt::Here(Outcome::Rejected(Rejection::TooLate), HELD_BACK.into());
             }
             Err(_) => {
                 return Attempt::Here(

@@ -80,6 +80,15 @@ impl<L: Line> Lines<L> {
         }
     }
 
+    /// What `look` finds of the line to a peer; nothing where it does not stand.
+    pub fn look<T>(&self, peer: &NodeName, look: impl FnOnce(&L) -> T) -> Option<T> {
+        let line = self.known(peer)?;
+        match &*line.ended.borrow() {
+            Some(Ok(line)) => Some(look(line)),
+            _ => None,
+        }
+    }
+
     /// Lets go of the line to a peer that does not answer: it may be dead without a word. A dial that goes on does.
     pub fn forget(&self, peer: &NodeName) {
         let mut lines = self.0.borrow_mut();

@@ -146,6 +146,8 @@ const BATCH: usize = 256;
 const BATCH_WAIT: Duration = Duration::from_millis(50);
 /// Queries started before connections get their turn to write: more would let the first wait for the last one's encoding.
 const BURST: usize = 8;
+/// Queries looked at before anybody else gets a turn, where the target's client refuses them at once.
+const LOOKS: usize = 128;
 /// From the last connection to the first instant: time for threads to start.
 const HEAD_START: Duration = Duration::from_millis(20);
 const REPORT_EVERY: Duration = Duration::from_millis(250);
@@ -354,9 +356,16 @@ fn pace(
     batches: &mpsc::Sender<Vec<Ended>>,
 ) {
     let (mut last, mut stopped_at) = (Duration::ZERO, None);
+    let mut gap = NEAR;
     let mut turns = senders.iter().cycle();
     while let Some(query) = schedule.next() {
-        if !wait_until_due(start, query.at, last, shared, &mut stopped_at) {
+        gap = (gap * 31 + (query.at - last)) / 32;
+        let nap = match query.at - last {
+            _ if gap < CROWDED => Some(NAP),
+            near if near < NEAR => Some(Duration::ZERO),
+            _ => None,
+        };
+        if !wait_until_due(start, query.at, nap, shared, &mut stopped_at) {
             return;
         }
         last = query.at;
@@ -374,18 +383,24 @@ fn pace(
     }
 }
 
-/// Waits for a query's instant; false where the run was stopped before. What fell due until the stop is sent.
+/// Queries nearer to the last one than this share a wake-up instead of keeping the core awake.
+const NEAR: Duration = Duration::from_micros(200);
+/// Where so many come that they are nearer than this on average, those of a nap share one: a core has better to do then than to wake up for
+/// each few. It makes them later by that much and the kernel's slack at most, which counts as latency like all else.
+const CROWDED: Duration = Duration::from_micros(60);
+const NAP: Duration = Duration::from_micros(150);
+
+/// Waits for a query's instant, and at the end, where it is not due yet, for `nap` at least (by spinning without one); false where the run was
+/// stopped before. What fell due until the stop is sent.
 fn wait_until_due(
     start: std::time::Instant,
     at: Duration,
-    last: Duration,
+    nap: Option<Duration>,
     shared: &Shared,
     stopped_at: &mut Option<Duration>,
 ) -> bool {
     /// The kernel may end a sleep this much late, to wake for several timers at once.
     const SLACK: Duration = Duration::from_micros(50);
-    /// Queries nearer to each other than this share a wake-up instead of keeping the core awake.
-    const NEAR: Duration = Duration::from_micros(200);
     /// How long a stop may go unheard.
     const DEAF: Duration = Duration::from_millis(100);
     loop {
@@ -402,12 +417,10 @@ fn wait_until_due(
         if left.is_zero() {
             return true;
         }
-        if left > SLACK {
-            std::thread::sleep((left - SLACK).min(DEAF));
-        } else if at < last + NEAR {
-            std::thread::sleep(left);
-        } else {
-            std::hint::spin_loop();
+        match nap {
+            _ if left > SLACK => std::thread::sleep((left - SLACK).min(DEAF)),
+            Some(nap) => std::thread::sleep(left.max(nap)),
+            None => std::hint::spin_loop(),
         }
     }
 }
@@ -446,6 +459,8 @@ struct Sender {
 struct State {
     open: HashMap<u64, Open>,
     next: u64,
+    /// Handed out, and not looked at yet.
+    due: VecDeque<Due>,
     ended: Vec<Ended>,
     /// Of each stream what was asked, in order, with its deadline, until that has passed.
     deadlines: Vec<VecDeque<(Duration, u64)>>,
@@ -516,7 +531,7 @@ impl Sender {
         tasks.shutdown().await;
         // What is handed out no more is counted by who paces.
         queries.close();
-        while let Ok(query) = queries.try_recv() {
+        while let Some(query) = self.next_due().or_else(|| queries.try_recv().ok()) {
             let unsent = self.shared.unsent(query, self.start.elapsed());
             self.state.borrow_mut().ended.push(unsent);
         }
@@ -544,36 +559,56 @@ impl Sender {
     }
 
     async fn open_loop(&self, queries: &mut mpsc::Receiver<Due>, tasks: &mut tokio::task::JoinSet<()>) {
-        let mut burst = Vec::with_capacity(BURST);
-        let mut ids = Vec::with_capacity(BURST);
-        while queries.recv_many(&mut burst, BURST).await > 0 {
-            for query in burst.drain(..) {
+        let (mut handed, mut ids) = (Vec::with_capacity(LOOKS), Vec::with_capacity(BURST));
+        while queries.recv_many(&mut handed, LOOKS).await > 0 {
+            self.state.borrow_mut().due.extend(handed.drain(..));
+            while let Some(query) = self.next_due() {
                 let now = self.start.elapsed();
                 match self.shared.gives_up(query.at, now) {
                     true => self.state.borrow_mut().ended.push(self.shared.unsent(query, now)),
-                    false => ids.push(self.ask(query, now, tasks)),
+                    false => ids.extend(self.ask(query, now, tasks)),
+                }
+                if ids.len() == BURST {
+                    self.send(&mut ids).await;
                 }
             }
-            // Everybody who has something to write has had a turn when this one comes again: only then it is sent.
-            tokio::task::yield_now().await;
-            let state = &mut *self.state.borrow_mut();
-            for id in ids.drain(..) {
-                if let Some(open) = state.open.get_mut(&id) {
-                    open.lag = Some((self.start + open.intended).elapsed());
-                }
+            self.send(&mut ids).await;
+            if self.state.borrow().ended.len() >= BATCH {
+                self.flush().await;
             }
             while tasks.try_join_next().is_some() {}
         }
     }
 
-    /// Starts one query, and returns its number.
-    fn ask(&self, query: Due, now: Duration, tasks: &mut tokio::task::JoinSet<()>) -> u64 {
+    fn next_due(&self) -> Option<Due> {
+        self.state.borrow_mut().due.pop_front()
+    }
+
+    /// Everybody who has something to write has had a turn when this one comes again: only then what was started is sent.
+    async fn send(&self, started: &mut Vec<u64>) {
+        tokio::task::yield_now().await;
+        let state = &mut *self.state.borrow_mut();
+        for id in started.drain(..) {
+            if let Some(open) = state.open.get_mut(&id) {
+                open.lag = Some((self.start + open.intended).elapsed());
+            }
+        }
+    }
+
+    /// Starts one query, and returns its number; none where the target's client refuses it at once.
+    fn ask(&self, query: Due, now: Duration, tasks: &mut tokio::task::JoinSet<()>) -> Option<u64> {
         let Due { at: intended, stream, rows } = query;
         let whole = self.shared.streams[stream].deadline;
         // What the generator lost is not the server's to make up for, but counts as latency all the same.
         let deadline = whole.saturating_sub(now.saturating_sub(intended)).max(Duration::from_micros(1));
-        let id = self.state.borrow_mut().begin(intended, stream, &rows, whole);
         self.shared.sent.fetch_add(1, Ordering::Relaxed);
+        if let Some(reply) = self.target.refuses(deadline) {
+            let latency = (self.start + intended).elapsed();
+            let ended = Ended { intended, lag: Some(latency), latency, stream, rows, reply };
+            self.state.borrow_mut().ended.push(ended);
+            return None;
+        }
+        let id = self.state.borrow_mut().begin(intended, stream, &rows, whole);
         let asked = self.target.ask(Ask { stream, rows, deadline });
         let (state, start, batches) = (Rc::clone(&self.state), self.start, self.batches.clone());
         let shared = Arc::clone(&self.shared);
@@ -593,7 +628,7 @@ impl Sender {
                 let _ = batches.send(full).await;
             }
         });
-        id
+        Some(id)
     }
 
     fn closed_loop(&self, callers: usize, thread: usize, tasks: &mut tokio::task::JoinSet<()>) {

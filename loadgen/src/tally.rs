@@ -122,7 +122,8 @@ pub struct Tally {
     expected_right: (f64, u64),
     expected_loss: f64,
     stages: BTreeMap<String, u64>,
-    errors: BTreeMap<String, u64>,
+    /// By outcome and message.
+    errors: BTreeMap<&'static str, BTreeMap<String, u64>>,
     /// Latencies since the last look.
     recent: Histogram<u64>,
     /// Nanoseconds until a query heard that it was rejected, and the longest.
@@ -204,7 +205,7 @@ impl Tally {
                 record(&mut self.rejected.0, ended.latency);
                 self.rejected.1 = self.rejected.1.max(ended.latency);
             }
-            bump(&mut self.errors, &format!("{}: {}", ended.reply.outcome.word(), ended.reply.message));
+            bump(self.errors.entry(ended.reply.outcome.word()).or_default(), &ended.reply.message);
             return;
         }
         record(&mut self.recent, ended.latency);
@@ -314,7 +315,10 @@ impl Tally {
 
     /// The most frequent messages.
     pub fn errors(&self) -> Vec<(String, u64)> {
-        let mut errors: Vec<_> = self.errors.clone().into_iter().collect();
+        let mut errors = Vec::new();
+        for (outcome, messages) in &self.errors {
+            errors.extend(messages.iter().map(|(message, count)| (format!("{outcome}: {message}"), *count)));
+        }
         errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         errors.truncate(10);
         errors

@@ -439,9 +439,10 @@ fn no_more_bytes_are_sent_than_the_node_reads() {
     });
 }
 
-/// What becomes of calls with 100 ms each, twice as many as a node does that takes one at a time: answered in time, and refused at once.
+/// What becomes of calls with 100 ms each, twice as many as a node does that takes one at a time: answered in time, and refused at once. The
+/// client says beforehand which it refuses.
 fn twice_as_many(class: Option<Class>, holds_back: bool) -> (usize, usize) {
-    let (mut in_time, mut refused) = (0, 0);
+    let (mut in_time, mut refused, mut foretold) = (0, 0, 0);
     let one = Node { limits: Limits { calls_in_flight: 1, ..Limits::default() }, ..Node::new(Does::AnswerLater) };
     with([one], async |client, _| {
         if !holds_back {
@@ -450,6 +451,7 @@ fn twice_as_many(class: Option<Class>, holds_back: bool) -> (usize, usize) {
         let mut calls = Vec::new();
         for _ in 0..400 {
             let client = client.clone();
+            foretold += usize::from(!client.has_time_for(Duration::from_millis(100)));
             calls.push(tokio::task::spawn_local(async move {
                 let began = tokio::time::Instant::now();
                 let ended = client.predict(&Request { class, ..request(1, 8, 100) }).await[0].outcome;
@@ -463,6 +465,7 @@ fn twice_as_many(class: Option<Class>, holds_back: bool) -> (usize, usize) {
             refused += usize::from(ended == Outcome::Rejected(Rejection::TooLate) && took < Duration::from_millis(2));
         }
     });
+    assert!(class.is_some() || foretold == refused, "{foretold} foretold, {refused} refused");
     (in_time, refused)
 }
 

@@ -5,6 +5,10 @@
 //! it can. So a call that would be late behind those that wait is refused at once, on the word of how fast they went of late
 //! (`decisions.md` 13); those that are sent have time. Whoever finds nobody waiting always goes, so that it is noticed when a node is
 //! faster again.
+//!
+//! A burst may fill the queue. One that has stood for as long as a call has time is no burst: nothing is gained by its length, and all that
+//! is sent comes to the node with little time left, where one that cannot be done any more costs as much as one that can. Then it is kept
+//! short (as routers do: Nichols and Jacobson, "Controlling Queue Delay", 2012).
 
 use std::time::Duration;
 
@@ -13,6 +17,8 @@ use crate::units::Instant;
 /// How much longer a wait may be than it looks: a queue that is filled to the last instant makes all late where those that wait go somewhat
 /// slower than they went.
 const LONGER: f64 = 1.5;
+/// Likewise where some have waited for longer than a call has time.
+const LONGER_STANDING: f64 = 4.0;
 /// Weight of the newest in moving averages.
 const NEWEST: f64 = 0.1;
 
@@ -20,6 +26,8 @@ const NEWEST: f64 = 0.1;
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     waiting: u32,
+    /// Since when some have waited without a pause.
+    stands: Option<Instant>,
     /// Between one that could go and the next, while some waited, in seconds.
     every: f64,
     /// Since when the next has been waiting to go.
@@ -30,15 +38,17 @@ pub struct Queue {
 
 impl Queue {
     /// Whether a call with so much time left would be answered in it behind those that wait.
-    pub fn fits(&self, left: Duration) -> bool {
-        let wait = f64::from(self.waiting + 1) * self.every;
-        self.waiting == 0 || LONGER * wait + self.takes <= left.as_secs_f64()
+    pub fn fits(&self, now: Instant, left: Duration) -> bool {
+        let Some(stands) = self.stands else { return true };
+        let longer = if now.since(stands) < left { LONGER } else { LONGER_STANDING };
+        longer * f64::from(self.waiting + 1) * self.every + self.takes <= left.as_secs_f64()
     }
 
     /// A call waits from now on.
     pub fn comes(&mut self, now: Instant) {
         self.waiting += 1;
         self.since.get_or_insert(now);
+        self.stands.get_or_insert(now);
     }
 
     /// One that waited is sent.
@@ -54,7 +64,7 @@ impl Queue {
     pub fn gives_up(&mut self) {
         self.waiting -= 1;
         if self.waiting == 0 {
-            self.since = None;
+            (self.since, self.stands) = (None, None);
         }
     }
 
@@ -83,7 +93,7 @@ mod tests {
             if now % every == 0 {
                 if running.len() < 4 {
                     running.push_back((now, now));
-                } else if !refuses || queue.fits(Duration::from_micros(DEADLINE)) {
+                } else if !refuses || queue.fits(at(now), Duration::from_micros(DEADLINE)) {
                     queue.comes(at(now));
                     waiting.push_back(now);
                 } else {
@@ -137,9 +147,41 @@ mod tests {
         let mut queue = Queue::default();
         queue.answered(Duration::from_millis(4));
         for i in 0..40 {
-            assert!(queue.fits(Duration::from_millis(50)), "{i}");
+            assert!(queue.fits(Instant::from_millis(1), Duration::from_millis(50)), "{i}");
             queue.comes(Instant::from_millis(0));
         }
+    }
+
+    #[test]
+    fn a_burst_may_fill_the_queue_and_what_stands_is_kept_short() {
+        let (mut queue, left) = (Queue::default(), Duration::from_millis(DEADLINE / 1000));
+        let fill = |queue: &mut Queue, now: u64| {
+            let mut more = 0;
+            while queue.fits(Instant::from_millis(now), left) && more < 1000 {
+                queue.comes(Instant::from_millis(now));
+                more += 1;
+            }
+        };
+        // One goes each millisecond, and there is always another.
+        queue.comes(Instant::from_millis(0));
+        for now in 0..30 {
+            queue.comes(Instant::from_millis(now));
+            queue.goes(Instant::from_millis(now));
+        }
+        fill(&mut queue, 30);
+        assert!((30..36).contains(&queue.waiting), "two thirds of the time: {}", queue.waiting);
+        for now in 31..200 {
+            queue.goes(Instant::from_millis(now));
+            if now >= 50 {
+                fill(&mut queue, now);
+            }
+        }
+        assert!((9..14).contains(&queue.waiting), "a quarter: {}", queue.waiting);
+        while queue.waiting > 0 {
+            queue.goes(Instant::from_millis(200));
+        }
+        fill(&mut queue, 201);
+        assert!(queue.waiting > 30, "the next burst: {}", queue.waiting);
     }
 
     #[test]

@@ -74,6 +74,32 @@ fn answered(ask: &Ask) -> Reply {
     Reply { rows: rows.collect(), ..Reply::none(Outcome::Answered, "") }
 }
 
+/// A target whose client refuses every other query, and that answers what it is asked.
+struct EveryOther(std::cell::Cell<u64>);
+
+impl Target for EveryOther {
+    fn refuses(&self, _deadline: Duration) -> Option<Reply> {
+        self.0.set(self.0.get() + 1);
+        self.0.get().is_multiple_of(2).then(|| Reply::none(Outcome::Rejected(Rejection::TooLate), "not now"))
+    }
+
+    fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Reply> {
+        Box::pin(async move { answered(&ask) })
+    }
+}
+
+#[test]
+fn what_the_targets_client_refuses_is_counted_and_not_asked() {
+    let result = virtually(&config(open(400.0), Duration::from_secs(2)), Rc::new(EveryOther(Default::default())));
+    assert_eq!((result.offered, result.answered, result.rejected), (799, 400, 399));
+    assert_eq!(result.errors, [("rejected: not now".to_owned(), 399)]);
+    assert_eq!(result.rejected_after_us.map(|after| after.p99 < 2000), Some(true));
+    // A burst of refusals keeps nobody else from a turn, and nothing of it is lost.
+    let result =
+        virtually(&config(open(200_000.0), Duration::from_millis(100)), Rc::new(EveryOther(Default::default())));
+    assert_eq!((result.answered, result.rejected), (10_000, 9_999));
+}
+
 /// Plants a function; built inside the runtime, whose clock it reads.
 struct Plant<F>(F, std::cell::OnceCell<Planted<F>>);
 

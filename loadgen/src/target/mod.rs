@@ -174,6 +174,11 @@ impl Reply {
 pub trait Target {
     /// Asks. What is computed before the returned future is polled for the second time counts as the generator's own time.
     fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Reply>;
+
+    /// What the target's own client refuses at once, before anything is made ready: then it is not asked.
+    fn refuses(&self, _deadline: Duration) -> Option<Reply> {
+        None
+    }
 }
 
 /// Makes connections to a server, on whatever thread sends.

@@ -1,7 +1,10 @@
 //! What HTTP and gRPC of the open inference protocol share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use weir_core::outcome::{Outcome, Rejection};
 use weir_core::tensor::{DType, Tensor, TensorSpec, check};
 pub use weir_schema::oip::{bytes_of, dtype, word};
@@ -9,9 +12,41 @@ pub use weir_schema::oip::{bytes_of, dtype, word};
 use super::{Described, Reply, RowReply, Stream, classes};
 
 /// How long connecting, and questions before the run, may take.
-pub const CONNECT_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Largest answer that is read, in bytes: Triton's own limit for what it inflates.
 pub const ANSWER_MAX: usize = 64 << 20;
+
+/// Calls of one thread that are open at once, at most: over HTTP each has a connection, and file descriptors run out soon after.
+pub const OPEN_MAX: usize = 1000;
+
+/// Places for calls that are open.
+pub struct Places(Semaphore);
+
+impl Places {
+    /// So many.
+    pub fn new(places: usize) -> Places {
+        Places(Semaphore::new(places))
+    }
+
+    /// Waits for a place; with it comes what is left of the deadline. As any pool of connections does it, what finds none in time is given up and
+    /// not sent: a server would work for an answer that nobody waits for any more.
+    pub async fn take(&self, deadline: Duration) -> Result<(SemaphorePermit<'_>, Duration), Reply> {
+        if let Ok(place) = self.0.try_acquire() {
+            return Ok((place, deadline));
+        }
+        let began = Instant::now();
+        match tokio::time::timeout(deadline, self.0.acquire()).await {
+            Ok(place) => {
+                let left = deadline.saturating_sub(began.elapsed()).max(Duration::from_micros(1));
+                Ok((place.expect("never closed"), left))
+            }
+            Err(_) => {
+                let why = "its deadline passed before it could be sent: so many calls are open already that the server does not answer";
+                Err(Reply::none(Outcome::Expired, why))
+            }
+        }
+    }
+}
 
 /// An input as the metadata tells it; a dimension below 0 is open.
 pub fn spec(name: &str, datatype: &str, shape: &[i64]) -> Result<TensorSpec, String> {

@@ -14,7 +14,7 @@ use weir_schema::oip::inference::infer_parameter::ParameterChoice;
 use weir_schema::oip::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use weir_schema::oip::inference::{InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest};
 
-use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN};
+use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN, OPEN_MAX, Places};
 use super::{Ask, Connect, Described, Reply, Stream, Target, TargetError};
 use crate::run::PATIENCE;
 
@@ -91,7 +91,8 @@ impl Connect for OipGrpc {
                 clients.push(self.dial().await?);
             }
             let authority = self.0.clone();
-            Ok(Rc::new(Server { authority, clients, turn: Cell::new(0), streams }) as Rc<dyn Target>)
+            let places = Rc::new(Places::new(OPEN_MAX));
+            Ok(Rc::new(Server { authority, clients, turn: Cell::new(0), places, streams }) as Rc<dyn Target>)
         })
     }
 }
@@ -105,6 +106,7 @@ struct Server {
     authority: String,
     clients: Vec<Client>,
     turn: Cell<usize>,
+    places: Rc<Places>,
     streams: Arc<[Stream]>,
 }
 
@@ -127,11 +129,15 @@ impl Target for Server {
         if let Some(name) = stream.compared().map(str::to_owned) {
             request.outputs.push(InferRequestedOutputTensor { name, ..InferRequestedOutputTensor::default() });
         }
-        let timeout = ParameterChoice::Int64Param(ask.deadline.as_micros() as i64);
-        request.parameters.insert("timeout".into(), InferParameter { parameter_choice: Some(timeout) });
-        let (authority, streams) = (self.authority.clone(), Arc::clone(&self.streams));
+        let (authority, places, streams) = (self.authority.clone(), Rc::clone(&self.places), Arc::clone(&self.streams));
         Box::pin(async move {
-            match tokio::time::timeout(ask.deadline + PATIENCE, client.model_infer(request)).await {
+            let (_place, left) = match places.take(ask.deadline).await {
+                Ok(place) => place,
+                Err(reply) => return reply,
+            };
+            let timeout = ParameterChoice::Int64Param(left.as_micros() as i64);
+            request.parameters.insert("timeout".into(), InferParameter { parameter_choice: Some(timeout) });
+            match tokio::time::timeout(left + PATIENCE, client.model_infer(request)).await {
                 Err(_) => Reply::none(Outcome::Unknown, "no answer in time; it may have run"),
                 Ok(Err(status)) => refused(&authority, &status),
                 Ok(Ok(response)) => {

@@ -17,18 +17,14 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
 use weir_core::outcome::{Outcome, Rejection};
 use weir_core::tensor::{DType, Tensor};
 use weir_schema::oip::HEADER_LENGTH;
 use weir_schema::oip::json::{Flat, read};
 
-use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN};
+use super::oip::{self, ANSWER_MAX, CONNECT_WITHIN, OPEN_MAX, Places};
 use super::{Ask, Connect, Described, Reply, Stream, Target, TargetError};
 use crate::run::PATIENCE;
-
-/// Connections of one thread at most: as many calls wait for a slow server, and file descriptors run out soon after.
-const CONNECTIONS_MAX: usize = 1000;
 
 /// A server.
 pub struct OipHttp {
@@ -175,7 +171,7 @@ type Link = SendRequest<Full<Bytes>>;
 struct Pool {
     authority: String,
     idle: RefCell<Vec<Link>>,
-    places: Semaphore,
+    places: Places,
 }
 
 /// How a call ended that has no response.
@@ -199,7 +195,7 @@ impl Pool {
         let pool = Pool {
             authority: authority.to_owned(),
             idle: RefCell::default(),
-            places: Semaphore::new(connections.max(CONNECTIONS_MAX)),
+            places: Places::new(connections.max(OPEN_MAX)),
         };
         for _ in 0..connections.max(1) {
             let link = pool.dial().await.map_err(|why| {
@@ -229,7 +225,6 @@ impl Pool {
 
     /// One call: status, headers and body.
     async fn call(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, HeaderMap, Bytes), Broken> {
-        let _place = self.places.acquire().await.expect("never closed");
         loop {
             let idle = self.idle.borrow_mut().pop();
             let kept = idle.is_some();
@@ -283,12 +278,15 @@ impl Target for Server {
     fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Reply> {
         let stream = &self.streams[ask.stream];
         let inputs = stream.data.take(&ask.rows);
-        let wanted = stream.compared();
-        let body = write_request(&inputs, wanted, ask.deadline, self.binary);
+        let binary = self.binary;
         let path = format!("{}/infer", model_path(&stream.endpoint));
         let (pool, streams) = (Rc::clone(&self.pool), Arc::clone(&self.streams));
         Box::pin(async move {
-            let (json_length, body) = match body {
+            let (_place, left) = match pool.places.take(ask.deadline).await {
+                Ok(place) => place,
+                Err(reply) => return reply,
+            };
+            let (json_length, body) = match write_request(&inputs, streams[ask.stream].compared(), left, binary) {
                 Ok(body) => body,
                 Err(why) => return Reply::none(Outcome::Rejected(Rejection::BadInput), why),
             };
@@ -300,7 +298,7 @@ impl Target for Server {
                 None => request.header("content-type", "application/json"),
             };
             let request = request.body(Full::new(body.into())).expect("parts that were checked");
-            match tokio::time::timeout(ask.deadline + PATIENCE, pool.call(request)).await {
+            match tokio::time::timeout(left + PATIENCE, pool.call(request)).await {
                 Err(_) => Reply::none(Outcome::Unknown, "no answer in time; it may have run"),
                 Ok(Err(Broken::NotSent(why))) => oip::not_sent(&pool.authority, why),
                 Ok(Err(Broken::Unknown(why))) => Reply::none(Outcome::Unknown, format!("{why}; it may have run")),

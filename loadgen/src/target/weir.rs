@@ -3,11 +3,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
-use weir_client::{Answer, ClientError, LocalClient, Options, Request};
+use weir_client::{Answer, ClientError, HELD_BACK, LocalClient, Options, Request};
 use weir_core::ids::EndpointName;
-use weir_core::outcome::Outcome;
+use weir_core::outcome::{Outcome, Rejection};
 use weir_core::tensor::Tensor;
 use weir_host::Host;
 
@@ -78,11 +79,29 @@ struct Cluster {
     streams: Arc<[Stream]>,
 }
 
+impl Cluster {
+    /// Whose turn it is.
+    fn client(&self) -> &LocalClient {
+        &self.clients[self.turn.get() % self.clients.len()]
+    }
+
+    fn next_turn(&self) {
+        self.turn.set(self.turn.get().wrapping_add(1));
+    }
+}
+
 impl Target for Cluster {
+    fn refuses(&self, deadline: Duration) -> Option<Reply> {
+        if self.client().has_time_for(deadline) {
+            return None;
+        }
+        self.next_turn();
+        Some(Reply::none(Outcome::Rejected(Rejection::TooLate), HELD_BACK))
+    }
+
     fn ask(&self, ask: Ask) -> LocalBoxFuture<'static, Reply> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        let client = self.clients[turn % self.clients.len()].clone();
+        let client = self.client().clone();
+        self.next_turn();
         let stream = &self.streams[ask.stream];
         let label_output = stream.label_output.clone();
         let request = Request {
