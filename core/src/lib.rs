@@ -8,6 +8,7 @@ pub mod history;
 pub mod ids;
 pub mod labels;
 pub mod outcome;
+pub mod paging;
 pub mod placement;
 pub mod planning;
 pub mod prng;

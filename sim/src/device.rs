@@ -90,6 +90,19 @@ impl Device {
         self.perform(now, out);
     }
 
+    /// Takes away a replica that is not in use.
+    pub fn remove_replica(&mut self, now: Instant, id: ReplicaId, out: &mut Vec<Effect>) {
+        assert!(!self.running.contains_key(&id), "replica {id} runs a batch");
+        self.services.remove(&id);
+        self.scheduler.remove_replica(now, id, &mut self.actions);
+        self.perform(now, out);
+    }
+
+    /// Whether rows of its model wait, or it runs a batch.
+    pub fn is_in_use(&self, id: ReplicaId, model: &ModelRef) -> bool {
+        self.running.contains_key(&id) || self.scheduler.queued(model) > 0
+    }
+
     /// The rows of one call.
     pub fn arrive(&mut self, now: Instant, model: &ModelRef, rows: &[Query], out: &mut Vec<Effect>) {
         self.scheduler.on_arrival(now, model, rows, &mut self.actions);

@@ -292,6 +292,11 @@ impl Device {
         self.pool.models().map(|(_, model)| (&model.name, model.rows()))
     }
 
+    /// Rows of a model that wait.
+    pub fn queued(&self, model: &ModelRef) -> usize {
+        self.pool.index(model).map_or(0, |index| self.pool.model(index).rows())
+    }
+
     /// Batches that run.
     pub fn running(&self) -> usize {
         self.pool.running().count()

@@ -1,0 +1,97 @@
+//! What is loaded next, and what is put out for it.
+
+use std::time::Duration;
+
+use super::page::{Evicted, Stage};
+use super::{Action, Paging};
+use crate::ids::ReplicaId;
+use crate::units::Instant;
+
+/// What was never loaded goes before what somebody waits for once it has waited so long itself.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Where everything that could go is in use: when to look again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+impl Paging {
+    /// Whatever can be begun is begun.
+    pub(super) fn advance(&mut self, now: Instant, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
+        self.relieve(now, in_use, out);
+        while let Some(id) = self.next_load(now, in_use) {
+            let lacking = self.lacks(id);
+            if lacking == 0 {
+                self.was_due = self.pages[&id].due.is_some();
+                self.wishes.remove(&id);
+                self.page(id).stage = Stage::Loading(now);
+                out.push(Action::Load(id));
+                continue;
+            }
+            if self.pages.values().any(|page| page.stage == Stage::Leaving) {
+                break;
+            }
+            match self.victims(now, Some(id), lacking, in_use) {
+                Some(victims) => self.evict(now, &victims, Some(id), out),
+                None => out.push(Action::WakeAt(now + LOOK_AGAIN)),
+            }
+            break;
+        }
+        let due = self.pages.values().filter(|page| page.stage == Stage::Out).filter_map(|page| page.due);
+        let due = due.filter(|at| *at > now).min();
+        let hopeless = Some(self.hopeless).filter(|_| self.held > 0);
+        out.extend(due.into_iter().chain(hopeless).min().map(Action::WakeAt));
+        if cfg!(debug_assertions) {
+            self.assert_invariants();
+        }
+    }
+
+    /// What stands here may take more memory than was known.
+    fn relieve(&mut self, now: Instant, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
+        let stays = self.pages.values().filter(|page| page.is_held() && page.stage != Stage::Leaving);
+        let beyond = stays.map(|page| page.size).sum::<u64>().saturating_sub(self.memory);
+        if beyond == 0 {
+            return;
+        }
+        match self.victims(now, None, beyond, in_use) {
+            Some(victims) => self.evict(now, &victims, None, out),
+            None => out.push(Action::WakeAt(now + LOOK_AGAIN)),
+        }
+    }
+
+    fn evict(&mut self, now: Instant, victims: &[ReplicaId], wanted: Option<ReplicaId>, out: &mut Vec<Action>) {
+        let by = wanted.map(|id| self.pages[&id].model.clone());
+        for id in victims {
+            let page = self.page(*id);
+            page.stage = Stage::Leaving;
+            page.evictions += 1;
+            page.evicted = Some(Evicted { at: now, by: by.clone() });
+            out.push(Action::Evict(*id));
+        }
+    }
+
+    /// What is to be loaded next, if anything can be begun now.
+    fn next_load(&mut self, now: Instant, in_use: &dyn Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
+        let loads = self.pages.values().any(|page| matches!(page.stage, Stage::Loading(_)));
+        if loads && self.is_short() {
+            return None;
+        }
+        let due = self.pages.iter().filter(|(_, page)| page.stage == Stage::Out);
+        let due = due.filter_map(|(id, page)| Some((page.due.filter(|at| *at <= now)?, *id))).min();
+        let is_impatient = |(at, _): &(Instant, ReplicaId)| !self.was_due && now.since(*at) >= PATIENCE;
+        if let Some((_, id)) = due.filter(is_impatient) {
+            return Some(id);
+        }
+        let promised = self.promised.iter().copied().find(|id| self.pages[id].stage == Stage::Out);
+        if let Some(id) = promised.or(due.map(|(_, id)| id)) {
+            return Some(id);
+        }
+        if !self.is_short() {
+            return self.pages.iter().find(|(_, page)| page.is_on_demand()).map(|(id, _)| *id);
+        }
+        while let Some(id) = self.dearest_wish(now) {
+            if self.pages[&id].is_on_demand() && self.gains(now, id, 0, in_use) {
+                return Some(id);
+            }
+            self.wishes.remove(&id);
+        }
+        None
+    }
+}

@@ -1,0 +1,415 @@
+//! Memory of one node as a cache of the replicas that it is to serve: what is loaded when, what goes for it, and who may wait. See
+//! README.md for the problem.
+//!
+//! Events and the time go in, [`Action`]s come out. What fits is loaded at once and stays. Where all of it together does not fit, one
+//! replica is loaded at a time: what somebody waits for in the order in which it was promised, what was never loaded (so that its size and
+//! its reload time are known), and what is worth more than what would go for it. [`Paging::ask`] says of each query of a model that is not
+//! in memory whether it may wait for that; many of them lead to one load.
+//!
+//! `in_use` says of a replica whether rows wait for it or run on it: that one stays.
+
+mod choice;
+mod churn;
+mod loads;
+mod page;
+#[cfg(test)]
+mod tests;
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::ids::{ModelRef, ReplicaId, TicketId};
+use crate::outcome::Rejection;
+use crate::units::{Bytes, Deadline, Instant, ServiceTime};
+
+use churn::Churn;
+use page::{Asked, Page, Reload, Stage};
+
+pub use choice::Keep;
+pub use page::Evicted;
+pub use told::{Paged, Residence};
+
+/// Rows that may wait for models to be loaded: as many as may wait for a device.
+pub const HELD_MAX: usize = crate::scheduler::WAITING_MAX;
+/// One row that asks for a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Query {
+    pub ticket: TicketId,
+    pub deadline: Deadline,
+    /// What is left to do once its model is in memory.
+    pub service: ServiceTime,
+}
+
+impl Query {
+    /// Whether it is late where its model is in memory at `ready`.
+    fn misses(&self, ready: Instant) -> bool {
+        self.deadline.missed_by(ready + self.service)
+    }
+
+    /// The first instant at which it is too late for it.
+    fn hopeless(&self) -> Instant {
+        Instant::from_nanos(self.deadline.0.as_nanos().saturating_sub(self.service.as_nanos()).saturating_add(1))
+    }
+}
+
+/// What the shell has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Action {
+    /// Load this replica; tell [`Paging::on_loaded`] or [`Paging::on_failed`].
+    Load(ReplicaId),
+    /// Put it out at once; tell [`Paging::on_gone`] when its memory is free.
+    Evict(ReplicaId),
+    /// The model of this row is in memory now.
+    Run(TicketId),
+    /// This row does not run here.
+    Reject { ticket: TicketId, why: Rejection },
+    /// The deadline of this row cannot be met any more.
+    Expire(TicketId),
+    /// Call [`Paging::on_wake`] then; the earliest counts.
+    WakeAt(Instant),
+}
+
+/// The memory of a node.
+#[derive(Clone, Debug)]
+pub struct Paging {
+    memory: u64,
+    keep: Keep,
+    pages: BTreeMap<ReplicaId, Page>,
+    /// What all of them would take.
+    all: u64,
+    models: BTreeMap<ModelRef, Asked>,
+    /// Rows that wait.
+    held: usize,
+    /// Loads that rows wait for, in the order in which they were promised.
+    promised: VecDeque<ReplicaId>,
+    /// What was asked for and could not be in time.
+    wishes: BTreeSet<ReplicaId>,
+    /// The load before was one that nobody asked for.
+    was_due: bool,
+    /// What the first load of a replica took last, with all that is measured then.
+    first_load: Duration,
+    /// No row that waits is late before.
+    hopeless: Instant,
+    churn: Churn,
+}
+
+impl Paging {
+    /// Nothing in `memory`.
+    pub fn new(memory: Bytes, keep: Keep) -> Paging {
+        Paging {
+            memory: memory.0,
+            keep,
+            pages: BTreeMap::new(),
+            all: 0,
+            models: BTreeMap::new(),
+            held: 0,
+            promised: VecDeque::new(),
+            wishes: BTreeSet::new(),
+            was_due: false,
+            first_load: Duration::ZERO,
+            hopeless: Instant::FAR,
+            churn: Churn::default(),
+        }
+    }
+
+    /// Whether not everything fits. Where it does, queries need not be told of.
+    pub fn is_short(&self) -> bool {
+        self.all > self.memory
+    }
+
+    /// A replica is to be served here, of which this much is known; [`Paging::on_wake`] loads it, and whatever else was placed.
+    pub fn place(&mut self, now: Instant, id: ReplicaId, model: &ModelRef, size: Bytes) {
+        let size = Bytes(size.0.min(self.memory));
+        let before = self.pages.insert(id, Page::new(model.clone(), size, now));
+        assert!(before.is_none(), "replica {id} is placed already");
+        self.all += size.0;
+        self.models.entry(model.clone()).or_default().pages.push(id);
+    }
+
+    /// A replica is not to be served here any more. Who waits for its model alone is refused.
+    pub fn remove(&mut self, now: Instant, id: ReplicaId, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
+        let Some(page) = self.pages.remove(&id) else { return };
+        self.all -= page.size;
+        self.wishes.remove(&id);
+        if matches!(page.stage, Stage::Loading(_)) || self.promised.contains(&id) {
+            self.refuse_all(&page.model, out);
+        }
+        let asked = self.models.get_mut(&page.model).expect("a model has its replicas");
+        asked.pages.retain(|other| *other != id);
+        if asked.pages.is_empty() {
+            self.models.remove(&page.model);
+        }
+        self.advance(now, in_use, out);
+    }
+
+    /// Rows ask for a model. True where it is in memory: they may run. Otherwise each is refused now, or runs, is refused or expires later.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        model: &ModelRef,
+        queries: &[Query],
+        in_use: &dyn Fn(ReplicaId) -> bool,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let refuse = |why: Rejection| move |query: &Query| Action::Reject { ticket: query.ticket, why };
+        if !self.models.contains_key(model) {
+            out.extend(queries.iter().map(refuse(Rejection::NoReplica)));
+            return false;
+        }
+        let time = |query: &Query| query.hopeless().since(now);
+        if self.count(now, model, queries.len(), queries.iter().map(time).max().unwrap_or_default()) {
+            return true;
+        }
+        let Some((id, ready)) = self.promise(now, model) else {
+            out.extend(queries.iter().map(refuse(Rejection::NoReplica)));
+            return false;
+        };
+        let late = queries.iter().filter(|query| query.misses(ready));
+        out.extend(late.map(refuse(Rejection::TooLate)));
+        let timely = queries.iter().filter(|query| !query.misses(ready));
+        let is_new = !self.is_coming(id);
+        let rows = timely.clone().count();
+        if rows > 0 && is_new && !self.gains(now, id, rows, in_use) {
+            out.extend(timely.map(refuse(Rejection::TooLate)));
+        } else if rows > 0 {
+            let room = HELD_MAX - self.held;
+            out.extend(timely.clone().skip(room).map(refuse(Rejection::QueueFull)));
+            self.held += rows.min(room);
+            let timely = timely.take(room);
+            self.hopeless = timely.clone().map(Query::hopeless).min().unwrap_or(Instant::FAR).min(self.hopeless);
+            self.models.get_mut(model).expect("just seen").waiting.extend(timely);
+            if is_new && room > 0 {
+                self.promised.push_back(id);
+            }
+        } else if is_new {
+            self.wishes.insert(id);
+        }
+        self.advance(now, in_use, out);
+        false
+    }
+
+    /// So many rows that could wait for `time` would have asked for a model, had its load not been too long for them.
+    pub fn on_missed(
+        &mut self,
+        now: Instant,
+        model: &ModelRef,
+        (rows, time): (usize, Duration),
+        in_use: &dyn Fn(ReplicaId) -> bool,
+        out: &mut Vec<Action>,
+    ) {
+        if !self.models.contains_key(model) || self.count(now, model, rows, time) {
+            return;
+        }
+        if let Some((id, _)) = self.promise(now, model)
+            && !self.is_coming(id)
+        {
+            self.wishes.insert(id);
+            self.advance(now, in_use, out);
+        }
+    }
+
+    /// When a model will be in memory if it is asked for now: at once where it is. `None` where nobody can say.
+    pub fn ready_at(&self, now: Instant, model: &ModelRef) -> Option<Instant> {
+        if self.is_resident(model) { Some(now) } else { self.promise(now, model).map(|(_, ready)| ready) }
+    }
+
+    /// A load that was asked for is done. Of the first one: what the replica takes, and how much of the time the next load will take again.
+    pub fn on_loaded(
+        &mut self,
+        now: Instant,
+        id: ReplicaId,
+        first: Option<(Bytes, Duration)>,
+        in_use: &dyn Fn(ReplicaId) -> bool,
+        out: &mut Vec<Action>,
+    ) {
+        let is_short = self.is_short();
+        let Some(page) = self.pages.get_mut(&id) else { return };
+        let Stage::Loading(since) = page.stage else { return };
+        let took = now.since(since);
+        (page.stage, page.due) = (Stage::In, None);
+        page.loads += 1;
+        if let Some((size, again)) = first {
+            // What is larger than everything has everything.
+            let size = size.0.min(self.memory);
+            self.all = self.all - page.size + size;
+            (page.size, page.reload) = (size, Some(Reload::first(again)));
+            self.first_load = took;
+        } else if let Some(reload) = &mut page.reload {
+            reload.add(took);
+            if is_short {
+                self.churn.reloaded(now, took);
+            }
+        }
+        let asked = self.models.get_mut(&page.model).expect("a model has its replicas");
+        self.held -= asked.waiting.len();
+        let waiting = asked.waiting.drain(..);
+        out.extend(
+            waiting
+                .map(|query| if query.misses(now) { Action::Expire(query.ticket) } else { Action::Run(query.ticket) }),
+        );
+        let pages = &asked.pages;
+        self.promised.retain(|id| !pages.contains(id));
+        self.wishes.remove(&id);
+        let just_loaded = |other: ReplicaId| other == id || in_use(other);
+        self.advance(now, &just_loaded, out);
+    }
+
+    /// A load has failed, or what was loaded has died: it is tried again after `pause`. Who waits for it is refused.
+    pub fn on_failed(
+        &mut self,
+        now: Instant,
+        id: ReplicaId,
+        pause: Duration,
+        in_use: &dyn Fn(ReplicaId) -> bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(page) = self.pages.get_mut(&id) else { return };
+        (page.stage, page.due) = (Stage::Out, Some(now + pause));
+        let model = page.model.clone();
+        self.wishes.remove(&id);
+        self.refuse_all(&model, out);
+        self.advance(now, in_use, out);
+    }
+
+    /// The memory of what was put out is free.
+    pub fn on_gone(&mut self, now: Instant, id: ReplicaId, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
+        if let Some(page) = self.pages.get_mut(&id).filter(|page| page.stage == Stage::Leaving) {
+            page.stage = Stage::Out;
+            self.advance(now, in_use, out);
+        }
+    }
+
+    /// The caller of a row that waits is gone.
+    pub fn on_cancel(&mut self, model: &ModelRef, ticket: TicketId) {
+        let Some(asked) = self.models.get_mut(model) else { return };
+        let before = asked.waiting.len();
+        asked.waiting.retain(|query| query.ticket != ticket);
+        self.held -= before - asked.waiting.len();
+        self.break_promises();
+    }
+
+    /// A timer that was asked for fires.
+    pub fn on_wake(&mut self, now: Instant, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
+        self.hopeless = Instant::FAR;
+        for asked in self.models.values_mut() {
+            let before = asked.waiting.len();
+            asked.waiting.retain(|query| {
+                let late = query.misses(now);
+                out.extend(late.then_some(Action::Expire(query.ticket)));
+                if !late {
+                    self.hopeless = self.hopeless.min(query.hopeless());
+                }
+                !late
+            });
+            self.held -= before - asked.waiting.len();
+        }
+        self.break_promises();
+        self.advance(now, in_use, out);
+    }
+
+    /// Whether it does little else than load, so that only what is worth much more than what goes for it is loaded.
+    pub fn thrashes(&self, now: Instant) -> bool {
+        self.churn.thrashes(now)
+    }
+
+    /// How often that has begun.
+    pub fn thrashings(&self) -> u64 {
+        self.churn.episodes()
+    }
+
+    /// Share of the time that reloads take.
+    pub fn reloading(&self, now: Instant) -> f64 {
+        self.churn.busy(now)
+    }
+
+    /// Whether it is being loaded, or will be because somebody waits.
+    fn is_coming(&self, id: ReplicaId) -> bool {
+        matches!(self.pages[&id].stage, Stage::Loading(_)) || self.promised.contains(&id)
+    }
+
+    /// What a load takes, the first one with all that is measured.
+    fn takes(&self, id: ReplicaId) -> Duration {
+        self.pages[&id].reload.map_or(self.first_load, Reload::estimate)
+    }
+
+    fn is_resident(&self, model: &ModelRef) -> bool {
+        let pages = self.models.get(model).map_or(&[][..], |asked| &asked.pages);
+        pages.iter().any(|id| self.pages[id].stage == Stage::In)
+    }
+
+    /// Counts rows of a model; whether it is in memory.
+    fn count(&mut self, now: Instant, model: &ModelRef, rows: usize, time: Duration) -> bool {
+        let resident = self.is_resident(model);
+        let asked = self.models.get_mut(model).expect("known to whoever counts");
+        let last = asked.demand.last;
+        asked.demand.add(now, rows, time);
+        if !resident {
+            asked.cold += rows as u64;
+            let regretted = |id: &ReplicaId| {
+                let page = &self.pages[id];
+                let evicted = page.evicted.as_ref().filter(|evicted| last < evicted.at);
+                evicted.is_some_and(|evicted| now.since(evicted.at) < page.reload())
+            };
+            if asked.pages.iter().any(regretted) {
+                self.churn.regretted(now);
+            }
+        }
+        resident
+    }
+
+    /// The replica of a model that is loaded for whoever asks now, and when it will be in memory.
+    fn promise(&self, now: Instant, model: &ModelRef) -> Option<(ReplicaId, Instant)> {
+        let pages = self.models.get(model).map_or(&[][..], |asked| &asked.pages);
+        let ends = |id: &ReplicaId| match self.pages[id].stage {
+            Stage::Loading(since) => Some((since + self.takes(*id)).max(now)),
+            _ => None,
+        };
+        if let Some(known) =
+            pages.iter().find_map(|id| Some((*id, ends(id).filter(|_| self.pages[id].reload.is_some())?)))
+        {
+            return Some(known);
+        }
+        let mut ready = self.pages.keys().filter_map(ends).max().unwrap_or(now);
+        for id in &self.promised {
+            ready = ready + self.pages[id].reload();
+            if pages.contains(id) {
+                return Some((*id, ready));
+            }
+        }
+        // What is about to leave can come back as soon as it has.
+        let can = |id: &&ReplicaId| self.pages[*id].is_on_demand() || self.pages[*id].stage == Stage::Leaving;
+        let id = *pages.iter().find(can)?;
+        Some((id, ready + self.pages[&id].reload()))
+    }
+
+    /// Nobody waits for these any more.
+    fn break_promises(&mut self) {
+        let (pages, models) = (&self.pages, &self.models);
+        let is_awaited = |id: &ReplicaId| !models[&pages[id].model].waiting.is_empty();
+        self.promised.retain(is_awaited);
+    }
+
+    fn refuse_all(&mut self, model: &ModelRef, out: &mut Vec<Action>) {
+        let asked = self.models.get_mut(model).expect("a model has its replicas");
+        self.held -= asked.waiting.len();
+        let refuse = |query: Query| Action::Reject { ticket: query.ticket, why: Rejection::NoReplica };
+        out.extend(asked.waiting.drain(..).map(refuse));
+        let pages = &asked.pages;
+        self.promised.retain(|id| !pages.contains(id));
+    }
+
+    fn page(&mut self, id: ReplicaId) -> &mut Page {
+        self.pages.get_mut(&id).expect("a replica that is placed")
+    }
+
+    fn assert_invariants(&self) {
+        assert_eq!(self.all, self.pages.values().map(|page| page.size).sum::<u64>());
+        assert_eq!(self.held, self.models.values().map(|asked| asked.waiting.len()).sum::<usize>());
+        for asked in self.models.values().filter(|asked| !asked.waiting.is_empty()) {
+            assert!(asked.pages.iter().any(|id| self.is_coming(*id)), "rows wait for what nobody loads");
+        }
+    }
+}

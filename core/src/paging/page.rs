@@ -1,0 +1,143 @@
+//! One replica that may be in memory or not, and what is asked of its model.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::Query;
+use crate::ids::{ModelRef, ReplicaId};
+use crate::prng::elementary::exp;
+use crate::units::{Bytes, Instant};
+
+/// Memory of what is asked of a model, in seconds: some queries of whatever is worth keeping come within it, and what was popular some
+/// minutes ago is forgotten.
+const TAU: f64 = 20.0;
+/// Share of a new query in the running mean of the time that queries have.
+const TIME_SHARE: f64 = 1.0 / 16.0;
+/// Seconds that a query can wait at most, as far as it counts here.
+const TIME_MOST: f64 = 60.0;
+/// Share of a new load in the running mean of what loads take, and of how far they are from it.
+const LOAD_SHARE: f64 = 0.25;
+
+/// Where a replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Out,
+    Loading(Instant),
+    In,
+    /// Out, and its memory is not free yet.
+    Leaving,
+}
+
+/// Why a replica was put out of memory last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// When.
+    pub at: Instant,
+    /// What was loaded in its place; `None` where what stands here took more memory than was known.
+    pub by: Option<ModelRef>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    pub model: ModelRef,
+    pub size: u64,
+    pub stage: Stage,
+    /// `None` until it was loaded once.
+    pub reload: Option<Reload>,
+    /// When it is to be loaded whether anybody asks or not: for the first time, or again where it failed.
+    pub due: Option<Instant>,
+    pub evicted: Option<Evicted>,
+    pub loads: u64,
+    pub evictions: u64,
+}
+
+impl Page {
+    pub fn new(model: ModelRef, size: Bytes, due: Instant) -> Page {
+        let (stage, due) = (Stage::Out, Some(due));
+        Page { model, size: size.0, stage, reload: None, due, evicted: None, loads: 0, evictions: 0 }
+    }
+
+    /// Whether it takes memory.
+    pub fn is_held(&self) -> bool {
+        self.stage != Stage::Out
+    }
+
+    /// Whether it can be loaded as soon as somebody asks: it could be before, and did not fail since.
+    pub fn is_on_demand(&self) -> bool {
+        self.stage == Stage::Out && self.reload.is_some() && self.due.is_none()
+    }
+
+    /// What a load takes; nothing where that is not known yet.
+    pub fn reload(&self) -> Duration {
+        self.reload.map_or(Duration::ZERO, Reload::estimate)
+    }
+}
+
+/// What loads of a replica take: a running mean and mean deviation, as for round trips (Jacobson, SIGCOMM '88).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reload {
+    mean: f64,
+    deviation: f64,
+}
+
+impl Reload {
+    pub fn first(took: Duration) -> Reload {
+        Reload { mean: took.as_secs_f64(), deviation: 0.0 }
+    }
+
+    pub fn add(&mut self, took: Duration) {
+        let off = took.as_secs_f64() - self.mean;
+        self.mean += LOAD_SHARE * off;
+        self.deviation += LOAD_SHARE * (off.abs() - self.deviation);
+    }
+
+    /// What promises are made by.
+    pub fn estimate(self) -> Duration {
+        Duration::from_secs_f64(self.mean + 2.0 * self.deviation)
+    }
+}
+
+/// What is asked of a model, and who waits for it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    /// Its replicas here.
+    pub pages: Vec<ReplicaId>,
+    pub demand: Demand,
+    pub waiting: VecDeque<Query>,
+    /// Queries that found it out of memory.
+    pub cold: u64,
+}
+
+/// Queries of late: they decay with e^(−Δt/τ).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Demand {
+    sum: f64,
+    pub last: Instant,
+    /// How long they could wait, in seconds; `None` where none has come.
+    time: Option<f64>,
+}
+
+impl Demand {
+    /// So many queries that can wait so long.
+    pub fn add(&mut self, now: Instant, queries: usize, time: Duration) {
+        // Of what can wait for ever a minute says enough.
+        let time = time.as_secs_f64().min(TIME_MOST);
+        self.sum = self.left(now) + queries as f64;
+        self.last = now;
+        self.time = Some(self.time.map_or(time, |known| known + TIME_SHARE * (time - known)));
+    }
+
+    /// A second.
+    pub fn rate(&self, now: Instant) -> f64 {
+        self.left(now) / TAU
+    }
+
+    /// How long a query can wait, in seconds.
+    pub fn time(&self) -> f64 {
+        self.time.unwrap_or(TIME_MOST)
+    }
+
+    fn left(&self, now: Instant) -> f64 {
+        self.sum * exp(-now.since(self.last).as_secs_f64() / TAU)
+    }
+}

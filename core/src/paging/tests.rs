@@ -1,0 +1,463 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MB: u64 = 1_000_000;
+
+fn model(i: u64) -> ModelRef {
+    ModelRef::parse(&format!("m{i}@1")).unwrap()
+}
+
+fn ms(at: u64) -> Instant {
+    Instant::from_millis(at)
+}
+
+/// A node that does what it is told: first loads take 20 ms more than others, memory is free 1 ms after it was asked for.
+struct Node {
+    paging: Paging,
+    now: Instant,
+    /// By replica: size, and what a load takes.
+    models: BTreeMap<ReplicaId, (u64, Duration)>,
+    memory: u64,
+    events: BTreeMap<(Instant, u64), Event>,
+    numbered: u64,
+    stands: BTreeMap<ReplicaId, Stage>,
+    loaded: BTreeMap<ReplicaId, u32>,
+    /// Replicas with rows that wait or run, until when.
+    used: BTreeMap<ReplicaId, Instant>,
+    /// Fails the next so many loads of a replica.
+    fails: BTreeMap<ReplicaId, u32>,
+    /// What became of each row: its model, and how it ended.
+    rows: BTreeMap<TicketId, (ReplicaId, Option<End>)>,
+    loads: Vec<ReplicaId>,
+    evicted: Vec<ReplicaId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Loaded(ReplicaId),
+    Gone(ReplicaId),
+    Wake,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Ran(Instant),
+    Rejected(Rejection),
+    Expired,
+    Cancelled,
+}
+
+impl Node {
+    fn new(memory: u64, models: &[(u64, u64)], keep: Keep) -> Node {
+        let mut paging = Paging::new(Bytes(memory), keep);
+        let models: BTreeMap<ReplicaId, (u64, Duration)> = models
+            .iter()
+            .zip(0..)
+            .map(|((size, reload), i)| (ReplicaId(i), (*size, Duration::from_millis(*reload))))
+            .collect();
+        for (id, (size, _)) in &models {
+            paging.place(Instant::ZERO, *id, &model(id.0), Bytes(*size));
+        }
+        let stands = models.keys().map(|id| (*id, Stage::Out)).collect();
+        let mut node = Node {
+            paging,
+            now: Instant::ZERO,
+            models,
+            memory,
+            events: BTreeMap::new(),
+            numbered: 0,
+            stands,
+            loaded: BTreeMap::new(),
+            used: BTreeMap::new(),
+            fails: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            loads: Vec::new(),
+            evicted: Vec::new(),
+        };
+        node.tell(|paging, now, in_use, out| paging.on_wake(now, in_use, out));
+        node
+    }
+
+    /// All in memory that fits, measured.
+    fn warm(memory: u64, models: &[(u64, u64)], keep: Keep) -> Node {
+        let mut node = Node::new(memory, models, keep);
+        node.until(ms(100_000));
+        (node.loads, node.evicted) = (Vec::new(), Vec::new());
+        node
+    }
+
+    fn at(&mut self, at: Instant, event: Event) {
+        self.numbered += 1;
+        self.events.insert((at, self.numbered), event);
+    }
+
+    fn tell<T>(
+        &mut self,
+        tell: impl FnOnce(&mut Paging, Instant, &dyn Fn(ReplicaId) -> bool, &mut Vec<Action>) -> T,
+    ) -> T {
+        let (now, mut out) = (self.now, Vec::new());
+        let used = self.used.clone();
+        let in_use = |id: ReplicaId| used.get(&id).is_some_and(|until| *until > now);
+        let told = tell(&mut self.paging, now, &in_use, &mut out);
+        for action in out {
+            match action {
+                Action::Load(id) => {
+                    assert_eq!(self.stands.insert(id, Stage::Loading(now)), Some(Stage::Out), "{id} is loaded twice");
+                    let first = if self.loaded.contains_key(&id) { Duration::ZERO } else { Duration::from_millis(20) };
+                    self.loads.push(id);
+                    self.at(now + self.models[&id].1 + first, Event::Loaded(id));
+                }
+                Action::Evict(id) => {
+                    assert!(!in_use(id), "{id} is put out while it is used");
+                    assert_eq!(self.stands.insert(id, Stage::Leaving), Some(Stage::In), "{id} is not there");
+                    self.evicted.push(id);
+                    self.at(now + Duration::from_millis(1), Event::Gone(id));
+                }
+                Action::Run(ticket) => self.end(ticket, End::Ran(now)),
+                Action::Reject { ticket, why } => self.end(ticket, End::Rejected(why)),
+                Action::Expire(ticket) => self.end(ticket, End::Expired),
+                Action::WakeAt(at) => self.at(at, Event::Wake),
+            }
+        }
+        self.check();
+        told
+    }
+
+    fn check(&self) {
+        let held = self.stands.iter().filter(|(_, stage)| **stage != Stage::Out);
+        let taken: u64 = held.map(|(id, _)| self.models[id].0).sum();
+        assert!(taken <= self.memory, "{taken} of {}", self.memory);
+        let loading = self.stands.values().filter(|stage| matches!(stage, Stage::Loading(_))).count();
+        assert!(!self.paging.is_short() || loading <= 1, "one load at a time");
+    }
+
+    fn end(&mut self, ticket: TicketId, end: End) {
+        let (id, ended) = self.rows.get_mut(&ticket).expect("a row that was asked for");
+        assert!(ended.is_none(), "{ticket:?} ended as {ended:?} and as {end:?}");
+        *ended = Some(end);
+        if let End::Ran(at) = end {
+            assert_eq!(self.stands[id], Stage::In, "its model is in memory");
+            self.used.insert(*id, at + Duration::from_millis(3));
+        }
+    }
+
+    /// A row that has `left` ms asks for a model; the number of the row.
+    fn ask(&mut self, i: u64, left: u64) -> TicketId {
+        let ticket = TicketId(self.rows.len() as u64);
+        self.rows.insert(ticket, (ReplicaId(i), None));
+        let deadline = Deadline(self.now + Duration::from_millis(left));
+        let query = Query { ticket, deadline, service: ServiceTime::from_micros(2_000) };
+        if self.tell(|paging, now, in_use, out| paging.ask(now, &model(i), &[query], in_use, out)) {
+            self.end(ticket, End::Ran(self.now));
+        }
+        ticket
+    }
+
+    fn until(&mut self, until: Instant) {
+        while let Some(((at, number), event)) = self.events.first_key_value().map(|(key, event)| (*key, *event)) {
+            if at > until {
+                break;
+            }
+            self.events.remove(&(at, number));
+            self.now = self.now.max(at);
+            match event {
+                Event::Loaded(id) if !self.stands.contains_key(&id) => {}
+                Event::Loaded(id) => match self.fails.get_mut(&id).filter(|left| **left > 0) {
+                    Some(left) => {
+                        *left -= 1;
+                        self.stands.insert(id, Stage::Out);
+                        let pause = Duration::from_millis(50);
+                        self.tell(|paging, now, in_use, out| paging.on_failed(now, id, pause, in_use, out));
+                    }
+                    None => {
+                        self.stands.insert(id, Stage::In);
+                        let loads = self.loaded.entry(id).or_default();
+                        *loads += 1;
+                        let (size, reload) = self.models[&id];
+                        let first = (*loads == 1).then_some((Bytes(size), reload));
+                        self.tell(|paging, now, in_use, out| paging.on_loaded(now, id, first, in_use, out));
+                    }
+                },
+                Event::Gone(id) if !self.stands.contains_key(&id) => {}
+                Event::Gone(id) => {
+                    self.stands.insert(id, Stage::Out);
+                    self.tell(|paging, now, in_use, out| paging.on_gone(now, id, in_use, out));
+                }
+                Event::Wake => self.tell(|paging, now, in_use, out| paging.on_wake(now, in_use, out)),
+            }
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.until(self.now + Duration::from_millis(millis));
+    }
+
+    fn ended(&self, ticket: TicketId) -> Option<End> {
+        self.rows[&ticket].1
+    }
+
+    fn is_in(&self, i: u64) -> bool {
+        self.stands[&ReplicaId(i)] == Stage::In
+    }
+}
+
+#[test]
+fn what_fits_is_loaded_at_once_and_stays() {
+    let mut node = Node::new(4 * MB, &[(MB, 10); 4], Keep::Worth);
+    assert_eq!(node.loads.len(), 4, "nobody waits for anybody");
+    node.until(ms(60_000));
+    assert!((0..4).all(|i| node.is_in(i)) && node.evicted.is_empty() && !node.paging.is_short());
+}
+
+#[test]
+fn what_does_not_fit_is_loaded_once_to_measure_it() {
+    let node = Node::warm(2 * MB, &[(MB, 10); 5], Keep::Worth);
+    assert!((0..5).all(|i| node.loaded[&ReplicaId(i)] == 1));
+    assert_eq!((0..5).filter(|i| node.is_in(*i)).count(), 2);
+}
+
+#[test]
+fn many_queries_for_a_cold_model_lead_to_one_load_and_all_run() {
+    let mut node = Node::warm(2 * MB, &[(MB, 10); 3], Keep::Worth);
+    let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();
+    let rows: Vec<TicketId> = (0..50).map(|_| node.ask(cold, 100)).collect();
+    assert_eq!(node.paging.ready_at(node.now, &model(cold)), Some(node.now + Duration::from_millis(10)));
+    node.wait(50);
+    assert!(rows.iter().all(|row| matches!(node.ended(*row), Some(End::Ran(_)))));
+    assert_eq!((node.loads.len(), node.evicted.len()), (1, 1));
+}
+
+#[test]
+fn who_cannot_wait_for_a_load_is_refused_at_once_and_counts() {
+    let mut node = Node::warm(2 * MB, &[(MB, 200); 3], Keep::Worth);
+    let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();
+    let row = node.ask(cold, 100);
+    assert_eq!(node.ended(row), Some(End::Rejected(Rejection::TooLate)));
+    node.wait(1_000);
+    assert!(node.is_in(cold), "it is worth more than what nobody asks for");
+    let row = node.ask(cold, 100);
+    assert!(matches!(node.ended(row), Some(End::Ran(_))));
+}
+
+#[test]
+fn what_is_asked_more_is_not_put_out_for_what_is_asked_less() {
+    let mut node = Node::warm(2 * MB, &[(MB, 200); 3], Keep::Worth);
+    let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();
+    for _ in 0..100 {
+        for i in (0..3).filter(|i| *i != cold) {
+            node.ask(i, 100);
+        }
+        node.wait(50);
+    }
+    for _ in 0..5 {
+        node.ask(cold, 100);
+        node.wait(300);
+    }
+    assert!(node.evicted.is_empty() && !node.is_in(cold));
+    // What comes last is loaded for it.
+    let mut recent = Node::warm(2 * MB, &[(MB, 200); 3], Keep::Recent);
+    let cold = (0..3).find(|i| !recent.is_in(*i)).unwrap();
+    recent.ask(cold, 100);
+    recent.wait(1_000);
+    assert!(recent.is_in(cold));
+}
+
+#[test]
+fn of_what_is_asked_alike_the_large_one_goes() {
+    let mut node = Node::warm(5 * MB, &[(MB, 50), (4 * MB, 50), (MB, 50)], Keep::Worth);
+    // Whichever was measured last, all are asked for.
+    for _ in 0..20 {
+        for i in 0..3 {
+            node.ask(i, 1_000);
+        }
+        node.wait(400);
+    }
+    node.wait(1_000);
+    let row = node.ask(1, 1_000);
+    node.wait(500);
+    assert!(matches!(node.ended(row), Some(End::Ran(_))), "who can wait is served");
+    let row = node.ask(0, 1_000);
+    node.wait(500);
+    let row = (matches!(node.ended(row), Some(End::Ran(_))), node.ask(2, 1_000));
+    node.wait(500);
+    assert!(row.0 && matches!(node.ended(row.1), Some(End::Ran(_))));
+    assert!(node.is_in(0) && node.is_in(2) && !node.is_in(1));
+}
+
+#[test]
+fn just_enough_goes() {
+    // The smallest would go first, and the large one after it does alone.
+    let mut node = Node::warm(5 * MB, &[(MB, 10), (4 * MB, 10), (4 * MB, 10)], Keep::Worth);
+    if !node.is_in(1) {
+        node.ask(1, 1_000);
+        node.wait(100);
+    }
+    if !node.is_in(0) {
+        node.ask(0, 1_000);
+        node.wait(100);
+    }
+    node.evicted.clear();
+    node.wait(100_000);
+    node.ask(1, 1_000);
+    node.wait(10);
+    node.ask(2, 1_000);
+    node.wait(100);
+    assert_eq!(node.evicted, [ReplicaId(1)]);
+    assert!(node.is_in(0) && node.is_in(2));
+}
+
+#[test]
+fn nothing_goes_that_is_in_use_and_what_waits_for_that_goes_on_then() {
+    let mut node = Node::warm(MB, &[(MB, 10); 2], Keep::Worth);
+    let (hot, cold) = if node.is_in(0) { (0, 1) } else { (1, 0) };
+    node.used.insert(ReplicaId(hot), node.now + Duration::from_millis(40));
+    let row = node.ask(cold, 200);
+    node.wait(30);
+    assert!(node.evicted.is_empty() && node.ended(row).is_none());
+    node.wait(60);
+    assert!(matches!(node.ended(row), Some(End::Ran(_))));
+}
+
+#[test]
+fn a_row_whose_load_takes_longer_than_was_known_expires() {
+    let mut node = Node::warm(MB, &[(MB, 10); 2], Keep::Worth);
+    let cold = u64::from(node.is_in(0));
+    node.models.get_mut(&ReplicaId(cold)).unwrap().1 = Duration::from_secs(1);
+    let row = node.ask(cold, 100);
+    node.wait(100);
+    assert_eq!(node.ended(row), Some(End::Expired));
+    node.wait(1_000);
+    assert!(node.paging.ready_at(node.now, &model(1 - cold)).unwrap() > node.now);
+    // Once again it takes no one by surprise.
+    node.ask(1 - cold, 1_000);
+    node.wait(100);
+    let row = node.ask(cold, 100);
+    assert_eq!(node.ended(row), Some(End::Rejected(Rejection::TooLate)));
+}
+
+#[test]
+fn what_cannot_be_loaded_is_refused_and_tried_again() {
+    let mut node = Node::warm(MB, &[(MB, 10); 2], Keep::Worth);
+    let cold = u64::from(node.is_in(0));
+    node.fails.insert(ReplicaId(cold), 1);
+    let row = node.ask(cold, 100);
+    node.wait(20);
+    assert_eq!(node.ended(row), Some(End::Rejected(Rejection::NoReplica)));
+    let row = node.ask(cold, 100);
+    assert_eq!(node.ended(row), Some(End::Rejected(Rejection::NoReplica)), "not before it is tried again");
+    node.wait(100);
+    assert!(node.is_in(cold));
+}
+
+#[test]
+fn what_takes_more_than_was_known_puts_others_out() {
+    let mut node = Node::new(4 * MB, &[(MB, 10); 4], Keep::Worth);
+    for size in node.models.values_mut() {
+        // For the check: what is said afterwards.
+        size.0 = MB;
+    }
+    node.until(ms(1_000));
+    let more = Some((Bytes(2 * MB), Duration::from_millis(10)));
+    node.tell(|paging, now, in_use, out| {
+        paging.on_failed(now, ReplicaId(0), Duration::ZERO, in_use, out);
+        // It was loaded at once.
+        out.clear();
+        paging.on_loaded(now, ReplicaId(0), more, in_use, out);
+        let evicts = out.iter().filter(|action| matches!(action, Action::Evict(_))).count();
+        assert_eq!(evicts, 1, "{out:?}");
+        assert!(!out.contains(&Action::Evict(ReplicaId(0))));
+        out.clear();
+    });
+}
+
+#[test]
+fn a_node_that_does_little_else_than_load_says_so_until_it_is_over() {
+    let mut node = Node::warm(MB, &[(MB, 90); 2], Keep::Worth);
+    for _ in 0..300 {
+        let cold = u64::from(node.is_in(0));
+        node.ask(cold, 1_000);
+        node.wait(100);
+    }
+    assert!(node.paging.thrashes(node.now) && node.paging.thrashings() == 1);
+    assert!(node.paging.reloading(node.now) > 0.8);
+    node.wait(20_000);
+    assert!(!node.paging.thrashes(node.now));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask(u64, u64),
+    Cancel(usize),
+    Use(u64, u64),
+    Fail(u64),
+    Remove(u64),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let model = 0..8u64;
+    let step = prop_oneof![
+        8 => (model.clone(), 1..300u64).prop_map(|(model, left)| Step::Ask(model, left)),
+        1 => any::<usize>().prop_map(Step::Cancel),
+        1 => (model.clone(), 1..100u64).prop_map(|(model, millis)| Step::Use(model, millis)),
+        1 => model.clone().prop_map(Step::Fail),
+        1 => model.prop_map(Step::Remove),
+        4 => (0..80u64).prop_map(Step::Wait),
+    ];
+    proptest::collection::vec(step, 0..120)
+}
+
+proptest! {
+    /// Memory is never exceeded, one load is under way at a time where it is short, nothing is loaded twice or put out while it is used
+    /// ([`Node`] asserts all that); each row ends once, those that ran in time; and everything that is placed has been loaded in the end.
+    #[test]
+    fn whatever_comes_rows_end_once_and_nothing_starves(
+        memory in 4..12u64,
+        models in proptest::collection::vec((1..=4u64, 1..150u64), 8),
+        steps in steps(),
+        recent: bool,
+    ) {
+        let models: Vec<(u64, u64)> = models.into_iter().map(|(size, reload)| (size * MB, reload)).collect();
+        let mut node = Node::new(memory * MB, &models, if recent { Keep::Recent } else { Keep::Worth });
+        let mut deadlines = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Ask(i, left) => {
+                    let row = node.ask(i, left);
+                    deadlines.insert(row, node.now + Duration::from_millis(left));
+                }
+                Step::Cancel(n) if !node.rows.is_empty() => {
+                    let row = TicketId((n % node.rows.len()) as u64);
+                    if node.ended(row).is_none() {
+                        let of = model(node.rows[&row].0.0);
+                        node.end(row, End::Cancelled);
+                        node.tell(|paging, _, _, _| paging.on_cancel(&of, row));
+                    }
+                }
+                Step::Use(i, millis) => {
+                    node.used.insert(ReplicaId(i), node.now + Duration::from_millis(millis));
+                }
+                Step::Fail(i) => *node.fails.entry(ReplicaId(i)).or_default() += 1,
+                Step::Remove(i) if node.stands.contains_key(&ReplicaId(i)) => {
+                    node.stands.remove(&ReplicaId(i));
+                    node.tell(|paging, now, in_use, out| paging.remove(now, ReplicaId(i), in_use, out));
+                }
+                Step::Wait(millis) => node.wait(millis),
+                Step::Cancel(_) | Step::Remove(_) => {}
+            }
+        }
+        node.wait(60_000);
+        for (row, (_, ended)) in &node.rows {
+            let ended = ended.expect("every row ends");
+            if let End::Ran(at) = ended {
+                prop_assert!(at <= deadlines[row], "{row:?} ran when it was too late");
+            }
+        }
+        for id in node.stands.keys() {
+            prop_assert!(node.loaded.contains_key(id), "{id} was never loaded");
+        }
+        prop_assert_eq!(node.paging.held, 0);
+    }
+}
