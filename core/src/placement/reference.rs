@@ -124,6 +124,7 @@ impl Liveness {
 pub(super) fn solve(problem: &Problem<'_>) -> Proposal {
     let mut solver = Solver::new(problem);
     solver.keep();
+    solver.relieve();
     // The minimum first, over all models; then what is asked for; then what memory is left is given out.
     let mut order: Vec<usize> = (0..solver.models.len()).collect();
     order.sort_by(|a, b| solver.models[*b].wish.asked.total_cmp(&solver.models[*a].wish.asked).then(a.cmp(b)));
@@ -163,7 +164,8 @@ type Surplus = BTreeMap<usize, Vec<(f64, usize, ReplicaId)>>;
 /// A node, and what is left of it.
 struct Room<'a> {
     node: &'a Node,
-    free: u64,
+    /// Below 0 where more is placed than fits.
+    free: i128,
     replicas: u32,
     slots: u32,
     /// Replicas a slot, in thousandths: compared without dividing floating-point numbers.
@@ -306,6 +308,12 @@ impl<'a> Solver<'a> {
             }
             return false;
         }
+        if self.staying(model) == 0
+            && let Some(node) = self.least_crowded(at, memory)
+        {
+            self.place(at, node);
+            return true;
+        }
         let nothing = model.placed.is_empty();
         self.unplaceable.push((model.name.clone(), self.why_none(memory)));
         // Where it could not be loaded before is better than nowhere.
@@ -325,9 +333,54 @@ impl<'a> Solver<'a> {
 
     /// The node with room where replicas of the model at hand are fewest, then all replicas for its slots, then by name.
     fn best(&self, memory: Bytes, allowed: impl Fn(usize, &Room<'_>) -> bool) -> Option<usize> {
-        let with_room = self.nodes.iter().enumerate().filter(|(_, room)| !room.node.draining && room.free >= memory.0);
+        let with_room =
+            self.nodes.iter().enumerate().filter(|(_, room)| !room.node.draining && room.free >= i128::from(memory.0));
         let open = with_room.filter(|(i, room)| allowed(*i, room));
         open.min_by_key(|(i, room)| (self.here[*i], room.load, *i)).map(|(i, _)| i)
+    }
+
+    /// The node that can hold the model, and where most fits of what would be placed with it.
+    fn least_crowded(&self, at: usize, memory: Bytes) -> Option<usize> {
+        let crowding = |room: &Room<'_>| {
+            let placed = i128::from(room.node.memory.0) - room.free + i128::from(memory.0);
+            placed * 1_000 / i128::from(room.node.memory.0.max(1))
+        };
+        let holds = |room: &Room<'_>| !room.node.draining && memory.0 <= room.node.memory.0;
+        let failed = &self.models[at].failed;
+        let open = self.nodes.iter().enumerate().filter(|(i, room)| holds(room) && !failed.contains(i));
+        open.min_by_key(|(i, room)| (crowding(room), *i)).map(|(i, _)| i)
+    }
+
+    /// Where more is placed than fits, what serves on a node with memory for it too goes, what is asked least first.
+    fn relieve(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].node.draining || self.nodes[node].free >= 0 {
+                continue;
+            }
+            let mut leaving: Vec<(f64, usize, ReplicaId)> = Vec::new();
+            for (i, model) in self.models.iter().enumerate() {
+                let wanted = model.wish.wanted() as usize;
+                let Some(here) = model.placed.iter().rev().find(|placed| placed.node == node) else { continue };
+                let serving = model.placed.iter().filter(|placed| placed.ready && placed.id != here.id).count();
+                let fits = |other: &Placed| {
+                    let room = &self.nodes[other.node];
+                    other.ready && other.node != node && !room.node.draining && room.free >= 0
+                };
+                if self.staying(model) as usize > wanted && serving >= wanted && model.placed.iter().any(fits) {
+                    leaving.push((model.wish.asked / model.placed.len() as f64, i, here.id));
+                }
+            }
+            leaving.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+            for (_, model, id) in leaving {
+                if self.nodes[node].free >= 0 {
+                    break;
+                }
+                let model = &mut self.models[model];
+                let index = model.placed.iter().position(|placed| placed.id == id).expect("it is placed");
+                let placed = model.placed.swap_remove(index);
+                self.nodes[node].give_back(placed.device, model.wish.memory);
+            }
+        }
     }
 
     /// Takes away what nobody asks for on the node where that costs least, for a replica of this model.
@@ -337,14 +390,14 @@ impl<'a> Solver<'a> {
             let mut free = self.nodes[node].free;
             let (mut cost, mut victims) = (0.0, Vec::new());
             for (asked, model, id) in surplus.get(&node)? {
-                if free >= memory.0 {
+                if free >= i128::from(memory.0) {
                     break;
                 }
-                free += self.models[*model].wish.memory.0;
+                free += i128::from(self.models[*model].wish.memory.0);
                 cost += asked;
                 victims.push((*model, *id));
             }
-            (free >= memory.0).then_some((cost, victims))
+            (free >= i128::from(memory.0)).then_some((cost, victims))
         };
         let open = |i: &usize| {
             let most = if failing.is_empty() { self.nodes[*i].slots } else { 1 };
@@ -413,7 +466,10 @@ impl<'a> Solver<'a> {
                 let open = |placed: &&Placed| !self.nodes[placed.node].node.draining;
                 let count = model.placed.iter().filter(open).count() as u32;
                 let again = model.placed.iter().any(|other| other.id == placed.id);
-                if !again && count < model.wish.range.max && self.nodes[placed.node].free >= model.wish.memory.0 {
+                if !again
+                    && count < model.wish.range.max
+                    && self.nodes[placed.node].free >= i128::from(model.wish.memory.0)
+                {
                     self.nodes[placed.node].take(placed.device, model.wish.memory);
                     self.models[*at].placed.push(placed);
                 }
@@ -426,6 +482,7 @@ impl<'a> Solver<'a> {
         match open.map(|room| room.free).max() {
             None => "no node is up; start one with `weir node`".into(),
             Some(free) => {
+                let free = free.max(0);
                 format!("needs {} bytes, and the emptiest node has {free} free; add a node or memory", memory.0)
             }
         }
@@ -441,17 +498,24 @@ impl<'a> OfModel<'a> {
 impl<'a> Room<'a> {
     fn new(node: &'a Node) -> Room<'a> {
         let slots = node.devices.iter().map(|device| device.slots).sum::<u32>().max(1);
-        Room { node, free: node.memory.0, replicas: 0, slots, load: 0, devices: vec![0; node.devices.len()] }
+        Room {
+            node,
+            free: i128::from(node.memory.0),
+            replicas: 0,
+            slots,
+            load: 0,
+            devices: vec![0; node.devices.len()],
+        }
     }
 
     fn take(&mut self, device: usize, memory: Bytes) {
-        self.free = self.free.saturating_sub(memory.0);
+        self.free -= i128::from(memory.0);
         self.devices[device] += 1;
         self.count(self.replicas + 1);
     }
 
     fn give_back(&mut self, device: usize, memory: Bytes) {
-        self.free += memory.0;
+        self.free += i128::from(memory.0);
         self.devices[device] -= 1;
         self.count(self.replicas - 1);
     }

@@ -102,6 +102,7 @@ pub fn solve(problem: &Problem<'_>) -> Proposal {
 /// What moves to where it should be, and models without their minimum, and why. The table is left as it was.
 pub(super) fn solve_table(table: &mut Table, next: ReplicaId) -> (Moves, Vec<(ModelRef, String)>) {
     let mut solver = Solver::new(table, next);
+    solver.relieve();
     // The minimum first, over all models; then what is asked for; then what memory is left is given out.
     for tier in [Tier::Minimum, Tier::Wanted, Tier::Spare] {
         solver.give(tier);
@@ -127,7 +128,7 @@ struct Solver<'t> {
     /// Replicas of the model at hand by node.
     here: Vec<u32>,
     /// No node has more memory left.
-    roomiest: u64,
+    roomiest: i128,
     /// What can give way, once somebody has looked.
     surplus: Option<Surplus>,
 }
@@ -150,7 +151,7 @@ impl<'t> Solver<'t> {
         table.rooms.iter_mut().for_each(Room::begin);
         let here = vec![0; table.rooms.len()];
         let (touched, unplaceable) = (BTreeMap::new(), Vec::new());
-        Solver { table, touched, unplaceable, next: next.0, here, roomiest: u64::MAX, surplus: None }
+        Solver { table, touched, unplaceable, next: next.0, here, roomiest: i128::MAX, surplus: None }
     }
 
     /// What differs from what stands, after which all is as it was before.
@@ -174,7 +175,7 @@ impl<'t> Solver<'t> {
 
     fn give(&mut self, tier: Tier) {
         self.roomiest = self.roomiest_now();
-        let places = |at: &usize| tier != Tier::Spare || self.memory(*at).0 <= self.roomiest;
+        let places = |at: &usize| tier != Tier::Spare || i128::from(self.memory(*at).0) <= self.roomiest;
         let lacking = (0..self.table.models.len()).filter(|at| self.lacks(tier, *at) && places(at)).collect();
         for at in self.most_asked_first(lacking) {
             self.table.models[at].placed.iter().for_each(|placed| self.here[placed.node] += 1);
@@ -241,6 +242,13 @@ impl<'t> Solver<'t> {
             failing.into_iter().take(lacking as usize).for_each(|placed| self.put(at, placed));
             return false;
         }
+        // It is better in memory on demand than nowhere.
+        if model.staying == 0
+            && let Some(node) = self.least_crowded(at, memory)
+        {
+            self.place(at, node);
+            return true;
+        }
         let nothing = model.placed.is_empty();
         self.unplaceable.push((model.name.clone(), self.why_none(memory)));
         // Where it could not be loaded before is better than nowhere.
@@ -273,11 +281,11 @@ impl<'t> Solver<'t> {
 
     /// The node with room where replicas of the model at hand are fewest, then all replicas for its slots, then by name.
     fn best(&mut self, memory: Bytes, allowed: impl Fn(&Self, usize, &Room) -> bool) -> Option<usize> {
-        if memory.0 > self.roomiest {
+        if i128::from(memory.0) > self.roomiest {
             return None;
         }
         let rooms = self.table.rooms.iter().enumerate();
-        let with_room = rooms.filter(|(_, room)| room.state == NodeState::Up && room.free >= memory.0);
+        let with_room = rooms.filter(|(_, room)| room.state == NodeState::Up && room.free >= i128::from(memory.0));
         let open = with_room.filter(|(i, room)| allowed(self, *i, room));
         let best = open.min_by_key(|(i, room)| (self.here[*i], room.load, room.rank)).map(|(i, _)| i);
         if best.is_none() {
@@ -286,7 +294,56 @@ impl<'t> Solver<'t> {
         best
     }
 
-    fn roomiest_now(&self) -> u64 {
+    /// The node that can hold the model, and where most fits of what would be placed with it.
+    fn least_crowded(&self, at: usize, memory: Bytes) -> Option<usize> {
+        let failed = &self.table.models[at].failed;
+        let rooms = self.table.rooms.iter().enumerate();
+        let open =
+            rooms.filter(|(i, room)| room.state == NodeState::Up && !failed.contains(i) && memory.0 <= room.memory);
+        open.min_by_key(|(_, room)| (room.crowding(memory), room.rank)).map(|(i, _)| i)
+    }
+
+    /// Where more is placed than fits, what serves on a node with memory for it too goes, what is asked least first.
+    fn relieve(&mut self) {
+        let crowded = |room: &&Room| room.state == NodeState::Up && room.free < 0;
+        let mut nodes: Vec<(usize, usize)> = self
+            .table
+            .rooms
+            .iter()
+            .enumerate()
+            .filter(|(_, room)| crowded(room))
+            .map(|(i, room)| (room.rank, i))
+            .collect();
+        nodes.sort_unstable();
+        for (_, node) in nodes {
+            let models = 0..self.table.models.len();
+            let mut leaving: Vec<Spare> = models.filter_map(|at| self.doubled(at, node)).collect();
+            leaving.sort_unstable_by(Spare::least_asked_first);
+            for spare in leaving {
+                if self.table.rooms[node].free >= 0 {
+                    break;
+                }
+                self.take_away(spare.model, spare.id);
+            }
+        }
+    }
+
+    /// A replica of a model on a crowded node that is not needed there.
+    fn doubled(&self, at: usize, node: usize) -> Option<Spare> {
+        let model = &self.table.models[at];
+        let wish = model.wish?;
+        let (wanted, serving) = (wish.wanted() as usize, model.placed.iter().filter(|placed| placed.ready).count());
+        let placed = model.placed.iter().rev().find(|placed| placed.node == node)?;
+        let fits = |other: &Placed| {
+            let room = &self.table.rooms[other.node];
+            other.ready && other.node != node && room.state == NodeState::Up && room.free >= 0
+        };
+        let enough = model.staying as usize > wanted && serving - usize::from(placed.ready) >= wanted;
+        let asked = wish.asked / model.placed.len() as f64;
+        (enough && model.placed.iter().any(fits)).then_some(Spare { asked, rank: model.rank, model: at, id: placed.id })
+    }
+
+    fn roomiest_now(&self) -> i128 {
         self.table.rooms.iter().filter(|room| room.state == NodeState::Up).map(|room| room.free).max().unwrap_or(0)
     }
 
@@ -314,14 +371,14 @@ impl<'t> Solver<'t> {
             }
             let (mut free, mut cost, mut victims) = (room.free, 0.0, 0);
             for spare in spares {
-                if free >= memory.0 {
+                if free >= i128::from(memory.0) {
                     break;
                 }
-                free += self.memory(spare.model).0;
+                free += i128::from(self.memory(spare.model).0);
                 cost += spare.asked;
                 victims += 1;
             }
-            if free < memory.0 {
+            if free < i128::from(memory.0) {
                 continue;
             }
             let key = (self.here[node], cost, room.rank);
@@ -419,7 +476,7 @@ impl<'t> Solver<'t> {
                 let count = model.placed.iter().filter(|placed| self.table.is_open(placed.node)).count() as u32;
                 let again = model.placed.iter().any(|other| other.id == placed.id);
                 let most = model.wish.map_or(0, |wish| wish.range.max);
-                if !again && count < most && self.table.rooms[placed.node].free >= self.memory(at).0 {
+                if !again && count < most && self.table.rooms[placed.node].free >= i128::from(self.memory(at).0) {
                     self.put(at, placed);
                 }
             }
@@ -431,6 +488,7 @@ impl<'t> Solver<'t> {
         match open.map(|room| room.free).max() {
             None => "no node is up; start one with `weir node`".into(),
             Some(free) => {
+                let free = free.max(0);
                 format!("needs {} bytes, and the emptiest node has {free} free; add a node or memory", memory.0)
             }
         }

@@ -28,11 +28,11 @@ pub(super) struct Room {
     pub state: NodeState,
     pub devices: Vec<Device>,
     pub slots: u32,
-    memory: u64,
+    pub memory: u64,
     /// By what is kept.
     kept: Taken,
-    /// While it is solved: by what is placed.
-    pub free: u64,
+    /// While it is solved: by what is placed. Below 0 where more is than fits: there models are in memory on demand.
+    pub free: i128,
     pub replicas: u32,
     /// Replicas a slot, in thousandths: compared without dividing floating-point numbers.
     pub load: u32,
@@ -217,21 +217,27 @@ impl Room {
 
     /// Back to what is kept.
     pub fn begin(&mut self) {
-        self.free = u128::from(self.memory).saturating_sub(self.kept.memory) as u64;
+        self.free = i128::from(self.memory).saturating_sub_unsigned(self.kept.memory);
         self.by_device.clone_from(&self.kept.by_device);
         self.count(self.by_device.iter().sum());
     }
 
     pub fn take(&mut self, device: usize, memory: Bytes) {
-        self.free = self.free.saturating_sub(memory.0);
+        self.free -= i128::from(memory.0);
         self.by_device[device] += 1;
         self.count(self.replicas + 1);
     }
 
     pub fn give_back(&mut self, device: usize, memory: Bytes) {
-        self.free += memory.0;
+        self.free += i128::from(memory.0);
         self.by_device[device] -= 1;
         self.count(self.replicas - 1);
+    }
+
+    /// What would be placed here for its memory with one more, in thousandths.
+    pub fn crowding(&self, memory: Bytes) -> u128 {
+        let placed = i128::from(self.memory) - self.free + i128::from(memory.0);
+        placed.unsigned_abs() * 1_000 / u128::from(self.memory.max(1))
     }
 
     fn count(&mut self, replicas: u32) {

@@ -99,6 +99,34 @@ fn what_cannot_be_placed_comes_back_with_the_reason() {
 }
 
 #[test]
+fn what_does_not_fit_beside_others_is_placed_on_demand_where_least_is_placed_for_the_memory() {
+    let nodes = [node("n1", 100), node("n2", 200)];
+    let models = ["a", "b", "c", "d", "e", "f"].map(|name| (name, 1, 1));
+    let proposal = run(&models, &nodes, &Plan::default(), &BTreeSet::new());
+    assert_eq!(placed(&proposal), ["a n1", "b n2", "c n2", "d n2", "e n1", "f n2"]);
+    assert!(proposal.unplaceable.is_empty());
+    let again = run(&models, &nodes, &plan(&proposal), &everything(&plan(&proposal)));
+    assert_eq!(again, proposal, "and stays");
+    let large = run(&[("a", 2, 2)], &[node("n1", 150)], &Plan::default(), &BTreeSet::new());
+    assert_eq!(placed(&large), ["a n1"], "a second one is not worth it");
+    assert!(large.unplaceable[0].1.contains("needs 100 bytes"));
+}
+
+#[test]
+fn a_new_node_takes_over_what_does_not_fit() {
+    let mut nodes = vec![node("n1", 200)];
+    let models = ["a", "b", "c", "d"].map(|name| (name, 1, 9));
+    let before = plan(&run(&models, &nodes, &Plan::default(), &BTreeSet::new()));
+    assert_eq!(before.assignments.len(), 4);
+    nodes.push(node("n2", 200));
+    let during = run(&models, &nodes, &before, &everything(&before));
+    assert_eq!(during.assignments.len(), 6, "nothing goes before what replaces it serves");
+    let after = run(&models, &nodes, &plan(&during), &everything(&plan(&during)));
+    assert_eq!(placed(&after), ["c n1", "d n1", "a n2", "b n2"]);
+    assert_eq!(run(&models, &nodes, &plan(&after), &everything(&plan(&after))), after);
+}
+
+#[test]
 fn replicas_of_a_lost_node_are_placed_elsewhere_under_new_ids() {
     let nodes = [node("n1", 1000), node("n2", 1000), node("n3", 1000)];
     let before = plan(&run(&[("a", 2, 2)], &nodes, &Plan::default(), &BTreeSet::new()));
@@ -190,8 +218,15 @@ fn who_is_asked_most_comes_first_where_not_all_fit() {
         &Plan::default(),
         &BTreeSet::new(),
     );
-    assert_eq!(placed(&proposal), ["b n1", "c n1"]);
-    assert_eq!(proposal.unplaceable[0].0, model("a"));
+    assert_eq!(placed(&proposal), ["b n1", "c n1", "a n1"]);
+    let twice = run_by_demand(
+        &[("a", 2, 2, 2, 0.1), ("b", 2, 2, 2, 0.9), ("c", 2, 2, 2, 0.5)],
+        &[node("n1", 300)],
+        &Plan::default(),
+        &BTreeSet::new(),
+    );
+    assert_eq!(placed(&twice), ["b n1", "b n1", "c n1", "a n1"], "who is asked most has both");
+    assert_eq!(twice.unplaceable.iter().map(|(name, _)| name).collect::<Vec<_>>(), [&model("c"), &model("a")]);
 }
 
 #[test]
@@ -217,8 +252,8 @@ fn what_nobody_asks_for_gives_way_and_what_serves_is_left_enough() {
     assert_eq!(["a", "b", "c"].map(|name| count(&with_newcomer, name)), [2, 1, 1]);
     let full = [("a", 1, 9, 2, 1.5), ("b", 1, 9, 2, 1.2), ("c", 1, 9, 1, 9.0)];
     let refused = run_by_demand(&full, &nodes, &before, &everything(&before));
-    assert_eq!(["a", "b", "c"].map(|name| count(&refused, name)), [2, 2, 0], "what is wanted gives way to nobody");
-    assert_eq!(refused.unplaceable[0].0, model("c"));
+    assert_eq!(["a", "b", "c"].map(|name| count(&refused, name)), [2, 2, 1], "what is wanted gives way to nobody");
+    assert!(refused.unplaceable.is_empty(), "it is in memory on demand");
 }
 
 #[test]
@@ -227,6 +262,21 @@ fn spare_replicas_are_not_spread_over_hundreds_of_nodes() {
     let proposal = run(&[("a", 1, u32::MAX), ("b", 20, u32::MAX)], &nodes, &Plan::default(), &BTreeSet::new());
     let count = |name: &str| placed(&proposal).iter().filter(|at| at.starts_with(name)).count();
     assert_eq!((count("a"), count("b")), (16, 20));
+}
+
+/// By how much more stands on a node than fits.
+fn beyond(proposal: &Proposal, node: &Node) -> u64 {
+    let here = proposal.assignments.values().filter(|at| at.node == node.name).count() as u64;
+    (100 * here).saturating_sub(node.memory.0)
+}
+
+/// Models of which all that stands stands on a node.
+fn only_here(proposal: &Proposal, node: &Node) -> u64 {
+    let mut nodes: BTreeMap<&ModelRef, BTreeSet<&NodeName>> = BTreeMap::new();
+    for at in proposal.assignments.values() {
+        nodes.entry(&at.model).or_default().insert(&at.node);
+    }
+    nodes.values().filter(|nodes| nodes.iter().all(|at| **at == node.name)).count() as u64
 }
 
 proptest! {
@@ -261,8 +311,7 @@ proptest! {
             prop_assert!(serve >= served.min(*wanted), "{} of {} wanted serve of {} ({})", serve, wanted, served, at);
         }
         for node in &nodes {
-            let here = first.assignments.values().filter(|at| at.node == node.name).count() as u64;
-            prop_assert!(here * 100 <= node.memory.0);
+            prop_assert!(beyond(&first, node) <= 100 * only_here(&first, node));
         }
     }
 
@@ -295,9 +344,8 @@ proptest! {
         let models: Vec<_> = models.iter().zip(names).map(|((min, more), name)| (name, *min, min + more)).collect();
         let nodes: Vec<_> = memory.iter().enumerate().map(|(i, m)| node(&format!("n{i}"), *m)).collect();
         let first = run(&models, &nodes, &Plan::default(), &BTreeSet::new());
-        for n in &nodes {
-            let used = first.assignments.values().filter(|a| a.node == n.name).count() as u64 * 100;
-            prop_assert!(used <= n.memory.0);
+        for node in &nodes {
+            prop_assert!(beyond(&first, node) <= 100 * only_here(&first, node));
         }
         for (name, min, max) in &models {
             let count = first.assignments.values().filter(|a| a.model == model(name)).count() as u32;
