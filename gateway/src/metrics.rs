@@ -23,6 +23,10 @@ use weir_core::history::{BOUNDS_US, Histogram, MemberFacts, NodeFacts, Totals};
 
 use crate::serve::Shared;
 
+mod memory;
+
+use memory::memory;
+
 /// What a node knows of itself.
 pub type Facts = Arc<dyn Fn() -> NodeFacts + Send + Sync>;
 /// What a coordinator knows.
@@ -179,6 +183,7 @@ impl Collector for Told {
         queries(&mut to, &facts)?;
         triage(&mut to, &facts)?;
         devices(&mut to, &facts)?;
+        memory(&mut to, &facts)?;
         if !self.0.without_aliases {
             aliases(&mut to, &facts)?;
         }

@@ -10,6 +10,7 @@ use weir_client::{Admin, ClientError};
 use weir_core::endpoint::audit::GateAudit;
 use weir_core::history::{Ever, NodeRecent, Tally};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, StageName};
+use weir_core::paging::MemoryNow;
 use weir_core::replicated::Assignment;
 use weir_core::scheduler::Batches;
 use weir_core::triage::{ByModel, Looks};
@@ -84,6 +85,8 @@ pub struct Node {
     pub queued: u64,
     /// Whether it answered.
     pub told: bool,
+    /// For models, as it reported it last.
+    pub memory: MemoryNow,
 }
 
 /// A node that takes longer to answer is told as one that did not.
@@ -144,6 +147,7 @@ impl View {
                 queued: devices.clone().flat_map(|device| &device.models).map(|model| u64::from(model.queued)).sum(),
                 backlog: devices.map(|device| device.backlog.as_duration()).sum(),
                 told: recent.is_some(),
+                memory: seen.and_then(|seen| seen.report.as_ref()).map(|report| report.memory).unwrap_or_default(),
                 name,
             });
             recent.iter().for_each(|recent| view.add(recent));
@@ -186,8 +190,10 @@ impl View {
                 "batches": {"count": model.batches.count(), "rows": model.batches.rows(), "closed": object(closed)}})
         });
         let nodes = self.nodes.iter().map(|node| {
+            let memory = json!({"size": node.memory.size.0, "taken": node.memory.taken.0, "placed": node.memory.placed.0,
+                "reloading": node.memory.reloading, "thrashes": node.memory.thrashes, "thrashings": node.memory.thrashings});
             json!({"name": node.name, "state": node.state, "busy": node.busy, "slots": node.slots, "running": node.running,
-                "queued": node.queued, "backlog_us": node.backlog.as_micros() as u64, "told": node.told})
+                "queued": node.queued, "backlog_us": node.backlog.as_micros() as u64, "told": node.told, "memory": memory})
         });
         let placement = self.placement.iter().map(|(model, on)| json!({"model": model.to_string(), "replicas": on}));
         let demand = self.demand.iter().map(|(model, asked)| {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use weir_core::shapes::{PadPlan, Shapes};
 use weir_core::tensor::{Row, Tensor};
@@ -26,6 +27,8 @@ pub struct ModelActor {
     pauses: Pauses,
     /// Where its thread is kept.
     core: Option<u32>,
+    /// Dropped after the session, which was first.
+    gone: Option<oneshot::Sender<()>>,
 }
 
 /// How an actor lets time pass in which a model computes nothing.
@@ -103,13 +106,20 @@ impl Message for RunBatch {
 impl ModelActor {
     /// An actor around a session; `batching` is what probing it has shown.
     pub fn new(session: Box<dyn Session>, batching: Batching, pauses: Pauses) -> ModelActor {
-        ModelActor { session, batching, shapes: Shapes::default(), plan: None, pauses, core: None }
+        ModelActor { session, batching, shapes: Shapes::default(), plan: None, pauses, core: None, gone: None }
     }
 
     /// With batches of these shapes. How rows are filled up, where they are.
     pub fn shaped(self, shapes: &Shapes) -> (ModelActor, Option<Arc<PadPlan>>) {
         let plan = shapes.pad.as_ref().map(|pad| Arc::new(pad.plan(self.session.signature())));
         (ModelActor { shapes: shapes.clone(), plan: plan.clone(), ..self }, plan)
+    }
+
+    /// What ends with this actor once the memory of its session is free.
+    pub fn gone(&mut self) -> oneshot::Receiver<()> {
+        let (gone, is_gone) = oneshot::channel();
+        self.gone = Some(gone);
+        is_gone
     }
 
     /// Moves this actor's thread to the core of the slot that it was given.

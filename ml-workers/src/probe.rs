@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use weir_core::placement::ReplicaProfile;
 use weir_core::prng::Prng;
 use weir_core::shapes::{PadPlan, Shapes};
 use weir_core::tensor::{DType, Row, Signature, Tensor, TensorSpec};
-use weir_core::units::ServiceTime;
+use weir_core::units::{Bytes, ServiceTime};
 
 use crate::engine::Session;
 use crate::model_actor::stack;
@@ -46,6 +47,22 @@ pub struct Probed {
     pub informed: bool,
     /// Why rows cannot be filled up as their owner says, where they cannot.
     pub unpaddable: Option<String>,
+}
+
+impl Probed {
+    /// As it is reported, of a replica that takes so much memory.
+    pub fn profile(&self, memory: Bytes) -> ReplicaProfile {
+        ReplicaProfile {
+            points: self.points.clone(),
+            max_batch: self.max_batch,
+            unbatched: match &self.batching {
+                Batching::Unbatched { because } => because.clone(),
+                Batching::Rows | Batching::Fixed { .. } => String::new(),
+            },
+            memory,
+            informed: self.informed,
+        }
+    }
 }
 
 /// Time given to probing: long enough for three runs of each size of a model that takes 5 ms, short enough to wait for.

@@ -10,6 +10,7 @@ mod door;
 mod elsewhere;
 mod home;
 mod link;
+mod memory;
 mod operators;
 mod stages;
 mod table;
@@ -17,6 +18,7 @@ mod wanted;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use crate::door::Door;
 use crate::elsewhere::Elsewhere;
 use crate::home::Home;
 use crate::link::Link;
+use crate::memory::Memory;
 use crate::operators::Histories;
 use crate::table::{RemoteWaits, Table};
 use crate::wanted::Wanted;
@@ -127,8 +130,18 @@ pub enum NodeError {
     Usage(String),
 }
 
-/// The devices of this node, by name.
-pub(crate) type Devices = BTreeMap<DeviceName, Arc<Device>>;
+/// The devices of this node, by name, and the memory that they share.
+pub(crate) struct Devices {
+    by_name: BTreeMap<DeviceName, Arc<Device>>,
+    pub memory: Arc<Memory>,
+}
+
+impl Deref for Devices {
+    type Target = BTreeMap<DeviceName, Arc<Device>>;
+    fn deref(&self) -> &Self::Target {
+        &self.by_name
+    }
+}
 
 /// What all threads of the node share.
 pub(crate) struct Shared {
@@ -222,6 +235,7 @@ pub async fn run(
     let cpu = DeviceName::parse("cpu0").expect("a valid name");
     let slots = Slots { count: config.cpu_slots, pace: config.pace, cores: config.cores.clone() };
     let device = Device::new(cpu.clone(), slots, config.policy, Arc::clone(&host.clock), deaths);
+    let (memory, orders) = Memory::new(Arc::clone(&host.clock), config.memory);
     let hardware = hardware(&config);
     let me = Node {
         name: config.name.clone(),
@@ -241,7 +255,7 @@ pub async fn run(
         incarnation: host.random.u128(),
         token,
         hardware: BTreeMap::from([(cpu.clone(), hardware)]),
-        devices: Devices::from([(cpu, device)]),
+        devices: Devices { by_name: BTreeMap::from([(cpu, device)]), memory },
         triage: config.triage,
         table: ArcSwap::default(),
         remote_waits: RemoteWaits::default(),
@@ -261,6 +275,8 @@ pub async fn run(
         tasks.spawn_local(Arc::clone(device).keep_time());
     }
     tasks.spawn_local(look_for_hangs(Arc::clone(&shared)));
+    tasks.spawn_local(Arc::clone(&shared.devices.memory).keep_time());
+    tasks.spawn_local(Rc::clone(&replicas).obey(orders));
     tasks.spawn_local(replicas.supervise(died));
     tasks.spawn_local(link.run());
     let places: Vec<_> = (0..config.rpc_threads).map(|_| host.spawn.place()).collect();

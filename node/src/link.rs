@@ -258,6 +258,7 @@ impl Link {
             draining: self.shared.is_draining(),
             asked,
             wanted: self.shared.wanted.since(&self.told.borrow()),
+            memory: self.shared.devices.memory.now(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What this node tells operators about itself, from memory.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +9,7 @@ use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::history::{EndpointRecent, Explained, History, KEPT, NodeFacts, NodeRecent, Record, WINDOW};
 use weir_core::ids::{ModelRef, QueryId};
 use weir_core::outcome::{Class, Outcome};
+use weir_core::paging::Paged;
 use weir_core::triage::Claim;
 use weir_core::units::{Deadline, Instant};
 use weir_schema::control_capnp::node_operator;
@@ -86,6 +88,10 @@ pub fn facts(shared: &Shared, joined: bool) -> NodeFacts {
     let now = shared.host.clock.now();
     let table = shared.table.load();
     let recent = recent(shared, &table, WINDOW);
+    let mut by_model: BTreeMap<ModelRef, Paged> = BTreeMap::new();
+    for (model, paged) in shared.devices.memory.paged().into_values() {
+        by_model.entry(model).and_modify(|known| known.merge(&paged)).or_insert(paged);
+    }
     NodeFacts {
         node: shared.name.to_string(),
         unready: match (joined, shared.is_draining()) {
@@ -99,6 +105,8 @@ pub fn facts(shared: &Shared, joined: bool) -> NodeFacts {
         recent,
         refused: shared.ledger.refusals(),
         demand: shared.asked(),
+        memory: shared.devices.memory.now(),
+        paged: by_model,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use weir_core::ids::{EndpointName, Epoch, ModelRef, NodeName, TicketId};
+use weir_core::ids::{EndpointName, Epoch, ModelRef, NodeName};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::router::Told;
 use weir_core::tensor::{Row, Tensor};
@@ -26,6 +26,7 @@ use weir_schema::predict_capnp::{Purpose, stage_request, stage_response, stages}
 
 use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
+use crate::memory::Memory;
 
 /// This thread's connections to other nodes.
 #[derive(Clone)]
@@ -196,18 +197,6 @@ pub struct StagesObject {
     pub shared: Arc<Shared>,
 }
 
-/// Tickets of a stage call; cancelled when it is dropped.
-struct Waiting {
-    device: Arc<Device>,
-    tickets: Vec<TicketId>,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.device.cancel(&self.tickets);
-    }
-}
-
 impl stages::Server for StagesObject {
     async fn run(
         self: Rc<Self>,
@@ -221,14 +210,17 @@ impl stages::Server for StagesObject {
         let (model, rows, deadlines, values, class) = read_request(request).map_err(failed)?;
         let _in_flight = self.shared.in_flight();
         let now = self.shared.host.clock.now();
-        let table = self.shared.table.load_full();
+        let (table, memory) = (self.shared.table.load_full(), &self.shared.devices.memory);
         // Who asks is looked up here: no caller says what it may take.
         let served = table.endpoints.iter().find(|(name, _)| name.as_str() == endpoint);
         let tenant = served.map_or(Tenant::NOBODY, |(_, served)| served.ladders.endpoint().tenant());
         let local = table.targets.get(&model).into_iter().flat_map(|targets| &targets.local);
         let devices = local.filter_map(|name| self.shared.devices.get(name));
         let best = devices
-            .filter_map(|device| Some((device.estimate_finish(now, &model, rows.len(), None)?.finish, device)))
+            .filter_map(|device| {
+                let estimate = device.estimate_finish(now, &model, rows.len(), None);
+                Some((estimate.or_else(|| memory.estimate(now, &model))?.finish, device))
+            })
             .min_by_key(|(finish, _)| *finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
@@ -242,7 +234,8 @@ impl stages::Server for StagesObject {
         let is_full = |finish: &Instant| !by.is_zero() && *finish > now + by;
         if let Some((_, device)) = best.as_ref().filter(|(finish, _)| is_full(finish)) {
             // The home goes on to the next at once, and knows how long the wait is here.
-            ahead = device.told(now, &model, claim(now), firm);
+            ahead = told(device, memory, &model, claim(now), firm, now);
+            memory.on_missed(&model, rows.len(), by);
             replies.fill_with(|| StageReply::Full);
         } else if let Some((_, device)) = best {
             let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -256,7 +249,7 @@ impl stages::Server for StagesObject {
                 })
                 .collect();
             let count = submissions.len();
-            let _waiting = Waiting { device: Arc::clone(device), tickets: device.submit(&model, submissions, &sink) };
+            let _waiting = memory.submit(device, &model, submissions, &sink);
             drop(sink);
             for _ in 0..count {
                 // The device replies to each row, in time or not: its timer sees to that.
@@ -264,11 +257,18 @@ impl stages::Server for StagesObject {
                 replies[slot] = reply;
             }
             let now = self.shared.host.clock.now();
-            ahead = device.told(now, &model, claim(now), firm);
+            ahead = told(device, memory, &model, claim(now), firm, now);
         }
         write_response(results.get().init_response(), &ahead, &replies);
         Ok(())
     }
+}
+
+/// What is told of a device, with the load of a model that is not in memory.
+fn told(device: &Device, memory: &Memory, model: &ModelRef, claim: Claim, firm: Option<f64>, now: Instant) -> Told {
+    let told = device.told(now, model, claim, firm);
+    let load = memory.estimate(now, model).map_or(Duration::ZERO, |estimate| estimate.finish.since(now));
+    Told { wait: told.wait.max(load), ..told }
 }
 
 /// With a number for each row: what it gains, or, negated, what an answer to it is worth.

@@ -323,6 +323,35 @@ struct ReplicaReport {
   lastDeath @5 :Text;
   batchesClosed @6 :List(UInt64);  # since it is ready: full, target, deadline, idle, timer
   batchRows @7 :UInt64;
+  paged @8 :Paged;            # where not everything fits into the memory of the node
+}
+
+enum Residence {
+  resident @0;
+  loading @1;
+  onDemand @2;
+}
+
+struct Paged {
+  # A replica that is in memory or not.
+  residence @0 :Residence;
+  size @1 :UInt64;            # bytes
+  reloadUs @2 :UInt64;        # what a load takes
+  rate @3 :Float64;           # queries of its model a second
+  cold @4 :UInt64;            # queries that found it out of memory, since the node started; so is what follows
+  loads @5 :UInt64;
+  evictions @6 :UInt64;
+  evictedAgoUs @7 :UInt64;    # the last time, where there are any
+  evictedBy @8 :Text;         # what was loaded in its place; empty where others took more memory than was known
+}
+
+struct MemoryNow {
+  size @0 :UInt64;            # bytes, for models
+  taken @1 :UInt64;           # by what is in memory, comes or goes
+  placed @2 :UInt64;          # by everything that is placed on the node, if it were in memory
+  reloading @3 :Float64;      # share of the time that reloads take
+  thrashes @4 :Bool;          # it does little else than load
+  thrashings @5 :UInt64;      # how often that has begun since the node started
 }
 
 struct Profile {
@@ -369,6 +398,7 @@ struct NodeReport {
   knownTerm @9 :UInt64;
   asked @10 :List(ModelAsked); # by its homes, of any node
   wanted @11 :List(ModelRows); # rows that its homes have wanted run since it started: models of which that has changed
+  memory @12 :MemoryNow;
 }
 
 struct ModelRows {

@@ -87,7 +87,7 @@ pub fn run(node: &Node, queries: &[Asked], since: Instant, seed: u64) -> Totals 
     while let Some(event) = run.agenda.next() {
         run.on(event);
     }
-    run.totals.thrashings = run.paging.thrashings();
+    run.totals.thrashings = run.paging.now(run.agenda.now()).thrashings;
     run.totals
 }
 

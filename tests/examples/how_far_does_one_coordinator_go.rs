@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use weir_core::endpoint::{Endpoint, Stage};
 use weir_core::ids::{DeviceName, Digest, EndpointName, LogIndex, ModelRef, NodeName, ReplicaId, RequestId, StageName};
+use weir_core::paging::MemoryNow;
 use weir_core::placement::{
     DeviceLoad, Liveness, Look, NodeReport, Placement, ReplicaProfile, ReplicaReport, ReplicaState,
 };
@@ -125,6 +126,7 @@ impl Leader {
             deaths: 0,
             last_death: String::new(),
             batches: Batches::default(),
+            paged: None,
         };
         NodeReport {
             node: node.clone(),
@@ -137,6 +139,7 @@ impl Leader {
             draining: false,
             asked: wanted.keys().take(4).map(|model| (model.clone(), Asked::of(&[0.1; 40]))).collect(),
             wanted,
+            memory: MemoryNow::default(),
         }
     }
 

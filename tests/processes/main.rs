@@ -6,6 +6,7 @@ mod faults;
 mod gateway;
 mod graphs;
 mod looking;
+mod paging;
 mod planning;
 mod python;
 mod restarts;

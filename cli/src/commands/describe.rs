@@ -7,6 +7,7 @@ use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::How;
 use weir_core::endpoint::{Combine, Endpoint, Feed, Gate, Label, Run};
 use weir_core::ids::ModelRef;
+use weir_core::paging::Paged;
 use weir_core::placement::ReplicaState;
 use weir_core::shapes::Padding;
 use weir_core::triage::Looks;
@@ -189,7 +190,9 @@ fn model(status: &Status, reference: &ModelRef) -> Value {
             Some(ReplicaState::Loading) => told["state"] = json!("loading"),
             Some(ReplicaState::Failed(why)) => told["state"] = json!(format!("failed: {why}")),
             Some(ReplicaState::Ready(profile)) => {
-                told["state"] = json!("ready");
+                let paged = replica.and_then(|replica| replica.paged.as_ref());
+                told["state"] = json!(paged.map_or("ready", |paged| paged.residence.word()));
+                told["paging"] = json!(paged.map(paging));
                 told["batching"] = if profile.unbatched.is_empty() {
                     json!(format!("up to {} rows", profile.max_batch))
                 } else {
@@ -240,6 +243,26 @@ fn pointing(label: &Label, model: &ModelRef) -> String {
         () if label.next.as_ref() == Some(&model.version) => format!("{name} (goes here when it is ready)"),
         () => format!("{name} (was here before)"),
     }
+}
+
+/// Of a replica on a node whose models do not all fit into memory.
+fn paging(paged: &Paged) -> Value {
+    let evicted = paged.evicted.as_ref().map(|evicted| {
+        let ago = evicted.ago.as_secs();
+        match &evicted.by {
+            Some(by) => format!("{ago} s ago, for {by}"),
+            None => format!("{ago} s ago, as others take more memory than was known"),
+        }
+    });
+    json!({
+        "memory_bytes": paged.size.0,
+        "reload_ms": paged.reload.as_secs_f64() * 1e3,
+        "asked_per_s": paged.rate,
+        "cold_queries": paged.cold,
+        "loads": paged.loads,
+        "evictions": paged.evictions,
+        "evicted": evicted,
+    })
 }
 
 fn padding(pad: &Padding) -> Value {

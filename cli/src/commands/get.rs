@@ -2,7 +2,10 @@
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use weir_core::ids::Version;
+use weir_client::admin::Status;
+use weir_core::ids::{ModelRef, Version};
+use weir_core::paging::Residence;
+use weir_core::placement::ReplicaState;
 use weir_host::Host;
 
 use crate::connect::Common;
@@ -36,7 +39,7 @@ impl Get {
         let state = &status.state;
         let (header, mut rows): (&[&str], Vec<Vec<String>>) = match self.what {
             What::Models => (
-                &["model", "engine", "bytes", "digest", "replicas", "state"],
+                &["model", "engine", "bytes", "digest", "replicas", "state", "memory"],
                 state
                     .models
                     .values()
@@ -49,6 +52,7 @@ impl Get {
                             m.digest.to_string()[..12].into(),
                             format!("{} to {max}", m.replicas.min),
                             m.quarantined.as_ref().map_or("ok".into(), |why| format!("quarantined: {why}")),
+                            residence(&status, &m.reference).map_or("-", Residence::word).into(),
                         ]
                     })
                     .collect(),
@@ -146,6 +150,25 @@ impl Get {
         }
         Ok(())
     }
+}
+
+/// Where a replica of a model is in memory, or else how near one is to it.
+fn residence(status: &Status, model: &ModelRef) -> Option<Residence> {
+    let standing = status.state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == *model);
+    let reports = standing.filter_map(|(id, assignment)| {
+        let node = status.nodes.iter().find(|node| node.name == assignment.node.as_str())?;
+        node.report.as_ref()?.replicas.get(id)
+    });
+    let each = reports.map(|replica| match (&replica.paged, &replica.state) {
+        (Some(paged), _) => paged.residence,
+        (None, ReplicaState::Ready(_)) => Residence::Resident,
+        (None, _) => Residence::Loading,
+    });
+    each.min_by_key(|residence| match residence {
+        Residence::Resident => 0,
+        Residence::Loading => 1,
+        Residence::OnDemand => 2,
+    })
 }
 
 /// How long a grant lasts yet.

@@ -8,6 +8,7 @@ use crate::endpoint::audit::GateAudit;
 use crate::endpoint::{Endpoint, Gate, Judged};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use crate::outcome::{Class, Outcome, Rejection};
+use crate::paging::{MemoryNow, Paged};
 use crate::scheduler::Batches;
 use crate::triage::ByModel;
 use crate::units::{Instant, ServiceTime};
@@ -39,6 +40,10 @@ pub struct NodeFacts {
     pub refused: BTreeMap<Rejection, u64>,
     /// What homes of this node ask of each model, by what it is worth.
     pub demand: ByModel,
+    /// For models.
+    pub memory: MemoryNow,
+    /// Models, where not all fit.
+    pub paged: BTreeMap<ModelRef, Paged>,
 }
 
 /// What a coordinator knows of its group and of the cluster, for metrics.

@@ -63,7 +63,7 @@ impl Paging {
         self.worth(now, id) > if calm { CLEARLY } else { VERY_CLEARLY } * sum(Paging::worth)
     }
 
-    fn free(&self) -> u64 {
+    pub(super) fn free(&self) -> u64 {
         let held = self.pages.values().filter(|page| page.is_held());
         self.memory.saturating_sub(held.map(|page| page.size).sum())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::page::{Evicted, Stage};
+use super::page::Stage;
 use super::{Action, Paging};
 use crate::ids::ReplicaId;
 use crate::units::Instant;
@@ -62,7 +62,7 @@ impl Paging {
             let page = self.page(*id);
             page.stage = Stage::Leaving;
             page.evictions += 1;
-            page.evicted = Some(Evicted { at: now, by: by.clone() });
+            page.evicted = Some((now, by.clone()));
             out.push(Action::Evict(*id));
         }
     }

@@ -27,8 +27,7 @@ use churn::Churn;
 use page::{Asked, Page, Reload, Stage};
 
 pub use choice::Keep;
-pub use page::Evicted;
-pub use told::{Paged, Residence};
+pub use told::{Evicted, MemoryNow, Paged, Residence};
 
 /// Rows that may wait for models to be loaded: as many as may wait for a device.
 pub const HELD_MAX: usize = crate::scheduler::WAITING_MAX;
@@ -282,11 +281,11 @@ impl Paging {
         }
     }
 
-    /// The caller of a row that waits is gone.
-    pub fn on_cancel(&mut self, model: &ModelRef, ticket: TicketId) {
+    /// The callers of rows that wait are gone; in the order of their tickets.
+    pub fn on_cancel(&mut self, model: &ModelRef, tickets: &[TicketId]) {
         let Some(asked) = self.models.get_mut(model) else { return };
         let before = asked.waiting.len();
-        asked.waiting.retain(|query| query.ticket != ticket);
+        asked.waiting.retain(|query| tickets.binary_search(&query.ticket).is_err());
         self.held -= before - asked.waiting.len();
         self.break_promises();
     }
@@ -315,16 +314,6 @@ impl Paging {
         self.churn.thrashes(now)
     }
 
-    /// How often that has begun.
-    pub fn thrashings(&self) -> u64 {
-        self.churn.episodes()
-    }
-
-    /// Share of the time that reloads take.
-    pub fn reloading(&self, now: Instant) -> f64 {
-        self.churn.busy(now)
-    }
-
     /// Whether it is being loaded, or will be because somebody waits.
     fn is_coming(&self, id: ReplicaId) -> bool {
         matches!(self.pages[&id].stage, Stage::Loading(_)) || self.promised.contains(&id)
@@ -350,8 +339,7 @@ impl Paging {
             asked.cold += rows as u64;
             let regretted = |id: &ReplicaId| {
                 let page = &self.pages[id];
-                let evicted = page.evicted.as_ref().filter(|evicted| last < evicted.at);
-                evicted.is_some_and(|evicted| now.since(evicted.at) < page.reload())
+                page.evicted.as_ref().is_some_and(|(at, _)| last < *at && now.since(*at) < page.reload())
             };
             if asked.pages.iter().any(regretted) {
                 self.churn.regretted(now);

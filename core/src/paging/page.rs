@@ -28,15 +28,6 @@ pub(super) enum Stage {
     Leaving,
 }
 
-/// Why a replica was put out of memory last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Evicted {
-    /// When.
-    pub at: Instant,
-    /// What was loaded in its place; `None` where what stands here took more memory than was known.
-    pub by: Option<ModelRef>,
-}
-
 #[derive(Clone, Debug)]
 pub(super) struct Page {
     pub model: ModelRef,
@@ -46,7 +37,8 @@ pub(super) struct Page {
     pub reload: Option<Reload>,
     /// When it is to be loaded whether anybody asks or not: for the first time, or again where it failed.
     pub due: Option<Instant>,
-    pub evicted: Option<Evicted>,
+    /// When it was put out last, and for what.
+    pub evicted: Option<(Instant, Option<ModelRef>)>,
     pub loads: u64,
     pub evictions: u64,
 }

@@ -380,8 +380,8 @@ fn a_node_that_does_little_else_than_load_says_so_until_it_is_over() {
         node.ask(cold, 1_000);
         node.wait(100);
     }
-    assert!(node.paging.thrashes(node.now) && node.paging.thrashings() == 1);
-    assert!(node.paging.reloading(node.now) > 0.8);
+    let told = node.paging.now(node.now);
+    assert!(told.thrashes && told.thrashings == 1 && told.reloading > 0.8, "{told:?}");
     node.wait(20_000);
     assert!(!node.paging.thrashes(node.now));
 }
@@ -433,7 +433,7 @@ proptest! {
                     if node.ended(row).is_none() {
                         let of = model(node.rows[&row].0.0);
                         node.end(row, End::Cancelled);
-                        node.tell(|paging, _, _, _| paging.on_cancel(&of, row));
+                        node.tell(|paging, _, _, _| paging.on_cancel(&of, &[row]));
                     }
                 }
                 Step::Use(i, millis) => {

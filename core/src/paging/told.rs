@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use super::Paging;
-use super::page::{Evicted, Stage};
-use crate::ids::ReplicaId;
+use super::page::Stage;
+use crate::ids::{ModelRef, ReplicaId};
 use crate::units::{Bytes, Instant};
 
 /// What one replica does in memory, for operators.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct Paged {
-    pub resident: Residence,
+    pub residence: Residence,
     pub size: Bytes,
     pub reload: Duration,
     /// Queries of its model a second.
@@ -20,7 +20,52 @@ pub struct Paged {
     pub cold: u64,
     pub loads: u64,
     pub evictions: u64,
+    /// The last time that it was put out.
     pub evicted: Option<Evicted>,
+}
+
+impl Paged {
+    /// With another replica of the same model.
+    pub fn merge(&mut self, other: &Paged) {
+        if self.residence != Residence::Resident {
+            self.residence = other.residence;
+        }
+        self.loads += other.loads;
+        self.evictions += other.evictions;
+    }
+}
+
+/// When a replica was put out of memory, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// How long ago.
+    pub ago: Duration,
+    /// What was loaded in its place; `None` where what stands here took more memory than was known.
+    pub by: Option<ModelRef>,
+}
+
+/// The memory of a node as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct MemoryNow {
+    pub size: Bytes,
+    /// By what is in memory, comes or goes.
+    pub taken: Bytes,
+    /// By everything that is placed here, if it were in memory.
+    pub placed: Bytes,
+    /// Share of the time that reloads take.
+    pub reloading: f64,
+    /// It does little else than load.
+    pub thrashes: bool,
+    /// How often that has begun since the node started.
+    pub thrashings: u64,
+}
+
+impl MemoryNow {
+    /// Whether models are in memory on demand.
+    pub fn is_short(&self) -> bool {
+        self.placed > self.size
+    }
 }
 
 /// Whether a replica is in memory.
@@ -44,10 +89,22 @@ impl Residence {
 }
 
 impl Paging {
+    /// Memory as a whole.
+    pub fn now(&self, now: Instant) -> MemoryNow {
+        MemoryNow {
+            size: Bytes(self.memory),
+            taken: Bytes(self.memory - self.free()),
+            placed: Bytes(self.all),
+            reloading: self.churn.busy(now),
+            thrashes: self.thrashes(now),
+            thrashings: self.churn.episodes(),
+        }
+    }
+
     /// Every replica, for operators.
     pub fn pages(&self, now: Instant) -> impl Iterator<Item = (ReplicaId, Paged)> {
         self.pages.iter().map(move |(id, page)| {
-            let resident = match page.stage {
+            let residence = match page.stage {
                 Stage::In => Residence::Resident,
                 Stage::Loading(_) => Residence::Loading,
                 Stage::Out if page.due.is_some() => Residence::Loading,
@@ -55,14 +112,14 @@ impl Paging {
             };
             let asked = &self.models[&page.model];
             let paged = Paged {
-                resident,
+                residence,
                 size: Bytes(page.size),
                 reload: page.reload(),
                 rate: asked.demand.rate(now),
                 cold: asked.cold,
                 loads: page.loads,
                 evictions: page.evictions,
-                evicted: page.evicted.clone(),
+                evicted: page.evicted.as_ref().map(|(at, by)| Evicted { ago: now.since(*at), by: by.clone() }),
             };
             (*id, paged)
         })

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::endpoint::{Endpoint, Stage};
 use crate::history::ByStage;
 use crate::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, ReplicaId};
+use crate::paging::{MemoryNow, Paged};
 use crate::replicated::{Node, State};
 use crate::rollout::Score;
 use crate::scheduler::Batches;
@@ -43,6 +44,7 @@ pub struct NodeReport {
     /// Rows that its homes have wanted run since its process started, by model, wherever that stands and whether it could or not: of
     /// models of which that has changed since the leader was told last.
     pub wanted: BTreeMap<ModelRef, u64>,
+    pub memory: MemoryNow,
 }
 
 /// What a node says of one replica.
@@ -55,6 +57,8 @@ pub struct ReplicaReport {
     pub last_death: String,
     /// Since it is ready.
     pub batches: Batches,
+    /// Where not everything fits into the memory of the node. What was in memory once is ready, whether it is now or not.
+    pub paged: Option<Paged>,
 }
 
 /// How far a replica is.
@@ -62,7 +66,7 @@ pub struct ReplicaReport {
 pub enum ReplicaState {
     /// Being fetched, loaded or profiled.
     Loading,
-    /// It serves.
+    /// It serves, or will as soon as it is asked.
     Ready(ReplicaProfile),
     /// It could not be loaded, and why.
     Failed(String),

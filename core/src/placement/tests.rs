@@ -374,6 +374,7 @@ fn report(name: &str, replicas: &[(u64, ReplicaState, u32)]) -> NodeReport {
                         deaths: *deaths,
                         last_death: "panicked".into(),
                         batches: Default::default(),
+                        paged: None,
                     },
                 )
             })
@@ -384,6 +385,7 @@ fn report(name: &str, replicas: &[(u64, ReplicaState, u32)]) -> NodeReport {
         draining: false,
         asked: BTreeMap::new(),
         wanted: BTreeMap::new(),
+        memory: Default::default(),
     }
 }
 

@@ -5,9 +5,10 @@ use weir_core::endpoint::audit::GateAudit;
 use weir_core::history::{DeviceNow, EndpointRecent, Ever, ModelNow, NodeRecent, Seconds};
 use weir_core::ids::{DeviceName, EndpointName, ModelRef, StageName};
 use weir_core::outcome::{Class, Rejection};
+use weir_core::paging::{MemoryNow, Paged, Residence};
 use weir_core::scheduler::{Batches, Closed};
 use weir_core::triage::Asked;
-use weir_core::units::ServiceTime;
+use weir_core::units::{Bytes, ServiceTime};
 
 use super::*;
 
@@ -44,7 +45,27 @@ fn facts() -> NodeFacts {
         },
         totals: vec![totals],
         refused: BTreeMap::from([(Rejection::NoReplica, 1)]),
-        demand: BTreeMap::from([(model, Asked { first: 0, soft: vec![0.25] })]),
+        demand: BTreeMap::from([(model.clone(), Asked { first: 0, soft: vec![0.25] })]),
+        memory: MemoryNow {
+            size: Bytes(100),
+            taken: Bytes(60),
+            placed: Bytes(300),
+            thrashings: 2,
+            ..MemoryNow::default()
+        },
+        paged: BTreeMap::from([(
+            model,
+            Paged {
+                residence: Residence::Resident,
+                size: Bytes(60),
+                reload: Duration::from_millis(250),
+                rate: 1.0,
+                cold: 5,
+                loads: 3,
+                evictions: 2,
+                evicted: None,
+            },
+        )]),
         ..NodeFacts::default()
     }
 }
@@ -75,6 +96,13 @@ fn figures_stand_under_their_names() {
         "weir_labelled_right_total{endpoint=\"e\"} 3.0",
         "weir_demand_slots{model=\"m@1\",worth_at_least=\"0\"} 0.25",
         "weir_device_busy_seconds_total{device=\"cpu0\"} 1.5",
+        "weir_memory_placed_bytes 300.0",
+        "weir_memory_thrashing 0.0",
+        "weir_memory_thrashings_total 2.0",
+        "weir_model_resident{model=\"m@1\"} 1.0",
+        "weir_model_reload_seconds{model=\"m@1\"} 0.25",
+        "weir_model_cold_queries_total{model=\"m@1\"} 5.0",
+        "weir_model_evictions_total{model=\"m@1\"} 2.0",
         "weir_queue_rows{device=\"cpu0\",model=\"m@1\"} 7.0",
         "weir_batches_total{device=\"cpu0\",model=\"m@1\",closed=\"idle\"} 1.0",
         "weir_batch_size_bucket{le=\"2.0\",device=\"cpu0\",model=\"m@1\"} 0",

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use actix::Actor;
 use tokio::sync::{mpsc, oneshot};
-use weir_core::ids::{Digest, Epoch, ReplicaId};
-use weir_core::placement::{ReplicaProfile, ReplicaReport, ReplicaState};
+use weir_core::ids::{Digest, Epoch, ModelRef, ReplicaId};
+use weir_core::placement::{ReplicaReport, ReplicaState};
 use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, KeptProfile, Model, Plan, State};
 use weir_core::units::{Bytes, Instant, ServiceTime};
@@ -24,6 +24,7 @@ use weir_schema::control_capnp::node_home;
 use crate::Shared;
 use crate::actors::device::{Death, LoadedReplica};
 use crate::artifacts::Artifacts;
+use crate::memory::Order;
 
 /// Deaths of one replica within a minute after which it is not restarted here: the leader takes its version out.
 const DEATHS_MAX: usize = 3;
@@ -55,10 +56,18 @@ struct Inner {
 struct Replica {
     assignment: Assignment,
     state: ReplicaState,
+    /// What the first load has shown: later ones need not look again.
+    probed: Option<Probed>,
+    /// What it took then. Later loads find memory that others have left.
+    memory: Bytes,
+    /// Before it is tried again where it cannot be loaded.
+    reload: Duration,
     deaths: u32,
     last_death: String,
     recent: VecDeque<Instant>,
     place: Option<Place>,
+    /// Ends once the memory of its session is free.
+    gone: Option<oneshot::Receiver<()>>,
     loading: Option<tokio::task::AbortHandle>,
 }
 
@@ -103,17 +112,38 @@ impl Replicas {
                 continue;
             }
             let Some(model) = state.models.get(&assignment.model) else { continue };
-            let mut replica = Replica {
+            let replica = Replica {
                 assignment: assignment.clone(),
                 state: ReplicaState::Loading,
+                probed: None,
+                memory: Bytes(0),
+                reload: RELOAD,
                 deaths: 0,
                 last_death: String::new(),
                 recent: VecDeque::new(),
                 place: None,
+                gone: None,
                 loading: None,
             };
-            self.start(*id, &mut replica, Arc::new(model.clone()), Duration::ZERO);
             inner.replicas.insert(*id, replica);
+            self.shared.devices.memory.place(
+                *id,
+                &model.reference,
+                &self.shared.devices[&assignment.device],
+                model.size,
+            );
+        }
+        drop(inner);
+        self.shared.devices.memory.settle();
+    }
+
+    /// Does what the node's memory orders, for ever.
+    pub async fn obey(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Load(id) => self.start(id),
+                Order::End(id, profile) => self.end(id, profile),
+            }
         }
     }
 
@@ -123,44 +153,82 @@ impl Replicas {
             loading.abort();
         }
         self.shared.devices[&replica.assignment.device].remove_replica(id);
+        self.shared.devices.memory.remove(id);
         if let Some(place) = replica.place {
             // A batch in progress ends first: the thread stops when it yields.
             place.stop();
         }
     }
 
-    /// Begins to load a replica, after a pause.
-    fn start(self: &Rc<Self>, id: ReplicaId, replica: &mut Replica, model: Arc<Model>, pause: Duration) {
-        replica.state = ReplicaState::Loading;
-        let task = tokio::task::spawn_local(Rc::clone(self).load(id, model, pause));
+    /// Ends the thread of what was put out of memory.
+    fn end(self: &Rc<Self>, id: ReplicaId, profile: Option<Profile>) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(replica) = inner.replicas.get_mut(&id) else { return };
+        tracing::debug!(replica = id.0, model = %replica.assignment.model, "put out of memory");
+        if let (Some(probed), Some(profile)) = (&mut replica.probed, profile)
+            && let ReplicaState::Ready(known) = &mut replica.state
+        {
+            // The device slows it down once more when it comes back.
+            let pace = self.shared.devices[&replica.assignment.device].pace();
+            probed.points = profile.paced(1.0 / pace).points().to_vec();
+            known.points = profile.points().to_vec();
+        }
+        if let Some(place) = replica.place.take() {
+            place.stop();
+        }
+        let gone = replica.gone.take();
+        let replicas = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            if let Some(gone) = gone {
+                // It ends either way: with its sender.
+                let _ = gone.await;
+            }
+            replicas.shared.devices.memory.on_gone(id);
+        });
+    }
+
+    /// Begins to load a replica.
+    fn start(self: &Rc<Self>, id: ReplicaId) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(replica) = inner.replicas.get_mut(&id) else { return };
+        let task = tokio::task::spawn_local(Rc::clone(self).load(id, replica.assignment.model.clone()));
         replica.loading = Some(task.abort_handle());
     }
 
-    async fn load(self: Rc<Self>, id: ReplicaId, model: Arc<Model>, pause: Duration) {
-        tokio::time::sleep(pause).await;
-        let mut reload = RELOAD;
-        loop {
-            match self.load_once(id, &model).await {
-                Ok(()) => return,
-                Err(why) => tracing::warn!(model = %model.reference, why, "cannot be loaded"),
-            }
-            tokio::time::sleep(reload).await;
-            reload = (reload * 2).min(RELOAD_AT_MOST);
-        }
-    }
-
-    /// Loads a replica that is still wanted; an error is its state until it is tried again.
-    async fn load_once(&self, id: ReplicaId, model: &Arc<Model>) -> Result<(), String> {
-        let artifact = loop {
-            let coordinator = self.inner.borrow().coordinator.clone();
-            match self.artifacts.get(model.digest, coordinator).await {
-                Ok(artifact) => break artifact,
-                Err(why) => {
-                    tracing::debug!(model = %model.reference, why, "not loaded yet");
-                    tokio::time::sleep(RETRY).await;
+    async fn load(self: Rc<Self>, id: ReplicaId, reference: ModelRef) {
+        let model = self.shared.table.load().models.get(&reference).cloned();
+        let loaded = match model {
+            Some(model) => self.load_once(id, &model).await,
+            None => Err(NotLoaded::Unknown),
+        };
+        let Err(why) = loaded else { return };
+        let pause = {
+            let mut inner = self.inner.borrow_mut();
+            let Some(replica) = inner.replicas.get_mut(&id) else { return };
+            replica.loading = None;
+            match why {
+                NotLoaded::Unknown => RETRY,
+                NotLoaded::Failed(why) => {
+                    tracing::warn!(model = %reference, why, "cannot be loaded");
+                    replica.state = ReplicaState::Failed(why);
+                    let pause = replica.reload;
+                    replica.reload = (2 * pause).min(RELOAD_AT_MOST);
+                    pause
                 }
             }
         };
+        self.shared.devices.memory.on_failed(id, pause);
+        self.shared.rebuild_needed.notify_one();
+    }
+
+    /// Loads a replica that is still wanted.
+    async fn load_once(&self, id: ReplicaId, model: &Arc<Model>) -> Result<(), NotLoaded> {
+        let begun = self.shared.host.clock.now();
+        let coordinator = self.inner.borrow().coordinator.clone();
+        let artifact = self.artifacts.get(model.digest, coordinator).await.map_err(|why| {
+            tracing::debug!(model = %model.reference, why, "not loaded yet");
+            NotLoaded::Unknown
+        })?;
         let place = Stopping(Some(self.shared.host.spawn.place_without_sockets()));
         let (send, loaded) = oneshot::channel();
         let wanted = Arc::clone(model);
@@ -176,42 +244,49 @@ impl Replicas {
         let loaded = loaded.await.unwrap_or_else(|_| {
             Err("its thread ended while it was loaded (the model may need more memory than there is)".into())
         });
+        let loaded = loaded.map_err(NotLoaded::Failed)?;
         let mut inner = self.inner.borrow_mut();
         let Some(replica) = inner.replicas.get_mut(&id) else { return Ok(()) };
-        match loaded {
-            Ok((loaded, profile)) => {
-                replica.loading = None;
-                tracing::info!(replica = id.0, model = %model.reference, max_batch = profile.max_batch, "ready");
-                replica.state = ReplicaState::Ready(profile);
-                replica.place = Some(place.keep());
-                let device = Arc::clone(&self.shared.devices[&replica.assignment.device]);
-                drop(inner);
-                device.add_replica(id, loaded);
-                self.shared.rebuild_needed.notify_one();
-                Ok(())
-            }
-            Err(why) => {
-                replica.state = ReplicaState::Failed(why.clone());
-                drop(inner);
-                self.shared.rebuild_needed.notify_one();
-                Err(why)
-            }
+        let Loaded { replica: loaded, gone, probed, memory, probing } = loaded;
+        let first = replica.probed.is_none();
+        if first {
+            replica.memory = memory;
         }
+        let news = !matches!(replica.state, ReplicaState::Ready(_));
+        if news {
+            let profile = probed.profile(replica.memory);
+            tracing::info!(replica = id.0, model = %model.reference, max_batch = profile.max_batch, "ready");
+            replica.state = ReplicaState::Ready(profile);
+        }
+        let took = self.shared.host.clock.now().since(begun).saturating_sub(probing);
+        let first = first.then_some((replica.memory, took));
+        (replica.loading, replica.reload, replica.probed) = (None, RELOAD, Some(probed));
+        (replica.place, replica.gone) = (Some(place.keep()), Some(gone));
+        drop(inner);
+        self.shared.devices.memory.on_loaded(id, loaded, first);
+        if news {
+            self.shared.rebuild_needed.notify_one();
+        }
+        Ok(())
     }
 
-    /// What the model took on devices like the one that the replica is to stand on; empty where nobody knows.
-    fn known(&self, id: ReplicaId, model: &Model) -> Vec<(u32, ServiceTime)> {
+    /// What is known of a model before a replica of it is loaded: what the last load here has shown, or what it took on devices like the
+    /// one that the replica is to stand on; empty where nobody knows.
+    fn known(&self, id: ReplicaId, model: &Model) -> Known {
         let inner = self.inner.borrow();
-        let hardware = inner.replicas.get(&id).and_then(|replica| self.shared.hardware.get(&replica.assignment.device));
+        let Some(replica) = inner.replicas.get(&id) else { return Known::Elsewhere(Vec::new()) };
+        if let Some(probed) = &replica.probed {
+            return Known::Here(probed.clone());
+        }
+        let hardware = self.shared.hardware.get(&replica.assignment.device);
         let known = hardware.and_then(|hardware| inner.profiles.get(&(model.digest, hardware.clone())));
-        known.map(|profile| profile.points.clone()).unwrap_or_default()
+        Known::Elsewhere(known.map(|profile| profile.points.clone()).unwrap_or_default())
     }
 
     /// Restarts replicas that die, for ever.
     pub async fn supervise(self: Rc<Self>, mut deaths: mpsc::UnboundedReceiver<Death>) {
         while let Some(death) = deaths.recv().await {
             let now = self.shared.host.clock.now();
-            let model = self.shared.table.load().models.get(&death.model).cloned();
             let mut inner = self.inner.borrow_mut();
             let Some(replica) = inner.replicas.get_mut(&death.replica) else { continue };
             tracing::warn!(replica = death.replica.0, model = %death.model, because = death.because, "died");
@@ -224,19 +299,17 @@ impl Replicas {
             while replica.recent.front().is_some_and(|at| now.since(*at) > DEATHS_WITHIN) {
                 replica.recent.pop_front();
             }
-            match model {
-                Some(model) if replica.recent.len() < DEATHS_MAX => {
-                    let pause = RESTART * (1 << replica.recent.len().min(6));
-                    self.start(death.replica, replica, model, pause);
-                }
-                _ => {
-                    let why = format!(
-                        "its actor died {} times within a minute, last: {}",
-                        replica.recent.len(),
-                        death.because
-                    );
-                    replica.state = ReplicaState::Failed(why);
-                }
+            if replica.recent.len() < DEATHS_MAX {
+                let pause = RESTART * (1 << replica.recent.len().min(6));
+                replica.state = ReplicaState::Loading;
+                drop(inner);
+                self.shared.devices.memory.on_failed(death.replica, pause);
+            } else {
+                let why =
+                    format!("its actor died {} times within a minute, last: {}", replica.recent.len(), death.because);
+                replica.state = ReplicaState::Failed(why);
+                drop(inner);
+                self.shared.devices.memory.remove(death.replica);
             }
         }
     }
@@ -244,6 +317,7 @@ impl Replicas {
     /// What the node reports of its replicas.
     pub fn report(&self) -> BTreeMap<ReplicaId, ReplicaReport> {
         let inner = self.inner.borrow();
+        let mut paged = self.shared.devices.memory.paged();
         let report = |(id, replica): (&ReplicaId, &Replica)| {
             let mut state = replica.state.clone();
             let device = &self.shared.devices[&replica.assignment.device];
@@ -253,7 +327,8 @@ impl Replicas {
                 profile.points = corrected.points().to_vec();
             }
             let (deaths, last_death) = (replica.deaths, replica.last_death.clone());
-            (*id, ReplicaReport { state, deaths, last_death, batches: device.batches(*id) })
+            let (batches, paged) = (device.batches(*id), paged.remove(id).map(|(_, paged)| paged));
+            (*id, ReplicaReport { state, deaths, last_death, batches, paged })
         };
         inner.replicas.iter().map(report).collect()
     }
@@ -285,44 +360,62 @@ fn steps(model: &Model, max_batch: u32) -> Vec<u32> {
     model.shapes.batch_sizes.iter().copied().filter(|size| *size <= max_batch).collect()
 }
 
-/// Loads and probes on the thread that will run the model, and starts its actor there.
-fn load_here(
-    model: &Model,
-    artifact: &[u8],
-    pauses: Pauses,
-    known: &[(u32, ServiceTime)],
-) -> Result<(LoadedReplica, ReplicaProfile), String> {
+/// Why a replica is not loaded.
+enum NotLoaded {
+    /// Its model or its artifact is not here yet.
+    Unknown,
+    /// It cannot be, and why.
+    Failed(String),
+}
+
+/// What is known before a load.
+enum Known {
+    /// Latency by batch size, on other devices like this one.
+    Elsewhere(Vec<(u32, ServiceTime)>),
+    /// What an earlier load has shown.
+    Here(Probed),
+}
+
+/// A replica that was loaded.
+struct Loaded {
+    replica: LoadedReplica,
+    gone: oneshot::Receiver<()>,
+    probed: Probed,
+    memory: Bytes,
+    /// Time that the next load will not take.
+    probing: Duration,
+}
+
+/// Loads on the thread that will run the model, probes it if nobody has, and starts its actor there.
+fn load_here(model: &Model, artifact: &[u8], pauses: Pauses, known: &Known) -> Result<Loaded, String> {
     let mut session =
         engine(model.engine).and_then(|engine| engine.load(artifact)).map_err(|error| error.to_string())?;
     if *session.signature() != model.signature {
         return Err("its artifact takes or gives other tensors than it was registered with; apply it again".into());
     }
-    let Probed { batching, max_batch, points, informed, unpaddable } =
-        probe(&mut *session, model.max_batch, &model.shapes, BUDGET, known);
-    if let Some(why) = unpaddable {
+    let memory = Bytes(session.memory().0);
+    let begun = tokio::time::Instant::now();
+    let probed = match known {
+        Known::Here(probed) => probed.clone(),
+        Known::Elsewhere(points) => probe(&mut *session, model.max_batch, &model.shapes, BUDGET, points),
+    };
+    let probing = begun.elapsed();
+    if let Some(why) = &probed.unpaddable {
         return Err(format!("its rows cannot be filled up as `pad` says: {why}"));
     }
-    let profile = ReplicaProfile {
-        points: points.clone(),
-        max_batch,
-        unbatched: match &batching {
-            Batching::Unbatched { because } => because.clone(),
-            Batching::Rows | Batching::Fixed { .. } => String::new(),
-        },
-        memory: Bytes(session.memory().0),
-        informed,
-    };
+    let (batching, max_batch) = (probed.batching.clone(), probed.max_batch);
     let terminator = session.terminator();
     let batches_rows = !matches!(batching, Batching::Unbatched { .. });
-    let (actor, padding) = ModelActor::new(session, batching, pauses).shaped(&model.shapes);
-    let loaded = LoadedReplica {
+    let (mut actor, padding) = ModelActor::new(session, batching, pauses).shaped(&model.shapes);
+    let gone = actor.gone();
+    let replica = LoadedReplica {
         model: model.reference.clone(),
         actor: actor.start(),
         terminator,
-        profile: Profile::stepped(&points, &steps(model, max_batch)),
+        profile: Profile::stepped(&probed.points, &steps(model, max_batch)),
         max_batch,
         batches_rows,
         padding,
     };
-    Ok((loaded, profile))
+    Ok(Loaded { replica, gone, probed, memory, probing })
 }

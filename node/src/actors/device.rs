@@ -309,6 +309,11 @@ impl Device {
         self.slots
     }
 
+    /// Its speed against the real device.
+    pub fn pace(&self) -> f64 {
+        self.pace
+    }
+
     /// Runs the scheduler's timers; ends when nobody else holds the device.
     pub async fn keep_time(self: Arc<Self>) {
         loop {
@@ -364,6 +369,13 @@ impl Device {
                 }
             }
         });
+    }
+
+    /// Whether a replica runs a batch, or rows of its model wait.
+    pub fn is_in_use(&self, id: ReplicaId) -> bool {
+        let inner = self.lock();
+        let hosted = inner.replicas.get(&id);
+        hosted.is_some_and(|hosted| hosted.running.is_some() || inner.scheduler.queued(&hosted.model) > 0)
     }
 
     /// Puts the rows of one call into the queue of `model`, all before the device is offered any. Returns the tickets

@@ -19,7 +19,7 @@ use weir_core::call::ROWS_MAX;
 use weir_core::endpoint::passage::Room;
 use weir_core::endpoint::{Endpoint, Ladder, Ladders, Stage, Wiring};
 use weir_core::history::{Record, Visits};
-use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId, TicketId};
+use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
@@ -34,6 +34,7 @@ use weir_schema::predict_capnp::{predict_request, predict_response};
 use crate::Shared;
 use crate::actors::device::{Device, Replies, StageReply, Submission};
 use crate::deadlines::Deadlines;
+use crate::memory::Handed;
 use crate::operators::Remembered;
 use crate::stages::{Asking, Peers};
 use crate::table::{Served, Table, candidates, load, price};
@@ -128,7 +129,8 @@ struct Travel<'a> {
     trip: Trip,
     rows: Vec<Gathered>,
     replies: mpsc::UnboundedSender<(usize, HomeReply)>,
-    waiting: Vec<Waiting<'a>>,
+    /// At devices of this node; withdrawn when dropped.
+    waiting: Vec<Handed>,
     /// Their replies come with numbers after those of rows.
     items: Vec<Item>,
     joins: Vec<Join>,
@@ -136,18 +138,6 @@ struct Travel<'a> {
     room: Room,
     /// Most calls go nowhere else.
     remote: Option<tokio::task::JoinSet<()>>,
-}
-
-/// Row tickets at devices of this node; cancelled when dropped.
-struct Waiting<'a> {
-    device: &'a Arc<Device>,
-    tickets: Vec<TicketId>,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.device.cancel(&self.tickets);
-    }
 }
 
 impl Home {
@@ -459,6 +449,9 @@ impl Home {
             let deadline = call.deadline_of(now, group.stage);
             let (target, by) = match choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
+                    if known.iter().any(|candidate| matches!(candidate.target, Target::Local(_))) {
+                        shared.devices.memory.on_missed(model, rows.len(), deadline.left(now));
+                    }
                     travel.trip.on_no_choice(now, &group, why);
                     continue;
                 }
@@ -484,16 +477,10 @@ impl Home {
         }
     }
 
-    fn submit<'a>(
-        &'a self,
-        device: &'a Arc<Device>,
-        model: &ModelRef,
-        rows: Vec<Submission>,
-        sink: Sink,
-    ) -> Waiting<'a> {
+    fn submit(&self, device: &Arc<Device>, model: &ModelRef, rows: Vec<Submission>, sink: Sink) -> Handed {
         let node = self.shared.name.clone();
         let replies: Replies = Arc::new(move |slot, reply| sink.send(slot, node.clone(), reply));
-        Waiting { device, tickets: device.submit(model, rows, &replies) }
+        self.shared.devices.memory.submit(device, model, rows, &replies)
     }
 
     /// Runs rows on another node: of a model, for an endpoint, and by when, where that matters.

@@ -77,6 +77,7 @@ mod tests {
 
     use capnp::message::Builder;
     use weir_core::ids::{Epoch, ModelRef, NodeName};
+    use weir_core::paging::MemoryNow;
     use weir_core::placement::NodeReport;
     use weir_core::prng::Prng;
     use weir_core::triage::{Curve, Demand, Others, Tenant};
@@ -109,6 +110,7 @@ mod tests {
             draining: false,
             asked: asked.clone(),
             wanted: BTreeMap::new(),
+            memory: MemoryNow::default(),
         };
         let mut message = Builder::new_default();
         write_report(message.init_root(), &report);

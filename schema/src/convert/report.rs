@@ -3,6 +3,7 @@
 use capnp::struct_list;
 use weir_core::history::ByStage;
 use weir_core::ids::{DeviceName, EndpointName, Epoch, NodeName, ReplicaId};
+use weir_core::paging::{Evicted, MemoryNow, Paged, Residence};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::rollout::Score;
 use weir_core::scheduler::{Batches, Closed};
@@ -12,7 +13,7 @@ use super::asked::{read_asked, write_asked};
 use super::control::{model_ref, read_u128, write_u128};
 use super::predict::{span_from_us, span_to_us};
 use super::{BadMessage, count};
-use crate::control_capnp::{self as wire, node_report, profile};
+use crate::control_capnp::{self as wire, memory_now, node_report, paged, profile};
 
 /// Writes a report, apart from the routing that its sender knows.
 pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
@@ -31,6 +32,9 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
         let mut closed = b.reborrow().init_batches_closed(Closed::ALL.len() as u32);
         for (i, (_, batches)) in replica.batches.by_reason().enumerate() {
             closed.set(i as u32, batches);
+        }
+        if let Some(paged) = &replica.paged {
+            write_paged(b.reborrow().init_paged(), paged);
         }
         let mut state = b.init_state();
         match &replica.state {
@@ -54,6 +58,7 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
         b.set_model(model.to_string());
         b.set_rows(*rows);
     }
+    write_memory(b.reborrow().init_memory(), &report.memory);
     let mut endpoints = b.init_endpoints(count(report.endpoints.len()));
     for (i, load) in report.endpoints.iter().enumerate() {
         let mut b = endpoints.reborrow().get(i as u32);
@@ -94,6 +99,7 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
             deaths: r.get_deaths(),
             last_death: r.get_last_death()?.to_str()?.to_owned(),
             batches: Batches::of(r.get_batches_closed()?.iter(), r.get_batch_rows()),
+            paged: if r.has_paged() { Some(read_paged(r.get_paged()?)?) } else { None },
         };
         Ok((ReplicaId(r.get_replica()), report))
     };
@@ -140,7 +146,68 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
         draining: r.get_draining(),
         asked: read_asked(r.get_asked()?)?,
         wanted: r.get_wanted()?.iter().map(wanted).collect::<Result<_, _>>()?,
+        memory: read_memory(r.get_memory()?),
     })
+}
+
+fn write_paged(mut b: paged::Builder<'_>, paged: &Paged) {
+    b.set_residence(match paged.residence {
+        Residence::Resident => wire::Residence::Resident,
+        Residence::Loading => wire::Residence::Loading,
+        Residence::OnDemand => wire::Residence::OnDemand,
+    });
+    b.set_size(paged.size.0);
+    b.set_reload_us(span_to_us(paged.reload));
+    b.set_rate(paged.rate);
+    b.set_cold(paged.cold);
+    b.set_loads(paged.loads);
+    b.set_evictions(paged.evictions);
+    if let Some(evicted) = &paged.evicted {
+        b.set_evicted_ago_us(span_to_us(evicted.ago));
+        b.set_evicted_by(evicted.by.as_ref().map_or(String::new(), ToString::to_string));
+    }
+}
+
+fn read_paged(r: paged::Reader<'_>) -> Result<Paged, BadMessage> {
+    let by = r.get_evicted_by()?;
+    let evicted = || -> Result<Evicted, BadMessage> {
+        let by = if by.is_empty() { None } else { Some(model_ref(by)?) };
+        Ok(Evicted { ago: span_from_us(r.get_evicted_ago_us())?, by })
+    };
+    Ok(Paged {
+        residence: match r.get_residence()? {
+            wire::Residence::Resident => Residence::Resident,
+            wire::Residence::Loading => Residence::Loading,
+            wire::Residence::OnDemand => Residence::OnDemand,
+        },
+        size: Bytes(r.get_size()),
+        reload: span_from_us(r.get_reload_us())?,
+        rate: r.get_rate(),
+        cold: r.get_cold(),
+        loads: r.get_loads(),
+        evictions: r.get_evictions(),
+        evicted: if r.get_evictions() > 0 { Some(evicted()?) } else { None },
+    })
+}
+
+fn write_memory(mut b: memory_now::Builder<'_>, memory: &MemoryNow) {
+    b.set_size(memory.size.0);
+    b.set_taken(memory.taken.0);
+    b.set_placed(memory.placed.0);
+    b.set_reloading(memory.reloading);
+    b.set_thrashes(memory.thrashes);
+    b.set_thrashings(memory.thrashings);
+}
+
+fn read_memory(r: memory_now::Reader<'_>) -> MemoryNow {
+    MemoryNow {
+        size: Bytes(r.get_size()),
+        taken: Bytes(r.get_taken()),
+        placed: Bytes(r.get_placed()),
+        reloading: r.get_reloading(),
+        thrashes: r.get_thrashes(),
+        thrashings: r.get_thrashings(),
+    }
 }
 
 /// Writes a profile.

@@ -14,6 +14,7 @@ use weir_core::endpoint::{
 use weir_core::history::*;
 use weir_core::ids::*;
 use weir_core::outcome::{Class, Outcome, Rejection};
+use weir_core::paging::{Evicted, MemoryNow, Paged, Residence};
 use weir_core::placement::{DeviceLoad, EndpointLoad, NodeReport, ReplicaProfile, ReplicaReport, ReplicaState};
 use weir_core::replicated::*;
 use weir_core::rollout::Score;
@@ -369,7 +370,19 @@ fn reports_come_back_as_they_were_sent() {
         deaths: 2,
         last_death: "panicked".into(),
         batches: Batches::of([1, 2, 3, 4, 5], 99),
+        paged: None,
     };
+    let paged = |residence, evicted: Option<Evicted>| Paged {
+        residence,
+        size: Bytes(1 << 30),
+        reload: Duration::from_micros(1_500),
+        rate: 2.5,
+        cold: 7,
+        loads: 5,
+        evictions: u64::from(evicted.is_some()),
+        evicted,
+    };
+    let by = |model: &str| Evicted { ago: Duration::from_secs(3), by: ModelRef::parse(model).ok() };
     let profile = ReplicaProfile {
         points: vec![(1, ServiceTime::from_micros(10)), (8, ServiceTime::from_micros(50))],
         max_batch: 8,
@@ -383,8 +396,29 @@ fn reports_come_back_as_they_were_sent() {
         epoch: Epoch(4),
         replicas: BTreeMap::from([
             (ReplicaId(1), replica(ReplicaState::Loading)),
-            (ReplicaId(2), replica(ReplicaState::Ready(profile))),
+            (ReplicaId(2), replica(ReplicaState::Ready(profile.clone()))),
             (ReplicaId(3), replica(ReplicaState::Failed("no".into()))),
+            (
+                ReplicaId(4),
+                ReplicaReport {
+                    paged: Some(paged(Residence::OnDemand, Some(by("other@1")))),
+                    ..replica(ReplicaState::Ready(profile.clone()))
+                },
+            ),
+            (
+                ReplicaId(5),
+                ReplicaReport {
+                    paged: Some(paged(Residence::Loading, Some(by("")))),
+                    ..replica(ReplicaState::Ready(profile.clone()))
+                },
+            ),
+            (
+                ReplicaId(6),
+                ReplicaReport {
+                    paged: Some(paged(Residence::Resident, None)),
+                    ..replica(ReplicaState::Ready(profile))
+                },
+            ),
         ]),
         devices: vec![DeviceLoad {
             device: DeviceName::parse("cpu0").unwrap(),
@@ -411,6 +445,14 @@ fn reports_come_back_as_they_were_sent() {
         }],
         up: Duration::from_secs(9),
         draining: true,
+        memory: MemoryNow {
+            size: Bytes(1 << 30),
+            taken: Bytes(9),
+            placed: Bytes(1 << 40),
+            reloading: 0.25,
+            thrashes: true,
+            thrashings: 3,
+        },
     };
     let mut message = Builder::new_default();
     write_report(message.init_root(), &report);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use weir_core::endpoint::audit::GateAudit;
 use weir_core::ids::{EndpointName, ModelRef, StageName};
 use weir_core::triage::Asked;
-use weir_gateway::view::{Endpoint, View};
+use weir_core::units::Bytes;
+use weir_gateway::view::{Endpoint, Node, View};
 
 use crate::show::table;
 
@@ -86,6 +87,11 @@ pub fn text(view: &View) -> String {
         &["gate before", "audited", "differ", "gain by table", "labelled", "gain by table", "measured gain"],
         gates.clone(),
     );
+    let short: Vec<&Node> = view.nodes.iter().filter(|node| node.memory.is_short()).collect();
+    let memory = table(
+        &["memory of", "size", "models take", "all would take", "reloading", "state"],
+        short.iter().map(|node| memory(node)).collect(),
+    );
     [
         table(&header, endpoints),
         table(
@@ -97,10 +103,24 @@ pub fn text(view: &View) -> String {
         table(&["coordinator", "role", "state", "log applied to"], members.collect()),
     ]
     .into_iter()
+    .chain((!short.is_empty()).then_some(memory))
     .chain((!demand.is_empty()).then_some(demands))
     .chain((!gates.is_empty()).then_some(audits))
     .collect::<Vec<_>>()
     .join("\n\n")
+}
+
+/// Of a node whose models do not all fit.
+fn memory(node: &Node) -> Vec<String> {
+    let memory = &node.memory;
+    let state = match (memory.thrashes, memory.thrashings) {
+        (true, _) => "does little else than load models: it lacks memory".to_owned(),
+        (false, 0) => "models are in memory on demand".to_owned(),
+        (false, times) => format!("models are in memory on demand; did little else than load them {times} times"),
+    };
+    let mebibytes = |bytes: Bytes| format!("{:.1} MiB", bytes.0 as f64 / f64::from(1 << 20));
+    let share = percent(memory.reloading);
+    vec![node.name.clone(), mebibytes(memory.size), mebibytes(memory.taken), mebibytes(memory.placed), share, state]
 }
 
 fn row(name: &EndpointName, endpoint: &Endpoint) -> Vec<String> {

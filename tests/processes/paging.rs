@@ -1,0 +1,84 @@
+//! More models than memory: each is answered, what is in memory fits, and everybody is told what is where and why.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use weir_tests::processes::{Cluster, npy};
+
+const MODELS: usize = 8;
+
+/// Each takes 64 KiB.
+fn serve(cluster: &Cluster) {
+    let mut file = String::new();
+    for i in 0..MODELS {
+        cluster.write(&format!("m{i}.synthetic"), format!("width = 1\nalpha_us = {}\nbeta_us = 10\n", 500 + i));
+        file += &format!(
+            "[[model]]\nname = \"m{i}\"\nversion = \"1\"\npath = \"m{i}.synthetic\"\n[[endpoint]]\nname = \"e{i}\"\nmodel = \"m{i}@1\"\ndeadline = \"5s\"\n"
+        );
+    }
+    let path = cluster.write("all.toml", file);
+    cluster.ok(&["apply", "-f", &path]);
+}
+
+fn json(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let told = cluster.ok(&[arguments, &["-o", "json"]].concat());
+    serde_json::from_str(&told).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {told}"))
+}
+
+/// By model, where it is.
+fn residence(cluster: &Cluster) -> BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let models = json(cluster, &["get", "models"]);
+    models.as_array().expect("a list").iter().map(|told| (text(&told["model"]), text(&told["memory"]))).collect()
+}
+
+#[test]
+fn models_that_do_not_fit_are_loaded_on_demand() {
+    let cluster = Cluster::start_with(1, 2, &["--memory", "192KiB"]);
+    serve(&cluster);
+    let data = cluster.write("row.npy", npy(&[1, 1], &[7.0]));
+    for round in 0..3 {
+        for i in 0..MODELS {
+            let answer = json(&cluster, &["predict", &format!("e{i}"), "--input", &data]);
+            assert_eq!(answer["outcome"], "answered", "round {round}, model {i}: {answer}");
+            assert_eq!(answer["outputs"]["y"]["data"][0], 7.0);
+        }
+    }
+    let residence = residence(&cluster);
+    let count = |word: &str| residence.values().filter(|told| *told == word).count();
+    assert_eq!(residence.len(), MODELS);
+    assert!(count("resident") <= 6 && count("on demand") >= 2, "{residence:?}");
+    let (model, _) = residence.iter().find(|(_, told)| *told == "on demand").expect("some are");
+    let told = json(&cluster, &["describe", "model", model]);
+    let replica = &told["replicas"][0];
+    assert_eq!(replica["state"], "on demand", "{told}");
+    assert!(replica["profile"].is_array(), "its latencies are known: {told}");
+    assert!(replica["paging"]["evictions"].as_u64() > Some(0), "{told}");
+    assert!(replica["paging"]["evicted"].as_str().is_some_and(|why| why.contains(" s ago, ")), "{told}");
+    let top = json(&cluster, &["top"]);
+    let nodes = top["nodes"].as_array().expect("a list");
+    for node in nodes {
+        let bytes = |name: &str| node["memory"][name].as_u64().expect("a number");
+        assert_eq!(bytes("size"), 192 << 10);
+        assert!(bytes("taken") <= bytes("size"), "{node}");
+    }
+    assert!(nodes.iter().any(|node| node["memory"]["placed"].as_u64() > Some(192 << 10)), "{top}");
+    assert!(cluster.ok(&["top", "--once"]).contains("models are in memory on demand"));
+}
+
+#[test]
+fn who_cannot_wait_for_a_load_is_told_and_who_can_is_answered() {
+    let cluster = Cluster::start_with(1, 1, &["--memory", "192KiB"]);
+    serve(&cluster);
+    let cold = residence(&cluster).into_iter().find(|(_, told)| told == "on demand").expect("some are").0;
+    let endpoint = format!("e{}", &cold[1..2]);
+    let data = cluster.write("row.npy", npy(&[1, 1], &[7.0]));
+    // A load takes longer than that, if only for its thread.
+    let out = cluster.run(&["predict", &endpoint, "--input", &data, "--deadline", "700us", "-o", "json"]);
+    // What the error says follows.
+    let answer = out.stdout.split(|byte| *byte == b'\n').next().expect("a line");
+    let answer: Value = serde_json::from_slice(answer).expect("one object");
+    assert_ne!(answer["outcome"], "answered", "{answer}");
+    let answer = json(&cluster, &["predict", &endpoint, "--input", &data]);
+    assert_eq!(answer["outcome"], "answered", "{answer}");
+}
