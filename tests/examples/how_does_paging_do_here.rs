@@ -4,6 +4,7 @@
 //! `cargo build --release -p weir-cli && cargo run --release -p weir-tests --example how_does_paging_do_here [MODELS MEMORY RATE SECONDS
 //! DEADLINE_MS]`: 200, 40MiB, 50, 60 and 200 where nobody says. Exit code 1 where memory was exceeded, or something was neither answered nor refused.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -32,9 +33,10 @@ struct Load {
 struct Totals {
     in_time: usize,
     late: usize,
-    refused: usize,
     expired: usize,
     other: usize,
+    /// By reason.
+    refused: BTreeMap<&'static str, usize>,
     /// Of answers.
     latencies: Vec<Duration>,
 }
@@ -100,28 +102,31 @@ async fn ask(cluster: &Cluster, load: Load) -> bool {
         let sent = Instant::now();
         asked.push(tokio::task::spawn_local(async move {
             let answers = client.predict(request).await.expect("a node answers");
-            (answers[0].outcome, sent.elapsed())
+            (answers[0].outcome, sent.elapsed(), answers[0].message.clone())
         }));
         next -= (1.0 - prng.uniform()).ln() / load.rate;
     }
     let offered = asked.len();
     let mut totals = Totals::default();
     for query in asked {
-        let (outcome, took) = query.await.expect("it ends");
+        let (outcome, took, message) = query.await.expect("it ends");
         match outcome {
             Outcome::Answered => {
                 totals.latencies.push(took);
                 if took <= load.deadline { totals.in_time += 1 } else { totals.late += 1 }
             }
-            Outcome::Rejected(_) => totals.refused += 1,
+            Outcome::Rejected(why) => *totals.refused.entry(why.word()).or_default() += 1,
             Outcome::Expired => totals.expired += 1,
-            Outcome::Failed | Outcome::Unknown => totals.other += 1,
+            Outcome::Failed | Outcome::Unknown => {
+                totals.other += 1;
+                println!("{}: {message}", outcome.word());
+            }
         }
     }
     totals.latencies.sort_unstable();
     let quantile = |share: f64| totals.latencies.get((share * totals.latencies.len() as f64) as usize);
     println!(
-        "{offered} queries: {:.2} % in time, {} late, {} refused, {} expired, {} other; p50 {:?}, p90 {:?}, p99 {:?}",
+        "{offered} queries: {:.2} % in time, {} late, refused {:?}, {} expired, {} other; p50 {:?}, p90 {:?}, p99 {:?}",
         100.0 * totals.in_time as f64 / offered as f64,
         totals.late,
         totals.refused,
