@@ -472,6 +472,7 @@ impl Admin {
                 Ok(Ok(Tried::Refused(why))) => return Err(ClientError::Refused(why)),
                 Ok(Ok(Tried::Again(why))) => {
                     last = why;
+                    redirects = 0;
                     // It may lead only in its own eyes: another one knows better.
                     self.current.take();
                 }

@@ -87,7 +87,7 @@ fn load(cluster: &Cluster, arrivals: &[(f64, usize)], deadline: Duration, seed: 
     arrivals.iter().for_each(|(at, part)| writeln!(trace, "{at:.6},{}", PARTS[*part].0).expect("text"));
     cluster.write("trace.csv", trace);
     let mut file = format!("question = 'how near is an oracle?'\nseed = {seed}\nconnections = 4\n");
-    for (part, (name, _)) in PARTS.iter().enumerate().filter(|(part, _)| arrivals.iter().any(|(_, of)| of == part)) {
+    for (_, (name, _)) in PARTS.iter().enumerate().filter(|(part, _)| arrivals.iter().any(|(_, of)| of == part)) {
         write!(
             file,
             "[[endpoint]]\nname = 'e'\nas = '{name}'\ndata = '{name}.npy'\narrivals = 'trace:trace.csv,model={name}'\ndeadline = '{}ms'\n",

@@ -18,7 +18,7 @@ async fn grants(world: &World) -> Result<usize, Wrong> {
 
 #[test]
 fn a_full_disk_refuses_writes_and_takes_them_again() -> Result<(), Wrong> {
-    let mut cluster = Cluster::start(13, 3, 1)?;
+    let mut cluster = Cluster::start(11, 3, 1)?;
     let coordinators = cluster.coordinators.clone();
     for name in &coordinators {
         cluster.disk(name).leave_room(Some(10_000));

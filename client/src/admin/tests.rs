@@ -29,6 +29,8 @@ enum Does {
     Hang,
     Follow(&'static str),
     KnowNobody,
+    /// Leads, and takes nothing.
+    LeadFull,
 }
 
 struct Coordinator {
@@ -104,6 +106,7 @@ impl operator::Server for At {
         match does {
             Does::Follow(leader) => b.init_not_leader().set_address(leader),
             Does::KnowNobody => drop(b.init_not_leader()),
+            Does::LeadFull => b.set_try_again("the leader's disk is full"),
             _ => write_applied(b.reborrow().init_applied(), &Ok(Done { index: LogIndex(1), lines: Vec::new() })),
         }
         Ok(())
@@ -220,6 +223,16 @@ fn two_that_name_each_other_are_not_asked_without_a_pause() {
         let error = admin.write(delete()).await.unwrap_err();
         assert!(error.to_string().contains("do not agree who leads"), "{error}");
         assert!(group.asked("a") + group.asked("b") < 200, "{} {}", group.asked("a"), group.asked("b"));
+    });
+}
+
+#[test]
+fn a_leader_that_takes_nothing_says_why_whoever_was_asked_last() {
+    with([("a", Does::Follow("b")), ("b", Does::LeadFull)], async |admin, group| {
+        let error = admin.write(delete()).await.unwrap_err();
+        assert!(error.to_string().contains("disk is full"), "{error}");
+        let pauses = PATIENCE.as_millis() / 100;
+        assert!(group.asked("b") as u128 > pauses * 9 / 10, "it is known who leads: {} asked", group.asked("b"));
     });
 }
 
