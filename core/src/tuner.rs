@@ -84,7 +84,7 @@ pub struct Tuner {
 }
 
 /// Replicas, the window that needs so many, and slot seconds a second in it.
-type Need = (u32, Duration, f64);
+pub type Need = (u32, Duration, f64);
 
 /// What one model was asked.
 #[derive(Clone, Debug)]
@@ -215,13 +215,19 @@ impl Asked {
 
 /// What is needed at the end of a window, by all windows that end then.
 fn need(within: &[u64; WIDTHS], row: Row) -> Need {
+    needed(within.iter().zip(0..).map(|(rows, i)| (*rows as f64, SHORTEST * (1 << i))), row)
+}
+
+/// Replicas that do in time what comes within windows, each told as its rows and its width; with the window that asks for so many, and the
+/// slot seconds a second that are asked for in it. Windows that are shorter than [`SHORTEST`] are not looked at.
+pub fn needed(windows: impl IntoIterator<Item = (f64, Duration)>, row: Row) -> Need {
     let mut worst = (0, SHORTEST, 0.0);
-    for (rows, width) in within.iter().zip((0..WIDTHS).map(|i| 1 << i)) {
-        let span = seconds(SHORTEST) * f64::from(width);
-        let work = *rows as f64 * seconds(row.cost.as_duration());
+    for (rows, width) in windows.into_iter().filter(|(_, width)| *width >= SHORTEST) {
+        let span = seconds(width);
+        let work = rows * seconds(row.cost.as_duration());
         let needs = (work / (span + seconds(row.deadline)) / UTILISATION).ceil() as u32;
         if needs > worst.0 {
-            worst = (needs, SHORTEST * width, work / span);
+            worst = (needs, width, work / span);
         }
     }
     worst

@@ -98,6 +98,17 @@ impl Goal {
         !self.is_lower_bound(result) && self.value(result).is_some_and(reached)
     }
 
+    /// How many of the queries offered may have no answer in time, by this goal.
+    pub fn late_at_most(&self, offered: u64) -> u64 {
+        match self.figure {
+            // As many as leave the share where it is met, as it is computed.
+            Figure::Attainment => {
+                offered - (self.bound * offered as f64 - 1e-6).ceil().clamp(0.0, offered as f64) as u64
+            }
+            _ => offered,
+        }
+    }
+
     /// Whether the true value may be any that is higher: too many latencies are unknown.
     fn is_lower_bound(&self, result: &RunResult) -> bool {
         let percentile = match self.figure {
@@ -143,6 +154,24 @@ mod tests {
         let missed = Goal::parse("p99<=1ms").unwrap().missed(&result);
         assert_eq!(missed, "the goal p99<=1ms was missed: it was 21.0 ms");
         assert_eq!(Goal::parse_all("attainment>=0.99,p99<=50ms").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn whoever_stops_early_gives_up_no_sooner_than_the_goal_is_missed() {
+        for (text, offered, may) in [
+            ("attainment>=0.99", 1000, 10),
+            ("attainment>=0.99", 1001, 10),
+            ("attainment>=0.99", 99, 0),
+            ("attainment>=1", 1000, 0),
+            ("attainment>=0", 1000, 1000),
+            ("accuracy>=0.9", 1000, 1000),
+        ] {
+            let goal = Goal::parse(text).unwrap();
+            assert_eq!(goal.late_at_most(offered), may, "{text} of {offered}");
+            let with = |late: u64| RunResult { attainment: (offered - late) as f64 / offered as f64, ..sample() };
+            assert!(goal.figure != Figure::Attainment || goal.is_met(&with(may)), "{text} of {offered}");
+            assert!(may == offered || !goal.is_met(&with(may + 1)), "{text} of {offered}");
+        }
     }
 
     /// Of 1000 queries whose end is awaited, 10 without a known latency leave the p99 as it is and 11 do not; whatever was refused was

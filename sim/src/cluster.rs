@@ -22,8 +22,8 @@ use weir_core::placement::REPORT_EVERY;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    Candidate, Choice, Coming, Ending, Estimate, Group, StageEnd, Target, Told, Trip, cheapest, choose, doubted,
-    meeting_order, remote_finish, sent,
+    self, Candidate, Choice, Coming, Depth, Ending, Estimate, Group, Journey, StageEnd, Target, Told, Trip, cheapest,
+    choose, doubted, meeting_order, remote_finish, sent,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
@@ -825,6 +825,25 @@ impl Served {
             of_rows.iter().map(|signal| Says { signal: *signal, ..Says::default() }).collect()
         };
         Served { ladders, flow: Arc::new(flow), says: signals.iter().map(says).collect() }
+    }
+
+    /// By stage: how often it runs for a row where nothing is dear.
+    pub fn runs(&self) -> Vec<f64> {
+        let rows = self.says.first().map_or(0, Vec::len);
+        let mut runs = vec![0.0; self.says.len()];
+        let mut calls = Vec::new();
+        for row in 0..rows {
+            let mut journey = Journey::new(Depth::ANY);
+            calls.clear();
+            journey.start(&self.flow, &mut calls);
+            while let Some(router::Call { stage, .. }) = calls.pop() {
+                let says = self.says[stage][row];
+                runs[stage] += f64::from(says.items.unwrap_or(1));
+                let answered = StageEnd::Answered(says.signal);
+                journey.on_stage_end(&self.flow, self.ladders.at(0.0, 0.0), stage, answered, says.holds, &mut calls);
+            }
+        }
+        runs.iter().map(|runs| runs / rows.max(1) as f64).collect()
     }
 }
 

@@ -19,8 +19,11 @@ fn folder() -> TempDir {
 }
 
 fn run(folder: &Path, command: &str, more: &[&str]) -> (Option<i32>, String, String) {
-    let load = ["--endpoint", "echo", "--data", "rows.npy", "--duration", "2s", "--seed", "3", "--cpu-slots", "1"];
-    let arguments = [&[command, "-f", "echo.toml", "--profile", "echo.json"], load.as_slice(), more].concat();
+    let load = ["--endpoint", "echo", "--data", "rows.npy", "--seed", "3"];
+    let usual = [("--duration", "2s"), ("--cpu-slots", "1")];
+    let usual: Vec<&str> =
+        usual.iter().filter(|(flag, _)| !more.contains(flag)).flat_map(|(flag, value)| [*flag, *value]).collect();
+    let arguments = [&[command, "-f", "echo.toml", "--profile", "echo.json"], load.as_slice(), &usual, more].concat();
     let output = alone(&arguments).current_dir(folder).output().expect("weir runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
@@ -53,6 +56,27 @@ fn a_plan_is_the_fewest_machines_that_the_simulator_finds_enough() {
         coarse["peak"].as_f64() >= coarse["mean"].as_f64() && coarse["peak"].as_f64() >= Some(machines as f64),
         "{coarse}"
     );
+}
+
+/// A machine has room for as many replicas as it has slots, and a model stands on as many machines as its load needs.
+#[test]
+fn all_slots_and_all_machines_of_a_plan_are_used() {
+    let folder = folder();
+    let count = |slots: &str, rate: &str| {
+        let load = ["--rate", rate, "--duration", "1s", "--cpu-slots", slots, "-o", "json"];
+        let (code, out, error) = run(folder.path(), "plan", &load);
+        assert_eq!(code, Some(0), "{error}");
+        let plan: Value = serde_json::from_str(&out).expect("JSON");
+        let replicas = plan["replicas"]["echo@1"].as_array().map_or(0, Vec::len) as u64;
+        (plan["machines"][0]["count"].as_u64().expect("a count"), replicas)
+    };
+    let (machines, replicas) = count("1", "100000");
+    assert!(
+        (20..30).contains(&machines) && replicas == machines,
+        "{machines} with {replicas}: 4324 rows a second each"
+    );
+    let (machines, replicas) = count("4", "60000");
+    assert!((4..=5).contains(&machines) && replicas > 2 * machines, "{machines} with {replicas}");
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! `weir plan`: the cheapest machines that meet a goal under a load, tried in virtual time.
 
+mod told;
+
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use weir_client::weirfile::parse_bytes;
-use weir_core::endpoint::{Endpoint, Ladders};
+use weir_core::endpoint::Endpoint;
 use weir_core::ids::ModelRef;
-use weir_core::planning::{self, Fleet};
+use weir_core::outcome::Outcome;
+use weir_core::planning;
 use weir_core::profile::Profile;
 use weir_core::units::{Bytes, Instant};
 use weir_core::workload::Statistics;
@@ -19,13 +22,15 @@ use weir_loadgen::result::RunResult;
 use weir_loadgen::run::RunConfig;
 use weir_sim::cluster::{Cluster, Due};
 use weir_sim::device::Service;
+use weir_sim::fleet::Machine;
 
 use super::apply;
 use super::load::asked::{Asked, Offered, usage};
-use super::simulate::{Load, Machine, Measured, Modelled, dues, read_profile, simulate};
+use super::simulate::{Load, Measured, Modelled, dues, read_profile, simulate};
 use crate::connect::Common;
 use crate::failure::Failure;
-use crate::show::table;
+
+use told::Told;
 
 /// The cheapest machines that meet a goal.
 #[derive(Args)]
@@ -120,7 +125,7 @@ impl Plan {
     fn kinds(&self, modelled: &Modelled) -> Result<Vec<Kind>, Failure> {
         let Some(file) = &self.machines else {
             let (slots, memory) = self.measured.devices.resolve()?;
-            let machine = Machine { slots, memory, own: BTreeMap::new() };
+            let machine = Machine::of(slots, memory);
             return Ok(vec![Kind { name: "this machine".into(), price: 1.0, machine }]);
         };
         let bad = |why: String| usage(format!("--machines {}: {why}", file.display()));
@@ -195,18 +200,10 @@ struct WhatIf {
 impl<'a> Planner<'a> {
     fn new(load: &'a Load<'a>, modelled: &'a Modelled, kinds: Vec<Kind>, goals: Vec<Goal>) -> Planner<'a> {
         let queries: Vec<Due> = dues(&load.config).collect();
-        let of = |endpoint: usize| {
-            let instants: Vec<Instant> =
-                queries.iter().filter(|due| due.endpoint == endpoint).map(|due| due.at).collect();
-            Statistics::of(&instants)
-        };
-        let arrivals: Vec<Statistics> = (0..load.asked.len()).map(of).collect();
+        let arrivals = load.arrivals();
         let all = Statistics::of(&queries.iter().map(|due| due.at).collect::<Vec<_>>());
-        let mix = load.asked.iter().enumerate().map(|(i, (endpoint, wiring))| {
-            let ladders = Ladders::new(&std::sync::Arc::new((*endpoint).clone()), &[]);
-            (arrivals[i].count as f64 / all.count.max(1) as f64, modelled.learnt[i].shares(&wiring.flow, &ladders))
-        });
-        let mix = mix.collect();
+        let share = |of: &Statistics| of.count as f64 / all.count.max(1) as f64;
+        let mix = arrivals.iter().enumerate().map(|(i, of)| (share(of), modelled.runs(i))).collect();
         let prices = kinds.iter().map(|kind| kind.price).collect();
         Planner { load, modelled, kinds, prices, goals, queries, arrivals, all, mix }
     }
@@ -248,11 +245,11 @@ impl<'a> Planner<'a> {
             }
         }
         let largest = self.kinds.iter().map(|kind| kind.machine.memory).max().expect("there are kinds");
-        for (model, (_, memory)) in &self.modelled.wanted {
-            if *memory > largest {
+        for (model, wanted) in &self.modelled.wanted {
+            if wanted.memory > largest {
                 return Err(Failure::No(format!(
                     "no plan: model {model} needs {} bytes, and the largest machine has {}",
-                    memory.0, largest.0
+                    wanted.memory.0, largest.0
                 )));
             }
         }
@@ -266,7 +263,7 @@ impl<'a> Planner<'a> {
             one[kind] = 1;
             (self.all.rate.unwrap_or(0.0) / self.capacity(&one, false)).ceil() as u32
         };
-        let met = |fleet: &[u32]| self.run(fleet, 1.0, None).is_some_and(|result| self.met(&result));
+        let met = |fleet: &[u32]| self.meets(fleet);
         planning::cheapest(&self.prices, most, least, met).ok_or_else(|| self.none_of(most))
     }
 
@@ -292,6 +289,20 @@ impl<'a> Planner<'a> {
         Failure::No(format!("no plan with at most {most} machines: {}; --most allows more", tried.join("; ")))
     }
 
+    /// Whether a fleet meets the goals. Once too many queries were late for that, nobody asks any more.
+    fn meets(&self, fleet: &[u32]) -> bool {
+        let Ok(cluster) = self.modelled.cluster(&self.machines(fleet)) else { return false };
+        let offered = self.queries.len() as u64;
+        let may_be_late = self.goals.iter().map(|goal| goal.late_at_most(offered)).min().unwrap_or(offered);
+        let late = Cell::new(0_u64);
+        let queries = self.queries.iter().take_while(|_| late.get() <= may_be_late).cloned();
+        let result = simulate(&cluster, &self.modelled.learnt, self.config(), queries, |ended| {
+            let in_time = ended.outcome == Outcome::Answered && ended.latency <= ended.due.deadline;
+            late.set(late.get() + u64::from(!in_time));
+        });
+        late.get() <= may_be_late && self.met(&result)
+    }
+
     fn met(&self, result: &RunResult) -> bool {
         self.goals.iter().all(|goal| goal.is_met(result))
     }
@@ -309,7 +320,7 @@ impl<'a> Planner<'a> {
         }
         let sooner =
             |due: &Due| Due { at: Instant::from_nanos((due.at.as_nanos() as f64 / times) as u64), ..due.clone() };
-        Some(simulate(&cluster, &self.modelled.learnt, self.config(), self.queries.iter().map(sooner)))
+        Some(simulate(&cluster, &self.modelled.learnt, self.config(), self.queries.iter().map(sooner), |_| {}))
     }
 
     fn without(&self, fleet: &[u32], name: &str) -> Result<WhatIf, Failure> {
@@ -387,100 +398,5 @@ fn lose(cluster: &mut Cluster, lost: usize) {
     cluster.nodes.remove(lost);
     for model in cluster.models.values_mut() {
         model.replicas.remove(lost);
-    }
-}
-
-/// A plan, for people and programs.
-struct Told<'a> {
-    planner: &'a Planner<'a>,
-    found: planning::Found,
-    result: Option<RunResult>,
-    lost: Vec<WhatIf>,
-    bursts: Vec<WhatIf>,
-}
-
-impl Told<'_> {
-    fn fleet(&self) -> &Fleet {
-        &self.found.fleet
-    }
-
-    fn cost(&self) -> f64 {
-        planning::cost(&self.planner.prices, self.fleet())
-    }
-
-    fn result(&self) -> &RunResult {
-        self.result.as_ref().expect("what was found was placed")
-    }
-
-    /// By model: the machines that it stands on.
-    fn replicas(&self) -> BTreeMap<String, Vec<String>> {
-        let cluster =
-            self.planner.modelled.cluster(&self.planner.machines(self.fleet())).expect("it was placed before");
-        let on = |replicas: &[u32]| {
-            let nodes = replicas.iter().zip(1..).flat_map(|(count, i)| vec![format!("n{i}"); *count as usize]);
-            nodes.collect::<Vec<String>>()
-        };
-        cluster.models.iter().map(|(model, placed)| (model.to_string(), on(&placed.replicas))).collect()
-    }
-
-    fn what_ifs(&self) -> impl Iterator<Item = &WhatIf> {
-        self.lost.iter().chain(&self.bursts)
-    }
-
-    fn json(&self) -> Value {
-        let planner = self.planner;
-        let machines = planner.kinds.iter().zip(self.fleet()).map(|(kind, count)| {
-            json!({"kind": kind.name, "count": count, "price": kind.price, "slots": kind.machine.slots})
-        });
-        let window = planner.binding(self.fleet(), true);
-        let coarse = |peak| planner.coarse(peak);
-        json!({
-            "cost_per_hour": self.cost(),
-            "machines": machines.collect::<Vec<_>>(),
-            "replicas": self.replicas(),
-            "goals": planner.goals.iter().map(Goal::to_text).collect::<Vec<_>>(),
-            "busiest_window": window.map(|(width, load)| json!({"width_s": width.as_secs_f64(), "load": load})),
-            "coarse_grained": {"peak": coarse(true), "mean": coarse(false)},
-            "tried": self.found.tried,
-            "what_if": self.what_ifs().map(|what| json!({"what": what.what, "attainment": what.attainment, "meets": what.meets})).collect::<Vec<_>>(),
-            "simulated": self.result(),
-        })
-    }
-
-    fn text(&self) -> String {
-        let planner = self.planner;
-        let rows = planner.kinds.iter().zip(self.fleet()).map(|(kind, count)| {
-            let cost = kind.price * f64::from(*count);
-            vec![kind.name.clone(), count.to_string(), kind.machine.slots.to_string(), format!("{cost:.2}")]
-        });
-        let mut text = table(&["machines", "count", "slots of each", "cost an hour"], rows.collect());
-        text += "\n\n";
-        let replicas = self.replicas().into_iter().map(|(model, on)| vec![model, on.len().to_string(), on.join(" ")]);
-        text += &table(&["model", "replicas", "on"], replicas.collect());
-        let goals: Vec<&str> = planner.goals.iter().map(Goal::to_text).collect();
-        text += &format!("\n\ncosts {:.2} an hour and meets {}, by simulation:\n", self.cost(), goals.join(", "));
-        text += &self.result().table();
-        if let Some((width, load)) = planner.binding(self.fleet(), true) {
-            text += &format!(
-                "\nits busiest {width:?} ask for {load:.2} times what all stages can do by then{}",
-                if load > 1.0 { ": deeper stages go dark for a moment" } else { "" }
-            );
-        }
-        let coarse = |peak: bool| {
-            let cost = planner.coarse(peak);
-            cost.map_or("is not possible".to_owned(), |cost| {
-                format!("costs {cost:.2} an hour, {:.1} times as much", cost / self.cost())
-            })
-        };
-        text += &format!(
-            "\na plan by endpoint, each with machines of its own and all stages for every query, {} sized to the peak; it {} sized to the mean",
-            coarse(true),
-            coarse(false)
-        );
-        for what in self.what_ifs() {
-            let verdict = if what.meets { "the goal is met" } else { "the goal is missed" };
-            text += &format!("\n{}: attainment {:.4}, {verdict}", what.what, what.attainment);
-        }
-        text
     }
 }

@@ -11,16 +11,14 @@ use std::time::Duration;
 use clap::Args;
 use weir_core::endpoint::frontier::{Known, calibrate};
 use weir_core::endpoint::passage::{class, empty, holds, signal, stacked};
-use weir_core::endpoint::{Asks, Endpoint, Flow, Ladders, Passage, Stage, Wiring};
-use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId};
+use weir_core::endpoint::{Asks, Endpoint, Ladders, Passage, Stage, Wiring};
+use weir_core::ids::ModelRef;
 use weir_core::outcome::Outcome;
-use weir_core::placement::{Problem, Wish, solve};
 use weir_core::profile::Profile;
-use weir_core::replicated::{self, Plan, ReplicaRange};
-use weir_core::router::{Call, Depth, Journey, StageEnd};
 use weir_core::tensor::{Row, Signature};
 use weir_core::triage::ByModel;
-use weir_core::units::{Bytes, Instant, ServiceTime};
+use weir_core::units::{Instant, ServiceTime};
+use weir_core::workload::Statistics;
 use weir_loadgen::result::{RunResult, demanded};
 use weir_loadgen::run::{Loop, RunConfig, counted};
 use weir_loadgen::scenario::Scenario;
@@ -29,8 +27,9 @@ use weir_loadgen::tally::Ended;
 use weir_loadgen::target::{Reply, RowReply, Stream};
 use weir_ml_workers::engine::{Session, engine};
 use weir_ml_workers::probe::probe;
-use weir_sim::cluster::{self, Cluster, Due, Model, Node, Says, Served};
+use weir_sim::cluster::{self, Cluster, Due, Model, Says, Served};
 use weir_sim::device::Service;
+use weir_sim::fleet::{Machine, Wanted, busiest, placed};
 use weir_sim::knapsack::{Options, bound};
 
 use super::apply::{self, Declared};
@@ -97,11 +96,11 @@ impl Simulate {
         let load = Load::read(&self.file, &declared, &scenario, &added, target)?;
         let modelled = self.measured.model(&self.file, &declared, &load)?;
         let (slots, memory) = self.measured.devices.resolve()?;
-        let nodes = vec![Machine { slots, memory, own: BTreeMap::new() }; usize::from(self.nodes)];
+        let nodes = vec![Machine::of(slots, memory); usize::from(self.nodes)];
         let cluster = modelled
             .cluster(&nodes)
             .map_err(|(model, why)| Failure::No(format!("model {model} cannot be placed: {why}")))?;
-        let mut result = simulate(&cluster, &modelled.learnt, &load.config, dues(&load.config));
+        let mut result = simulate(&cluster, &modelled.learnt, &load.config, dues(&load.config), |_| {});
         result.correct_at_best = at_best(&cluster, &modelled.learnt, &load);
         self.written.write(&result, &common)?;
         super::load::run::verdict(&result, scenario.goals.iter().find(|goal| !goal.is_met(&result)))
@@ -151,6 +150,13 @@ impl<'a> Load<'a> {
         let config = config(scenario, target, Loop::Open(flows), streams, length);
         Ok(Load { asked, config: RunConfig { connections: 0, threads: 1, ..config } })
     }
+
+    /// By endpoint that is asked: its queries.
+    pub fn arrivals(&self) -> Vec<Statistics> {
+        let mut instants = vec![Vec::new(); self.asked.len()];
+        dues(&self.config).for_each(|due| instants[due.endpoint].push(due.at));
+        instants.iter().map(|instants| Statistics::of(instants)).collect()
+    }
 }
 
 /// Models that were loaded, measured and asked; what is left is where they stand.
@@ -159,17 +165,8 @@ pub struct Modelled {
     cluster: Cluster,
     /// By endpoint that is asked.
     pub learnt: Vec<Learnt>,
-    /// What `replicas` of the file says, and the memory of one.
-    pub wanted: BTreeMap<ModelRef, (ReplicaRange, Bytes)>,
-}
-
-/// A machine that a cluster may have: a node with one device.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    pub slots: u32,
-    pub memory: Bytes,
-    /// Of models that take something else here than was measured.
-    pub own: BTreeMap<ModelRef, (Profile, Service)>,
+    /// What is wished of each model.
+    pub wanted: BTreeMap<ModelRef, Wanted>,
 }
 
 impl Measured {
@@ -235,12 +232,6 @@ impl Measured {
             }
             learnt.push(of_rows);
         }
-        let memory = |model: &replicated::Model| Some(sessions.get(&model.reference)?.memory());
-        let wanted = declared
-            .models
-            .iter()
-            .filter_map(|model| Some((model.reference.clone(), (model.replicas, memory(model)?))))
-            .collect();
         let cluster = Cluster {
             nodes: Vec::new(),
             policy: self.devices.policy()?,
@@ -250,11 +241,28 @@ impl Measured {
             path: cluster::Path::of(Duration::from_micros(self.path_us)),
             reports: Some(cluster::Reports::default()),
         };
+        let arrivals = load.arrivals();
+        let rows_per_query = load.config.rows_per_query as f64;
+        let mut wanted = BTreeMap::new();
+        for model in &declared.models {
+            let Some(session) = sessions.get(&model.reference) else { continue };
+            let rows = busiest(&cluster.endpoints, &arrivals, rows_per_query, &model.reference);
+            let asking = load.asked.iter().zip(&*load.config.streams);
+            let asking = asking.filter(|((endpoint, _), _)| endpoint.models().any(|asked| *asked == model.reference));
+            let deadline = asking.map(|(_, stream)| stream.deadline).min().expect("somebody asks it");
+            let (range, memory) = (model.replicas, session.memory());
+            wanted.insert(model.reference.clone(), Wanted { range, memory, rows, deadline });
+        }
         Ok(Modelled { cluster, learnt, wanted })
     }
 }
 
 impl Modelled {
+    /// By stage of an endpoint that is asked: how often it runs for a row where nothing is dear.
+    pub fn runs(&self, endpoint: usize) -> Vec<f64> {
+        self.cluster.endpoints[endpoint].runs()
+    }
+
     /// What a model takes on the machine that it was measured on.
     pub fn profile(&self, model: &ModelRef) -> &Profile {
         &self.cluster.models[model].believed
@@ -267,46 +275,7 @@ impl Modelled {
 
     /// A cluster of these machines, with replicas as the leader would place them; or which model has no place, and why.
     pub fn cluster(&self, machines: &[Machine]) -> Result<Cluster, (ModelRef, String)> {
-        let cpu = DeviceName::parse("cpu0").expect("a valid name");
-        let device =
-            |slots| replicated::Device { name: cpu.clone(), kind: "cpu".into(), slots, hardware: String::new() };
-        let nodes: Vec<replicated::Node> = machines
-            .iter()
-            .zip(1..)
-            .map(|(machine, i)| replicated::Node {
-                name: NodeName::parse(&format!("n{i}")).expect("a valid name"),
-                address: String::new(),
-                devices: vec![device(machine.slots)],
-                memory: machine.memory,
-                draining: false,
-            })
-            .collect();
-        let placed = solve(&Problem {
-            models: self
-                .wanted
-                .iter()
-                .map(|(model, (range, memory))| (model, Wish::declared(*range, *memory)))
-                .collect(),
-            nodes: nodes.iter().collect(),
-            plan: &Plan::default(),
-            ready: BTreeSet::new(),
-            failed: BTreeSet::new(),
-            next_replica: ReplicaId(1),
-        });
-        if let Some((model, why)) = placed.unplaceable.into_iter().next() {
-            return Err((model, why));
-        }
-        let mut cluster = self.cluster.clone();
-        cluster.nodes =
-            machines.iter().map(|machine| Node { slots: machine.slots, own: machine.own.clone() }).collect();
-        for (reference, model) in &mut cluster.models {
-            let on = |node: &replicated::Node| {
-                let here = placed.assignments.values().filter(|a| a.model == *reference && a.node == node.name);
-                here.count() as u32
-            };
-            model.replicas = nodes.iter().map(on).collect();
-        }
-        Ok(cluster)
+        placed(&self.cluster, &self.wanted, machines)
     }
 }
 
@@ -345,25 +314,6 @@ pub struct Learnt {
 }
 
 impl Learnt {
-    /// By stage: how often it runs for a row where nothing is dear.
-    pub fn shares(&self, flow: &Flow, ladders: &Ladders) -> Vec<f64> {
-        let rows = self.says.first().map_or(0, Vec::len);
-        let mut runs = vec![0.0; self.says.len()];
-        let mut calls = Vec::new();
-        for row in 0..rows {
-            let mut journey = Journey::new(Depth::ANY);
-            calls.clear();
-            journey.start(flow, &mut calls);
-            while let Some(Call { stage, .. }) = calls.pop() {
-                let says = self.says[stage][row];
-                runs[stage] += f64::from(says.items.unwrap_or(1));
-                let answered = StageEnd::Answered(says.signal);
-                journey.on_stage_end(flow, ladders.at(0.0, 0.0), stage, answered, says.holds, &mut calls);
-            }
-        }
-        runs.iter().map(|runs| runs / rows.max(1) as f64).collect()
-    }
-
     /// What all stages say of each row, and which of them are right.
     fn known(&self, labels: &[i64]) -> Option<Vec<Known>> {
         let stages = || 0..self.says.len();
@@ -486,16 +436,18 @@ pub fn dues(config: &RunConfig) -> impl Iterator<Item = Due> {
     })
 }
 
-/// Runs queries of a load in virtual time.
+/// Runs queries of a load in virtual time; `on_end` is told of each as it ends.
 pub fn simulate(
     cluster: &Cluster,
     learnt: &[Learnt],
     config: &RunConfig,
     dues: impl IntoIterator<Item = Due>,
+    mut on_end: impl FnMut(&cluster::Ended),
 ) -> RunResult {
     let mut asked = ByModel::default();
     let mut result = counted(config, |count| {
         asked = cluster::run(cluster, dues, config.seed, |ended| {
+            on_end(&ended);
             let (due, of) = (&ended.due, &learnt[ended.due.endpoint]);
             let endpoint = cluster.endpoints[due.endpoint].ladders.endpoint();
             let stages = &endpoint.stages;
