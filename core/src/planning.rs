@@ -4,7 +4,9 @@
 //! the loop. Here batches, order, depth and routes are decided as queries come, by the code that the simulator drives too, and
 //! placement follows from the machines. So what is left to search is how many machines of each kind: first as many of one kind
 //! as it takes, for each kind, and as many of all kinds alike; then exchanges that cost less, from each of those, until none meets
-//! the goal.
+//! the goal; at last those that cost little less than what was found, one by one. The search takes more machines never to be worse.
+//! That is mostly so: another machine can change what stands where, or where rows meet to be run together. So the last step
+//! asks about fleets that the search left out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,9 +30,16 @@ pub struct Found {
     pub tried: usize,
 }
 
+/// Fleets that are tried one by one at last, at most. Up to about eight machines of three kinds that is all that cost less.
+const ONE_BY_ONE: usize = 128;
+/// Most fleets around what was found among which those are chosen.
+const AROUND: usize = 4096;
+/// Of more machines one or two are not worth trying so many.
+const FEW: u32 = 24;
+
 /// Searches the cheapest fleet that meets a goal, with at most `most` machines; `least(kind)` is a number of machines of a kind below
-/// which they cannot do it alone, as far as is known. `None` where neither `most` of any one kind do, nor as many of all kinds alike. A
-/// fleet that has fewer of each kind than one that did not meet the goal is not asked about: more machines are taken never to be worse.
+/// which they cannot do it alone, as far as is known. `None` where neither `most` of any one kind do, nor as many of all kinds alike, nor any
+/// that is tried at last. Before that a fleet that has fewer of each kind than one that did not meet the goal is not asked about.
 pub fn cheapest(
     prices: &[f64],
     most: u32,
@@ -42,13 +51,15 @@ pub fn cheapest(
     let mut starts: Vec<Fleet> = (0..prices.len()).filter_map(|kind| search.alone(kind, least(kind))).collect();
     starts.extend(search.alike());
     let mut best: Option<Fleet> = None;
-    for mut fleet in starts {
-        while let Some(better) = search.exchange(&fleet) {
-            fleet = better;
-        }
+    for start in starts {
+        let fleet = search.exchanged(start);
         if best.as_ref().is_none_or(|best| cost(prices, &fleet) < cost(prices, best)) {
             best = Some(fleet);
         }
+    }
+    let mut left = ONE_BY_ONE;
+    while let Some(better) = search.one_by_one(best.as_ref(), &mut left) {
+        best = Some(search.exchanged(better));
     }
     best.map(|fleet| Found { fleet, tried: search.known.len() })
 }
@@ -163,6 +174,42 @@ impl<F: FnMut(&[u32]) -> bool> Search<'_, F> {
         best.map(|(_, fleet)| fleet)
     }
 
+    /// After exchanges, until none costs less.
+    fn exchanged(&mut self, mut fleet: Fleet) -> Fleet {
+        while let Some(better) = self.exchange(&fleet) {
+            fleet = better;
+        }
+        fleet
+    }
+
+    /// The dearest fleet that meets the goal and costs less than `best`, of those around it that were not asked about, whatever is known
+    /// of larger ones; `left` are tried at most.
+    fn one_by_one(&mut self, best: Option<&Fleet>, left: &mut usize) -> Option<Fleet> {
+        let kinds = self.prices.len();
+        // Where all of the one kind that there is do not do, fewer would only by chance.
+        if best.map_or(kinds == 1, |best| best.iter().sum::<u32>() > FEW) {
+            return None;
+        }
+        let centre = best.cloned().unwrap_or_else(|| vec![self.most / kinds as u32; kinds]);
+        let below = best.map_or(f64::INFINITY, |best| cost(self.prices, best) * (1.0 - 1e-9));
+        let mut fleets = around(&centre);
+        fleets.retain(|fleet| (1..=self.most).contains(&fleet.iter().sum()) && cost(self.prices, fleet) < below);
+        fleets.retain(|fleet| !self.known.contains_key(fleet));
+        fleets.sort_by(|a, b| cost(self.prices, b).total_cmp(&cost(self.prices, a)));
+        for fleet in fleets {
+            if *left == 0 {
+                break;
+            }
+            *left -= 1;
+            let met = (self.meets)(&fleet);
+            self.known.insert(fleet.clone(), met);
+            if met {
+                return Some(fleet);
+            }
+        }
+        None
+    }
+
     /// `fleet` with as few more of a kind as meet the goal, where that costs less than `below`.
     fn instead(&mut self, fleet: &[u32], kind: usize, below: f64) -> Option<Fleet> {
         let left = (below - cost(self.prices, fleet)) / self.prices[kind];
@@ -177,6 +224,22 @@ impl<F: FnMut(&[u32]) -> bool> Search<'_, F> {
         with[kind] += can as u32;
         self.meets(&with).then(|| self.fewest(with, kind, fleet[kind]))
     }
+}
+
+/// Fleets whose numbers differ from those of `centre` by no more than lets there be [`AROUND`] of them.
+fn around(centre: &[u32]) -> Vec<Fleet> {
+    let mut reach = 0_u32;
+    while f64::from(2 * reach + 3).powi(centre.len() as i32) <= AROUND as f64 {
+        reach += 1;
+    }
+    let mut fleets: Vec<Fleet> = vec![Vec::new()];
+    for count in centre {
+        let near = count.saturating_sub(reach)..=count + reach;
+        let longer =
+            |fleet: &Fleet| near.clone().map(|count| [fleet.as_slice(), &[count]].concat()).collect::<Vec<_>>();
+        fleets = fleets.iter().flat_map(longer).collect();
+    }
+    fleets
 }
 
 /// Which width of window asks most of machines that serve `capacity` queries a second before a deadline, and how much of what they
@@ -253,6 +316,24 @@ mod tests {
         }
         assert!(found_any > 100, "{found_any}");
         assert!(worst <= 1.15, "{worst}, and {over} of {found_any} are not the best");
+    }
+
+    #[test]
+    fn what_is_cheaper_is_found_where_more_machines_are_worse() {
+        // As the simulator judged one of its random cases: with a second of the last kind other things stood on each.
+        let meets = |fleet: &[u32]| match fleet {
+            [8, 0, 1] => true,
+            [8, 0, 0 | 2] => false,
+            _ if fleet[1] > 0 => false,
+            _ => 8 * fleet[0] + 3 * fleet[2] >= 73,
+        };
+        let prices = [7.8, 1.6, 5.1];
+        let found = cheapest(&prices, 12, |_| 1, meets).unwrap();
+        assert_eq!(found.fleet, [8, 0, 1]);
+        assert!(found.tried < 200, "{}", found.tried);
+        // Only many of one kind with a few of another.
+        let found = cheapest(&[2.5, 1.4], 12, |_| 1, |fleet| fleet[0] >= 8 && fleet[1] == 1).unwrap();
+        assert_eq!(found.fleet, [8, 1]);
     }
 
     #[test]
