@@ -1,10 +1,11 @@
 //! `weir plan`: what it promises is what `weir simulate` finds, and what it says where there is no plan.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use weir_tests::processes::{alone, npy};
+use weir_tests::processes::{Cluster, alone, npy};
 
 /// A folder with a model of 1 ms and 0.2 ms a row, and data for it.
 fn folder() -> TempDir {
@@ -77,6 +78,47 @@ fn all_slots_and_all_machines_of_a_plan_are_used() {
     );
     let (machines, replicas) = count("4", "60000");
     assert!((4..=5).contains(&machines) && replicas > 2 * machines, "{machines} with {replicas}");
+}
+
+/// The machines themselves, and one alone.
+#[test]
+fn a_plan_that_is_deployed_keeps_its_promise() {
+    let folder = folder();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("it is ours");
+    // It sleeps, so that the machine has time for all of them.
+    let model = "width = 1\nalpha_us = 20000\nbeta_us = 10000\n";
+    write("echo.synthetic", model.as_bytes());
+    let load = ["--rate", "100", "--deadline", "400ms", "--duration", "4s", "-o", "json"];
+    let serving = |nodes: usize| {
+        let cluster = Cluster::start_with(1, nodes, &["--cpu-slots", "1"]);
+        cluster.serve_synthetic(model, "max_batch = 8");
+        cluster.wait("all serve", Duration::from_secs(20), |status| {
+            status["endpoints"][0]["replicas"]["ready"] == nodes as u64
+        });
+        cluster
+    };
+    let measured = |cluster: &Cluster| {
+        let data = cluster.write("rows.npy", npy(&[4, 1], &[1.0, 2.0, 3.0, 4.0]));
+        let flags = ["load", "run", "--endpoint", "echo", "--data", &data, "--seed", "3", "--connections", "2"];
+        let out = cluster.run(&[&flags[..], &load].concat());
+        let result: Value = serde_json::from_slice(&out.stdout).expect("one object");
+        result["attainment"].as_f64().expect("a share")
+    };
+    let one = serving(1);
+    // As its nodes measure it: they find out by themselves how large batches are worth it.
+    write("echo.json", one.ok(&["profile", "echo@1", "-o", "json"]).as_bytes());
+    let (code, out, error) = run(folder.path(), "plan", &[&load[..], &["--goal", "attainment>=0.95"]].concat());
+    assert_eq!(code, Some(0), "{error}");
+    let plan: Value = serde_json::from_str(&out).expect("JSON");
+    let planned = plan["machines"][0]["count"].as_u64().expect("a count") as usize;
+    assert!((2..=3).contains(&planned), "one does some 70 rows a second: {}", plan["machines"]);
+    let (all, alone) = (measured(&serving(planned)), measured(&one));
+    // A machine that others want too keeps a little less than what was promised.
+    assert!(
+        all > 0.9 && alone < 0.8,
+        "{all} with {planned} machines, {alone} with one: {}",
+        plan["simulated"]["attainment"]
+    );
 }
 
 #[test]
