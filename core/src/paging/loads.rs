@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::page::Stage;
+use super::page::{Page, Stage};
 use super::{Action, Paging};
 use crate::ids::ReplicaId;
 use crate::units::Instant;
@@ -16,7 +16,9 @@ impl Paging {
     /// Whatever can be begun is begun.
     pub(super) fn advance(&mut self, now: Instant, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
         self.relieve(now, in_use, out);
-        while let Some(id) = self.next_load(now, in_use) {
+        // What waits for memory that is in use keeps nothing from being loaded that finds some.
+        let mut blocked = Vec::new();
+        while let Some(id) = self.next_load(now, &blocked, in_use) {
             let lacking = self.lacks(id);
             if lacking == 0 {
                 self.was_due = self.pages[&id].due.is_some();
@@ -28,11 +30,14 @@ impl Paging {
             if self.pages.values().any(|page| page.stage == Stage::Leaving) {
                 break;
             }
-            match self.victims(now, Some(id), lacking, in_use) {
-                Some(victims) => self.evict(now, &victims, Some(id), out),
-                None => out.push(Action::WakeAt(now + LOOK_AGAIN)),
+            if let Some(victims) = self.victims(now, Some(id), lacking, in_use) {
+                self.evict(now, &victims, Some(id), out);
+                break;
             }
-            break;
+            blocked.push(id);
+        }
+        if !blocked.is_empty() {
+            out.push(Action::WakeAt(now + LOOK_AGAIN));
         }
         let due = self.pages.values().filter(|page| page.stage == Stage::Out).filter_map(|page| page.due);
         let due = due.filter(|at| *at > now).min();
@@ -67,26 +72,32 @@ impl Paging {
         }
     }
 
-    /// What is to be loaded next, if anything can be begun now.
-    fn next_load(&mut self, now: Instant, in_use: &dyn Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
+    /// What is to be loaded next, if anything can be begun now; none of `blocked`.
+    fn next_load(
+        &mut self,
+        now: Instant,
+        blocked: &[ReplicaId],
+        in_use: &dyn Fn(ReplicaId) -> bool,
+    ) -> Option<ReplicaId> {
         let loads = self.pages.values().any(|page| matches!(page.stage, Stage::Loading(_)));
         if loads && self.is_short() {
             return None;
         }
-        let due = self.pages.iter().filter(|(_, page)| page.stage == Stage::Out);
+        let is_out = |id: &ReplicaId, page: &Page| page.stage == Stage::Out && !blocked.contains(id);
+        let due = self.pages.iter().filter(|(id, page)| is_out(id, page));
         let due = due.filter_map(|(id, page)| Some((page.due.filter(|at| *at <= now)?, *id))).min();
         let is_impatient = |(at, _): &(Instant, ReplicaId)| !self.was_due && now.since(*at) >= PATIENCE;
         if let Some((_, id)) = due.filter(is_impatient) {
             return Some(id);
         }
-        let promised = self.promised.iter().copied().find(|id| self.pages[id].stage == Stage::Out);
+        let promised = self.promised.iter().copied().find(|id| is_out(id, &self.pages[id]));
         if let Some(id) = promised.or(due.map(|(_, id)| id)) {
             return Some(id);
         }
         if !self.is_short() {
-            return self.pages.iter().find(|(_, page)| page.is_on_demand()).map(|(id, _)| *id);
+            return self.pages.iter().find(|(id, page)| page.is_on_demand() && is_out(id, page)).map(|(id, _)| *id);
         }
-        while let Some(id) = self.dearest_wish(now) {
+        while let Some(id) = self.dearest_wish(now).filter(|id| !blocked.contains(id)) {
             if self.pages[&id].is_on_demand() && self.gains(now, id, 0, in_use) {
                 return Some(id);
             }

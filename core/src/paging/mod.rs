@@ -31,6 +31,8 @@ pub use told::{Evicted, MemoryNow, Paged, Residence};
 
 /// Rows that may wait for models to be loaded: as many as may wait for a device.
 pub const HELD_MAX: usize = crate::scheduler::WAITING_MAX;
+/// A load that takes longer than twice what it is known to, and than this, may take for ever.
+const OVERDUE: Duration = Duration::from_millis(20);
 /// One row that asks for a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -355,14 +357,24 @@ impl Paging {
             Stage::Loading(since) => Some((since + self.takes(*id)).max(now)),
             _ => None,
         };
+        if self.is_overdue(now) {
+            return None;
+        }
         if let Some(known) =
             pages.iter().find_map(|id| Some((*id, ends(id).filter(|_| self.pages[id].reload.is_some())?)))
         {
             return Some(known);
         }
         let mut ready = self.pages.keys().filter_map(ends).max().unwrap_or(now);
+        // One that was never loaded may go before each.
+        let mut due = self.pages.values().filter(|page| page.stage == Stage::Out && page.due.is_some()).count();
+        let mut first = || {
+            let goes_before = due > 0;
+            due = due.saturating_sub(1);
+            if goes_before { self.first_load } else { Duration::ZERO }
+        };
         for id in &self.promised {
-            ready = ready + self.pages[id].reload();
+            ready = ready + first() + self.pages[id].reload();
             if pages.contains(id) {
                 return Some((*id, ready));
             }
@@ -370,7 +382,16 @@ impl Paging {
         // What is about to leave can come back as soon as it has.
         let can = |id: &&ReplicaId| self.pages[*id].is_on_demand() || self.pages[*id].stage == Stage::Leaving;
         let id = *pages.iter().find(can)?;
-        Some((id, ready + self.pages[&id].reload()))
+        Some((id, ready + first() + self.pages[&id].reload()))
+    }
+
+    /// Whether what is being loaded takes so much longer than it is known to that nobody can say when the next load begins.
+    fn is_overdue(&self, now: Instant) -> bool {
+        let is_overdue = |(id, page): (&ReplicaId, &Page)| match page.stage {
+            Stage::Loading(since) => now.since(since) > 2 * self.takes(*id) + OVERDUE,
+            _ => false,
+        };
+        self.is_short() && self.pages.iter().any(is_overdue)
     }
 
     /// Nobody waits for these any more.

@@ -204,6 +204,49 @@ impl Node {
 }
 
 #[test]
+fn what_waits_for_memory_in_use_keeps_no_other_from_being_loaded() {
+    let mut node = Node::warm(10 * MB, &[(8 * MB, 10), (2 * MB, 10), (2 * MB, 10)], Keep::Worth);
+    let first = node.ask(0, 1000);
+    node.wait(50);
+    assert!(matches!(node.ended(first), Some(End::Ran(_))));
+    // From now on it is always in use, and another that is as large was never loaded.
+    let (large, forever) = (ReplicaId(3), node.now + Duration::from_secs(1000));
+    node.used.insert(ReplicaId(0), forever);
+    node.models.insert(large, (8 * MB, Duration::from_millis(10)));
+    node.stands.insert(large, Stage::Out);
+    node.tell(|paging, now, in_use, out| {
+        paging.place(now, large, &model(3), Bytes(8 * MB));
+        paging.on_wake(now, in_use, out);
+    });
+    node.wait(2000);
+    for i in [1, 2, 1, 2] {
+        let asked = node.ask(i, 100);
+        node.wait(100);
+        assert!(matches!(node.ended(asked), Some(End::Ran(_))), "{i}: {:?}", node.ended(asked));
+    }
+    node.used.remove(&ReplicaId(0));
+    node.wait(100);
+    assert_eq!(node.stands[&large], Stage::In, "once there is room");
+}
+
+#[test]
+fn nobody_waits_behind_a_load_that_may_take_for_ever() {
+    let mut node = Node::warm(2 * MB, &[(2 * MB, 10), (2 * MB, 10), (2 * MB, 10)], Keep::Worth);
+    let hangs = *node.stands.iter().find(|(_, stage)| **stage == Stage::Out).expect("not all fit").0;
+    node.models.get_mut(&hangs).unwrap().1 = Duration::from_secs(5);
+    let waits = node.ask(hangs.0, 10_000);
+    node.wait(200);
+    let other = (0..3).find(|i| *i != hangs.0 && node.stands[&ReplicaId(*i)] == Stage::Out).expect("one is out");
+    let asked = node.ask(other, 8000);
+    assert_eq!(node.ended(asked), Some(End::Rejected(Rejection::NoReplica)));
+    node.wait(6000);
+    assert!(matches!(node.ended(waits), Some(End::Ran(_))), "who waits for it gets it");
+    let asked = node.ask(other, 8000);
+    node.wait(100);
+    assert!(matches!(node.ended(asked), Some(End::Ran(_))), "{:?}", node.ended(asked));
+}
+
+#[test]
 fn what_fits_is_loaded_at_once_and_stays() {
     let mut node = Node::new(4 * MB, &[(MB, 10); 4], Keep::Worth);
     assert_eq!(node.loads.len(), 4, "nobody waits for anybody");

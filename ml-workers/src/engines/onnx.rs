@@ -4,7 +4,7 @@
 //! memory; outputs are copied out once, with the type and shape that really came, whatever the file declares.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use half::{bf16, f16};
@@ -18,6 +18,9 @@ use weir_core::units::Bytes;
 use super::onnx_file;
 use crate::engine::{Engine, LoadError, RunError, Session, Terminator};
 use crate::runtime;
+
+/// Held while a model is loaded.
+static MEASURED: Mutex<()> = Mutex::new(());
 
 /// The runtime of this process.
 pub struct OnnxRuntime {
@@ -53,6 +56,8 @@ impl Engine for OnnxRuntime {
                 "the model keeps weights in another file ({location:?}); save it with all its data in one file"
             )));
         }
+        // What the process takes more is what this model takes only where no other is loaded meanwhile.
+        let _alone = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
         let before = resident();
         let failed = |error: ort::Error| malformed(first_line(&error.to_string()));
         let refused = |error: ort::Error<SessionBuilder>| malformed(first_line(&error.to_string()));

@@ -5,6 +5,7 @@
 //! width = 4          # f32 numbers a row: input `x` [N, width], output `y` the same
 //! alpha_us = 500     # per batch
 //! beta_us = 100      # per row
+//! load_ms = 300      # to load it
 //! fail_above = 1e6   # a row whose first number is larger fails its batch
 //! panic_above = 1e9  # … makes the engine panic
 //! hang_above = 1e12  # … makes it never return
@@ -31,6 +32,8 @@ struct Formula {
     alpha_us: u64,
     #[serde(default)]
     beta_us: u64,
+    #[serde(default)]
+    load_ms: u64,
     fail_above: Option<f32>,
     panic_above: Option<f32>,
     hang_above: Option<f32>,
@@ -44,6 +47,7 @@ impl Engine for Synthetic {
         if formula.width == 0 || formula.width > 1 << 20 {
             return Err(malformed("width must be from 1 to 1048576".into()));
         }
+        std::thread::sleep(Duration::from_millis(formula.load_ms));
         let spec =
             |name: &str| TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![None, Some(formula.width)] };
         let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] };
