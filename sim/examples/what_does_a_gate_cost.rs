@@ -73,6 +73,21 @@ fn main() {
     each("the price of a device that is busy", |_| {
         black_box(device.price(black_box(later), &third, claim));
     });
+    // As in a cluster: homes of other nodes ask as well, and an endpoint has a share.
+    let sharing = Tenant { id: 7, share: 0.5 };
+    let shared = Claim { tenant: sharing, ..claim };
+    let others = |device: &mut Device| {
+        for i in 0..2_000u64 {
+            let value = (i % 100) as f64 / 100.0;
+            device.on_weighed(later, &model(i as usize % 64), value, if i % 2 == 0 { sharing } else { Tenant::NOBODY });
+        }
+        let asked = device.asked(later);
+        device.on_others(later, &asked, |_| 0.5);
+    };
+    others(&mut device);
+    each("the same, where other nodes ask for it too, for an endpoint with a share", |_| {
+        black_box(device.price(black_box(later), &third, shared));
+    });
     // Thousands wait, most of them first answers, and there is room for no more: what would have to go is looked for.
     let mut full = Device::new(2, Policy::Weir);
     let profile = Profile::new(&[(1, ServiceTime::from_micros(40)), (64, ServiceTime::from_micros(1000))]);
@@ -90,6 +105,11 @@ fn main() {
         black_box(full.price(black_box(later), &third, claim));
     });
     println!("which is {:?}", full.price(later, &third, claim));
+    others(&mut full);
+    each("the same, where other nodes ask for it too, for an endpoint with a share", |_| {
+        black_box(full.price(black_box(later), &third, shared));
+    });
+    println!("which is {:?}", full.price(later, &third, shared));
     each("what a row was found to be worth, told to the device", |i| {
         device.on_weighed(later, &model(3), f64::from(i % 100) / 100.0, Tenant::NOBODY);
     });

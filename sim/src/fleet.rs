@@ -74,7 +74,8 @@ impl Machine {
     }
 }
 
-/// The cluster on these machines, with replicas as the leader would place them; or which model has no place, and why.
+/// The cluster on these machines, with replicas as the leader would place them; or which model has no place, and why. Where not all of them fit
+/// into memory the leader places them on demand; here they have no place.
 pub fn placed(
     cluster: &Cluster,
     wanted: &BTreeMap<ModelRef, Wanted>,
@@ -97,6 +98,18 @@ pub fn placed(
     });
     if let Some((model, why)) = proposal.unplaceable.into_iter().next() {
         return Err((model, why));
+    }
+    for (node, machine) in nodes.iter().zip(machines) {
+        let here = proposal.assignments.values().filter(|assigned| assigned.node == node.name);
+        let sizes = here.map(|assigned| (wanted[&assigned.model].memory, &assigned.model));
+        let all: u64 = sizes.clone().map(|(size, _)| size.0).sum();
+        if let Some((_, model)) = sizes.max().filter(|_| all > machine.memory.0) {
+            let (name, memory) = (&node.name, machine.memory.0);
+            let why = format!(
+                "what stands on {name} takes {all} bytes, and it has {memory}: loads on demand are not simulated"
+            );
+            return Err((model.clone(), why));
+        }
     }
     let mut cluster = cluster.clone();
     cluster.nodes = machines.iter().map(|machine| Node { slots: machine.slots, own: machine.own.clone() }).collect();
