@@ -208,10 +208,11 @@ impl Link {
         if let Some(permit) = at_once() {
             return Some(permit);
         }
-        if !self.queue.borrow().fits(clock.now(), left) {
+        let now = clock.now();
+        if !self.queue.borrow().fits(now, left) {
             return None;
         }
-        self.queue.borrow_mut().comes(clock.now());
+        self.queue.borrow_mut().comes(now);
         let waits = Waits(&self.queue);
         let call = self.calls.acquire().await.expect("never closed");
         let bytes = self.bytes.acquire_many(permits).await.expect("never closed");

@@ -3,6 +3,7 @@
 //! Threads: the caller's keeps the line to the coordinators, the plan and the timers; RPC threads serve connections; each
 //! replica has one of its own. What is absent: any wait for a coordinator on the way of a prediction.
 mod actors;
+mod alarm;
 mod artifacts;
 mod counters;
 mod deadlines;
@@ -28,11 +29,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use weir_core::history::NodeFacts;
-use weir_core::ids::{DeviceName, NodeName};
+use weir_core::ids::{DeviceName, ModelRef, NodeName};
 use weir_core::replicated::{Device as DeviceSpec, Node};
+use weir_core::router::Estimate;
 use weir_core::scheduler::Policy;
 use weir_core::triage::{ByModel, Method};
-use weir_core::units::Bytes;
+use weir_core::units::{Bytes, Instant};
 use weir_host::Host;
 use weir_host::limits::Limits;
 use weir_host::listen::{accept, is_exposed};
@@ -134,6 +136,20 @@ pub enum NodeError {
 pub(crate) struct Devices {
     by_name: BTreeMap<DeviceName, Arc<Device>>,
     pub memory: Arc<Memory>,
+}
+
+impl Devices {
+    /// When so many rows of a model would be done on one of them: see [`Device::estimate_finish`]. What is not in memory has to be loaded first.
+    fn estimate_finish(
+        &self,
+        device: &Device,
+        now: Instant,
+        model: &ModelRef,
+        rows: usize,
+        firm: Option<f64>,
+    ) -> Option<Estimate> {
+        device.estimate_finish(now, model, rows, firm).or_else(|| self.memory.estimate(now, model))
+    }
 }
 
 impl Deref for Devices {

@@ -18,6 +18,7 @@ use weir_core::units::{Bytes, Instant, ServiceTime};
 use weir_host::clock::Clock;
 
 use crate::actors::device::{Device, LoadedReplica, Replies, StageReply, Submission};
+use crate::alarm::{self, WakeAt};
 
 /// What the control thread has to do.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ struct Inner {
     /// By call whose rows waited: what its device knows of them now.
     handed: BTreeMap<u64, Vec<TicketId>>,
     next_ticket: u64,
-    wake_at: Option<Instant>,
+    wake_at: WakeAt,
 }
 
 struct Hosted {
@@ -108,7 +109,7 @@ impl Memory {
             held: BTreeMap::new(),
             handed: BTreeMap::new(),
             next_ticket: 0,
-            wake_at: None,
+            wake_at: WakeAt::default(),
         };
         let (short, rescheduled) = (AtomicBool::new(false), Notify::new());
         (Arc::new(Memory { clock, short, inner: Mutex::new(inner), rescheduled, orders }), ordered)
@@ -116,20 +117,11 @@ impl Memory {
 
     /// Runs the timers for ever.
     pub async fn keep_time(self: Arc<Self>) {
-        loop {
-            let wake_at = self.lock().wake_at;
-            let moved = self.rescheduled.notified();
-            match wake_at {
-                None => moved.await,
-                Some(at) => {
-                    let wait = at.since(self.clock.now());
-                    if tokio::time::timeout(wait, moved).await.is_err() {
-                        self.lock().wake_at = None;
-                        self.settle();
-                    }
-                }
-            }
-        }
+        let fire = || {
+            self.lock().wake_at.clear();
+            self.settle();
+        };
+        alarm::keep_time(&*self.clock, &self.rescheduled, || self.lock().wake_at.get(), fire).await;
     }
 
     /// A replica is to be served here; [`Memory::settle`] orders what can be loaded.
@@ -278,8 +270,7 @@ impl Memory {
                 Action::Reject { ticket, why } => inner.reply(ticket, StageReply::Rejected(why)),
                 Action::Expire(ticket) => inner.reply(ticket, StageReply::Expired),
                 Action::WakeAt(at) => {
-                    if inner.wake_at.is_none_or(|wake_at| at < wake_at) {
-                        inner.wake_at = Some(at);
+                    if inner.wake_at.ask(at) {
                         self.rescheduled.notify_one();
                     }
                 }

@@ -210,16 +210,17 @@ impl stages::Server for StagesObject {
         let (model, rows, deadlines, values, class) = read_request(request).map_err(failed)?;
         let _in_flight = self.shared.in_flight();
         let now = self.shared.host.clock.now();
-        let (table, memory) = (self.shared.table.load_full(), &self.shared.devices.memory);
+        let table = self.shared.table.load_full();
+        let devices = &self.shared.devices;
+        let memory = &devices.memory;
         // Who asks is looked up here: no caller says what it may take.
         let served = table.endpoints.iter().find(|(name, _)| name.as_str() == endpoint);
         let tenant = served.map_or(Tenant::NOBODY, |(_, served)| served.ladders.endpoint().tenant());
         let local = table.targets.get(&model).into_iter().flat_map(|targets| &targets.local);
-        let devices = local.filter_map(|name| self.shared.devices.get(name));
-        let best = devices
-            .filter_map(|device| {
-                let estimate = device.estimate_finish(now, &model, rows.len(), None);
-                Some((estimate.or_else(|| memory.estimate(now, &model))?.finish, device))
+        let best = local
+            .filter_map(|name| {
+                let device = devices.get(name)?;
+                Some((devices.estimate_finish(device, now, &model, rows.len(), None)?.finish, device))
             })
             .min_by_key(|(finish, _)| *finish);
         let mut replies: Vec<StageReply> =

@@ -245,9 +245,7 @@ pub fn candidates(
 ) -> Vec<Candidate> {
     let Some(targets) = table.targets.get(model) else { return Vec::new() };
     let local = targets.local.iter().filter_map(|name| {
-        let estimate = devices.get(name)?.estimate_finish(now, model, rows, firm);
-        // What is not in memory has to be loaded first.
-        let estimate = estimate.or_else(|| devices.memory.estimate(now, model))?;
+        let estimate = devices.estimate_finish(devices.get(name)?, now, model, rows, firm)?;
         Some(Candidate { target: Target::Local(name.clone()), estimate, order: targets.here })
     });
     let remote = targets.remote.iter().map(|(node, order)| {

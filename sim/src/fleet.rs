@@ -49,22 +49,24 @@ impl Wanted {
     }
 }
 
-/// By width of window: the most rows of a model that come within one where nothing is dear, by what comes to each endpoint.
+/// By model, and width of window: the most rows that come within one where nothing is dear, by what comes to each endpoint.
 pub fn busiest(
     endpoints: &[Served],
     arrivals: &[Statistics],
     rows_per_query: f64,
-    model: &ModelRef,
-) -> Vec<(f64, Duration)> {
-    let mut by_width: BTreeMap<Duration, f64> = BTreeMap::new();
+) -> BTreeMap<ModelRef, Vec<(f64, Duration)>> {
+    let mut by_model: BTreeMap<&ModelRef, BTreeMap<Duration, f64>> = BTreeMap::new();
     for (served, arrivals) in endpoints.iter().zip(arrivals) {
-        let runs = served.ladders.endpoint().stages.iter().zip(served.runs());
-        let runs: f64 = runs.filter(|(stage, _)| stage.model() == Some(model)).map(|(_, runs)| runs).sum();
-        for window in &arrivals.windows {
-            *by_width.entry(window.width).or_default() += runs * rows_per_query * window.largest as f64;
+        for (stage, runs) in served.ladders.endpoint().stages.iter().zip(served.runs()) {
+            let Some(model) = stage.model() else { continue };
+            let by_width = by_model.entry(model).or_default();
+            for window in &arrivals.windows {
+                *by_width.entry(window.width).or_default() += runs * rows_per_query * window.largest as f64;
+            }
         }
     }
-    by_width.into_iter().map(|(width, rows)| (rows, width)).collect()
+    let listed = |by_width: BTreeMap<Duration, f64>| by_width.into_iter().map(|(width, rows)| (rows, width)).collect();
+    by_model.into_iter().map(|(model, by_width)| (model.clone(), listed(by_width))).collect()
 }
 
 impl Machine {

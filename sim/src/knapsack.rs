@@ -125,8 +125,8 @@ fn dual(rows: &[(Instant, usize)], options: &[Options], room: f64) -> (f64, f64)
         let (a, b) = (low + (high - low) / 3.0, high - (high - low) / 3.0);
         if at(a) <= at(b) { high = b } else { low = a }
     }
-    let between = (low + high) / 2.0;
-    if at(0.0) <= at(between) { (at(0.0), 0.0) } else { (at(between), between) }
+    let bounds = [0.0, (low + high) / 2.0].map(|price| (at(price), price));
+    bounds.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).expect("there are two")
 }
 
 #[cfg(test)]

@@ -5,8 +5,7 @@ use std::time::Duration;
 use weir_core::ids::{ModelRef, ReplicaId, TicketId};
 use weir_core::paging::{self, Action, Keep, Paging};
 use weir_core::prng::Prng;
-use weir_core::scheduler::{Policy, Query, ShapeKey};
-use weir_core::triage::Bid;
+use weir_core::scheduler::Policy;
 use weir_core::units::{Bytes, Instant};
 
 use crate::device::{Device, Effect};
@@ -191,17 +190,8 @@ impl<'a> Run<'a> {
 
     fn submit(&mut self, ticket: TicketId) {
         let asked = self.queries[ticket.0 as usize];
-        let query = Query {
-            ticket,
-            deadline: asked.deadline,
-            class: asked.class,
-            shape: ShapeKey(0),
-            mergeable: asked.mergeable,
-            rows: 1,
-            bid: Bid::PLAIN,
-        };
         let mut effects = Vec::new();
-        self.device.arrive(self.agenda.now(), &self.names[asked.model], &[query], &mut effects);
+        self.device.arrive(self.agenda.now(), &self.names[asked.model], &[asked.query(ticket)], &mut effects);
         self.follow(effects);
     }
 

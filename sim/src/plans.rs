@@ -98,8 +98,9 @@ impl Case {
         let length = LENGTH.min(Duration::from_secs_f64(f64::from(count) / rate)).max(4 * deadline);
         let (arrivals, queries) = queries(&mut prng, rate, length, deadline);
         let statistics = [Statistics::of(&queries.iter().map(|due| due.at).collect::<Vec<_>>())];
+        let mut busiest = busiest(&cluster.endpoints, &statistics, 1.0);
         let wanted = |(name, (_, memory)): (&ModelRef, &(Model, Bytes))| {
-            let rows = busiest(&cluster.endpoints, &statistics, 1.0, name);
+            let rows = busiest.remove(name).unwrap_or_default();
             let range = ReplicaRange { min: 1, max: u32::MAX };
             (name.clone(), Wanted { range, memory: *memory, rows, deadline })
         };

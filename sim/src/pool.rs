@@ -93,6 +93,21 @@ pub struct Asked {
     pub mergeable: bool,
 }
 
+impl Asked {
+    /// As a device is asked it: one row.
+    pub fn query(&self, ticket: TicketId) -> Query {
+        Query {
+            ticket,
+            deadline: self.deadline,
+            class: self.class,
+            shape: ShapeKey(0),
+            mergeable: self.mergeable,
+            rows: 1,
+            bid: Bid::PLAIN,
+        }
+    }
+}
+
 enum Event {
     Arrival,
     Finish(ReplicaId),
@@ -149,16 +164,7 @@ pub fn replay(case: &Case, policy: Policy, queries: &[Asked], seed: u64) -> Outc
                 arrived += 1;
                 agenda_next(&mut agenda, queries, arrived);
                 served[asked.model].offered += 1;
-                let query = Query {
-                    ticket,
-                    deadline: asked.deadline,
-                    class: asked.class,
-                    shape: ShapeKey(0),
-                    mergeable: asked.mergeable,
-                    rows: 1,
-                    bid: Bid::PLAIN,
-                };
-                device.arrive(now, &names[asked.model], &[query], &mut effects);
+                device.arrive(now, &names[asked.model], &[asked.query(ticket)], &mut effects);
             }
             Event::Finish(replica) => {
                 for ticket in device.finish(now, replica, &mut effects) {

@@ -242,11 +242,11 @@ impl Measured {
             reports: Some(cluster::Reports::default()),
         };
         let arrivals = load.arrivals();
-        let rows_per_query = load.config.rows_per_query as f64;
+        let mut busiest = busiest(&cluster.endpoints, &arrivals, load.config.rows_per_query as f64);
         let mut wanted = BTreeMap::new();
         for model in &declared.models {
             let Some(session) = sessions.get(&model.reference) else { continue };
-            let rows = busiest(&cluster.endpoints, &arrivals, rows_per_query, &model.reference);
+            let rows = busiest.remove(&model.reference).unwrap_or_default();
             let asking = load.asked.iter().zip(&*load.config.streams);
             let asking = asking.filter(|((endpoint, _), _)| endpoint.models().any(|asked| *asked == model.reference));
             let deadline = asking.map(|(_, stream)| stream.deadline).min().expect("somebody asks it");

@@ -82,7 +82,7 @@ impl Paging {
         in_use: &dyn Fn(ReplicaId) -> bool,
     ) -> Option<Vec<ReplicaId>> {
         let resident = self.pages.iter().filter(|(id, page)| page.stage == Stage::In && Some(**id) != wanted);
-        let last = |page: &Page| self.models[&page.model].demand.last;
+        let last = |page: &Page| self.models[&page.model].demand.last();
         let rank = |id: ReplicaId| match self.keep {
             Keep::Worth => self.density(now, id),
             Keep::Recent => 0.0,

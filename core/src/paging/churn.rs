@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::prng::elementary::exp;
+use super::decayed::Decayed;
 use crate::units::Instant;
 
 /// Over how long, in seconds: many reloads, and short beside the time in which somebody looks.
-const TAU: f64 = 10.0;
+const TAU: u32 = 10;
 /// Share of the time that reloads take from which on it is too much, and below which it is over.
 const BUSY: (f64, f64) = (0.8, 0.5);
 /// Likewise, how often within that time something is asked for that was put out no longer ago than its reload takes.
@@ -15,26 +15,10 @@ const REGRETS: (f64, f64) = (5.0, 2.0);
 /// What reloads took of late.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Churn {
-    busy: Recent,
-    regrets: Recent,
+    busy: Decayed<TAU>,
+    regrets: Decayed<TAU>,
     thrashes: bool,
     episodes: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Recent {
-    sum: f64,
-    last: Instant,
-}
-
-impl Recent {
-    fn add(&mut self, now: Instant, amount: f64) {
-        *self = Recent { sum: self.left(now) + amount, last: now };
-    }
-
-    fn left(&self, now: Instant) -> f64 {
-        self.sum * exp(-now.since(self.last).as_secs_f64() / TAU)
-    }
 }
 
 impl Churn {
@@ -52,7 +36,7 @@ impl Churn {
 
     /// Share of the time that reloads take.
     pub fn busy(&self, now: Instant) -> f64 {
-        (self.busy.left(now) / TAU).min(1.0)
+        self.busy.rate(now).min(1.0)
     }
 
     /// Whether there is too much of it.

@@ -10,6 +10,7 @@
 
 mod choice;
 mod churn;
+mod decayed;
 mod loads;
 mod page;
 #[cfg(test)]
@@ -335,7 +336,7 @@ impl Paging {
     fn count(&mut self, now: Instant, model: &ModelRef, rows: usize, time: Duration) -> bool {
         let resident = self.is_resident(model);
         let asked = self.models.get_mut(model).expect("known to whoever counts");
-        let last = asked.demand.last;
+        let last = asked.demand.last();
         asked.demand.add(now, rows, time);
         if !resident {
             asked.cold += rows as u64;

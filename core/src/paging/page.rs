@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Query;
+use super::decayed::Decayed;
 use crate::ids::{ModelRef, ReplicaId};
-use crate::prng::elementary::exp;
 use crate::units::{Bytes, Instant};
 
 /// Memory of what is asked of a model, in seconds: some queries of whatever is worth keeping come within it, and what was popular some
 /// minutes ago is forgotten.
-const TAU: f64 = 20.0;
+const TAU: u32 = 20;
 /// Share of a new query in the running mean of the time that queries have.
 const TIME_SHARE: f64 = 1.0 / 16.0;
 /// Seconds that a query can wait at most, as far as it counts here.
@@ -100,11 +100,10 @@ pub(super) struct Asked {
     pub cold: u64,
 }
 
-/// Queries of late: they decay with e^(−Δt/τ).
+/// Queries of late.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Demand {
-    sum: f64,
-    pub last: Instant,
+    queries: Decayed<TAU>,
     /// How long they could wait, in seconds; `None` where none has come.
     time: Option<f64>,
 }
@@ -114,22 +113,22 @@ impl Demand {
     pub fn add(&mut self, now: Instant, queries: usize, time: Duration) {
         // Of what can wait for ever a minute says enough.
         let time = time.as_secs_f64().min(TIME_MOST);
-        self.sum = self.left(now) + queries as f64;
-        self.last = now;
+        self.queries.add(now, queries as f64);
         self.time = Some(self.time.map_or(time, |known| known + TIME_SHARE * (time - known)));
     }
 
     /// A second.
     pub fn rate(&self, now: Instant) -> f64 {
-        self.left(now) / TAU
+        self.queries.rate(now)
+    }
+
+    /// When the last ones came.
+    pub fn last(&self) -> Instant {
+        self.queries.last
     }
 
     /// How long a query can wait, in seconds.
     pub fn time(&self) -> f64 {
         self.time.unwrap_or(TIME_MOST)
-    }
-
-    fn left(&self, now: Instant) -> f64 {
-        self.sum * exp(-now.since(self.last).as_secs_f64() / TAU)
     }
 }

@@ -26,6 +26,8 @@ use weir_host::clock::Clock;
 use weir_ml_workers::engine::{RunError, Terminator};
 use weir_ml_workers::model_actor::{BatchDone, ModelActor, RunBatch};
 
+use crate::alarm::{self, WakeAt};
+
 /// What became of one row at this device.
 #[derive(Debug)]
 pub enum StageReply {
@@ -154,7 +156,7 @@ struct Inner {
     /// Numbers batches for good, so that one that was given up on is never taken for another, not even of a replica that
     /// was restarted under the same id.
     next_batch: u64,
-    wake_at: Option<Instant>,
+    wake_at: WakeAt,
     /// Cores of slots that are free, where slots have cores.
     free_cores: Vec<u32>,
     /// Slot time spent computing, ended batches only.
@@ -263,7 +265,7 @@ impl Device {
                 waiting: BTreeMap::new(),
                 next_ticket: 0,
                 next_batch: 0,
-                wake_at: None,
+                wake_at: WakeAt::default(),
                 busy: ServiceTime::ZERO,
                 reply_path: ReplyPath::default(),
                 actions: Vec::new(),
@@ -316,22 +318,13 @@ impl Device {
 
     /// Runs the scheduler's timers; ends when nobody else holds the device.
     pub async fn keep_time(self: Arc<Self>) {
-        loop {
-            let wake_at = self.lock().wake_at;
-            let moved = self.rescheduled.notified();
-            match wake_at {
-                None => moved.await,
-                Some(at) => {
-                    let wait = at.since(self.clock.now());
-                    if tokio::time::timeout(wait, moved).await.is_err() {
-                        self.step(|inner, now, actions, _| {
-                            inner.wake_at = None;
-                            inner.scheduler.on_wake(now, actions);
-                        });
-                    }
-                }
-            }
-        }
+        let fire = || {
+            self.step(|inner, now, actions, _| {
+                inner.wake_at.clear();
+                inner.scheduler.on_wake(now, actions);
+            });
+        };
+        alarm::keep_time(&*self.clock, &self.rescheduled, || self.lock().wake_at.get(), fire).await;
     }
 
     /// Offers a replica to the scheduler.
@@ -552,8 +545,7 @@ impl Device {
                 effects.extend(inner.waiting.remove(&ticket).map(|row| Effect::Reply(row, StageReply::Expired)));
             }
             Action::WakeAt(at) => {
-                if inner.wake_at.is_none_or(|wake_at| at < wake_at) {
-                    inner.wake_at = Some(at);
+                if inner.wake_at.ask(at) {
                     effects.push(Effect::WakeTimer);
                 }
             }
