@@ -12,10 +12,10 @@ use weir_core::ids::{EndpointName, NodeName};
 use weir_core::units::Instant;
 use weir_host::Host;
 use weir_host::clock::Clock;
-use weir_host::dial::{DialError, Entered, Role, enter, remote_text};
+use weir_host::dial::{DialError, Entered, Role, enter, enter_here, remote_text};
 use weir_host::limits::Limits;
 use weir_host::lines::{Line, Lines};
-use weir_host::login::Token;
+use weir_host::login::{Authority, Token};
 use weir_schema::control_capnp::directory;
 use weir_schema::predict_capnp::{Purpose, predictor};
 
@@ -248,14 +248,24 @@ impl Line for Link {
     }
 }
 
-/// This thread's connections: one to each node, and more where it may and the first ones carry as many calls as their nodes read.
+/// This thread's connections: one to each node, and more where it may and the first ones carry as many calls as their nodes read; none to
+/// a node that has a part on this thread.
 pub struct Links {
     lines: RefCell<Vec<Rc<Lines<Link>>>>,
+    here: RefCell<Option<Here>>,
+}
+
+/// A node's part on this thread.
+struct Here {
+    node: NodeName,
+    door: Rc<dyn Authority>,
+    /// Once it was entered.
+    link: Option<Link>,
 }
 
 impl Default for Links {
     fn default() -> Links {
-        Links { lines: RefCell::new(vec![Rc::default()]) }
+        Links { lines: RefCell::new(vec![Rc::default()]), here: RefCell::default() }
     }
 }
 
@@ -265,8 +275,22 @@ impl Links {
         self.lines.borrow_mut().resize_with(lines.max(1), Rc::default);
     }
 
+    /// From now on this node is asked through its door here.
+    pub fn stand_beside(&self, node: NodeName, door: Rc<dyn Authority>) {
+        *self.here.borrow_mut() = Some(Here { node, door, link: None });
+    }
+
     /// A connection to a node that has room for another call, or the last one that there may be; dials where there is none.
     pub async fn get(&self, host: &Host, token: &Token, node: &NodeName, address: &str) -> Result<Link, DialError> {
+        if let Some(here) = self.here.borrow_mut().as_mut().filter(|here| here.node == *node) {
+            return match &here.link {
+                Some(link) => Ok(link.clone()),
+                None => {
+                    let entered = enter_here(&*here.door, token, Purpose::Predict)?;
+                    Ok(here.link.insert(link_of(entered, address)?).clone())
+                }
+            };
+        }
         let mut number = 0;
         loop {
             let (lines, more) = {
@@ -287,6 +311,9 @@ impl Links {
 
     /// Whether a call with so much time left may be sent to a node, by what is known of the connections to it.
     pub fn has_time_for(&self, now: Instant, node: &NodeName, left: Duration) -> bool {
+        if self.here.borrow().as_ref().is_some_and(|here| here.node == *node) {
+            return true;
+        }
         let lines = self.lines.borrow();
         lines.iter().any(|lines| lines.look(node, |link| link.has_time_for(now, left)).unwrap_or(true))
     }
@@ -298,7 +325,10 @@ impl Links {
 }
 
 async fn dial(host: &Host, token: &Token, address: &str) -> Result<Link, DialError> {
-    let entered = enter(host, address, token, Purpose::Predict, &Limits::default()).await?;
+    link_of(enter(host, address, token, Purpose::Predict, &Limits::default()).await?, address)
+}
+
+fn link_of(entered: Entered, address: &str) -> Result<Link, DialError> {
     match entered.role() {
         Role::Predictor(predictor) => {
             let predictor = predictor.clone();

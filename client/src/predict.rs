@@ -13,7 +13,7 @@ use weir_core::tensor::{Tensor, TensorSpec};
 use weir_core::units::{Deadline, Instant};
 use weir_host::Host;
 use weir_host::dial::remote_text;
-use weir_host::login::Token;
+use weir_host::login::{Authority, Token};
 use weir_schema::convert::history::read_told;
 use weir_schema::convert::predict::{
     class_to_wire, halves, outcome_from_wire, read_statistics, span_from_us, span_to_us,
@@ -309,6 +309,12 @@ impl LocalClient {
     /// who asks for many others, as a gateway does, needs more.
     pub fn allow_connections(&self, each: usize) {
         self.0.links.allow(each);
+    }
+
+    /// This node has a part on this thread, whose `door` is entered instead of a connection; where it does not do badly, it is asked before others.
+    pub fn stand_beside(&self, node: NodeName, door: Rc<dyn Authority>) {
+        self.0.links.stand_beside(node.clone(), door);
+        self.0.balancer.borrow_mut().prefer(node);
     }
 
     /// One attempt at one node; the outcome is that of the call as far as another attempt goes.

@@ -250,7 +250,7 @@ fn failed(error: impl std::fmt::Display) -> Error {
 pub struct Grants(pub Rc<Shared>);
 
 impl Authority for Grants {
-    fn admit(&self, caller: &Caller<'_>, mut granted: granted::Builder<'_>) -> Result<(), String> {
+    fn admit(&self, caller: &Caller, mut granted: granted::Builder<'_>) -> Result<(), String> {
         let shared = Rc::clone(&self.0);
         let state = shared.published().state;
         let joining = state.grants.is_empty();

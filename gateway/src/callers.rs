@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use axum::http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use weir_client::{Client, ClientError, EndpointInfo, LocalClient, Options, Token};
-use weir_core::ids::EndpointName;
+use weir_core::ids::{EndpointName, NodeName};
 use weir_host::Host;
+use weir_host::login::{Authority, InProcess};
 
 use crate::refusal::{Kind, Refusal};
 
@@ -20,7 +22,7 @@ const TOKENS_MAX: usize = 64;
 const DIALS_MAX: usize = 8;
 /// How long one may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(5);
-/// Connections to each node, at most: a node reads 64 calls of each, so that a thread has 1,024 in flight. These are 20,000 a second, about
+/// Connections to each node of another process, at most: a node reads 64 calls of each, so that a thread has 1,024 in flight. These are 20,000 a second, about
 /// what a thread can carry, of 50 ms each.
 const CONNECTIONS: usize = 16;
 /// How long what an endpoint takes and gives is believed without asking again.
@@ -43,6 +45,9 @@ type Holder = (Token, Arc<Caller>);
 /// A token to enter with, and where the client goes.
 type Dial = (Token, oneshot::Sender<Result<Arc<Caller>, Refusal>>);
 
+/// The node that has a part on this thread, and the door to that.
+type Here = Option<(NodeName, Rc<dyn Authority>)>;
+
 /// A client, and what it was told of endpoints.
 pub struct Caller {
     /// Asks as whoever it is.
@@ -59,11 +64,12 @@ struct Known {
 }
 
 impl Callers {
-    /// Connects with the gateway's own token; call it inside a `LocalSet`.
-    pub async fn connect(options: Options) -> Result<Callers, ClientError> {
-        let own = Caller::new(LocalClient::connect(Host::system(), options.clone()).await?);
+    /// Connects with the gateway's own token; call it inside a `LocalSet`. A node in this process is asked without a connection.
+    pub async fn connect(options: Options, node: Option<InProcess>) -> Result<Callers, ClientError> {
+        let here: Here = node.map(|node| (node.name, (node.door)()));
+        let own = Caller::new(LocalClient::connect(Host::system(), options.clone()).await?, &here);
         let (dials, asked) = mpsc::channel(DIALS_MAX);
-        tokio::task::spawn_local(dial_all(options, asked));
+        tokio::task::spawn_local(dial_all(options, here, asked));
         Ok(Callers { own, known: Arc::default(), dials })
     }
 
@@ -182,17 +188,17 @@ fn token(peer: IpAddr, authorization: Option<&str>, origin: Origin<'_>) -> Resul
 }
 
 /// Makes clients where they have to live.
-async fn dial_all(options: Options, mut asked: mpsc::Receiver<Dial>) {
+async fn dial_all(options: Options, here: Here, mut asked: mpsc::Receiver<Dial>) {
     let mut dials = JoinSet::new();
     while let Some((token, reply)) = asked.recv().await {
         while dials.len() >= DIALS_MAX {
             dials.join_next().await;
         }
-        let options = Options { token, ..options.clone() };
+        let (options, here) = (Options { token, ..options.clone() }, here.clone());
         dials.spawn_local(async move {
             let connected = tokio::time::timeout(DIAL_WITHIN, LocalClient::connect(Host::system(), options)).await;
             let caller = match connected {
-                Ok(client) => client.map(Caller::new).map_err(Refusal::from),
+                Ok(client) => client.map(|client| Caller::new(client, &here)).map_err(Refusal::from),
                 Err(_) => Err(Refusal::new(Kind::Unavailable, "no coordinator answers; ask again")),
             };
             // Whoever has gone needs no client.
@@ -202,8 +208,11 @@ async fn dial_all(options: Options, mut asked: mpsc::Receiver<Dial>) {
 }
 
 impl Caller {
-    fn new(client: LocalClient) -> Arc<Caller> {
+    fn new(client: LocalClient, here: &Here) -> Arc<Caller> {
         client.allow_connections(CONNECTIONS);
+        if let Some((node, door)) = here {
+            client.stand_beside(node.clone(), Rc::clone(door));
+        }
         Arc::new(Caller { client: Client::of(client), known: Mutex::default() })
     }
 

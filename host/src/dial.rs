@@ -1,11 +1,12 @@
-//! Connecting to another process and logging in there.
+//! Connecting to another process and logging in there; or to what stands in this one, without a connection.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::Response;
-use capnp_rpc::RpcSystem;
+use capnp::message::HeapAllocator;
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use capnp_rpc::{ImbuedMessageBuilder, RpcSystem};
 use tokio::sync::watch;
 use weir_schema::control_capnp::{admin, directory, node_home, node_operator, operator};
 use weir_schema::predict_capnp::{Purpose, granted, login, predictor, stages};
@@ -13,7 +14,7 @@ use weir_schema::raft_capnp::peer;
 
 use crate::Host;
 use crate::limits::Limits;
-use crate::login::Token;
+use crate::login::{Authority, Caller, Token};
 use crate::transport;
 
 /// What one process says of itself in logs of another.
@@ -59,7 +60,7 @@ pub enum Role {
     NodeOperator(node_operator::Client),
 }
 
-/// A connection that was let in. Ends when the last clone is dropped.
+/// Whoever was let in. A connection ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct Entered(Rc<Held>);
 
@@ -67,6 +68,12 @@ struct Held {
     role: Role,
     server: String,
     told: Told,
+    /// None to what stands in this process.
+    wire: Option<Wire>,
+}
+
+/// A connection, and whether it has ended.
+struct Wire {
     closed: watch::Receiver<bool>,
     connection: Closing,
 }
@@ -116,18 +123,21 @@ impl Entered {
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         // The reason is there before all that belongs to the connection has been taken apart.
-        *self.0.closed.borrow() || self.0.connection.0.ended().is_some()
+        self.0.wire.as_ref().is_some_and(|wire| *wire.closed.borrow() || wire.connection.0.ended().is_some())
     }
 
     /// Whether another connection should take its place: it has ended, or too many calls were given up on it.
     pub fn is_spent(&self) -> bool {
-        self.is_closed() || self.0.connection.0.is_worn_out()
+        self.is_closed() || self.0.wire.as_ref().is_some_and(|wire| wire.connection.0.is_worn_out())
     }
 
-    /// Resolves when the connection has ended.
+    /// Resolves when the connection has ended; never where there is none.
     pub async fn closed(&self) {
-        // An error means that the driver is gone, and the connection with it.
-        let _ = self.0.closed.clone().wait_for(|closed| *closed).await;
+        match &self.0.wire {
+            // An error means that the driver is gone, and the connection with it.
+            Some(wire) => drop(wire.closed.clone().wait_for(|closed| *closed).await),
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -172,13 +182,30 @@ pub async fn enter(
         Err(_) => return Err(DialError::Silent { address: address() }),
     };
     // Read once and kept: a message may only be walked so often.
-    let (role, server, told) = read_granted(&response)
-        .map_err(|error| DialError::Refused { address: address(), message: error.to_string() })?;
-    Ok(Entered(Rc::new(Held { role, server, told, closed, connection })))
+    let read = |response: &Response<login::login_results::Owned>| read_granted(response.get()?.get_granted()?);
+    let (role, server, told) =
+        read(&response).map_err(|error| DialError::Refused { address: address(), message: error.to_string() })?;
+    Ok(Entered(Rc::new(Held { role, server, told, wire: Some(Wire { closed, connection }) })))
 }
 
-fn read_granted(response: &Response<login::login_results::Owned>) -> capnp::Result<(Role, String, Told)> {
-    let granted = response.get()?.get_granted()?;
+/// Enters what stands on this thread by its `authority`, as over a connection: the same tokens open the same objects, and messages are as
+/// large at most. Nothing is sent or read, so no calls are counted.
+pub fn enter_here(authority: &dyn Authority, token: &Token, purpose: Purpose) -> Result<Entered, DialError> {
+    let refused = |message: String| DialError::Refused { address: "this process".to_owned(), message };
+    let mut message = ImbuedMessageBuilder::new(HeapAllocator::new());
+    let mut enter = || {
+        let granted = message.get_root::<granted::Builder<'_>>().map_err(|error| error.to_string())?;
+        authority.admit(&Caller { token_hash: token.hash(), purpose }, granted)?;
+        let granted = message.get_root::<granted::Builder<'_>>().map_err(|error| error.to_string())?;
+        read_granted(granted.into_reader()).map_err(|error| error.to_string())
+    };
+    let (role, server, _) = enter().map_err(refused)?;
+    let message_bytes = Limits::default().message_bytes;
+    let told = Told { calls_in_flight: usize::MAX, bytes_in_flight: 0, message_bytes };
+    Ok(Entered(Rc::new(Held { role, server, told, wire: None })))
+}
+
+fn read_granted(granted: granted::Reader<'_>) -> capnp::Result<(Role, String, Told)> {
     let role = match granted.get_role().which()? {
         granted::role::Predictor(client) => Role::Predictor(client?),
         granted::role::Directory(client) => Role::Directory(client?),

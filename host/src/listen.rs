@@ -221,7 +221,7 @@ struct CountingLogin {
 }
 
 impl Authority for CountingLogin {
-    fn admit(&self, caller: &Caller<'_>, granted: granted::Builder<'_>) -> Result<(), String> {
+    fn admit(&self, caller: &Caller, granted: granted::Builder<'_>) -> Result<(), String> {
         self.authority.admit(caller, granted)?;
         self.counted.logged_in();
         Ok(())

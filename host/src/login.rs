@@ -4,8 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use weir_core::ids::NodeName;
 use weir_schema::predict_capnp::{self, Purpose, granted, login};
 
 use crate::disk::Disk;
@@ -71,19 +73,27 @@ pub fn same_hash(a: &[u8; 32], b: &[u8; 32]) -> bool {
 }
 
 /// Somebody at the door.
-pub struct Caller<'a> {
+pub struct Caller {
     /// SHA-256 of the token that was shown.
     pub token_hash: [u8; 32],
     /// Which of its objects is wanted.
     pub purpose: Purpose,
-    /// The connection that it came over.
-    pub connection: &'a Connection,
 }
 
 /// Decides who gets which object.
 pub trait Authority {
     /// Fills `granted` (server, grant, role) for whom the token is good; the text of an error is shown to the caller.
-    fn admit(&self, caller: &Caller<'_>, granted: granted::Builder<'_>) -> Result<(), String>;
+    fn admit(&self, caller: &Caller, granted: granted::Builder<'_>) -> Result<(), String>;
+}
+
+/// A node in this process, for threads that ask it a lot: each makes itself a part of it with a door of its own, which is entered without a
+/// connection ([`crate::dial::enter_here`]).
+#[derive(Clone)]
+pub struct InProcess {
+    /// The node's.
+    pub name: NodeName,
+    /// Called once on each such thread, inside a `LocalSet`.
+    pub door: Arc<dyn Fn() -> Rc<dyn Authority> + Send + Sync>,
 }
 
 /// What a refused token is answered with: it must not tell whether it was ever good.
@@ -108,7 +118,7 @@ impl login::Server for Door {
         let request = params.get()?.get_request()?;
         let token_hash = Sha256::digest(request.get_token()?).into();
         let purpose = request.get_purpose()?;
-        let caller = Caller { token_hash, purpose, connection: &self.connection };
+        let caller = Caller { token_hash, purpose };
         let limits = self.connection.limits().clone();
         let mut granted = results.get().init_granted();
         granted.set_protocol(crate::dial::PROTOCOL);

@@ -20,7 +20,7 @@ use crate::table::{Served, Table};
 pub struct Door(pub Rc<Home>);
 
 impl Authority for Door {
-    fn admit(&self, caller: &Caller<'_>, mut granted: granted::Builder<'_>) -> Result<(), String> {
+    fn admit(&self, caller: &Caller, mut granted: granted::Builder<'_>) -> Result<(), String> {
         let table = self.0.shared.table.load();
         if table.grants.is_empty() {
             return Err("this node has not joined its cluster yet; ask again".into());

@@ -38,7 +38,7 @@ use weir_core::units::{Bytes, Instant};
 use weir_host::Host;
 use weir_host::limits::Limits;
 use weir_host::listen::{accept, is_exposed};
-use weir_host::login::{Authority, Token};
+use weir_host::login::{Authority, InProcess, Token};
 
 use crate::actors::assignment::Replicas;
 use crate::actors::device::{Device, Slots};
@@ -98,6 +98,8 @@ pub struct Started {
     pub joined: watch::Receiver<bool>,
     /// What it knows of itself; may be asked from any thread.
     pub facts: Arc<dyn Fn() -> NodeFacts + Send + Sync>,
+    /// For other threads of this process that ask it.
+    pub in_process: InProcess,
 }
 
 /// Why a node does not start.
@@ -315,7 +317,10 @@ pub async fn run(
         let (shared, joined) = (Arc::clone(&shared), joined.clone());
         move || operators::facts(&shared, *joined.borrow())
     });
-    let _ = started.send(Started { address, joined, facts });
+    let at_home = Arc::clone(&shared);
+    let door = Arc::new(move || -> Rc<dyn Authority> { Rc::new(Door(Home::new(Arc::clone(&at_home)))) });
+    let in_process = InProcess { name: config.name.clone(), door };
+    let _ = started.send(Started { address, joined, facts, in_process });
 
     // An error means that whoever could say so is gone.
     let _ = shutdown.wait_for(|stop| *stop).await;

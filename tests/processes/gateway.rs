@@ -529,15 +529,36 @@ fn statistics_are_of_all_nodes_and_outlive_them() {
         let told = get(&address, "/v2/models/echo/stats").json();
         told["model_stats"][0]["inference_stats"]["success"]["count"].as_u64().unwrap()
     };
-    for _ in 0..30 {
-        assert_eq!(http(&address, "POST", "/v2/models/echo/infer", &[], body.as_bytes()).status, 200);
+    for node in &cluster.nodes {
+        for _ in 0..15 {
+            assert_eq!(http(&node.doors["http"], "POST", "/v2/models/echo/infer", &[], body.as_bytes()).status, 200);
+        }
     }
     assert_eq!(counts(), 30);
-    // The gateway asks both nodes, so that each has some.
-    let elsewhere = metric(&cluster.nodes[1], "weir_answered_total{endpoint=\"echo\"}");
-    assert!(elsewhere > 0.0 && elsewhere < 30.0, "{elsewhere}");
+    assert_eq!(metric(&cluster.nodes[1], "weir_answered_total{endpoint=\"echo\"}"), 15.0);
     cluster.nodes[1].kill();
     assert_eq!(counts(), 30);
+}
+
+#[test]
+fn a_door_asks_its_own_node_and_others_once_that_drains() {
+    let cluster = Cluster::start_with(1, 2, &DOORS);
+    cluster.serve_synthetic("width = 2\nalpha_us = 300\nbeta_us = 20\n", "replicas = { min = 2 }");
+    let address = &cluster.nodes[0].doors["http"];
+    let body = json!({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).to_string();
+    let answered = |node: usize| metric(&cluster.nodes[node], "weir_answered_total{endpoint=\"echo\"}");
+    let ask = || assert_eq!(http(address, "POST", "/v2/models/echo/infer", &[], body.as_bytes()).status, 200);
+    (0..20).for_each(|_| ask());
+    assert_eq!((answered(0), answered(1)), (20.0, 0.0), "no hop that is not needed");
+    cluster.ok(&["node", "drain", "n1"]);
+    eventually("it asks the other", || {
+        ask();
+        answered(1) > 0.0
+    });
+    let before = answered(0);
+    (0..20).for_each(|_| ask());
+    assert_eq!(answered(0), before);
+    assert!(answered(1) >= 20.0);
 }
 
 #[test]

@@ -8,8 +8,9 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use weir_client::{ClientError, Options};
-use weir_gateway::metrics::{Facts, Group, Sources};
+use weir_gateway::metrics::{Group, Sources};
 use weir_gateway::{Config, GatewayError, Shared};
+use weir_node::Started;
 
 use super::server::until_signal;
 use crate::connect::Common;
@@ -100,13 +101,14 @@ impl Open {
         self,
         options: Options,
         threads: usize,
-        node: Option<Facts>,
+        node: Option<Started>,
         ready: oneshot::Sender<()>,
         shutdown: watch::Receiver<bool>,
     ) -> Result<(), GatewayError> {
         let serves = self.http.is_some() || self.grpc.is_some();
         if let Some((listener, _)) = self.metrics {
             let gateway = serves.then(|| Arc::clone(&self.shared));
+            let node = node.as_ref().map(|node| Arc::clone(&node.facts));
             let sources = Sources { node, coordinator: self.coordinator, gateway, without_aliases: self.no_nv_metrics };
             weir_gateway::serve_metrics(listener, sources)?;
         }
@@ -125,6 +127,7 @@ impl Open {
             http: self.http.map(|(listener, _)| listener),
             grpc: self.grpc.map(|(listener, _)| listener),
             options,
+            node: node.map(|node| node.in_process),
             threads,
             shared: self.shared,
         };

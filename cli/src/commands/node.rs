@@ -199,7 +199,7 @@ impl Node {
             }
             println!("node {name} listens on {}", started.address);
             let (ready, serving) = oneshot::channel();
-            let doors = open.serve(options, threads(), Some(started.facts), ready, shutdown);
+            let doors = open.serve(options, threads(), Some(started.clone()), ready, shutdown);
             let joined = async {
                 let joined = started.joined.wait_for(|joined| *joined).await.is_ok();
                 if joined && serving.await.is_ok() {

@@ -264,7 +264,7 @@ impl Up {
         tasks.spawn_local(async move { (label, running.await.map_err(|error| chain(&error))) });
         let Ok(started) = address.await else { return Err(first_failure(tasks).await) };
         let (ready, serving) = oneshot::channel();
-        let gateway = open.serve(options, threads(), Some(started.facts), ready, shutdown.clone());
+        let gateway = open.serve(options, threads(), Some(started.clone()), ready, shutdown.clone());
         let label = format!("gateway of {name}");
         tasks.spawn_local(async move { (label, gateway.await.map_err(|error| chain(&error))) });
         if serving.await.is_err() {

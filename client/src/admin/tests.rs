@@ -88,7 +88,7 @@ impl At {
 }
 
 impl Authority for At {
-    fn admit(&self, _: &Caller<'_>, mut granted: granted::Builder<'_>) -> Result<(), String> {
+    fn admit(&self, _: &Caller, mut granted: granted::Builder<'_>) -> Result<(), String> {
         granted.set_server(self.1);
         granted.init_role().set_operator(capnp_rpc::new_client(self.clone()));
         Ok(())

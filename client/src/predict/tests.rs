@@ -43,6 +43,16 @@ struct Node {
     dial_takes: Duration,
     dialled: AtomicUsize,
     begun: AtomicUsize,
+    running: AtomicUsize,
+}
+
+/// Counts a call while it lives.
+struct Running<'a>(&'a AtomicUsize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Node {
@@ -53,6 +63,7 @@ impl Node {
             dial_takes: Duration::ZERO,
             dialled: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
         }
     }
 
@@ -62,6 +73,10 @@ impl Node {
 
     fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
+    }
+
+    fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
     }
 
     fn dialled(&self) -> usize {
@@ -149,13 +164,19 @@ struct At {
 }
 
 impl At {
+    /// That of a node that has a part on this thread.
+    fn door(cluster: &Cluster, address: &str) -> Rc<dyn Authority> {
+        let (cluster, address) = (cluster.clone(), address.to_owned());
+        Rc::new(At { cluster, address, broken: Rc::default(), cut: Rc::default() })
+    }
+
     fn node(&self) -> Option<&Node> {
         self.cluster.0.get(&self.address)
     }
 }
 
 impl Authority for At {
-    fn admit(&self, _: &Caller<'_>, granted: granted::Builder<'_>) -> Result<(), String> {
+    fn admit(&self, _: &Caller, granted: granted::Builder<'_>) -> Result<(), String> {
         let at = At {
             cluster: self.cluster.clone(),
             address: self.address.clone(),
@@ -196,6 +217,8 @@ impl predictor::Server for At {
     ) -> Result<(), capnp::Error> {
         let node = self.node().expect("a node");
         node.begun.fetch_add(1, Ordering::Relaxed);
+        node.running.fetch_add(1, Ordering::Relaxed);
+        let _running = Running(&node.running);
         let request = params.get()?.get_request()?;
         let rows = if request.get_whole() { 1 } else { request.get_inputs()?.get(0).get_shape()?.get(0) };
         let response = results.get().init_response();
@@ -380,6 +403,46 @@ fn a_request_too_large_for_a_message_is_refused_here_and_harms_no_other() {
         let nearly = client.predict(&request(1, (16 << 20) - 2048, 1000)).await;
         assert_eq!(nearly[0].outcome, Outcome::Answered, "{}", nearly[0].message);
         assert_eq!((cluster.node(0).begun(), cluster.node(0).dialled()), (2, 1));
+    });
+}
+
+#[test]
+fn a_node_on_this_thread_is_asked_without_a_connection_and_before_others() {
+    with([Node::new(Does::Answer), Node::new(Does::Answer)], async |client, cluster| {
+        client.stand_beside(NodeName::parse("n1").unwrap(), At::door(&cluster, "n1"));
+        // More at once than a connection carries.
+        *cluster.node(1).does.lock().unwrap() = Does::AnswerLater;
+        let wave: Vec<_> = (0..200).map(|_| spawn(&client, 15)).collect();
+        for call in wave {
+            assert_eq!(call.await.unwrap(), Outcome::Answered);
+        }
+        assert_eq!((cluster.node(0).begun(), cluster.node(1).begun()), (0, 200));
+        let large = client.predict(&request(1, 17 << 20, 1000)).await;
+        assert_eq!(large[0].outcome, Outcome::Rejected(Rejection::BadInput), "as another node would have it");
+        assert!(client.describe(&EndpointName::parse("e").unwrap()).await.is_ok());
+        // What it has no room for goes elsewhere, as does what is left when it fails.
+        *cluster.node(1).does.lock().unwrap() = Does::Reject;
+        assert_eq!(outcome(&client, 100).await, Outcome::Answered);
+        *cluster.node(1).does.lock().unwrap() = Does::Hang;
+        for _ in 0..9 {
+            outcome(&client, 1).await;
+        }
+        let before = cluster.node(1).begun();
+        assert_eq!(outcome(&client, 100).await, Outcome::Answered);
+        assert_eq!((before, cluster.node(1).dialled()), (cluster.node(1).begun(), 0));
+    });
+}
+
+#[test]
+fn a_call_to_a_node_on_this_thread_ends_when_its_caller_goes() {
+    with([Node::new(Does::Hang)], async |client, cluster| {
+        client.stand_beside(NodeName::parse("n0").unwrap(), At::door(&cluster, "n0"));
+        let calls: Vec<_> = (0..5).map(|_| spawn(&client, 1000)).collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(cluster.node(0).running(), 5);
+        calls.iter().for_each(tokio::task::JoinHandle::abort);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(cluster.node(0).running(), 0);
     });
 }
 

@@ -52,19 +52,27 @@ struct Node {
 #[derive(Clone, Debug)]
 pub struct Balancer {
     nodes: BTreeMap<NodeName, Node>,
+    /// The one that is nearest by far.
+    preferred: Option<NodeName>,
     retries: f64,
 }
 
 impl Balancer {
     /// A balancer that knows no node yet.
     pub fn new() -> Balancer {
-        Balancer { nodes: BTreeMap::new(), retries: RETRY_BURST }
+        Balancer { nodes: BTreeMap::new(), preferred: None, retries: RETRY_BURST }
     }
 
     /// Replaces the set of nodes; what is known of those that stay is kept.
     pub fn set_nodes(&mut self, names: impl IntoIterator<Item = NodeName>) {
         let mut old = std::mem::take(&mut self.nodes);
         self.nodes = names.into_iter().map(|name| (name.clone(), old.remove(&name).unwrap_or_default())).collect();
+    }
+
+    /// From now on the first attempt is at this node as long as it is known and not left out: it is so near that no other's delay could make
+    /// up for the way.
+    pub fn prefer(&mut self, node: NodeName) {
+        self.preferred = Some(node);
     }
 
     /// A node for the next attempt, none of `tried` while there are others. `None` where no node is known.
@@ -76,6 +84,11 @@ impl Balancer {
             return Some(name.clone());
         }
         let healthy = |node: &Node| node.ejected_until.is_none();
+        if let Some(preferred) = self.preferred.as_ref().filter(|name| !tried.contains(name))
+            && self.nodes.get(preferred).is_some_and(healthy)
+        {
+            return Some(preferred.clone());
+        }
         let pools: [Vec<&NodeName>; 3] = [
             self.nodes
                 .iter()

@@ -43,6 +43,24 @@ fn of_three_nodes_the_heaviest_is_never_chosen_and_the_lightest_most() {
 }
 
 #[test]
+fn a_node_that_is_preferred_is_asked_first_unless_it_was_tried_or_does_badly() {
+    let (mut balancer, mut prng) = balancer(3);
+    balancer.prefer(node(2));
+    for _ in 0..99 {
+        balancer.on_sent(&node(2), 1);
+        assert_eq!(balancer.pick(Instant::ZERO, &mut prng, &[]), Some(node(2)));
+    }
+    assert_ne!(balancer.pick(Instant::ZERO, &mut prng, &[node(2)]), Some(node(2)));
+    (0..5).for_each(|_| fail(&mut balancer, Instant::ZERO, &node(2)));
+    assert!((0..200).all(|_| balancer.pick(Instant::ZERO, &mut prng, &[]) != Some(node(2))));
+    // It has left the cluster, and comes back.
+    balancer.set_nodes([node(0), node(1)]);
+    assert!(balancer.pick(Instant::ZERO, &mut prng, &[]).is_some_and(|picked| picked != node(2)));
+    balancer.set_nodes((0..3).map(node));
+    assert_eq!(balancer.pick(Instant::ZERO, &mut prng, &[]), Some(node(2)));
+}
+
+#[test]
 fn refusals_make_no_node_look_fast() {
     let refuse = |balancer: &mut Balancer, why| {
         balancer.on_sent(&node(0), 1);

@@ -22,7 +22,7 @@ impl predictor::Server for Endless {
 }
 
 impl Authority for Open {
-    fn admit(&self, _: &Caller<'_>, granted: granted::Builder<'_>) -> Result<(), String> {
+    fn admit(&self, _: &Caller, granted: granted::Builder<'_>) -> Result<(), String> {
         granted.init_role().set_predictor(capnp_rpc::new_client(Endless));
         Ok(())
     }
