@@ -13,8 +13,11 @@
 //! - **Few messages.** What weir's own peers never send ends the connection: results sent elsewhere, calls on the answer of
 //!   another call, and everything of three parties. Each of them outlives its finish, or is echoed, without being counted.
 //! - **Gathered writes.** Messages of one turn of the executor go out in one system call, from where they were built.
+//! - **Borrowed buffers.** What comes together is read by one system call, into a buffer that a connection has only while something is in it.
 //! - **Limits.** A message's size and parts are checked before anything is allocated for it; an unfinished message, a peer
 //!   that takes nothing, and one that never acknowledges answers end the connection with a reason.
+
+mod buffered;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,10 +32,11 @@ use capnp_rpc::rpc_capnp::{cap_descriptor, message, message_target};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use futures::FutureExt;
 use futures::future::Shared;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::buffered::Buffered;
 use crate::limits::Limits;
 use crate::net::Stream;
 use crate::share::{Crowd, Place, Pressure};
@@ -359,7 +363,7 @@ pub fn connect_among(
         shut: Cell::new(false),
         written_all: Notify::new(),
     });
-    let reader = Rc::new(RefCell::new(Some(BufReader::with_capacity(64 << 10, stream.reader))));
+    let reader = Rc::new(RefCell::new(Some(Buffered::new(stream.reader))));
     let writing = Promise::from_future(write_all(stream.writer, Rc::clone(&inner))).shared();
     let network = Network {
         wire: Some(Wire { inner: Rc::clone(&inner), reader: Rc::clone(&reader) }),
@@ -371,7 +375,7 @@ pub fn connect_among(
 }
 
 /// The reading half; taken out while a message is read.
-type Slot = RefCell<Option<BufReader<Box<dyn AsyncRead + Unpin>>>>;
+type Slot = RefCell<Option<Buffered<Box<dyn AsyncRead + Unpin>>>>;
 type Reader = Rc<Slot>;
 
 struct Network {
@@ -542,7 +546,7 @@ const CALLS_A_TURN: usize = 4;
 
 /// The next message that may be delivered; `None` at the end.
 async fn receive(
-    reader: &mut BufReader<Box<dyn AsyncRead + Unpin>>,
+    reader: &mut Buffered<Box<dyn AsyncRead + Unpin>>,
     inner: &Rc<Inner>,
 ) -> capnp::Result<Option<capnp::message::Reader<OwnedSegments>>> {
     let message = loop {
@@ -614,7 +618,7 @@ async fn receive(
 
 /// The message that this byte begins; `None` where the connection is to close before it is whole.
 async fn read_message(
-    reader: &mut BufReader<Box<dyn AsyncRead + Unpin>>,
+    reader: &mut Buffered<Box<dyn AsyncRead + Unpin>>,
     first: u8,
     inner: &Rc<Inner>,
 ) -> capnp::Result<Option<capnp::message::Reader<OwnedSegments>>> {
@@ -663,7 +667,7 @@ async fn read_message(
 
 /// Fills `piece`; false where the connection is to close.
 async fn read_piece(
-    reader: &mut BufReader<Box<dyn AsyncRead + Unpin>>,
+    reader: &mut Buffered<Box<dyn AsyncRead + Unpin>>,
     mut piece: &mut [u8],
     inner: &Inner,
 ) -> io::Result<bool> {

@@ -16,7 +16,7 @@ use weir_core::replicated::Command;
 use weir_core::tensor::Tensor;
 use weir_host::Host;
 use weir_host::disk::SystemDisk;
-use weir_tests::processes::{Cluster, root};
+use weir_tests::processes::{Cluster, resident, root, told};
 
 /// Cycles before which threads, caches and the allocator may still grow.
 const WARM_UP: usize = 100;
@@ -24,18 +24,6 @@ const WARM_UP: usize = 100;
 const LOOKED_AT: usize = 25;
 /// What may stay.
 const GOAL: f64 = 1.05;
-
-/// A number that Linux tells of a process.
-fn told(pid: u32, key: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs, on Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("Linux tells it");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
-/// KiB that are resident in a process.
-fn resident(pid: u32) -> u64 {
-    told(pid, "VmRSS")
-}
 
 /// Waits until a process has no more threads than it had: a model is freed by the thread that ran it, after the node has
 /// said that it is gone.

@@ -24,7 +24,7 @@ use weir_host::limits::Limits;
 use weir_host::login::Token;
 use weir_schema::convert::tensor::write_tensor;
 use weir_schema::predict_capnp::{Purpose, predictor};
-use weir_tests::processes::{Cluster, npy, root};
+use weir_tests::processes::{Cluster, npy, resident, root};
 
 const BYTES: usize = 4096;
 
@@ -229,13 +229,6 @@ async fn bare(address: &str) -> predictor::Client {
     let client = system.bootstrap(Side::Server);
     tokio::task::spawn_local(system);
     client
-}
-
-/// Resident memory of a process in KiB.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("it has memory");
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
 }
 
 async fn measure(what: &str, number: Option<u64>) {

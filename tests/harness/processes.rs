@@ -264,6 +264,18 @@ pub fn count(status: &Value, list: &str, wanted: impl Fn(&Value) -> bool) -> usi
     status[list].as_array().map_or(0, |items| items.iter().filter(|item| wanted(item)).count())
 }
 
+/// What the system tells of a process under this name in its status: KiB for memory.
+pub fn told(pid: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with(name)).expect("it is told");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// KiB that are resident in a process.
+pub fn resident(pid: u32) -> u64 {
+    told(pid, "VmRSS")
+}
+
 /// An f32 array as a `.npy` file.
 pub fn npy(shape: &[u64], values: &[f32]) -> Vec<u8> {
     let dims: String = shape.iter().map(|dim| format!("{dim},")).collect();
