@@ -7,11 +7,17 @@
 //! the goal; at last those that cost little less than what was found, one by one. The search takes more machines never to be worse.
 //! That is mostly so: another machine can change what stands where, or where rows meet to be run together. So the last step
 //! asks about fleets that the search left out.
+//!
+//! A goal that one run meets, the next one may miss: [`Margin`] says by how much.
+
+mod margin;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::workload::Window;
+
+pub use margin::{Margin, RUNS_MAX};
 
 /// How many machines of each kind.
 pub type Fleet = Vec<u32>;

@@ -1,6 +1,7 @@
 //! Goals: what a result has to reach, as `attainment>=0.99` or `p99<=50ms`.
 
 use weir_client::weirfile::parse_duration;
+use weir_core::planning::Margin;
 
 use crate::result::RunResult;
 
@@ -98,6 +99,51 @@ impl Goal {
         !self.is_lower_bound(result) && self.value(result).is_some_and(reached)
     }
 
+    /// What some runs reached and how far they differ; nothing where one of them did not measure it.
+    pub fn margin(&self, results: &[RunResult]) -> Option<Margin> {
+        let reached: Option<Vec<f64>> = results.iter().map(|result| self.value(result)).collect();
+        reached.filter(|reached| !reached.is_empty()).map(|reached| Margin::of(&reached))
+    }
+
+    /// What a further run reaches in 19 of 20 cases.
+    pub fn bound(&self, margin: Margin) -> f64 {
+        if self.at_least { margin.mean - margin.reach } else { margin.mean + margin.reach }
+    }
+
+    /// Whether each of some runs reached it, and in 19 of 20 cases a further one does.
+    pub fn is_promised(&self, results: &[RunResult]) -> bool {
+        // As rounded as what is compared is computed.
+        let slack = 1e-12 * self.bound.abs();
+        let further = |margin| {
+            let bound = self.bound(margin);
+            if self.at_least { bound >= self.bound - slack } else { bound <= self.bound + slack }
+        };
+        results.iter().all(|result| self.is_met(result)) && self.margin(results).is_some_and(further)
+    }
+
+    /// What runs reached and how they differ, in words.
+    pub fn promise(&self, results: &[RunResult]) -> String {
+        let Some(margin) = self.margin(results) else { return format!("{}: nothing was measured for it", self.text) };
+        let (times, unit) = match self.figure {
+            Figure::Attainment | Figure::Accuracy => (100.0, " %"),
+            Figure::Goodput => (1.0, " a second"),
+            _ => (1e-3, " ms"),
+        };
+        let most = if unit == " %" { 100.0 } else { f64::INFINITY };
+        let mean = times * margin.mean;
+        if results.len() < 2 {
+            return format!("{}: {mean:.2}{unit} in one run, which says nothing about others", self.text);
+        }
+        let bound = (times * self.bound(margin)).clamp(0.0, most);
+        let side = if self.at_least { "at least" } else { "at most" };
+        format!(
+            "{}: {mean:.2} ± {:.2}{unit} over {} runs; 19 of 20 reach {side} {bound:.2}{unit}",
+            self.text,
+            times * margin.reach,
+            results.len()
+        )
+    }
+
     /// How many of the queries offered may have no answer in time, by this goal.
     pub fn late_at_most(&self, offered: u64) -> u64 {
         match self.figure {
@@ -172,6 +218,36 @@ mod tests {
             assert!(goal.figure != Figure::Attainment || goal.is_met(&with(may)), "{text} of {offered}");
             assert!(may == offered || !goal.is_met(&with(may + 1)), "{text} of {offered}");
         }
+    }
+
+    #[test]
+    fn a_goal_is_promised_where_runs_differ_by_less_than_they_are_better() {
+        let runs =
+            |reached: &[f64]| reached.iter().map(|a| RunResult { attainment: *a, ..sample() }).collect::<Vec<_>>();
+        let goal = Goal::parse("attainment>=0.99").unwrap();
+        assert!(goal.is_promised(&runs(&[0.995, 0.996, 0.994, 0.995, 0.995])));
+        assert!(!goal.is_promised(&runs(&[0.991, 0.999, 0.992, 0.998, 0.996])), "each meets it, and the next may not");
+        assert!(!goal.is_promised(&runs(&[0.9899, 1.0, 1.0, 1.0, 1.0])));
+        assert!(goal.is_promised(&runs(&[0.99])) && !goal.is_promised(&runs(&[0.9899])) && !goal.is_promised(&[]));
+        assert_eq!(
+            goal.promise(&runs(&[0.991, 0.999, 0.992, 0.998, 0.996])),
+            "attainment>=0.99: 99.52 ± 0.83 % over 5 runs; 19 of 20 reach at least 98.69 %"
+        );
+        // Less is better: the bound lies above the mean.
+        let with = |p99: &[u64]| {
+            let of = |p99: &u64| {
+                let mut result = sample();
+                result.latency_us.p99 = *p99;
+                result
+            };
+            p99.iter().map(of).collect::<Vec<_>>()
+        };
+        let goal = Goal::parse("p99<=50ms").unwrap();
+        assert!(goal.is_promised(&with(&[40_000, 41_000, 42_000, 41_000, 41_000])));
+        assert!(!goal.is_promised(&with(&[40_000, 49_000, 42_000, 48_000, 41_000])));
+        assert!(
+            goal.promise(&with(&[41_000; 2])).ends_with("41.00 ± 0.00 ms over 2 runs; 19 of 20 reach at most 41.00 ms")
+        );
     }
 
     /// Of 1000 queries whose end is awaited, 10 without a known latency leave the p99 as it is and 11 do not; whatever was refused was

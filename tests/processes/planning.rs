@@ -20,8 +20,8 @@ fn folder() -> TempDir {
 }
 
 fn run(folder: &Path, command: &str, more: &[&str]) -> (Option<i32>, String, String) {
-    let load = ["--endpoint", "echo", "--data", "rows.npy", "--seed", "3"];
-    let usual = [("--duration", "2s"), ("--cpu-slots", "1")];
+    let load = ["--endpoint", "echo", "--data", "rows.npy"];
+    let usual = [("--duration", "2s"), ("--cpu-slots", "1"), ("--seed", "3")];
     let usual: Vec<&str> =
         usual.iter().filter(|(flag, _)| !more.contains(flag)).flat_map(|(flag, value)| [*flag, *value]).collect();
     let arguments = [&[command, "-f", "echo.toml", "--profile", "echo.json"], load.as_slice(), &usual, more].concat();
@@ -34,7 +34,8 @@ fn run(folder: &Path, command: &str, more: &[&str]) -> (Option<i32>, String, Str
 fn a_plan_is_the_fewest_machines_that_the_simulator_finds_enough() {
     let folder = folder();
     let load = ["--rate", "12000", "--arrivals", "gamma:cv=2", "--goal", "attainment>=0.99", "-o", "json"];
-    let (code, out, error) = run(folder.path(), "plan", &[&load[..], &["--lose", "n1", "--burst", "2x"]].concat());
+    let more = ["--lose", "n1", "--burst", "2x", "--runs", "1"];
+    let (code, out, error) = run(folder.path(), "plan", &[&load[..], &more].concat());
     assert_eq!(code, Some(0), "{error}");
     let plan: Value = serde_json::from_str(&out).expect("JSON");
     let machines = plan["machines"][0]["count"].as_u64().expect("a count");
@@ -59,12 +60,41 @@ fn a_plan_is_the_fewest_machines_that_the_simulator_finds_enough() {
     );
 }
 
+/// What one draw of the load allows, others do not: with a margin a plan holds under seeds that it has not seen.
+#[test]
+fn a_plan_keeps_its_goal_under_other_draws_of_its_load() {
+    let folder = folder();
+    let load = ["--rate", "3000", "--arrivals", "gamma:cv=4", "--goal", "attainment>=0.99", "-o", "json"];
+    let plan = |more: &[&str]| -> Value {
+        let (code, out, error) = run(folder.path(), "plan", &[&load[..], more].concat());
+        assert_eq!(code, Some(0), "{error}");
+        serde_json::from_str(&out).expect("JSON")
+    };
+    let (careful, bare) = (plan(&[]), plan(&["--runs", "1"]));
+    let machines = |plan: &Value| plan["machines"][0]["count"].as_u64().expect("a count");
+    let promised = &careful["promised"][0];
+    assert_eq!((&careful["runs"], &promised["goal"]), (&5.into(), &"attainment>=0.99".into()));
+    let of = |figure: &str| promised[figure].as_f64().expect("a number");
+    assert!(of("bound") >= 0.99 && (of("mean") - of("margin") - of("bound")).abs() < 1e-9);
+    assert_eq!(bare["promised"][0]["margin"], 0.0);
+    let kept = |plan: &Value| {
+        let simulated = |seed: usize| {
+            let fleet = ["--nodes", &machines(plan).to_string(), "--seed", &seed.to_string()].map(str::to_owned);
+            let more: Vec<&str> = load.iter().copied().chain(fleet.iter().map(String::as_str)).collect();
+            run(folder.path(), "simulate", &more).0 == Some(0)
+        };
+        (100..110).filter(|seed| simulated(*seed)).count()
+    };
+    let (with, without) = (kept(&careful), kept(&bare));
+    assert!(with >= 9 && without <= 7, "{with} and {without} of 10: {} and {}", machines(&careful), machines(&bare));
+}
+
 /// A machine has room for as many replicas as it has slots, and a model stands on as many machines as its load needs.
 #[test]
 fn all_slots_and_all_machines_of_a_plan_are_used() {
     let folder = folder();
     let count = |slots: &str, rate: &str| {
-        let load = ["--rate", rate, "--duration", "1s", "--cpu-slots", slots, "-o", "json"];
+        let load = ["--rate", rate, "--duration", "1s", "--cpu-slots", slots, "--runs", "1", "-o", "json"];
         let (code, out, error) = run(folder.path(), "plan", &load);
         assert_eq!(code, Some(0), "{error}");
         let plan: Value = serde_json::from_str(&out).expect("JSON");
@@ -131,6 +161,7 @@ fn the_cheaper_kind_is_taken_and_people_can_read_it() {
     let counts: Vec<&str> = out.lines().filter(|line| line.starts_with("old") || line.starts_with("new")).collect();
     assert!(counts[0].split_whitespace().nth(1) == Some("0"), "four times as slow at half the price: {out}");
     assert!(out.contains("an hour and meets attainment>=0.99") && out.contains("sized to the peak"), "{out}");
+    assert!(out.contains("over 5 runs; 19 of 20 reach at least"), "{out}");
 }
 
 #[test]
@@ -146,6 +177,8 @@ fn where_there_is_no_plan_it_says_what_is_in_the_way() {
     let (code, _, error) = refused(&["--rate", "100", "--lose", "n9"]);
     assert_eq!(code, Some(2));
     assert!(error.contains("the machines of this plan are n1 to n1"), "{error}");
+    let (code, _, error) = refused(&["--rate", "100", "--runs", "11"]);
+    assert!(code == Some(2) && error.contains("--runs: from 1 to 10"), "{error}");
     let (code, _, error) = refused(&["--rate", "100", "--burst", "much"]);
     assert_eq!(code, Some(2));
     assert!(error.contains("write it as 2x"), "{error}");

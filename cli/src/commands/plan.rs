@@ -1,5 +1,6 @@
-//! `weir plan`: the cheapest machines that meet a goal under a load, tried in virtual time.
+//! `weir plan`: the cheapest machines that meet a goal under a load, tried in virtual time, under several draws of it.
 
+mod draws;
 mod told;
 
 use std::cell::Cell;
@@ -26,10 +27,11 @@ use weir_sim::fleet::Machine;
 
 use super::apply;
 use super::load::asked::{Asked, Offered, usage};
-use super::simulate::{Load, Measured, Modelled, dues, read_profile, simulate};
+use super::simulate::{Load, Measured, Modelled, read_profile, simulate};
 use crate::connect::Common;
 use crate::failure::Failure;
 
+use draws::Drawn;
 use told::Told;
 
 /// The cheapest machines that meet a goal.
@@ -46,6 +48,10 @@ pub struct Plan {
     /// profiles [default: machines like this one, at 1 an hour]
     #[arg(long, env = "WEIR_MACHINES", value_name = "FILE")]
     machines: Option<PathBuf>,
+    /// Draws of the load that have to meet the goal, with a margin as wide as they differ: further seeds, or a trace put together anew
+    /// from pieces of it; 1 takes the load as it comes and keeps no margin
+    #[arg(long, env = "WEIR_RUNS", default_value_t = RUNS)]
+    runs: usize,
     /// More than so many machines are no answer
     #[arg(long, env = "WEIR_MOST", default_value_t = 64)]
     most: u32,
@@ -92,6 +98,8 @@ struct Kind {
 
 /// The goal where nobody named one.
 const GOAL: &str = "attainment>=0.99";
+/// Where nobody says how many. More make the margin little narrower, and a search longer.
+const RUNS: usize = 5;
 
 impl Plan {
     pub fn run(self, common: Common) -> Result<(), Failure> {
@@ -100,6 +108,9 @@ impl Plan {
         }
         if self.most == 0 {
             return Err(usage("--most: at least one machine"));
+        }
+        if !(1..=planning::RUNS_MAX).contains(&self.runs) {
+            return Err(usage(format!("--runs: from 1 to {}", planning::RUNS_MAX)));
         }
         let bursts = self.burst.iter().map(|text| times(text)).collect::<Result<Vec<_>, _>>()?;
         let added = self.offered.added(None);
@@ -112,12 +123,13 @@ impl Plan {
         let load = Load::read(&self.file, &declared, &scenario, &added, self.file.display().to_string())?;
         let modelled = self.measured.model(&self.file, &declared, &load)?;
         let kinds = self.kinds(&modelled)?;
-        let planner = Planner::new(&load, &modelled, kinds, goals);
+        let planner = Planner::new(&load, &modelled, kinds, goals, self.runs);
         planner.possible(Duration::from_micros(self.measured.path_us))?;
         let found = planner.search(self.most)?;
         let lost = self.lose.iter().map(|name| planner.without(&found.fleet, name)).collect::<Result<Vec<_>, _>>()?;
         let bursts = bursts.into_iter().map(|times| planner.at_times(&found.fleet, times)).collect();
-        let told = Told { planner: &planner, result: planner.run(&found.fleet, 1.0, None), found, lost, bursts };
+        let results = planner.all(&found.fleet, 1.0, None).expect("what was found was placed");
+        let told = Told { planner: &planner, results, found, lost, bursts };
         println!("{}", if common.json() { told.json().to_string() } else { told.text() });
         Ok(())
     }
@@ -182,7 +194,8 @@ struct Planner<'a> {
     kinds: Vec<Kind>,
     prices: Vec<f64>,
     goals: Vec<Goal>,
-    queries: Vec<Due>,
+    /// The first as the load comes.
+    draws: Vec<Drawn>,
     /// By endpoint that is asked: its queries.
     arrivals: Vec<Statistics>,
     all: Statistics,
@@ -193,19 +206,20 @@ struct Planner<'a> {
 /// What becomes of a plan when something else happens.
 struct WhatIf {
     what: String,
+    /// Over all draws.
     attainment: f64,
     meets: bool,
 }
 
 impl<'a> Planner<'a> {
-    fn new(load: &'a Load<'a>, modelled: &'a Modelled, kinds: Vec<Kind>, goals: Vec<Goal>) -> Planner<'a> {
-        let queries: Vec<Due> = dues(&load.config).collect();
+    fn new(load: &'a Load<'a>, modelled: &'a Modelled, kinds: Vec<Kind>, goals: Vec<Goal>, runs: usize) -> Planner<'a> {
+        let draws = draws::drawn(&load.config, runs);
         let arrivals = load.arrivals();
-        let all = Statistics::of(&queries.iter().map(|due| due.at).collect::<Vec<_>>());
+        let all = Statistics::of(&draws[0].queries.iter().map(|due| due.at).collect::<Vec<_>>());
         let share = |of: &Statistics| of.count as f64 / all.count.max(1) as f64;
         let mix = arrivals.iter().enumerate().map(|(i, of)| (share(of), modelled.runs(i))).collect();
         let prices = kinds.iter().map(|kind| kind.price).collect();
-        Planner { load, modelled, kinds, prices, goals, queries, arrivals, all, mix }
+        Planner { load, modelled, kinds, prices, goals, draws, arrivals, all, mix }
     }
 
     fn config(&self) -> &RunConfig {
@@ -273,11 +287,12 @@ impl<'a> Planner<'a> {
             let mut fleet = vec![0; self.kinds.len()];
             fleet[kind] = most;
             let name = &self.kinds[kind].name;
-            let Some(result) = self.run(&fleet, 1.0, None) else {
+            let Some(results) = self.all(&fleet, 1.0, None) else {
                 return format!("{name}: not all models fit into its memory");
             };
-            let missed = self.goals.iter().find(|goal| !goal.is_met(&result));
-            let missed = missed.map_or_else(|| "the goal was met".into(), |goal| goal.missed(&result));
+            let missed = results.iter().flat_map(|result| self.goals.iter().map(move |goal| (goal, result)));
+            let missed = missed.clone().find(|(goal, result)| !goal.is_met(result));
+            let missed = missed.map_or_else(|| self.close(&results), |(goal, result)| goal.missed(result));
             match self.binding(&fleet, false) {
                 Some((width, load)) if load > 1.0 => format!(
                     "{name}: {missed}; its busiest {width:?} ask for {load:.2} times what first stages alone can do by then"
@@ -289,22 +304,35 @@ impl<'a> Planner<'a> {
         Failure::No(format!("no plan with at most {most} machines: {}; --most allows more", tried.join("; ")))
     }
 
-    /// Whether a fleet meets the goals. Once too many queries were late for that, nobody asks any more.
+    /// What is in the way of a goal that each run meets.
+    fn close(&self, results: &[RunResult]) -> String {
+        let close = self.goals.iter().find(|goal| !goal.is_promised(results));
+        close.map_or_else(|| "the goal was met".into(), |goal| format!("too near: {}", goal.promise(results)))
+    }
+
+    /// Whether a fleet meets the goals under each draw, and with a margin. Nobody goes on once one of them cannot meet them any more.
     fn meets(&self, fleet: &[u32]) -> bool {
         let Ok(cluster) = self.modelled.cluster(&self.machines(fleet)) else { return false };
-        let offered = self.queries.len() as u64;
+        let results: Option<Vec<RunResult>> = self.draws.iter().map(|draw| self.meeting(&cluster, draw)).collect();
+        results.is_some_and(|results| self.promised(&results))
+    }
+
+    /// The result under a draw where it meets the goals. Once too many queries were late for that, nobody asks any more.
+    fn meeting(&self, cluster: &Cluster, draw: &Drawn) -> Option<RunResult> {
+        let offered = draw.queries.len() as u64;
         let may_be_late = self.goals.iter().map(|goal| goal.late_at_most(offered)).min().unwrap_or(offered);
         let late = Cell::new(0_u64);
-        let queries = self.queries.iter().take_while(|_| late.get() <= may_be_late).cloned();
-        let result = simulate(&cluster, &self.modelled.learnt, self.config(), queries, |ended| {
+        let queries = draw.queries.iter().take_while(|_| late.get() <= may_be_late).cloned();
+        let result = simulate(cluster, &self.modelled.learnt, &draw.config, queries, |ended| {
             let in_time = ended.outcome == Outcome::Answered && ended.latency <= ended.due.deadline;
             late.set(late.get() + u64::from(!in_time));
         });
-        late.get() <= may_be_late && self.met(&result)
+        let met = late.get() <= may_be_late && self.goals.iter().all(|goal| goal.is_met(&result));
+        met.then_some(result)
     }
 
-    fn met(&self, result: &RunResult) -> bool {
-        self.goals.iter().all(|goal| goal.is_met(result))
+    fn promised(&self, results: &[RunResult]) -> bool {
+        self.goals.iter().all(|goal| goal.is_promised(results))
     }
 
     fn machines(&self, fleet: &[u32]) -> Vec<Machine> {
@@ -312,15 +340,23 @@ impl<'a> Planner<'a> {
         kinds.flat_map(|(kind, count)| std::iter::repeat_n(kind.machine.clone(), *count as usize)).collect()
     }
 
-    /// The load on a fleet at `times` its rate, without one of its machines; `None` where models have no place.
-    fn run(&self, fleet: &[u32], times: f64, without: Option<usize>) -> Option<RunResult> {
+    /// Each draw on a fleet at `times` its rate, without one of its machines; `None` where models have no place.
+    fn all(&self, fleet: &[u32], times: f64, without: Option<usize>) -> Option<Vec<RunResult>> {
         let mut cluster = self.modelled.cluster(&self.machines(fleet)).ok()?;
         if let Some(lost) = without {
             lose(&mut cluster, lost);
         }
         let sooner =
             |due: &Due| Due { at: Instant::from_nanos((due.at.as_nanos() as f64 / times) as u64), ..due.clone() };
-        Some(simulate(&cluster, &self.modelled.learnt, self.config(), self.queries.iter().map(sooner), |_| {}))
+        let run = |draw: &Drawn| {
+            simulate(&cluster, &self.modelled.learnt, &draw.config, draw.queries.iter().map(sooner), |_| {})
+        };
+        Some(self.draws.iter().map(run).collect())
+    }
+
+    fn what_if(&self, what: String, results: &[RunResult]) -> WhatIf {
+        let attainment = results.iter().map(|result| result.attainment).sum::<f64>() / results.len() as f64;
+        WhatIf { what, attainment, meets: self.promised(results) }
     }
 
     fn without(&self, fleet: &[u32], name: &str) -> Result<WhatIf, Failure> {
@@ -332,13 +368,13 @@ impl<'a> Planner<'a> {
         if machines == 1 {
             return Ok(WhatIf { what: format!("without {name}"), attainment: 0.0, meets: false });
         }
-        let result = self.run(fleet, 1.0, Some(lost - 1)).expect("it was placed before");
-        Ok(WhatIf { what: format!("without {name}"), attainment: result.attainment, meets: self.met(&result) })
+        let results = self.all(fleet, 1.0, Some(lost - 1)).expect("it was placed before");
+        Ok(self.what_if(format!("without {name}"), &results))
     }
 
     fn at_times(&self, fleet: &[u32], times: f64) -> WhatIf {
-        let result = self.run(fleet, times, None).expect("it was placed before");
-        WhatIf { what: format!("at {times} times the load"), attainment: result.attainment, meets: self.met(&result) }
+        let results = self.all(fleet, times, None).expect("it was placed before");
+        self.what_if(format!("at {times} times the load"), &results)
     }
 
     /// Queries a second that a fleet can do, in the mix of this load, with all stages or only the first ones.

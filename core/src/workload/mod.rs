@@ -13,7 +13,7 @@
 //! 4. [`Process::instants`] draws from a [`crate::prng::Prng`]. The same seed gives the same instants on any machine: draws use
 //!    integers and what IEEE 754 fixes to the last bit ([`crate::prng::elementary`]).
 //! 5. [`Superposition`] merges several of them; [`Statistics::of`], [`GammaFit::of`] and [`Mmpp::fit`] look at instants, and
-//!    [`Mmpp::misfit`] says where a fit is not what was seen.
+//!    [`Mmpp::misfit`] says where a fit is not what was seen; [`resampled`] draws another recording from one.
 //!
 //! Every process but a trace is stationary or starts at a stated phase: no run-up has to be thrown away, and the expected
 //! count of a run is its rate times its length from the first second on.
@@ -29,6 +29,7 @@ mod process;
 mod rate;
 mod renewal;
 mod replay;
+mod resample;
 mod spike;
 mod statistics;
 mod superposition;
@@ -44,6 +45,7 @@ pub use pareto::Pareto;
 pub use process::{BadProcess, Instants, Process};
 pub use rate::{BadRate, Rate};
 pub use replay::Replay;
+pub use resample::resampled;
 pub use spike::Spike;
 pub use statistics::{Statistics, Window};
 pub use superposition::Superposition;

@@ -14,7 +14,8 @@ use crate::show::table;
 pub struct Told<'a> {
     pub planner: &'a Planner<'a>,
     pub found: planning::Found,
-    pub result: Option<RunResult>,
+    /// Of the plan, by draw of the load.
+    pub results: Vec<RunResult>,
     pub lost: Vec<WhatIf>,
     pub bursts: Vec<WhatIf>,
 }
@@ -28,8 +29,14 @@ impl Told<'_> {
         planning::cost(&self.planner.prices, self.fleet())
     }
 
+    /// Under the load as it comes.
     fn result(&self) -> &RunResult {
-        self.result.as_ref().expect("what was found was placed")
+        &self.results[0]
+    }
+
+    fn promised(&self, goal: &Goal) -> Value {
+        let margin = goal.margin(&self.results).expect("a goal that is met was measured");
+        json!({"goal": goal.to_text(), "mean": margin.mean, "margin": margin.reach, "bound": goal.bound(margin)})
     }
 
     /// By model: the machines that it stands on.
@@ -63,6 +70,8 @@ impl Told<'_> {
             "coarse_grained": {"peak": coarse(true), "mean": coarse(false)},
             "tried": self.found.tried,
             "what_if": self.what_ifs().map(|what| json!({"what": what.what, "attainment": what.attainment, "meets": what.meets})).collect::<Vec<_>>(),
+            "runs": self.results.len(),
+            "promised": planner.goals.iter().map(|goal| self.promised(goal)).collect::<Vec<_>>(),
             "simulated": self.result(),
         })
     }
@@ -78,8 +87,11 @@ impl Told<'_> {
         let replicas = self.replicas().into_iter().map(|(model, on)| vec![model, on.len().to_string(), on.join(" ")]);
         text += &table(&["model", "replicas", "on"], replicas.collect());
         let goals: Vec<&str> = planner.goals.iter().map(Goal::to_text).collect();
-        text += &format!("\n\ncosts {:.2} an hour and meets {}, by simulation:\n", self.cost(), goals.join(", "));
-        text += &self.result().table();
+        text += &format!("\n\ncosts {:.2} an hour and meets {}, by simulation:", self.cost(), goals.join(", "));
+        for goal in &planner.goals {
+            text += &format!("\n{}", goal.promise(&self.results));
+        }
+        text += &format!("\n\nunder the load as it comes:\n{}", self.result().table());
         if let Some((width, load)) = planner.binding(self.fleet(), true) {
             text += &format!(
                 "\nits busiest {width:?} ask for {load:.2} times what all stages can do by then{}",
