@@ -2,7 +2,10 @@
 //!
 //! The leader adds up what nodes count of each version: rows, and those answered in time. A version that has a larger share than before the
 //! rollout is taken back as soon as it is certain that it misses the objective (the upper bound of Wilson's interval for its attainment
-//! is below it), unless the other versions certainly miss it too: then load or machines are at fault, and going back helps nobody.
+//! is below it), unless the other versions certainly miss it too: then load or machines are at fault, and going back helps nobody. So is a
+//! label that has moved (`labels.rs`).
+
+mod labels;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,8 +13,10 @@ use std::time::Duration;
 use crate::endpoint::{Endpoint, Split};
 use crate::ids::{EndpointName, ModelRef, NodeName};
 use crate::placement::EndpointLoad;
-use crate::replicated::State;
+use crate::replicated::{Command, State};
 use crate::units::Instant;
+
+use labels::Following;
 
 /// How long a version is watched after its share has changed.
 pub const WATCHED: Duration = Duration::from_secs(600);
@@ -35,6 +40,12 @@ impl Score {
     pub fn add(&mut self, in_time: bool) {
         self.rows += 1;
         self.in_time += u64::from(in_time);
+    }
+
+    /// With others.
+    fn join(&mut self, more: Score) {
+        self.rows += more.rows;
+        self.in_time += more.in_time;
     }
 
     /// The share that was answered in time.
@@ -66,6 +77,7 @@ impl Score {
 pub struct Rollouts {
     told: BTreeMap<(NodeName, EndpointName, ModelRef), (u128, Score)>,
     watched: BTreeMap<EndpointName, Watched>,
+    following: Following,
 }
 
 #[derive(Clone, Debug)]
@@ -87,11 +99,16 @@ impl Rollouts {
                 let Some((known, before)) = before else { continue };
                 let more = if known == incarnation { score.since(before) } else { *score };
                 if let Some(watched) = self.watched.get_mut(&load.endpoint) {
-                    let sum = watched.scores.entry(model.clone()).or_default();
-                    *sum = Score { rows: sum.rows + more.rows, in_time: sum.in_time + more.in_time };
+                    watched.scores.entry(model.clone()).or_default().join(more);
                 }
+                self.following.on_rows(&load.endpoint, model, more);
             }
         }
+    }
+
+    /// A label that has to go back, where the version that it moved to misses an objective.
+    pub fn next_label(&mut self, now: Instant, state: &State) -> Option<Command> {
+        self.following.next(now, state)
     }
 
     /// An endpoint as it is to be, where a version of it has to be taken back.

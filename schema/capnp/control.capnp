@@ -136,6 +136,7 @@ struct Label {
   next @2 :Text;              # where it goes as soon as that is ready; empty: nowhere
   before @3 :Text;            # what it stood for before; empty: nothing
   leaving @4 :Bool;           # that is still loaded
+  undone @5 :Text;            # why it was last taken back; empty: it was not
 }
 
 struct Split {
@@ -217,12 +218,14 @@ struct Command {
     labelMoves @22 :Labelling;
     labelLeaves @23 :Labelling;
     deleteModel @24 :Text;
+    labelBack @25 :Labelling;
   }
 }
 
 struct Labelling {
   name @0 :Text;              # model@label
   version @1 :Text;
+  because @2 :Text;           # why it goes back
 }
 
 struct Moves {

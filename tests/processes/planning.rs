@@ -151,6 +151,28 @@ fn a_plan_that_is_deployed_keeps_its_promise() {
     );
 }
 
+/// A label in the file stands for what somebody says, or for the only version that there is.
+#[test]
+fn files_that_name_labels_are_planned_and_simulated() {
+    let folder = folder();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("it is ours");
+    let model =
+        |version: &str| format!("[[model]]\nname = \"echo\"\nversion = \"{version}\"\npath = \"echo.synthetic\"\n");
+    let endpoint = "[[endpoint]]\nname = \"echo\"\nmodel = \"echo@stable\"\ndeadline = \"50ms\"\n";
+    write("echo.toml", &(model("1") + endpoint));
+    let load = ["--rate", "100", "-o", "json"];
+    for command in ["plan", "simulate"] {
+        let (code, _, error) = run(folder.path(), command, &load);
+        assert_eq!(code, Some(0), "{command}: {error}");
+    }
+    write("echo.toml", &(model("1") + &model("2") + endpoint));
+    let (code, _, error) = run(folder.path(), "simulate", &load);
+    assert!(code == Some(2) && error.contains("(1, 2)") && error.contains("--label echo@stable=VERSION"), "{error}");
+    let (code, out, error) = run(folder.path(), "plan", &[&load[..], &["--label", "echo@stable=1"]].concat());
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains("\"echo@1\":[\"n1\"]"), "{out}");
+}
+
 #[test]
 fn the_cheaper_kind_is_taken_and_people_can_read_it() {
     let folder = folder();

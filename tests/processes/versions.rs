@@ -136,7 +136,10 @@ fn a_label_moves_under_load_and_fails_no_query() {
         all("m@2") > 0 && all("m@1") == 0
     });
     let labels: Value = serde_json::from_str(&cluster.ok(&["get", "labels", "-o", "json"])).expect("JSON");
-    assert_eq!(labels, json!([{"label": "m@stable", "version": "2", "goes to": "-", "before": "1"}]));
+    assert_eq!(
+        labels,
+        json!([{"label": "m@stable", "version": "2", "goes to": "-", "before": "1", "taken back": "-"}])
+    );
     let told: Value = serde_json::from_str(&cluster.ok(&["describe", "endpoint", "e", "-o", "json"])).expect("JSON");
     assert_eq!((&told["stages"][0]["label"], &told["stages"][0]["model"]), (&json!("m@stable"), &json!("m@2")));
     let told: Value =
@@ -208,6 +211,49 @@ fn a_version_that_misses_the_objective_is_taken_back_by_itself() {
     // By hand it can go forth again.
     cluster.ok(&["rollout", "e", "--to", "m@2", "--share", "1"]);
     assert_eq!(status()["undone"], Value::Null);
+}
+
+/// The label goes to a version that is late for everybody, and comes back to the one that it stood for.
+#[test]
+fn a_label_whose_version_misses_the_objective_goes_back_by_itself() {
+    let cluster = Cluster::start(1, 2);
+    let mut text = String::new();
+    for (version, formula) in [("1", "width = 2\nalpha_us = 300\n"), ("2", "width = 2\nalpha_us = 400000\n")] {
+        let path = cluster.write(&format!("v{version}.synthetic"), formula);
+        text += &format!("[[model]]\nname = \"m\"\nversion = \"{version}\"\npath = \"{path}\"\n");
+    }
+    cluster.ok(&["apply", "-f", &cluster.write("models.toml", text.clone())]);
+    cluster.ok(&["label", "m", "stable", "1"]);
+    text += "[[endpoint]]\nname = \"e\"\ndeadline = \"200ms\"\nmodel = \"m@stable\"\nobjective = \"attainment>=0.9\"\n";
+    cluster.ok(&["apply", "-f", &cluster.write("follows.toml", text)]);
+    let data = cluster.write("load.npy", npy(&[16, 2], &[0.25; 32]));
+    let ask = ["load", "run", "--endpoint", "e", "--data", &data, "--rate", "100", "-o", "json", "--duration"];
+    let load = cluster.command(&[&ask[..], &["12s"]].concat()).stdout(Stdio::piped()).spawn().expect("weir runs");
+    cluster.ok(&["label", "m", "stable", "2"]);
+    let label = || -> Value {
+        let labels: Value = serde_json::from_str(&cluster.ok(&["get", "labels", "-o", "json"])).expect("JSON");
+        labels[0].clone()
+    };
+    let started = std::time::Instant::now();
+    let back = loop {
+        let now = label();
+        if now["taken back"] != "-" && now["version"] == "1" {
+            break now;
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(30), "{now}");
+    };
+    assert!(back["taken back"].as_str().unwrap().starts_with("endpoint e answered "), "{back}");
+    let told: Value = serde_json::from_str(&cluster.ok(&["describe", "endpoint", "e", "-o", "json"])).expect("JSON");
+    assert_eq!(
+        (&told["stages"][0]["model"], &told["stages"][0]["label_taken_back"]),
+        (&json!("m@1"), &back["taken back"])
+    );
+    let output = load.wait_with_output().expect("it ends");
+    let result: Value = serde_json::from_slice(&output.stdout).expect("a result");
+    assert!(result["attainment"].as_f64() > Some(0.4), "only what came until then was late: {result}");
+    // Whoever moves it by hand knows.
+    cluster.ok(&["label", "m", "stable", "2"]);
+    assert_eq!(label()["taken back"], "-");
 }
 
 #[test]

@@ -95,6 +95,10 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         }
         if let Some(name) = name {
             told["label"] = json!(name.to_string());
+            let undone = &status.state.labels[name].undone;
+            if !undone.is_empty() {
+                told["label_taken_back"] = json!(undone);
+            }
         }
         told["stage"] = json!(stage.name.as_str());
         told["gate"] = stage.gate.as_ref().map_or(Value::Null, gate);

@@ -58,7 +58,7 @@ impl Get {
                     .collect(),
             ),
             What::Labels => (
-                &["label", "version", "goes to", "before"],
+                &["label", "version", "goes to", "before", "taken back"],
                 state
                     .labels
                     .values()
@@ -66,7 +66,8 @@ impl Get {
                         let or_none =
                             |version: &Option<Version>| version.as_ref().map_or("-".into(), ToString::to_string);
                         let before = or_none(&l.before) + if l.leaving { " (still loaded)" } else { "" };
-                        vec![l.name.to_string(), l.version.to_string(), or_none(&l.next), before]
+                        let undone = if l.undone.is_empty() { "-".to_owned() } else { l.undone.clone() };
+                        vec![l.name.to_string(), l.version.to_string(), or_none(&l.next), before, undone]
                     })
                     .collect(),
             ),

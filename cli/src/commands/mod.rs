@@ -234,8 +234,8 @@ impl Command {
             Command::Watch(with) => with.command.run(with.common).await,
             Command::Profile(with) => with.command.run(with.common).await,
             Command::Load(with) => with.command.run(with.common).await,
-            Command::Simulate(with) => with.command.run(with.common),
-            Command::Plan(with) => with.command.run(with.common),
+            Command::Simulate(with) => with.command.run(with.common).await,
+            Command::Plan(with) => with.command.run(with.common).await,
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut crate::Arguments::command(), "weir", &mut std::io::stdout());
                 Ok(())

@@ -27,7 +27,7 @@ use weir_sim::fleet::Machine;
 
 use super::apply;
 use super::load::asked::{Asked, Offered, usage};
-use super::simulate::{Load, Measured, Modelled, read_profile, simulate};
+use super::simulate::{Labelled, Load, Measured, Modelled, read_profile, simulate};
 use crate::connect::Common;
 use crate::failure::Failure;
 
@@ -61,6 +61,8 @@ pub struct Plan {
     /// Also tell what happens when the load is so many times as large, as 2x
     #[arg(long, env = "WEIR_BURST", value_delimiter = ',')]
     burst: Vec<String>,
+    #[command(flatten)]
+    labelled: Labelled,
     #[command(flatten)]
     measured: Measured,
 }
@@ -102,7 +104,7 @@ const GOAL: &str = "attainment>=0.99";
 const RUNS: usize = 5;
 
 impl Plan {
-    pub fn run(self, common: Common) -> Result<(), Failure> {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
         if self.asked.has_target() {
             return Err(usage("--target: a plan asks no server; leave it out"));
         }
@@ -120,6 +122,7 @@ impl Plan {
             goals => goals.to_vec(),
         };
         let declared = apply::read(&self.file)?;
+        let declared = self.labelled.resolve(&self.file, declared, &scenario, &common).await?;
         let load = Load::read(&self.file, &declared, &scenario, &added, self.file.display().to_string())?;
         let modelled = self.measured.model(&self.file, &declared, &load)?;
         let kinds = self.kinds(&modelled)?;

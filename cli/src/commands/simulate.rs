@@ -3,6 +3,8 @@
 //! The models of the file are loaded once on this machine: measured as a node would, and asked about every row of the data,
 //! so that gates let through in the simulation what they would let through, and answers are as right.
 
+mod labels;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ use super::node::Devices;
 use crate::connect::Common;
 use crate::failure::Failure;
 
+pub use labels::Labelled;
+
 /// A load on a simulated cluster.
 #[derive(Args)]
 pub struct Simulate {
@@ -52,6 +56,8 @@ pub struct Simulate {
     /// Nodes of the cluster, each with one device
     #[arg(long, env = "WEIR_NODES", default_value_t = 1)]
     nodes: u16,
+    #[command(flatten)]
+    labelled: Labelled,
     #[command(flatten)]
     measured: Measured,
     #[command(flatten)]
@@ -81,7 +87,7 @@ const PATH_US: u64 = 250;
 const BUDGET: Duration = Duration::from_secs(2);
 
 impl Simulate {
-    pub fn run(self, common: Common) -> Result<(), Failure> {
+    pub async fn run(self, common: Common) -> Result<(), Failure> {
         let added = self.offered.added(None);
         if self.asked.has_target() {
             return Err(usage("--target: a simulation asks no server; leave it out"));
@@ -92,6 +98,7 @@ impl Simulate {
             return Err(usage("--nodes: at least one"));
         }
         let declared = apply::read(&self.file)?;
+        let declared = self.labelled.resolve(&self.file, declared, &scenario, &common).await?;
         let target = format!("simulated {} of {} nodes", self.file.display(), self.nodes);
         let load = Load::read(&self.file, &declared, &scenario, &added, target)?;
         let modelled = self.measured.model(&self.file, &declared, &load)?;

@@ -119,6 +119,7 @@ impl Planner {
             let next = self
                 .next_expired(&published)
                 .or_else(|| self.next_undone(&published))
+                .or_else(|| self.next_label_back(&published))
                 .or_else(|| self.next_label(&published))
                 .or_else(|| self.next_plan(&published))
                 .or_else(|| self.next_profile(&published));
@@ -188,6 +189,14 @@ impl Planner {
         // If somebody writes anything meanwhile, it is looked at again.
         let if_index = Some(published.state.applied);
         Some(Command::Apply { models: Vec::new(), endpoints: vec![endpoint], if_index })
+    }
+
+    fn next_label_back(&self, published: &Published) -> Option<Command> {
+        let back = self.inner.borrow_mut().rollouts.next_label(self.host.clock.now(), &published.state)?;
+        if let Command::LabelBack { name, version, because } = &back {
+            tracing::warn!(label = %name, %version, because, "a label goes back");
+        }
+        Some(back)
     }
 
     fn next_label(&self, published: &Published) -> Option<Command> {

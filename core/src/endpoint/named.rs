@@ -26,6 +26,8 @@ pub struct Label {
     pub before: Option<Version>,
     /// Whether that is still loaded.
     pub leaving: bool,
+    /// Why it was last taken back from a version that missed an objective; empty where it was not.
+    pub undone: String,
 }
 
 /// By name.
@@ -34,7 +36,7 @@ pub type Labels = BTreeMap<ModelRef, Label>;
 impl Label {
     /// One that stands for a version and has never moved.
     pub fn new(name: ModelRef, version: Version) -> Label {
-        Label { name, version, next: None, before: None, leaving: false }
+        Label { name, version, next: None, before: None, leaving: false, undone: String::new() }
     }
 
     /// A version of its model.

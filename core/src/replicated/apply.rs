@@ -149,6 +149,7 @@ impl State {
             Command::Label { name, version: None } => self.delete_label(name),
             Command::LabelMoves { name, version } => self.move_label(name, version),
             Command::LabelLeaves { name, version } => self.leave_label(name, version),
+            Command::LabelBack { name, version, because } => self.take_label_back(name, version, because),
             Command::NodeJoin(node) => {
                 let mut node = node.clone();
                 if node.devices.iter().any(|device| device.slots == 0) || node.devices.is_empty() {

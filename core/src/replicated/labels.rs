@@ -81,14 +81,32 @@ impl State {
                 None => format!("label {name} unchanged"),
                 Some(next) => format!("label {name} stays at version {version}, and does not go to {next}"),
             };
-            return Ok(self.labelled(Label { next: None, ..known.clone() }, line));
+            return Ok(self.labelled(Label { next: None, undone: String::new(), ..known.clone() }, line));
         }
+        // Who moves it by hand knows why it was taken back.
+        let known = Label { undone: String::new(), ..known.clone() };
         if !self.endpoints.values().any(|endpoint| endpoint.follows(name)) {
-            return self.moved(known, &version);
+            return self.moved(&known, &version);
         }
-        self.check_move(known, &version)?;
+        self.check_move(&known, &version)?;
         let line = format!("label {name} goes from version {} to {version} as soon as that is ready", known.version);
-        Ok(self.labelled(Label { next: Some(version), ..known.clone() }, line))
+        Ok(self.labelled(Label { next: Some(version), ..known }, line))
+    }
+
+    pub(super) fn take_label_back(&self, name: &ModelRef, version: &Version, because: &str) -> Result<Effect, Refusal> {
+        let label = self.label(name)?;
+        if label.version != *version || label.next.is_some() {
+            return Err(conflict(format!("label {name} has gone on from version {version}")));
+        }
+        let Some(before) = label.before.clone() else {
+            return Err(conflict(format!("label {name} has no version to go back to")));
+        };
+        if self.models.get(&label.of(&before)).is_none_or(|model| model.quarantined.is_some()) {
+            return Err(conflict(format!("version {before}, which label {name} stood for, cannot be loaded any more")));
+        }
+        self.check_move(label, &before)?;
+        let line = format!("label {name} goes back from version {version} to {before}: {because}");
+        Ok(self.labelled(Label { next: Some(before), undone: because.to_owned(), ..label.clone() }, line))
     }
 
     pub(super) fn delete_label(&self, name: &ModelRef) -> Result<Effect, Refusal> {

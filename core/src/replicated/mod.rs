@@ -233,6 +233,8 @@ pub enum Command {
     LabelMoves { name: ModelRef, version: Version },
     /// The leader: queries that began with the version that a label has left have ended.
     LabelLeaves { name: ModelRef, version: Version },
+    /// Has a label go back from the version that it stands for, and says why: the leader does so where that misses an objective.
+    LabelBack { name: ModelRef, version: Version, because: String },
     /// A node announces itself, first or again after a restart.
     NodeJoin(Node),
     /// Empties a node, or takes it back.

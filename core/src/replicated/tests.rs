@@ -491,6 +491,32 @@ fn a_label_moves_when_the_next_version_is_ready_and_the_last_one_goes_after() {
 }
 
 #[test]
+fn a_label_that_is_taken_back_says_why_until_somebody_moves_it() {
+    let back = |version: &str| Command::LabelBack {
+        name: ModelRef::parse("m@stable").unwrap(),
+        version: Version::parse(version).unwrap(),
+        because: "it is late".into(),
+    };
+    let mut log = labelled();
+    let said = |log: &Log| log.state.labels[&ModelRef::parse("m@stable").unwrap()].undone.clone();
+    assert!(log.run(back("1")).unwrap_err().to_string().contains("no version to go back to"));
+    log.run(label("m@stable", Some("2"))).unwrap();
+    assert!(log.run(back("1")).unwrap_err().to_string().contains("has gone on from version 1"));
+    log.step(moves, "2").unwrap();
+    assert_eq!(log.lines(back("2")), ["label m@stable goes back from version 2 to 1: it is late"]);
+    assert_eq!((log.loaded(), said(&log).as_str()), (vec!["m@2".to_owned(), "m@1".to_owned()], "it is late"));
+    log.step(moves, "1").unwrap();
+    log.step(leaves, "2").unwrap();
+    assert_eq!((log.loaded(), said(&log).as_str()), (vec!["m@1".to_owned()], "it is late"));
+    log.run(label("m@stable", Some("2"))).unwrap();
+    assert_eq!(said(&log), "", "whoever moves it by hand knows");
+    log.step(moves, "2").unwrap();
+    let quarantine = Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: Some("it died".into()) };
+    log.run(quarantine).unwrap();
+    assert!(log.run(back("2")).unwrap_err().to_string().contains("cannot be loaded any more"));
+}
+
+#[test]
 fn a_label_can_be_called_off_and_go_elsewhere() {
     let mut log = labelled();
     log.run(label("m@stable", Some("2"))).unwrap();

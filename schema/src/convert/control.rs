@@ -317,6 +317,11 @@ pub fn write_command(mut b: wire::command::Builder<'_>, command: &Command) {
         Command::Label { name, version } => write_labelling(b.init_label(), name, version.as_ref()),
         Command::LabelMoves { name, version } => write_labelling(b.init_label_moves(), name, Some(version)),
         Command::LabelLeaves { name, version } => write_labelling(b.init_label_leaves(), name, Some(version)),
+        Command::LabelBack { name, version, because } => {
+            let mut b = b.init_label_back();
+            b.set_because(because);
+            write_labelling(b, name, Some(version));
+        }
         Command::NodeJoin(node) => write_node(b.init_node_join(), node),
         Command::NodeDrain { node, draining } => {
             let mut b = b.init_node_drain();
@@ -376,6 +381,12 @@ pub fn read_command(r: wire::command::Reader<'_>) -> Result<Command, BadMessage>
         Which::LabelLeaves(r) => {
             let (name, version) = read_labelling(r?)?;
             Command::LabelLeaves { name, version: version.ok_or_else(no_version)? }
+        }
+        Which::LabelBack(r) => {
+            let r = r?;
+            let (name, version) = read_labelling(r)?;
+            let version = version.ok_or_else(no_version)?;
+            Command::LabelBack { name, version, because: text(r.get_because()?)? }
         }
         Which::NodeJoin(r) => Command::NodeJoin(read_node(r?)?),
         Which::NodeDrain(r) => {

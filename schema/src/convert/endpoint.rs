@@ -81,6 +81,7 @@ pub fn write_label(mut b: wire::label::Builder<'_>, label: &Label) {
     b.set_next(or_empty(&label.next));
     b.set_before(or_empty(&label.before));
     b.set_leaving(label.leaving);
+    b.set_undone(&label.undone);
 }
 
 /// Reads a label.
@@ -93,6 +94,7 @@ pub fn read_label(r: wire::label::Reader<'_>) -> Result<Label, BadMessage> {
         next: or_none(r.get_next()?)?,
         before: or_none(r.get_before()?)?,
         leaving: r.get_leaving(),
+        undone: text(r.get_undone()?)?,
     })
 }
 

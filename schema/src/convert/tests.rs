@@ -192,6 +192,7 @@ fn label() -> Label {
         next: Some(version("3")),
         before: Some(version("1")),
         leaving: true,
+        undone: "too late".into(),
         ..Label::new(ModelRef::parse("m@stable").unwrap(), version("2"))
     }
 }
@@ -234,6 +235,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("label_gone", Command::Label { name: label().name, version: None }),
         ("label_moves", Command::LabelMoves { name: label().name, version: label().version }),
         ("label_leaves", Command::LabelLeaves { name: label().name, version: label().version }),
+        ("label_back", Command::LabelBack { name: label().name, version: label().version, because: "late".into() }),
     ]
 }
 
