@@ -89,12 +89,56 @@ pub type Need = (u32, Duration, f64);
 /// What one model was asked.
 #[derive(Clone, Debug)]
 struct Asked {
-    /// Rows by shortest window, oldest first; those without any are left out.
-    windows: VecDeque<(u64, u64)>,
+    lately: Lately,
     /// What was needed in the shortest windows that are remembered: each more than all that came later.
     needed: VecDeque<(u64, Need)>,
     want: Want,
     changed: Instant,
+}
+
+/// Rows in each of the last [`LONGEST`] of the shortest windows: a ring in place, since every model's is read at every look, and what is
+/// elsewhere in memory takes longer to be found than to be added up.
+#[derive(Clone, Debug)]
+struct Lately {
+    rows: [u32; LONGEST as usize],
+    /// The last window in which rows came, once any have.
+    last: Option<u64>,
+}
+
+impl Lately {
+    /// Rows come in a window, or in a later one in which some have come already.
+    fn add(&mut self, window: u64, rows: u64) {
+        let last = self.last.unwrap_or(window).max(window);
+        let passed = self.last.map_or(0, |before| last - before).min(LONGEST);
+        (0..passed).for_each(|back| self.rows[slot(last - back)] = 0);
+        self.last = Some(last);
+        let sum = &mut self.rows[slot(last)];
+        *sum = sum.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
+    }
+
+    /// Whether none came in the last windows, the one that goes on among them.
+    fn is_over(&self, current: u64) -> bool {
+        self.last.is_none_or(|last| last + LONGEST <= current)
+    }
+
+    /// Rows within the last windows up to `current`, by width.
+    fn within(&self, current: u64) -> [u64; WIDTHS] {
+        let mut within = [0; WIDTHS];
+        let Some(last) = self.last.filter(|_| !self.is_over(current)) else { return within };
+        let (mut sum, mut back) = (0, current.saturating_sub(last));
+        for (width, within) in within.iter_mut().enumerate() {
+            while back < 1 << width && back <= current {
+                sum += u64::from(self.rows[slot(current - back)]);
+                back += 1;
+            }
+            *within = sum;
+        }
+        within
+    }
+}
+
+fn slot(window: u64) -> usize {
+    (window % LONGEST) as usize
 }
 
 impl Tuner {
@@ -117,7 +161,7 @@ impl Tuner {
             let more = if heard { total.saturating_sub(before.unwrap_or(0)) } else { 0 };
             if more > 0 {
                 let asked = self.models.entry(model.clone()).or_insert_with(|| Asked::new(now));
-                asked.add(window, more);
+                asked.lately.add(window, more);
             }
         }
     }
@@ -132,11 +176,11 @@ impl Tuner {
             asked.forget(window);
             let stays = match row(model) {
                 // Where nothing stands yet nobody knows what a row takes.
-                None => !asked.windows.is_empty(),
+                None => !asked.lately.is_over(window),
                 Some(row) => {
                     asked.tick(now, window, row, settled);
                     // Who is asked nothing and wants nothing is nobody's concern.
-                    !asked.windows.is_empty() || asked.want.replicas > 0 || !settled
+                    !asked.lately.is_over(window) || asked.want.replicas > 0 || !settled
                 }
             };
             wants.push(stays.then_some(asked.want));
@@ -159,33 +203,13 @@ impl Tuner {
 impl Asked {
     fn new(now: Instant) -> Asked {
         let want = Want { replicas: 0, window: SHORTEST, asked: 0.0, now: 0.0 };
-        Asked { windows: VecDeque::new(), needed: VecDeque::new(), want, changed: now }
-    }
-
-    fn add(&mut self, window: u64, rows: u64) {
-        match self.windows.back_mut().filter(|(last, _)| *last >= window) {
-            Some((_, sum)) => *sum += rows,
-            None => self.windows.push_back((window, rows)),
-        }
-    }
-
-    /// Rows within the last windows before `end`, by width: one walk back, as this is asked of every model at every look.
-    fn within(&self, end: u64) -> [u64; WIDTHS] {
-        let (mut within, mut width, mut sum) = ([0; WIDTHS], 0, 0);
-        for (window, rows) in self.windows.iter().rev().skip_while(|(window, _)| *window >= end) {
-            while width < WIDTHS && window + (1 << width) < end {
-                within[width] = sum;
-                width += 1;
-            }
-            sum += rows;
-        }
-        within[width..].fill(sum);
-        within
+        let lately = Lately { rows: [0; LONGEST as usize], last: None };
+        Asked { lately, needed: VecDeque::new(), want, changed: now }
     }
 
     fn tick(&mut self, now: Instant, current: u64, row: Row, settled: bool) {
         // The window that goes on counts as far as it has come: it can only say too little.
-        let within = self.within(current + 1);
+        let within = self.lately.within(current);
         let need = need(&within, row);
         while self.needed.back().is_some_and(|(_, less)| less.0 <= need.0) {
             self.needed.pop_back();
@@ -202,11 +226,8 @@ impl Asked {
         }
     }
 
-    /// Forgets what no window reaches any more.
+    /// Forgets what was needed too long ago.
     fn forget(&mut self, current: u64) {
-        while self.windows.front().is_some_and(|(window, _)| window + LONGEST <= current) {
-            self.windows.pop_front();
-        }
         while self.needed.front().is_some_and(|(window, _)| window + slots_in(REMEMBERED) < current) {
             self.needed.pop_front();
         }
@@ -328,7 +349,33 @@ mod tests {
             tuner.on_report(at(ms), &node(), 1, &BTreeMap::from([(model(), ms)]));
             tuner.tick(at(ms), |_| None);
         }
-        assert!(tuner.models[&model()].windows.len() <= LONGEST as usize);
+        assert!(tuner.models.contains_key(&model()));
+        tuner.tick(at(100_000) + SHORTEST * LONGEST as u32, |_| None);
+        assert!(tuner.models.is_empty());
+    }
+
+    #[test]
+    fn windows_hold_what_came_in_them() {
+        let mut prng = crate::prng::Prng::new(9);
+        for _ in 0..50 {
+            let mut lately = Lately { rows: [0; LONGEST as usize], last: None };
+            let (mut came, mut current): (Vec<(u64, u64)>, u64) = (Vec::new(), 0);
+            for _ in 0..200 {
+                // Mostly the next windows, now and then one after a long silence.
+                current += if prng.below(20) == 0 { prng.below(3 * LONGEST) } else { prng.below(3) };
+                if prng.below(3) > 0 {
+                    let rows = 1 + prng.below(1000);
+                    lately.add(current, rows);
+                    came.push((current, rows));
+                }
+                let since = |width: u32| {
+                    let from = (current + 1).saturating_sub(1 << width);
+                    came.iter().filter(|(window, _)| *window >= from).map(|(_, rows)| rows).sum::<u64>()
+                };
+                assert_eq!(lately.within(current).to_vec(), (0..WIDTHS as u32).map(since).collect::<Vec<_>>());
+                assert_eq!(lately.is_over(current), since(WIDTHS as u32 - 1) == 0);
+            }
+        }
     }
 
     #[test]

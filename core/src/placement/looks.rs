@@ -16,7 +16,7 @@ use super::{Liveness, NodeState, Wish};
 use crate::endpoint::Endpoint;
 use crate::ids::{EndpointName, Epoch, LogIndex, ModelRef, NodeName, ReplicaId};
 use crate::labels::twins;
-use crate::replicated::{Model, Moves, Node, Plan, ReplicaRange, State};
+use crate::replicated::{Declarations, Model, Moves, Node, Plan, ReplicaRange, State};
 use crate::tuner::{Row, Tuner, Want};
 use crate::units::{Bytes, Instant, ServiceTime};
 
@@ -40,7 +40,7 @@ pub struct Placement {
     /// Versions between which labels go: each needs what the other one does.
     twins: Vec<(usize, usize)>,
     /// The state that was read last.
-    read: Option<(LogIndex, Epoch)>,
+    read: Option<(LogIndex, Epoch, Declarations)>,
 }
 
 /// What comes of a look.
@@ -147,27 +147,31 @@ impl Placement {
 
     /// What the log says.
     fn read(&mut self, state: &State) {
-        let now = (state.applied, state.plan.epoch);
-        if self.read == Some(now) {
+        let (index, epoch, declared) = (state.applied, state.plan.epoch, state.declarations);
+        if self.read.is_some_and(|(known, of, _)| (known, of) == (index, epoch)) {
             return;
         }
-        // Indices are never given anew; where names come and go, all are at times.
-        let vacant = self.models.iter().filter(|model| model.is_vacant()).count();
-        if vacant > VACANT_MOST && 2 * vacant > self.models.len() {
-            *self = Placement::default();
+        let mut known = (self.models.len(), self.nodes.len());
+        // Under load each look finds another plan, and next to never another model, endpoint or node.
+        if self.read.is_none_or(|(_, _, known)| !declared.are_as(known)) {
+            // Indices are never given anew; where names come and go, all are at times.
+            let vacant = self.models.iter().filter(|model| model.is_vacant()).count();
+            if vacant > VACANT_MOST && 2 * vacant > self.models.len() {
+                *self = Placement::default();
+                known = (0, 0);
+            }
+            self.read_nodes(&state.nodes, &state.plan);
+            self.read_models(&state.models);
+            self.read_endpoints(&state.endpoints);
+            self.twins = twins(&state.labels).map(|(one, other)| (self.model(&one), self.model(&other))).collect();
         }
-        let known = (self.models.len(), self.nodes.len());
-        self.read_nodes(&state.nodes, &state.plan);
-        self.read_models(&state.models);
-        self.read_endpoints(&state.endpoints);
-        self.twins = twins(&state.labels).map(|(one, other)| (self.model(&one), self.model(&other))).collect();
-        if self.read.is_none_or(|(_, epoch)| epoch != state.plan.epoch) {
+        if self.read.is_none_or(|(_, known, _)| known != epoch) {
             self.read_plan(&state.plan);
         }
         if known != (self.models.len(), self.nodes.len()) {
             self.rank();
         }
-        self.read = Some(now);
+        self.read = Some((index, epoch, declared));
     }
 
     fn read_nodes(&mut self, nodes: &BTreeMap<NodeName, Node>, plan: &Plan) {

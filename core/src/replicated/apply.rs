@@ -71,6 +71,9 @@ impl State {
 
     /// Puts one changed object in its place.
     pub fn absorb(&mut self, change: &Change) {
+        if change.declares() {
+            self.declarations.0 += 1;
+        }
         match change.clone() {
             Change::Cluster(name) => self.cluster = name,
             Change::Model(model) => drop(self.models.insert(model.reference.clone(), model)),

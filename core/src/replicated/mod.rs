@@ -293,6 +293,17 @@ pub enum Change {
     LabelGone(ModelRef),
 }
 
+impl Change {
+    /// Whether it changes what is declared.
+    pub(super) fn declares(&self) -> bool {
+        use Change::*;
+        matches!(
+            self,
+            Model(_) | ModelGone(_) | Endpoint(_) | EndpointGone(_) | Node(_) | NodeGone(_) | Label(_) | LabelGone(_)
+        )
+    }
+}
+
 /// Why an entry changed nothing. Each says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
@@ -317,6 +328,24 @@ pub struct Done {
 /// Result of a request, remembered for retries.
 pub type Applied = Result<Done, Refusal>;
 
+/// Counts changes of what is declared: models, endpoints, labels and nodes. Whoever keeps what it has read of a state need not read those again
+/// while this is the same. Each copy of a state counts for itself, so that states are equal whatever it says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Declarations(u64);
+
+impl Declarations {
+    /// Whether nothing was declared between two looks at one copy of a state.
+    pub fn are_as(self, before: Declarations) -> bool {
+        self.0 == before.0
+    }
+}
+
+impl PartialEq for Declarations {
+    fn eq(&self, _: &Declarations) -> bool {
+        true
+    }
+}
+
 /// Everything that the coordinators agree on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
@@ -332,6 +361,8 @@ pub struct State {
     pub labels: Labels,
     /// By name.
     pub nodes: BTreeMap<NodeName, Node>,
+    /// How often any of those has changed.
+    pub declarations: Declarations,
     /// The current plan.
     pub plan: Plan,
     /// By id.

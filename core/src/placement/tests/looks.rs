@@ -3,7 +3,7 @@
 use super::*;
 use crate::endpoint::{Endpoint, Label, Split, Stage};
 use crate::ids::{EndpointName, LogIndex, ModelName, RequestId, StageName, Version};
-use crate::replicated::{Command, Entry, Moves};
+use crate::replicated::{Change, Command, Entry, Moves};
 use crate::tensor::{DType, TensorSpec};
 use crate::tuner::Tuner;
 
@@ -186,8 +186,8 @@ impl World {
             Event::Labelled { stands, next } => {
                 let version = |i| numbered(i).version;
                 let stable = ModelRef { version: Version::parse("stable").unwrap(), ..numbered(stands) };
-                let label = Label { next: next.map(version), ..Label::new(stable.clone(), version(stands)) };
-                self.state.labels.insert(stable, label);
+                let label = Label { next: next.map(version), ..Label::new(stable, version(stands)) };
+                self.state.absorb(&Change::Label(label));
                 // The log has gone on.
                 self.write(Command::NodeRemove(name(NODES)));
             }
