@@ -169,6 +169,11 @@ impl Memory {
         self.step(|core, now, in_use, out| core.on_gone(now, id, in_use, out));
     }
 
+    /// The memory is free of what was removed or has died.
+    pub fn on_ended(&self, id: ReplicaId) {
+        self.step(|core, now, in_use, out| core.on_ended(now, id, in_use, out));
+    }
+
     /// Hands in the rows of one call: they run, or wait until their model is in memory, or are refused at once. Each gets exactly one
     /// reply unless it is withdrawn.
     pub fn submit(
@@ -328,3 +333,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,3 +85,50 @@ fn who_cannot_wait_for_a_load_is_told_and_who_can_is_answered() {
     let answer = json(&cluster, &["predict", &endpoint, "--input", &data]);
     assert_eq!(answer["outcome"], "answered", "{answer}");
 }
+
+/// The file of a model that is out of memory is gone, or is another: it is fetched again.
+#[test]
+fn a_file_that_is_gone_when_its_model_is_loaded_again_is_fetched_again() {
+    let cluster = Cluster::start_with(1, 1, &["--memory", "192KiB"]);
+    serve(&cluster, 0);
+    let data = cluster.write("row.npy", npy(&[1, 1], &[7.0]));
+    let folder = std::fs::read_dir(cluster.path("n1/artifacts")).expect("its artifacts");
+    let files: Vec<_> = folder.map(|entry| entry.expect("an entry").path()).collect();
+    assert_eq!(files.len(), MODELS);
+    for (i, file) in files.iter().enumerate() {
+        if i % 2 == 0 { std::fs::remove_file(file) } else { std::fs::write(file, "no model") }.expect("they are ours");
+    }
+    for i in (0..MODELS).chain(0..MODELS) {
+        let answer = json(&cluster, &["predict", &format!("e{i}"), "--input", &data]);
+        assert_eq!(answer["outcome"], "answered", "model {i}: {answer}");
+    }
+}
+
+/// A node that is killed while it loads comes back and serves all that it is to.
+#[test]
+fn a_node_that_is_killed_while_it_loads_serves_everything_again() {
+    let mut cluster = Cluster::start_with(1, 1, &["--memory", "192KiB"]);
+    serve(&cluster, 100);
+    let data = cluster.write("row.npy", npy(&[1, 1], &[7.0]));
+    let mut asking: Vec<_> = (0..MODELS)
+        .map(|i| {
+            let mut ask = cluster.command(&["predict", &format!("e{i}"), "--input", &data, "-o", "json"]);
+            ask.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("weir runs")
+        })
+        .collect();
+    cluster.nodes[0].kill();
+    for ask in &mut asking {
+        ask.wait().expect("it ends, whatever it says");
+    }
+    cluster.nodes[0].restart();
+    for i in 0..MODELS {
+        let started = std::time::Instant::now();
+        let answered = || {
+            let out = cluster.run(&["predict", &format!("e{i}"), "--input", &data, "-o", "json"]);
+            String::from_utf8_lossy(&out.stdout).contains("\"outcome\":\"answered\"")
+        };
+        while !answered() {
+            assert!(started.elapsed() < std::time::Duration::from_secs(60), "model {i} does not come back");
+        }
+    }
+}

@@ -65,7 +65,7 @@ impl Paging {
 
     pub(super) fn free(&self) -> u64 {
         let held = self.pages.values().filter(|page| page.is_held());
-        self.memory.saturating_sub(held.map(|page| page.size).sum())
+        self.memory.saturating_sub(held.map(|page| page.size).sum::<u64>() + self.endings.size())
     }
 
     /// Memory that a replica lacks.

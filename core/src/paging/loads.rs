@@ -30,6 +30,10 @@ impl Paging {
             if self.pages.values().any(|page| page.stage == Stage::Leaving) {
                 break;
             }
+            if let Some(until) = self.endings.soon(now) {
+                out.push(Action::WakeAt(until));
+                break;
+            }
             if let Some(victims) = self.victims(now, Some(id), lacking, in_use) {
                 self.evict(now, &victims, Some(id), out);
                 break;
@@ -51,7 +55,7 @@ impl Paging {
     /// What stands here may take more memory than was known.
     fn relieve(&mut self, now: Instant, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
         let stays = self.pages.values().filter(|page| page.is_held() && page.stage != Stage::Leaving);
-        let beyond = stays.map(|page| page.size).sum::<u64>().saturating_sub(self.memory);
+        let beyond = (stays.map(|page| page.size).sum::<u64>() + self.endings.stuck(now)).saturating_sub(self.memory);
         if beyond == 0 {
             return;
         }

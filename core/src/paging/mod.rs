@@ -11,6 +11,7 @@
 mod choice;
 mod churn;
 mod decayed;
+mod ending;
 mod loads;
 mod page;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use crate::outcome::Rejection;
 use crate::units::{Bytes, Deadline, Instant, ServiceTime};
 
 use churn::Churn;
+use ending::Endings;
 use page::{Asked, Page, Reload, Stage};
 
 pub use choice::Keep;
@@ -82,6 +84,8 @@ pub struct Paging {
     pages: BTreeMap<ReplicaId, Page>,
     /// What all of them would take.
     all: u64,
+    /// Sessions of what is not here any more that have not ended.
+    endings: Endings,
     models: BTreeMap<ModelRef, Asked>,
     /// Rows that wait.
     held: usize,
@@ -106,6 +110,7 @@ impl Paging {
             keep,
             pages: BTreeMap::new(),
             all: 0,
+            endings: Endings::default(),
             models: BTreeMap::new(),
             held: 0,
             promised: VecDeque::new(),
@@ -119,7 +124,7 @@ impl Paging {
 
     /// Whether not everything fits. Where it does, queries need not be told of.
     pub fn is_short(&self) -> bool {
-        self.all > self.memory
+        self.all + self.endings.size() > self.memory
     }
 
     /// A replica is to be served here, of which this much is known; [`Paging::on_wake`] loads it, and whatever else was placed.
@@ -131,11 +136,15 @@ impl Paging {
         self.models.entry(model.clone()).or_default().pages.push(id);
     }
 
-    /// A replica is not to be served here any more. Who waits for its model alone is refused.
+    /// A replica is not to be served here any more. Who waits for its model alone is refused. Where it is in memory it takes that until
+    /// [`Paging::on_ended`].
     pub fn remove(&mut self, now: Instant, id: ReplicaId, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
         let Some(page) = self.pages.remove(&id) else { return };
         self.all -= page.size;
         self.wishes.remove(&id);
+        if matches!(page.stage, Stage::In | Stage::Leaving) {
+            self.endings.begin(now, id, page.size);
+        }
         if matches!(page.stage, Stage::Loading(_)) || self.promised.contains(&id) {
             self.refuse_all(&page.model, out);
         }
@@ -259,7 +268,8 @@ impl Paging {
         self.advance(now, &just_loaded, out);
     }
 
-    /// A load has failed, or what was loaded has died: it is tried again after `pause`. Who waits for it is refused.
+    /// A load has failed, or what was loaded has died: it is tried again after `pause`. Who waits for it is refused. What has died takes its
+    /// memory until [`Paging::on_ended`].
     pub fn on_failed(
         &mut self,
         now: Instant,
@@ -269,8 +279,12 @@ impl Paging {
         out: &mut Vec<Action>,
     ) {
         let Some(page) = self.pages.get_mut(&id) else { return };
+        let (before, size) = (page.stage, page.size);
         (page.stage, page.due) = (Stage::Out, Some(now + pause));
         let model = page.model.clone();
+        if matches!(before, Stage::In | Stage::Leaving) {
+            self.endings.begin(now, id, size);
+        }
         self.wishes.remove(&id);
         self.refuse_all(&model, out);
         self.advance(now, in_use, out);
@@ -278,10 +292,18 @@ impl Paging {
 
     /// The memory of what was put out is free.
     pub fn on_gone(&mut self, now: Instant, id: ReplicaId, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
-        if let Some(page) = self.pages.get_mut(&id).filter(|page| page.stage == Stage::Leaving) {
-            page.stage = Stage::Out;
-            self.advance(now, in_use, out);
+        match self.pages.get_mut(&id).filter(|page| page.stage == Stage::Leaving) {
+            Some(page) => page.stage = Stage::Out,
+            // It was removed, or died, on its way out.
+            None => self.endings.end(id),
         }
+        self.advance(now, in_use, out);
+    }
+
+    /// The memory is free of what was removed or has died.
+    pub fn on_ended(&mut self, now: Instant, id: ReplicaId, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
+        self.endings.end(id);
+        self.advance(now, in_use, out);
     }
 
     /// The callers of rows that wait are gone; in the order of their tickets.

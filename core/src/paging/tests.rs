@@ -31,12 +31,15 @@ struct Node {
     rows: BTreeMap<TicketId, (ReplicaId, Option<End>)>,
     loads: Vec<ReplicaId>,
     evicted: Vec<ReplicaId>,
+    /// What was removed or died while it was in memory, and takes that still.
+    ending: Vec<ReplicaId>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Loaded(ReplicaId),
     Gone(ReplicaId),
+    Ended(ReplicaId),
     Wake,
 }
 
@@ -74,6 +77,7 @@ impl Node {
             rows: BTreeMap::new(),
             loads: Vec::new(),
             evicted: Vec::new(),
+            ending: Vec::new(),
         };
         node.tell(|paging, now, in_use, out| paging.on_wake(now, in_use, out));
         node
@@ -103,6 +107,8 @@ impl Node {
         for action in out {
             match action {
                 Action::Load(id) => {
+                    let loads = self.stands.values().any(|stage| matches!(stage, Stage::Loading(_)));
+                    assert!(!self.paging.is_short() || !loads, "one load at a time");
                     assert_eq!(self.stands.insert(id, Stage::Loading(now)), Some(Stage::Out), "{id} is loaded twice");
                     let first = if self.loaded.contains_key(&id) { Duration::ZERO } else { Duration::from_millis(20) };
                     self.loads.push(id);
@@ -126,10 +132,9 @@ impl Node {
 
     fn check(&self) {
         let held = self.stands.iter().filter(|(_, stage)| **stage != Stage::Out);
-        let taken: u64 = held.map(|(id, _)| self.models[id].0).sum();
+        let ending = self.ending.iter().map(|id| self.models[id].0).sum::<u64>();
+        let taken: u64 = held.map(|(id, _)| self.models[id].0).sum::<u64>() + ending;
         assert!(taken <= self.memory, "{taken} of {}", self.memory);
-        let loading = self.stands.values().filter(|stage| matches!(stage, Stage::Loading(_))).count();
-        assert!(!self.paging.is_short() || loading <= 1, "one load at a time");
     }
 
     fn end(&mut self, ticket: TicketId, end: End) {
@@ -184,10 +189,38 @@ impl Node {
                     self.stands.insert(id, Stage::Out);
                     self.tell(|paging, now, in_use, out| paging.on_gone(now, id, in_use, out));
                 }
+                Event::Ended(id) => {
+                    let at = self.ending.iter().position(|ending| *ending == id).expect("it ends once");
+                    self.ending.remove(at);
+                    self.tell(|paging, now, in_use, out| paging.on_ended(now, id, in_use, out));
+                }
                 Event::Wake => self.tell(|paging, now, in_use, out| paging.on_wake(now, in_use, out)),
             }
         }
         self.now = self.now.max(until);
+    }
+
+    /// A replica is removed, or dies and is tried again at once; its session ends so many ms later.
+    fn ends(&mut self, i: u64, after: u64, removed: bool) {
+        let id = ReplicaId(i);
+        let stood = if removed { self.stands.remove(&id) } else { self.stands.insert(id, Stage::Out) };
+        match stood {
+            Some(Stage::In) => {
+                self.ending.push(id);
+                self.at(self.now + Duration::from_millis(after), Event::Ended(id));
+            }
+            // On its way out already: that takes what it took.
+            Some(Stage::Leaving) => {
+                self.events.retain(|_, event| !matches!(event, Event::Gone(gone) if *gone == id));
+                self.ending.push(id);
+                self.at(self.now + Duration::from_millis(after), Event::Ended(id));
+            }
+            _ => {}
+        }
+        self.tell(|paging, now, in_use, out| match removed {
+            true => paging.remove(now, id, in_use, out),
+            false => paging.on_failed(now, id, Duration::ZERO, in_use, out),
+        });
     }
 
     fn wait(&mut self, millis: u64) {
@@ -381,6 +414,41 @@ fn a_row_whose_load_takes_longer_than_was_known_expires() {
 }
 
 #[test]
+fn memory_of_what_was_removed_is_taken_until_its_session_has_ended() {
+    let mut node = Node::warm(2 * MB, &[(MB, 10); 2], Keep::Worth);
+    assert!(!node.paging.is_short());
+    let new = ReplicaId(2);
+    node.models.insert(new, (MB, Duration::from_millis(10)));
+    node.stands.insert(new, Stage::Out);
+    node.ends(0, 40, true);
+    node.tell(|paging, now, in_use, out| {
+        paging.place(now, new, &model(2), Bytes(MB));
+        paging.on_wake(now, in_use, out);
+    });
+    node.wait(39);
+    assert_eq!((node.stands[&new], node.paging.now(node.now).taken), (Stage::Out, Bytes(2 * MB)));
+    node.wait(40);
+    assert_eq!(node.stands[&new], Stage::In);
+    assert!(node.evicted.is_empty() && node.is_in(1), "nothing goes for what is free in a moment");
+}
+
+#[test]
+fn a_session_that_does_not_end_takes_memory_from_the_others() {
+    let mut node = Node::warm(2 * MB, &[(MB, 10); 2], Keep::Worth);
+    node.ends(0, 5_000, false);
+    node.wait(1_000);
+    // Two have to share what is left of it: one at a time, each on demand.
+    assert!(node.paging.is_short() && node.is_in(0) != node.is_in(1));
+    for i in [0, 1, 0] {
+        let row = node.ask(i, 500);
+        node.wait(200);
+        assert!(matches!(node.ended(row), Some(End::Ran(_))), "{i}: {:?}", node.ended(row));
+    }
+    node.wait(5_000);
+    assert!(node.is_in(0) && node.is_in(1) && !node.paging.is_short(), "all is as before");
+}
+
+#[test]
 fn what_cannot_be_loaded_is_refused_and_tried_again() {
     let mut node = Node::warm(MB, &[(MB, 10); 2], Keep::Worth);
     let cold = u64::from(node.is_in(0));
@@ -405,6 +473,7 @@ fn what_takes_more_than_was_known_puts_others_out() {
     let more = Some((Bytes(2 * MB), Duration::from_millis(10)));
     node.tell(|paging, now, in_use, out| {
         paging.on_failed(now, ReplicaId(0), Duration::ZERO, in_use, out);
+        paging.on_ended(now, ReplicaId(0), in_use, out);
         // It was loaded at once.
         out.clear();
         paging.on_loaded(now, ReplicaId(0), more, in_use, out);
@@ -435,7 +504,8 @@ enum Step {
     Cancel(usize),
     Use(u64, u64),
     Fail(u64),
-    Remove(u64),
+    Remove(u64, u64),
+    Die(u64, u64),
     Wait(u64),
 }
 
@@ -446,7 +516,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<usize>().prop_map(Step::Cancel),
         1 => (model.clone(), 1..100u64).prop_map(|(model, millis)| Step::Use(model, millis)),
         1 => model.clone().prop_map(Step::Fail),
-        1 => model.prop_map(Step::Remove),
+        1 => (model.clone(), 0..400u64).prop_map(|(model, after)| Step::Remove(model, after)),
+        1 => (model, 0..400u64).prop_map(|(model, after)| Step::Die(model, after)),
         4 => (0..80u64).prop_map(Step::Wait),
     ];
     proptest::collection::vec(step, 0..120)
@@ -483,12 +554,12 @@ proptest! {
                     node.used.insert(ReplicaId(i), node.now + Duration::from_millis(millis));
                 }
                 Step::Fail(i) => *node.fails.entry(ReplicaId(i)).or_default() += 1,
-                Step::Remove(i) if node.stands.contains_key(&ReplicaId(i)) => {
-                    node.stands.remove(&ReplicaId(i));
-                    node.tell(|paging, now, in_use, out| paging.remove(now, ReplicaId(i), in_use, out));
+                Step::Remove(i, after) if node.stands.contains_key(&ReplicaId(i)) => {
+                    node.ends(i, after, true);
                 }
+                Step::Die(i, after) if node.stands.get(&ReplicaId(i)) == Some(&Stage::In) => node.ends(i, after, false),
                 Step::Wait(millis) => node.wait(millis),
-                Step::Cancel(_) | Step::Remove(_) => {}
+                Step::Cancel(_) | Step::Remove(..) | Step::Die(..) => {}
             }
         }
         node.wait(60_000);

@@ -24,7 +24,7 @@ use weir_schema::control_capnp::node_home;
 use crate::Shared;
 use crate::actors::device::{Death, LoadedReplica};
 use crate::artifacts::Artifacts;
-use crate::memory::Order;
+use crate::memory::{Memory, Order};
 
 /// Deaths of one replica within a minute after which it is not restarted here: the leader takes its version out.
 const DEATHS_MAX: usize = 3;
@@ -147,7 +147,7 @@ impl Replicas {
         }
     }
 
-    fn let_go(&self, id: ReplicaId, replica: Replica) {
+    fn let_go(self: &Rc<Self>, id: ReplicaId, replica: Replica) {
         tracing::info!(replica = id.0, model = %replica.assignment.model, "let go");
         if let Some(loading) = replica.loading {
             loading.abort();
@@ -158,6 +158,19 @@ impl Replicas {
             // A batch in progress ends first: the thread stops when it yields.
             place.stop();
         }
+        if let Some(gone) = replica.gone {
+            self.after(gone, move |memory| memory.on_ended(id));
+        }
+    }
+
+    /// Tells the node's memory of a session that it has ended.
+    fn after(self: &Rc<Self>, gone: oneshot::Receiver<()>, tell: impl FnOnce(&Memory) + 'static) {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_local(async move {
+            // It ends either way: with its sender.
+            let _ = gone.await;
+            tell(&shared.devices.memory);
+        });
     }
 
     /// Ends the thread of what was put out of memory.
@@ -176,15 +189,10 @@ impl Replicas {
         if let Some(place) = replica.place.take() {
             place.stop();
         }
-        let gone = replica.gone.take();
-        let replicas = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            if let Some(gone) = gone {
-                // It ends either way: with its sender.
-                let _ = gone.await;
-            }
-            replicas.shared.devices.memory.on_gone(id);
-        });
+        // Of one that has died whoever heard of that awaits the end.
+        if let Some(gone) = replica.gone.take() {
+            self.after(gone, move |memory| memory.on_gone(id));
+        }
     }
 
     /// Begins to load a replica.
@@ -293,6 +301,7 @@ impl Replicas {
             if let Some(place) = replica.place.take() {
                 place.stop();
             }
+            let gone = replica.gone.take();
             replica.deaths += 1;
             replica.last_death = death.because.clone();
             replica.recent.push_back(now);
@@ -310,6 +319,9 @@ impl Replicas {
                 replica.state = ReplicaState::Failed(why);
                 drop(inner);
                 self.shared.devices.memory.remove(death.replica);
+            }
+            if let Some(gone) = gone {
+                self.after(gone, move |memory| memory.on_ended(death.replica));
             }
         }
     }
