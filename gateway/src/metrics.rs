@@ -347,8 +347,8 @@ fn triage(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Error
     let of = |value: fn(&weir_core::history::EndpointRecent) -> u64| {
         told.iter().map(move |told| (vec![("endpoint", told.endpoint.as_str())], value(told) as f64))
     };
-    counter(to, "weir_labelled_answers", "Answers whose label somebody has told", of(|told| told.labels.0))?;
-    counter(to, "weir_labelled_right", "How many of those were right", of(|told| told.labels.1))?;
+    counter(to, "weir_labelled_answers", "Answers whose label somebody has told", of(|told| told.labelled.answers))?;
+    counter(to, "weir_labelled_right", "How many of those were right", of(|told| told.labelled.right))?;
     counter(to, "weir_shadowed", "Rows that a shadow answered too", of(|told| told.shadow.0))?;
     counter(to, "weir_shadow_agreed", "How many of those it answered alike", of(|told| told.shadow.1))?;
     let audits = |value: fn(&weir_core::endpoint::audit::GateAudit) -> f64| {

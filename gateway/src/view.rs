@@ -7,7 +7,7 @@ use futures::future::join_all;
 use serde_json::{Map, Value, json};
 use weir_client::admin::{MemberStatus, Status};
 use weir_client::{Admin, ClientError};
-use weir_core::endpoint::audit::GateAudit;
+use weir_core::endpoint::audit::{GateAudit, Labelled};
 use weir_core::history::{Ever, NodeRecent, Tally};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, StageName};
 use weir_core::paging::MemoryNow;
@@ -53,8 +53,8 @@ pub struct Endpoint {
     pub lost: f64,
     /// The highest of any node's.
     pub price: f64,
-    /// Answers whose label is known, and how many of them are right.
-    pub labels: (u64, u64),
+    /// What labels say of its answers.
+    pub labelled: Labelled,
     /// Rows that a shadow answered too, and how many of them alike.
     pub shadow: (u64, u64),
     /// By stage, what audits found about the gate before it.
@@ -95,6 +95,13 @@ const NODE_WITHIN: Duration = Duration::from_millis(800);
 /// What the leader and every node say now of the last so many whole seconds.
 pub async fn look(admin: &Admin, seconds: usize) -> Result<(Status, View), ClientError> {
     let status = admin.status().await?;
+    let said = told(admin, &status, seconds).await;
+    let view = View::new(&status, said);
+    Ok((status, view))
+}
+
+/// What every node says now of the last so many whole seconds; `None` of one that does not answer.
+pub async fn told(admin: &Admin, status: &Status, seconds: usize) -> Vec<(String, Option<NodeRecent>)> {
     let asked = status.state.nodes.values().map(|node| async {
         let down = status.nodes.iter().any(|seen| seen.name == node.name.as_str() && seen.state == "down");
         let asked = async {
@@ -105,9 +112,7 @@ pub async fn look(admin: &Admin, seconds: usize) -> Result<(Status, View), Clien
         };
         (node.name.to_string(), tokio::time::timeout(NODE_WITHIN, asked).await.ok().flatten())
     });
-    let said = join_all(asked).await;
-    let view = View::new(&status, said);
-    Ok((status, view))
+    join_all(asked).await
 }
 
 impl View {
@@ -168,7 +173,7 @@ impl View {
             endpoint.tally.merge(tally);
             endpoint.stages.clone_from(&told.stages);
             endpoint.ever.merge(&told.ever);
-            endpoint.labels = (endpoint.labels.0 + told.labels.0, endpoint.labels.1 + told.labels.1);
+            endpoint.labelled.merge(told.labelled);
             endpoint.shadow = (endpoint.shadow.0 + told.shadow.0, endpoint.shadow.1 + told.shadow.1);
             let gates = endpoint.gates.len().max(told.gates.len());
             endpoint.gates.resize(gates, GateAudit::default());
@@ -234,15 +239,10 @@ impl Endpoint {
             "stages": object(self.mix().map(|(stage, answers)| (stage.to_string(), json!(answers)))),
             "price": self.price,
             "expected_accuracy": tally.accuracy(), "value_lost_per_s": self.lost,
-            "labelled": {"answers": self.labels.0, "accuracy": self.measured()},
+            "labelled": {"answers": self.labelled.answers, "accuracy": self.labelled.accuracy(), "error": self.labelled.error()},
             "shadow": {"rows": self.shadow.0, "agreed": self.shadow.1},
             "gates": self.stages.iter().zip(&self.gates).skip(1).map(audited).collect::<Vec<_>>(),
         })
-    }
-
-    /// Share of the labelled answers that are right.
-    pub fn measured(&self) -> Option<f64> {
-        (self.labels.0 > 0).then(|| self.labels.1 as f64 / self.labels.0 as f64)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use weir_core::endpoint::audit::Labelled;
 use weir_core::triage::ByModel;
 
 use crate::machine::Machine;
@@ -45,6 +46,9 @@ pub struct RunResult {
     /// Of the answered rows, the share that the target's calibration expects to be right; absent where it says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_accuracy: Option<f64>,
+    /// What labels that somebody told the target during the run say of its answers, whoever asked; absent where nobody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labelled: Option<ByLabels>,
     /// What load is expected to have cost those that were answered, in units of value: what deeper stages would have gained that were worth
     /// running and did not run.
     #[serde(default)]
@@ -228,6 +232,25 @@ pub struct PerSecond {
     pub histogram: String,
 }
 
+/// Answers whose label somebody told the target (`weir label`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ByLabels {
+    pub answers: u64,
+    /// Share of them that is right.
+    pub accuracy: f64,
+    /// Its standard error.
+    pub error: f64,
+}
+
+impl ByLabels {
+    /// Nothing where there are none.
+    pub fn new(labelled: Labelled) -> Option<ByLabels> {
+        let (accuracy, error) = labelled.accuracy().zip(labelled.error())?;
+        Some(ByLabels { answers: labelled.answers, accuracy, error })
+    }
+}
+
 /// A point of a demand curve: what is asked of a model that is worth so much for its time, and up to a seventh more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Demanded {
@@ -348,6 +371,13 @@ impl RunResult {
                 format!("{:.2} % right; what load cost is worth {:.1}", 100.0 * expected, self.expected_loss),
             );
         }
+        if let Some(ByLabels { answers, accuracy, error }) = self.labelled {
+            let (accuracy, error) = (100.0 * accuracy, 100.0 * error);
+            line(
+                "by labels",
+                format!("{accuracy:.2} % ± {error:.2} right of {answers} answers that were labelled meanwhile"),
+            );
+        }
         for (name, endpoint) in &self.endpoints {
             line(
                 name,
@@ -409,6 +439,7 @@ pub(crate) mod tests {
             goodput_per_s: 399.0,
             accuracy: Some(0.921),
             expected_accuracy: Some(0.92),
+            labelled: ByLabels::new(Labelled { answers: 100, right: 92 }),
             expected_loss: 1.5,
             demand: [("fashion-mid@1".into(), vec![Demanded { value_per_s: 2.0, slot_s_per_s: 0.25 }])].into(),
             correct_within_deadline: Some(11_020),

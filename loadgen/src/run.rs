@@ -788,6 +788,7 @@ fn result(config: &RunConfig, made: Made, tally: Tally) -> RunResult {
         correct_within_deadline: labelled.then(|| tally.correct_within()),
         correct_at_best: None,
         expected_accuracy: tally.expected_accuracy(),
+        labelled: None,
         expected_loss: tally.expected_loss(),
         demand: BTreeMap::new(),
         latency_us: tally.all.percentiles(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use weir_core::endpoint::Endpoint;
-use weir_core::endpoint::audit::{Audit, Audited, GateAudit};
+use weir_core::endpoint::audit::{Audit, Audited, GateAudit, Labelled};
 use weir_core::history::{Ever, Recent, Record, Seconds, Statistics, Totals};
 use weir_core::ids::{EndpointName, ModelRef, QueryId};
 use weir_core::outcome::{Outcome, Rejection};
@@ -96,9 +96,9 @@ impl Counters {
 
     /// Of the endpoint as it is now: answers whose label is known, and how many of them are right; by stage, what audits found about the gate
     /// before it.
-    pub fn honesty(&self, endpoint: &Endpoint) -> ((u64, u64), Vec<GateAudit>) {
+    pub fn honesty(&self, endpoint: &Endpoint) -> (Labelled, Vec<GateAudit>) {
         let audit = self.audit(endpoint);
-        (audit.labels(), audit.gates().to_vec())
+        (audit.labelled(), audit.gates().to_vec())
     }
 }
 

@@ -58,13 +58,13 @@ fn recent(shared: &Shared, table: &Table, seconds: usize) -> NodeRecent {
     let now = shared.host.clock.now();
     let endpoints = table.endpoints.iter().map(|(name, served)| {
         let counters = shared.ledger.of(name);
-        let (labels, gates) = counters.honesty(served.ladders.endpoint());
+        let (labelled, gates) = counters.honesty(served.ladders.endpoint());
         let (recent, ever) = counters.recent(now, seconds);
         EndpointRecent {
             endpoint: name.clone(),
             stages: served.ladders.endpoint().stages.iter().map(|stage| stage.name.clone()).collect(),
             price: dearest(shared, table, served.ladders.endpoint(), now),
-            labels,
+            labelled,
             shadow: counters.shadow(),
             gates,
             ever,

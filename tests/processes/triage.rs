@@ -376,6 +376,60 @@ fn audits_and_labels_tell_true_tables_from_wrong_ones() {
 }
 
 #[test]
+fn a_run_tells_what_labels_said_meanwhile_beside_what_calibration_expects() {
+    let cluster = Cluster::start(1, 1);
+    cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
+    let classes = classes();
+    // Asks for some images and tells the labels of the answers; how many were right.
+    let label = |rows: std::ops::Range<usize>| {
+        let answers = asked(&cluster, &["--rows", &format!("{}:{}", rows.start, rows.end)]);
+        let with_class = || answers.iter().zip(&classes[rows.clone()]);
+        let line = |(answer, class): (&Value, &u8)| format!("{},{class}\n", answer["id"].as_str().expect("an id"));
+        let lines: String = with_class().map(line).collect();
+        let told = cluster.ok(&["label", "--from", &cluster.write("labels.csv", lines)]);
+        assert!(told.contains(&format!("{} of {}", rows.len(), rows.len())), "{told}");
+        with_class().filter(|(answer, label)| class(answer) == usize::from(**label)).count()
+    };
+    let load = |more: &[&str]| {
+        let ask = ["load", "run", "--endpoint", "fashion", "--data", "demo/images.npy", "--rate", "20", "--seed", "5"];
+        let mut command = cluster.command(&[&ask, &["--deadline", "2s", "-o", "json"][..], more].concat());
+        command.stdout(std::process::Stdio::piped()).spawn().expect("weir runs")
+    };
+    let result = |load: std::process::Child| -> Value {
+        let output = load.wait_with_output().expect("it ends");
+        serde_json::from_slice(&output.stdout).expect("a result")
+    };
+    let arrived = || -> u64 {
+        let told = cluster.ok(&["describe", "endpoint", "fashion", "-o", "json"]);
+        serde_json::from_str::<Value>(&told).expect("one object")["queries"]["arrived"].as_u64().expect("a count")
+    };
+    label(0..50);
+    let silent = result(load(&["--duration", "1s"]));
+    assert!(silent.get("labelled").is_none() && silent["expected_accuracy"].is_number(), "{silent}");
+
+    let report = cluster.path("report.html");
+    let begun = arrived();
+    let running = load(&["--duration", "8s", "--report", &report]);
+    eventually("the run has begun", || arrived() > begun);
+    let right = label(50..250);
+    let result = result(running);
+    let labelled = &result["labelled"];
+    assert_eq!(labelled["answers"], 200, "those of before are no part of it: {result}");
+    let share = right as f64 / 200.0;
+    assert!((labelled["accuracy"].as_f64().expect("a share") - share).abs() < 1e-9, "{labelled}, {right} right");
+    let error = labelled["error"].as_f64().expect("a number");
+    assert!((0.7..1.5).contains(&(error / (share * (1.0 - share) / 200.0).sqrt())), "{labelled}");
+    let expected = result["expected_accuracy"].as_f64().expect("by calibration");
+    assert!((expected - share).abs() < 0.1, "calibration expects {expected}, labels say {share}");
+    let page = std::fs::read_to_string(report).expect("it was written");
+    assert!(page.contains(&format!("{:.2} % ± {:.2} right of 200 answers", 100.0 * share, 100.0 * error)));
+    let now: Value = serde_json::from_str(&cluster.ok(&["top", "-o", "json"])).expect("one object");
+    assert_eq!(now["endpoints"][0]["labelled"]["answers"], 250, "all that were told");
+    assert!(now["endpoints"][0]["labelled"]["error"].as_f64() < Some(error));
+    assert!(cluster.ok(&["top"]).contains(" of 250"));
+}
+
+#[test]
 fn a_leader_killed_in_a_spike_is_not_noticed() {
     // The deepest stage takes some twenty milliseconds a row then: the spike is more than two devices can do.
     let mut cluster = Cluster::start_with(3, 2, &["--pace", "0.01"]);

@@ -52,6 +52,45 @@ impl GateAudit {
     }
 }
 
+/// Answers whose label somebody has told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Labelled {
+    /// All of them.
+    pub answers: u64,
+    /// Those that were right.
+    pub right: u64,
+}
+
+impl Labelled {
+    /// Those of another too.
+    pub fn merge(&mut self, other: Labelled) {
+        self.answers += other.answers;
+        self.right += other.right;
+    }
+
+    /// What was told since the same was `before`: all of it where counting has begun anew.
+    pub fn since(self, before: Labelled) -> Labelled {
+        let more = |now: u64, then: u64| now.checked_sub(then);
+        match (more(self.answers, before.answers), more(self.right, before.right)) {
+            (Some(answers), Some(right)) if right <= answers => Labelled { answers, right },
+            _ => self,
+        }
+    }
+
+    /// Share of them that is right; nothing where none is known.
+    pub fn accuracy(self) -> Option<f64> {
+        (self.answers > 0).then(|| self.right as f64 / self.answers as f64)
+    }
+
+    /// Standard error of that share, as estimated with two answers and two failures more (Agresti and Coull 1998): few answers that are
+    /// all right prove little.
+    pub fn error(self) -> Option<f64> {
+        let answers = self.answers as f64 + 4.0;
+        let share = (self.right as f64 + 2.0) / answers;
+        (self.answers > 0).then(|| (share * (1.0 - share) / answers).sqrt())
+    }
+}
+
 /// Audits of one endpoint at one home, and labels of its answers.
 #[derive(Debug)]
 pub struct Audit {
@@ -59,13 +98,12 @@ pub struct Audit {
     stages: Vec<Stage>,
     rows: Ring<Audited>,
     gates: Vec<GateAudit>,
-    labelled: u64,
-    right: u64,
+    labelled: Labelled,
 }
 
 impl Default for Audit {
     fn default() -> Audit {
-        Audit { stages: Vec::new(), rows: Ring::new(KEPT), gates: Vec::new(), labelled: 0, right: 0 }
+        Audit { stages: Vec::new(), rows: Ring::new(KEPT), gates: Vec::new(), labelled: Labelled::default() }
     }
 }
 
@@ -95,8 +133,7 @@ impl Audit {
     /// An answer of the endpoint as it was then turned out to be right, or not.
     pub fn on_answer_labelled(&mut self, endpoint: &Endpoint, right: bool) {
         if self.is_about(endpoint) {
-            self.labelled += 1;
-            self.right += u64::from(right);
+            self.labelled.merge(Labelled { answers: 1, right: u64::from(right) });
         }
     }
 
@@ -125,9 +162,9 @@ impl Audit {
         &self.gates
     }
 
-    /// Answers whose label is known, and how many of them are right.
-    pub fn labels(&self) -> (u64, u64) {
-        (self.labelled, self.right)
+    /// What labels say of its answers.
+    pub fn labelled(&self) -> Labelled {
+        self.labelled
     }
 }
 
@@ -154,6 +191,28 @@ mod tests {
         Some(Gate::Gain { table, min_gain: 0.0 })
     }
 
+    fn labelled(answers: u64, right: u64) -> Labelled {
+        Labelled { answers, right }
+    }
+
+    #[test]
+    fn few_labels_say_little_even_where_all_are_right() {
+        assert_eq!((Labelled::default().accuracy(), Labelled::default().error()), (None, None));
+        let of =
+            |answers, right| (labelled(answers, right).accuracy().unwrap(), labelled(answers, right).error().unwrap());
+        assert_eq!(of(4, 4).0, 1.0);
+        assert!(of(4, 4).1 > 0.1 && of(400, 400).1 < 0.01, "{:?} {:?}", of(4, 4), of(400, 400));
+        assert!((of(10_000, 9000).1 - 0.003).abs() < 1e-5, "as of any share: {:?}", of(10_000, 9000));
+    }
+
+    #[test]
+    fn what_was_told_since_then_is_all_where_counting_began_anew() {
+        assert_eq!(labelled(30, 20).since(labelled(10, 5)), labelled(20, 15));
+        assert_eq!(labelled(30, 20).since(labelled(30, 20)), Labelled::default());
+        assert_eq!(labelled(8, 8).since(labelled(10, 5)), labelled(8, 8), "fewer than before");
+        assert_eq!(labelled(12, 12).since(labelled(10, 5)), labelled(12, 12), "more right than were told");
+    }
+
     #[test]
     fn labels_tell_what_a_table_is_worth() {
         let cascade = endpoint(&[("a", None), ("b", table([0.0, 0.5]))]);
@@ -178,7 +237,7 @@ mod tests {
         assert_eq!((gate.labelled, gate.gained, gate.expected_of_labelled), (5, 5.0, 0.0));
         audit.on_answer_labelled(&cascade, true);
         audit.on_answer_labelled(&cascade, false);
-        assert_eq!(audit.labels(), (2, 1));
+        assert_eq!(audit.labelled(), labelled(2, 1));
     }
 
     #[test]
@@ -191,16 +250,16 @@ mod tests {
         audit.on_answer_labelled(&before, true);
         // The same, applied again.
         audit.on_endpoint(&endpoint(&[("a", None), ("b", table([0.0, 0.5]))]));
-        assert_eq!((audit.gates()[1].rows, audit.labels()), (1, (1, 1)));
+        assert_eq!((audit.gates()[1].rows, audit.labelled()), (1, labelled(1, 1)));
 
         let after = endpoint(&[("a", None), ("b", table([0.0, 0.1]))]);
         audit.on_endpoint(&after);
-        assert_eq!((audit.gates(), audit.labels()), ([].as_slice(), (0, 0)));
+        assert_eq!((audit.gates(), audit.labelled()), ([].as_slice(), Labelled::default()));
         // What was under way then comes late, and so do labels of what was asked then.
         audit.on_audited(&before, row(2));
         audit.on_answer_labelled(&before, true);
         audit.on_label(QueryId(1), 1);
-        assert_eq!((audit.gates(), audit.labels()), ([].as_slice(), (0, 0)));
+        assert_eq!((audit.gates(), audit.labelled()), ([].as_slice(), Labelled::default()));
         audit.on_audited(&after, row(3));
         audit.on_label(QueryId(3), 1);
         let gate = audit.gates()[1];
@@ -227,6 +286,6 @@ mod tests {
         audit.on_endpoint(&old);
         audit.on_answer_labelled(&old, true);
         audit.on_answer_labelled(&new, false);
-        assert_eq!(audit.labels(), (2, 1));
+        assert_eq!(audit.labelled(), labelled(2, 1));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Record, Seconds, Totals, Visit, VisitEnd};
-use crate::endpoint::audit::GateAudit;
+use crate::endpoint::audit::{GateAudit, Labelled};
 use crate::endpoint::{Endpoint, Gate, Judged};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use crate::outcome::{Class, Outcome, Rejection};
@@ -77,8 +77,8 @@ pub struct EndpointRecent {
     pub stages: Vec<StageName>,
     /// Of a second of slot time, in units of value.
     pub price: f64,
-    /// Answers whose label is known, and how many of them are right, since the node started.
-    pub labels: (u64, u64),
+    /// What labels say of its answers, since it has these stages and tables.
+    pub labelled: Labelled,
     /// Rows that a shadow answered too, and how many of them alike, since the node started.
     pub shadow: (u64, u64),
     /// By stage, what audits found about the gate before it; nothing of the first.

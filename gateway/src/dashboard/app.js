@@ -150,6 +150,7 @@ function drawEndpoint(now, endpoint) {
     figure("p50", time(endpoint.latency_us.p50)),
     figure("p99", time(endpoint.latency_us.p99)),
     figure("expected right", percent(endpoint.expected_accuracy)),
+    figure("labelled right", percent(endpoint.labelled.accuracy)),
     figure("price", endpoint.price.toPrecision(3)),
     figure("answered ever", whole(endpoint.ever.answered), "", "answered"),
     figure("in time ever", whole(endpoint.ever.in_time), "", "in_time"),

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use weir_core::endpoint::audit::GateAudit;
+use weir_core::endpoint::audit::{GateAudit, Labelled};
 use weir_core::history::{DeviceNow, EndpointRecent, Ever, ModelNow, NodeRecent, Seconds};
 use weir_core::ids::{DeviceName, EndpointName, ModelRef, StageName};
 use weir_core::outcome::{Class, Rejection};
@@ -28,7 +28,7 @@ fn facts() -> NodeFacts {
                 endpoint: EndpointName::parse("e").unwrap(),
                 stages: vec![StageName::parse("a").unwrap(), StageName::parse("b").unwrap()],
                 price: 2.5,
-                labels: (4, 3),
+                labelled: Labelled { answers: 4, right: 3 },
                 shadow: (0, 0),
                 gates: vec![GateAudit::default(); 2],
                 ever: Ever::default(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weir_core::endpoint::Judged;
-use weir_core::endpoint::audit::GateAudit;
+use weir_core::endpoint::audit::{GateAudit, Labelled};
 use weir_core::history::{
     DeviceNow, EndpointRecent, Ever, Explained, Latencies, ModelNow, NodeRecent, Rule, Seconds, Tally, Told, ToldVisit,
     VisitEnd,
@@ -44,8 +44,8 @@ fn write_endpoint(mut b: endpoint_recent::Builder<'_>, endpoint: &EndpointRecent
     b.set_expired(tally.expired);
     b.set_failed(tally.failed);
     b.set_price(endpoint.price);
-    b.set_labelled(endpoint.labels.0);
-    b.set_labelled_right(endpoint.labels.1);
+    b.set_labelled(endpoint.labelled.answers);
+    b.set_labelled_right(endpoint.labelled.right);
     b.set_shadowed(endpoint.shadow.0);
     b.set_agreed(endpoint.shadow.1);
     b.set_ever_answered(endpoint.ever.answered);
@@ -128,7 +128,7 @@ fn read_endpoint(r: endpoint_recent::Reader<'_>) -> Result<EndpointRecent, BadMe
         endpoint: EndpointName::parse(r.get_endpoint()?.to_str()?)?,
         stages,
         price: r.get_price(),
-        labels: (r.get_labelled(), r.get_labelled_right()),
+        labelled: Labelled { answers: r.get_labelled(), right: r.get_labelled_right() },
         shadow: (r.get_shadowed(), r.get_agreed()),
         ever: Ever {
             answered: r.get_ever_answered(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use capnp::message::Builder;
 use proptest::prelude::*;
-use weir_core::endpoint::audit::GateAudit;
+use weir_core::endpoint::audit::{GateAudit, Labelled};
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::{Comparison, How, Signal};
 use weir_core::endpoint::{
@@ -488,7 +488,7 @@ fn the_last_seconds_come_back_as_they_were_sent() {
             endpoint: EndpointName::parse("e").unwrap(),
             stages: vec![StageName::parse("a").unwrap(), StageName::parse("b").unwrap()],
             price: 1.5,
-            labels: (4, 3),
+            labelled: Labelled { answers: 4, right: 3 },
             shadow: (8, 7),
             gates: vec![
                 GateAudit::default(),

@@ -1,20 +1,24 @@
 //! `weir load run`: one run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use weir_client::{Admin, ClientError};
+use weir_core::endpoint::audit::Labelled;
 use weir_core::endpoint::{Endpoint, Gate, Stage};
+use weir_core::history::{EndpointRecent, NodeRecent};
 use weir_core::ids::ModelRef;
 use weir_core::triage::Looks;
+use weir_gateway::view::told;
 use weir_loadgen::goal::Goal;
-use weir_loadgen::result::{RunResult, demanded};
+use weir_loadgen::result::{ByLabels, RunResult, demanded};
 use weir_loadgen::target::Stream;
 use weir_loadgen::{hdr, report, run};
 
-use super::asked::{Asked, Line, Offered, load_failure, on_interrupt, usage};
+use super::asked::{Asked, Line, Offered, Prepared, load_failure, on_interrupt, usage};
 use crate::connect::Common;
 use crate::failure::Failure;
 
@@ -87,8 +91,9 @@ impl Run {
         let line = Line::new(String::new());
         let stop = on_interrupt();
         let mut looks = Looks::default();
+        let before = labelled(&prepared).await;
         let result = {
-            let run = run::run(&prepared.config, prepared.connect, stop, |progress| line.show(progress));
+            let run = run::run(&prepared.config, Arc::clone(&prepared.connect), stop, |progress| line.show(progress));
             let demand = async {
                 if let Some(admin) = &prepared.admin {
                     look(admin, &prepared.config.streams, &mut looks).await;
@@ -103,9 +108,31 @@ impl Run {
         line.clear();
         let mut result = result.map_err(load_failure)?;
         result.demand = demanded(&looks.mean());
+        result.labelled = ByLabels::new(since(&before, &labelled(&prepared).await));
         self.written.write(&result, &common)?;
         verdict(&result, prepared.scenario.goals.iter().find(|goal| !goal.is_met(&result)))
     }
+}
+
+/// By node that answers: what labels say by now of the endpoints that are asked. Empty where the token allows no look.
+async fn labelled(prepared: &Prepared) -> BTreeMap<String, Labelled> {
+    let Some(admin) = &prepared.admin else { return BTreeMap::new() };
+    let Ok(status) = admin.status().await else { return BTreeMap::new() };
+    let streams = &prepared.config.streams;
+    let asked = |told: &&EndpointRecent| streams.iter().any(|stream| stream.endpoint == told.endpoint.as_str());
+    let of = |recent: NodeRecent| {
+        let mut sum = Labelled::default();
+        recent.endpoints.iter().filter(asked).for_each(|told| sum.merge(told.labelled));
+        sum
+    };
+    told(admin, &status, 1).await.into_iter().filter_map(|(node, recent)| Some((node, of(recent?)))).collect()
+}
+
+/// What was told during a run, at nodes that answered before it too: of others nobody knows how much of it is older.
+fn since(before: &BTreeMap<String, Labelled>, after: &BTreeMap<String, Labelled>) -> Labelled {
+    let mut sum = Labelled::default();
+    after.iter().for_each(|(node, now)| before.get(node).into_iter().for_each(|then| sum.merge(now.since(*then))));
+    sum
 }
 
 /// Looks once a second at what is asked of the models behind gates that weigh; ends where there are none, and where the token allows no look.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir_core::endpoint::audit::GateAudit;
+use weir_core::endpoint::audit::{GateAudit, Labelled};
 use weir_core::ids::{EndpointName, ModelRef, StageName};
 use weir_core::triage::Asked;
 use weir_core::units::Bytes;
@@ -136,11 +136,18 @@ fn row(name: &EndpointName, endpoint: &Endpoint) -> Vec<String> {
         shown(endpoint.tally.latencies.quantile(0.99)),
         percent(share(endpoint.tally.degraded)),
         endpoint.tally.accuracy().map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
-        endpoint.measured().map_or("-".into(), |share| format!("{:.1} %", 100.0 * share)),
+        labelled(endpoint.labelled),
         format!("{:.2}", endpoint.lost),
         format!("{:.3}", endpoint.price),
         mix.collect::<Vec<_>>().join(", "),
     ]
+}
+
+/// What labels say, how far that may be off, and of how many answers.
+fn labelled(labelled: Labelled) -> String {
+    labelled.accuracy().zip(labelled.error()).map_or("-".into(), |(share, error)| {
+        format!("{:.1} % ± {:.1} of {}", 100.0 * share, 100.0 * error, labelled.answers)
+    })
 }
 
 /// What its time has to be worth, in value a second, in the columns of a demand curve.
