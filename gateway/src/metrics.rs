@@ -259,6 +259,8 @@ fn node(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Error> 
     gauge(to, "weir_ready", "Whether the node takes queries", [(Labels::new(), ready)])?;
     let calls = facts.calls_in_flight as f64;
     gauge(to, "weir_calls_in_flight", "Calls that the node answers now", [(Labels::new(), calls)])?;
+    let help = "What calls hold between their stages";
+    gauge(to, "weir_between_stages_bytes", help, [(Labels::new(), facts.held.0 as f64)])?;
     let epoch = facts.epoch as f64;
     gauge(to, "weir_plan_epoch", "Epoch of the plan that the node works by", [(Labels::new(), epoch)])?;
     let refused = facts.refused.iter().map(|(why, count)| (vec![("reason", why.word())], *count as f64));

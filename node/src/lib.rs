@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use weir_core::endpoint::passage::Held;
 use weir_core::history::NodeFacts;
 use weir_core::ids::{DeviceName, ModelRef, NodeName};
 use weir_core::replicated::{Device as DeviceSpec, Node};
@@ -72,6 +73,8 @@ pub struct Config {
     pub cpu_slots: u32,
     /// Memory for models.
     pub memory: Bytes,
+    /// What its calls may hold between their stages, all together.
+    pub between_stages: Bytes,
     /// Which batch its device runs when.
     pub policy: Policy,
     /// Which deeper stages run when there is too much to do.
@@ -181,6 +184,8 @@ pub(crate) struct Shared {
     pub wanted: Wanted,
     /// Something changed that the leader should hear at once.
     pub rebuild_needed: Notify,
+    /// What calls hold between their stages.
+    pub held: Arc<Held>,
     draining: AtomicBool,
     calls: Arc<AtomicUsize>,
 }
@@ -281,6 +286,7 @@ pub async fn run(
         histories: Histories::default(),
         elsewhere: Elsewhere::default(),
         wanted: Wanted::default(),
+        held: Held::new(config.between_stages.0 as usize),
         rebuild_needed: Notify::new(),
         draining: AtomicBool::new(false),
         calls: Arc::default(),

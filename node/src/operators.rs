@@ -11,7 +11,7 @@ use weir_core::ids::{ModelRef, QueryId};
 use weir_core::outcome::{Class, Outcome};
 use weir_core::paging::Paged;
 use weir_core::triage::Claim;
-use weir_core::units::{Deadline, Instant};
+use weir_core::units::{Bytes, Deadline, Instant};
 use weir_schema::control_capnp::node_operator;
 use weir_schema::convert::control::read_u128;
 use weir_schema::convert::history::{write_explained, write_recent};
@@ -100,6 +100,7 @@ pub fn facts(shared: &Shared, joined: bool) -> NodeFacts {
             (true, false) => None,
         },
         calls_in_flight: shared.calls.load(Ordering::Relaxed) as u64,
+        held: Bytes(shared.held.bytes() as u64),
         epoch: table.epoch.0,
         totals: recent.endpoints.iter().map(|told| shared.ledger.of(&told.endpoint).totals(now)).collect(),
         recent,

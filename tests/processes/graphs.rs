@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use weir_tests::processes::{Cluster, npy, root};
 
-use crate::gateway::metric;
+use crate::gateway::{eventually, metric};
 
 /// The answers to a prediction, one object a row.
 fn answers(cluster: &Cluster, arguments: &[&str]) -> Vec<Value> {
@@ -192,6 +192,139 @@ fn where_nothing_can_be_had_the_default_goes_out_marked() {
     assert!(cluster.ok(&["why", id]).contains("default"));
     let demanded = cluster.fails(8, &[&["predict"], &input[..], &["1s", "--min-stage", "slow"]].concat());
     assert!(demanded.contains("deadline"), "who demands a stage wants no default: {demanded}");
+}
+
+/// A synthetic model, as a weir file has it.
+fn synthetic(cluster: &Cluster, model: &str, formula: &str) -> String {
+    let path = cluster.write(&format!("{model}.synthetic"), formula);
+    format!("[[model]]\nname = \"{model}\"\nversion = \"1\"\npath = \"{path}\"\n")
+}
+
+/// An endpoint of these stages, each with what is said of its inputs.
+fn endpoint(name: &str, stages: &[(&str, &str)]) -> String {
+    let stage = |(i, (model, inputs)): (usize, &(&str, &str))| {
+        format!("[[endpoint.stage]]\nname = \"s{i}\"\nmodel = \"{model}@1\"\n{inputs}\n")
+    };
+    let stages: String = stages.iter().enumerate().map(stage).collect();
+    format!("[[endpoint]]\nname = \"{name}\"\ndeadline = \"60s\"\n{stages}")
+}
+
+/// Somebody else's queries while the others come, all of which have to be answered.
+struct Neighbour(std::process::Child);
+
+impl Neighbour {
+    /// Asks `echo`, which takes rows of two numbers, until it is stopped.
+    fn start(cluster: &Cluster) -> Neighbour {
+        let data = cluster.write("neighbour.npy", npy(&[2, 2], &[1.0, 2.0, 3.0, 4.0]));
+        let ask = ["load", "run", "--endpoint", "echo", "--data", &data, "--rate", "50", "--duration", "300s"];
+        let mut command = cluster.command(&[&ask[..], &["--deadline", "10s", "-o", "json"]].concat());
+        let null = std::process::Stdio::null();
+        let child = command.stdout(std::process::Stdio::piped()).stderr(null).spawn().expect("weir runs");
+        eventually("the neighbour is answered", || {
+            metric(&cluster.nodes[0], "weir_answered_total{endpoint=\"echo\"}") > 0.0
+        });
+        Neighbour(child)
+    }
+
+    fn is_undisturbed(self) {
+        let told = std::process::Command::new("kill").args(["-INT", &self.0.id().to_string()]).status();
+        assert!(told.is_ok_and(|told| told.success()), "it is ours to stop");
+        let result = self.0.wait_with_output().expect("it ends");
+        let result: Value = serde_json::from_slice(&result.stdout).expect("a result");
+        assert!(result["offered"].as_u64() > Some(5), "it asked all the time: {result}");
+        assert_eq!(result["within_deadline"], result["offered"], "{result}");
+    }
+}
+
+/// What calls of the only node hold between their stages.
+fn held(cluster: &Cluster) -> f64 {
+    metric(&cluster.nodes[0], "weir_between_stages_bytes")
+}
+
+/// The outcomes of a prediction's rows, and what was said to them.
+fn outcomes(cluster: &Cluster, arguments: &[&str]) -> Vec<(String, String)> {
+    let out = cluster.run(&[&["predict"], arguments, &["-o", "json"]].concat());
+    let lines = String::from_utf8_lossy(&out.stdout).into_owned();
+    let row = |line: &str| {
+        let row: Value = serde_json::from_str(line).expect("one object a line");
+        let of = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        (of("outcome"), of("message"))
+    };
+    lines.lines().map(row).collect()
+}
+
+#[test]
+fn a_flat_map_that_multiplies_ends_at_its_bounds_and_disturbs_nobody() {
+    let cluster = Cluster::start_with(1, 1, &["--metrics", "127.0.0.1:0"]);
+    let segment = root().join("demo/segment-0.onnx").display().to_string();
+    let models = synthetic(&cluster, "two", "width = 2\n")
+        + &format!("[[model]]\nname = \"segment\"\nversion = \"1\"\npath = \"{segment}\"\n");
+    let endpoints = endpoint("echo", &[("two", "")])
+        + &endpoint("each", &[("two", "inputs = { x = \"request.xs[]\" }")])
+        + &endpoint("hidden", &[("segment", "inputs = { x = \"request.images[]\" }")]);
+    cluster.ok(&["apply", "-f", &cluster.write("bounds.toml", models + &endpoints)]);
+    let neighbour = Neighbour::start(&cluster);
+    let ask = |endpoint: &str, input: &str, shape: &[u64]| {
+        let numbers = vec![0.5; shape.iter().product::<u64>() as usize];
+        let array = cluster.write("array.npy", npy(shape, &numbers));
+        outcomes(&cluster, &[endpoint, "--input", &format!("{input}={array}"), "--deadline", "60s"])
+    };
+    let answered = |(outcome, _): &&(String, String)| outcome == "answered";
+    let failed = |rows: &[(String, String)], why: &str| {
+        assert!(rows.iter().any(|(outcome, said)| outcome == "failed" && said.contains(why)), "{why}: {rows:?}");
+    };
+
+    assert_eq!(ask("each", "xs", &[2, 4096, 2]).iter().filter(answered).count(), 2, "as many items as there may be");
+    failed(&ask("each", "xs", &[1, 4097, 2]), "a row has 4097 items; 4096 are the most");
+    // All rows of a call together.
+    let rows = ask("each", "xs", &[17, 4096, 2]);
+    failed(&rows, "the rows of a call have more than 65536 items; send fewer rows in a call");
+    // Of those that may be asked at once, as many are as may wait on a device; asked again, they do not count again.
+    let of = |wanted: &str| rows.iter().filter(|(outcome, _)| outcome == wanted).count();
+    assert!(of("answered") >= 4 && of("failed") == 1 && of("rejected") == 16 - of("answered"), "{rows:?}");
+    // Of each image eight times as much comes out as went in: what is asked is small, and what it gives is not.
+    assert_eq!(ask("hidden", "images", &[1, 40, 1, 28, 28]).iter().filter(answered).count(), 1);
+    failed(&ask("hidden", "images", &[1, 2800, 1, 28, 28]), "take 64 MiB; 64 MiB are the most");
+
+    eventually("nothing of it is kept", || held(&cluster) == 0.0);
+    neighbour.is_undisturbed();
+}
+
+#[test]
+fn what_all_calls_hold_between_their_stages_is_bounded_and_given_back() {
+    let cluster = Cluster::start_with(1, 1, &["--metrics", "127.0.0.1:0", "--between-stages", "24MiB"]);
+    let models = synthetic(&cluster, "two", "width = 2\n")
+        + &synthetic(&cluster, "wide", "width = 65536\n")
+        + &synthetic(&cluster, "slow", "width = 65536\nalpha_us = 600000\n");
+    let from = |stage: usize| format!("inputs = {{ x = \"s{stage}.y\" }}");
+    let (first, more) = ("inputs = { x = \"request.x\" }".to_owned(), [0, 1, 2, 3, 4, 5, 6].map(from));
+    let long: Vec<_> = std::iter::once(&first).chain(&more).map(|inputs| ("wide", inputs.as_str())).collect();
+    let endpoints =
+        endpoint("echo", &[("two", "")]) + &endpoint("long", &long) + &endpoint("slow", &[long[0], ("slow", &more[0])]);
+    cluster.ok(&["apply", "-f", &cluster.write("bounds.toml", models + &endpoints)]);
+    let neighbour = Neighbour::start(&cluster);
+    // Rows of a quarter of a MiB, which every stage gives and the next one is asked.
+    let rows =
+        |count: u64| cluster.write(&format!("{count}.npy"), npy(&[count, 65_536], &vec![0.5; count as usize * 65_536]));
+    let answered = |rows: &[(String, String)]| rows.iter().filter(|(outcome, _)| outcome == "answered").count();
+    let deepest = |rows: &str| outcomes(&cluster, &["long", "--input", rows, "--min-stage", "s7", "--deadline", "60s"]);
+    let few = rows(2);
+    assert_eq!(answered(&deepest(&few)), 2);
+    let refused = deepest(&rows(14));
+    assert!(answered(&refused) < 14, "{refused:?}");
+    let why = "what all calls of this node take between stages is more than 24 MiB; try again later";
+    assert!(refused.iter().any(|(outcome, said)| outcome == "failed" && said.contains(why)), "{refused:?}");
+    eventually("nothing of it is kept", || held(&cluster) == 0.0);
+    assert_eq!(answered(&deepest(&few)), 2, "there is room again");
+
+    // What waits between two stages is counted while it does, and not after its caller has gone.
+    let mut waits =
+        cluster.command(&["predict", "slow", "--input", &rows(4), "--deadline", "60s"]).spawn().expect("weir runs");
+    eventually("it lies between its stages", || held(&cluster) >= f64::from(4 << 18));
+    waits.kill().expect("it is ours to kill");
+    waits.wait().expect("it ended");
+    eventually("it has gone with its caller", || held(&cluster) == 0.0);
+    neighbour.is_undisturbed();
 }
 
 /// Branches that take 1 ms and `slow` of formula, and what combines them, as `graph`.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use tokio::sync::oneshot;
 use weir_client::weirfile::parse_bytes;
+use weir_core::endpoint::passage::Held;
 use weir_core::ids::NodeName;
 use weir_core::replicated::Command;
 use weir_core::scheduler::Policy;
@@ -55,6 +56,9 @@ pub struct Devices {
     /// Memory for models, as 8GiB [default: half of the machine's]
     #[arg(long, env = "WEIR_MEMORY")]
     pub memory: Option<String>,
+    /// What calls may hold between the stages of their endpoints, all together, as 512MiB [default: 1GiB]
+    #[arg(long, env = "WEIR_BETWEEN_STAGES")]
+    pub between_stages: Option<String>,
     /// Which batch a device runs when: weir, or for comparison fifo, fixed:size=8,timeout_us=2000, aimd, quantile, greedy,
     /// clockwork, nexus or symphony
     #[arg(long, env = "WEIR_POLICY", default_value = "weir")]
@@ -106,6 +110,13 @@ impl Devices {
         let mut own = cores.chunks((cores.len() / nodes).max(1)).skip(usize::from(i));
         let text = |cores: &[u32]| cores.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         Ok(Devices { cores: own.next().map(text), ..self.clone() })
+    }
+
+    /// What was said of memory between stages, or its default.
+    pub fn between_stages(&self) -> Result<Bytes, Failure> {
+        let Some(text) = &self.between_stages else { return Ok(Bytes(Held::MOST as u64)) };
+        let bytes = parse_bytes(text).map(Bytes);
+        bytes.ok_or_else(|| Failure::Usage(format!("--between-stages {text}: write it as 1GiB or 512MiB")))
     }
 
     /// Slots and memory, with their defaults.
@@ -177,6 +188,7 @@ impl Node {
                 missing("--token-file with the member token (member.token in the founding coordinator's data folder)")
             })?,
             cpu_slots,
+            between_stages: self.devices.between_stages()?,
             memory,
             policy: self.devices.policy()?,
             triage: self.devices.triage()?,

@@ -243,6 +243,7 @@ impl Up {
             coordinators: addresses(coordinators),
             token_file: member_token.to_owned(),
             cpu_slots,
+            between_stages: devices.between_stages()?,
             memory,
             policy: devices.policy()?,
             triage: devices.triage()?,
@@ -328,7 +329,9 @@ impl Up {
         if let Some(slots) = devices.cpu_slots {
             command.args(["--cpu-slots", &slots.to_string()]);
         }
-        for (flag, given) in [("--memory", &devices.memory), ("--cores", &devices.cores)] {
+        for (flag, given) in
+            [("--memory", &devices.memory), ("--between-stages", &devices.between_stages), ("--cores", &devices.cores)]
+        {
             if let Some(given) = given {
                 command.args([flag, given]);
             }

@@ -1,7 +1,8 @@
 //! What goes from stage to stage for one row: inputs from the request and from what others gave, items that run by themselves and are
-//! joined again, combinations. And how much of that a call may hold: see [`Room`].
+//! joined again, combinations. And how much of that a call may hold, and all calls of a node: see [`Room`] and [`Held`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::combine::{Part, combine};
 use super::gate::label;
@@ -29,13 +30,60 @@ pub enum Asks {
     Each(Vec<Row>),
 }
 
+/// What was taken from the room of a call for what a stage asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Taken {
+    pub items: usize,
+    pub bytes: usize,
+}
+
 /// What the rows of one call may still hold between their stages: items, and bytes of what stages are asked and of what they gave. A request is bounded by its
-/// message; what becomes of it is not, where inputs are the same for many items, or a model gives more than it takes. Nothing is given back
-/// before the call ends.
+/// message; what becomes of it is not, where inputs are the same for many items, or a model gives more than it takes. What stages are asked is given back when they have
+/// ended, what they gave when the call has.
 #[derive(Debug)]
 pub struct Room {
     items: usize,
     bytes: usize,
+    /// Where what is taken counts too, until this is dropped.
+    held: Option<Arc<Held>>,
+}
+
+/// What all calls of a node hold between their stages, in bytes, and how much that may be: each call is bounded, and of calls there may be as many as
+/// connections let in. A little each of them may hold whatever the others do, so that one which takes all there is leaves them their answers.
+#[derive(Debug)]
+pub struct Held {
+    most: usize,
+    bytes: AtomicUsize,
+}
+
+impl Held {
+    /// Twice what one call may hold: the largest leaves the others as much.
+    pub const MOST: usize = 2 * Room::BYTES;
+
+    /// Nothing yet, and never more than this.
+    pub fn new(most: usize) -> Arc<Held> {
+        Arc::new(Held { most, bytes: AtomicUsize::new(0) })
+    }
+
+    /// In bytes, now.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize, little: bool) -> Result<(), String> {
+        let more = |held: usize| held.checked_add(bytes).filter(|held| little || *held <= self.most);
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(drop).map_err(|_| {
+            format!(
+                "what all calls of this node take between stages is more than {} MiB; try again later",
+                self.most >> 20
+            )
+        })
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Room {
@@ -43,20 +91,51 @@ impl Room {
     const ITEMS: usize = 65_536;
     /// The largest message holds 5,000 images of the demo; hidden tensors of its segments for all of them take some 380 MiB, given and asked.
     const BYTES: usize = 512 << 20;
+    /// What a call may hold whatever other calls of its node hold: more than most take in all, and of the calls that a connection has in flight
+    /// 16 MiB, as much as of their messages.
+    const LITTLE: usize = 256 << 10;
 
-    /// Of a call that begins.
+    /// Of a call that begins, and that no other has to leave anything.
     pub fn new() -> Room {
-        Room { items: Room::ITEMS, bytes: Room::BYTES }
+        Room { items: Room::ITEMS, bytes: Room::BYTES, held: None }
+    }
+
+    /// Of a call that begins, among others of a node.
+    pub fn among(held: &Arc<Held>) -> Room {
+        Room { held: Some(Arc::clone(held)), ..Room::new() }
     }
 
     /// Something comes between two stages that takes so many bytes; or why it may not.
     pub fn take(&mut self, bytes: usize) -> Result<(), String> {
         let what = "what the rows of a call take between stages";
-        self.bytes = self
+        let left = self
             .bytes
             .checked_sub(bytes)
             .ok_or_else(|| format!("{what} is more than {} MiB; send fewer rows in a call", Room::BYTES >> 20))?;
+        let little = Room::BYTES - left <= Room::LITTLE;
+        self.held.as_ref().map_or(Ok(()), |held| held.take(bytes, little))?;
+        self.bytes = left;
         Ok(())
+    }
+
+    /// What was taken is gone before the call ends.
+    pub fn give_back(&mut self, taken: Taken) {
+        self.items += taken.items;
+        self.bytes += taken.bytes;
+        assert!(self.items <= Room::ITEMS && self.bytes <= Room::BYTES, "nobody gives back what was not taken");
+        if let Some(held) = &self.held {
+            held.give_back(taken.bytes);
+        }
+    }
+
+    /// What has been taken since there was so much left.
+    pub fn taken_since(&self, before: Taken) -> Taken {
+        Taken { items: before.items - self.items, bytes: before.bytes - self.bytes }
+    }
+
+    /// How much is left.
+    pub fn left(&self) -> Taken {
+        Taken { items: self.items, bytes: self.bytes }
     }
 
     /// A row becomes items that take so many bytes together; or why it may not.
@@ -65,10 +144,20 @@ impl Room {
             return Err(format!("a row has {items} items; {ITEMS_MAX} are the most"));
         }
         check_items("the items of a row, with what is the same for all of them,", bytes)?;
-        self.items = self.items.checked_sub(items).ok_or_else(|| {
+        let left = self.items.checked_sub(items).ok_or_else(|| {
             format!("the rows of a call have more than {} items; send fewer rows in a call", Room::ITEMS)
         })?;
-        self.take(bytes)
+        self.take(bytes)?;
+        self.items = left;
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(held) = &self.held {
+            held.give_back(Room::BYTES - self.bytes);
+        }
     }
 }
 

@@ -221,6 +221,29 @@ fn items_are_counted_and_weighed_before_anything_is_copied() {
     let mut room = passage::Room::new();
     let rows = (0..).take_while(|_| ask(4096, 1, &mut room).is_ok()).count();
     assert_eq!(rows, 16);
+    let before = room.left();
+    assert!(ask(4096, 1, &mut room).is_err() && room.left() == before, "who is refused takes nothing");
+    room.give_back(passage::Taken { items: 4096, bytes: 4096 * 8 });
+    assert_eq!(ask(4096, 1, &mut room), Ok(4096), "what has ended makes room");
+}
+
+#[test]
+fn calls_of_a_node_have_to_leave_each_other_room() {
+    const MIB: usize = 1 << 20;
+    let held = passage::Held::new(100 * MIB);
+    let [mut first, mut second, mut small] = [0, 1, 2].map(|_| passage::Room::among(&held));
+    assert_eq!((first.take(60 * MIB), second.take(40 * MIB)), (Ok(()), Ok(())));
+    let refused = second.take(1).unwrap_err();
+    assert!(refused.contains("all calls of this node") && refused.contains("try again later"), "{refused}");
+    assert_eq!((small.take(4096), held.bytes()), (Ok(()), 100 * MIB + 4096), "a little has room beside them");
+    assert!(small.take(MIB).is_err());
+    drop(small);
+    second.give_back(passage::Taken { items: 0, bytes: 10 * MIB });
+    assert_eq!((held.bytes(), second.take(5 * MIB)), (90 * MIB, Ok(())));
+    drop(first);
+    assert_eq!((held.bytes(), second.take(65 * MIB)), (35 * MIB, Ok(())));
+    drop(second);
+    assert_eq!(held.bytes(), 0);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::outcome::{Class, Outcome, Rejection};
 use crate::paging::{MemoryNow, Paged};
 use crate::scheduler::Batches;
 use crate::triage::ByModel;
-use crate::units::{Instant, ServiceTime};
+use crate::units::{Bytes, Instant, ServiceTime};
 
 /// A node's last seconds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +30,8 @@ pub struct NodeFacts {
     pub unready: Option<&'static str>,
     /// Calls that it answers now.
     pub calls_in_flight: u64,
+    /// What these hold between their stages.
+    pub held: Bytes,
     /// Epoch of the plan that it works by.
     pub epoch: u64,
     /// The last seconds; its endpoints are the ones that exist.

@@ -38,7 +38,7 @@ impl Home {
                 };
                 let own = Arc::clone(&call.wiring);
                 tokio::task::spawn_local(async move {
-                    let (_, rows) = home.travel(&copy).await;
+                    let (_, rows, _room) = home.travel(&copy).await;
                     home.copies.set(home.copies.get() - 1);
                     let Some((.., seen)) = rows[0].answers.last() else { return };
                     let endpoint = copy.ladders.endpoint();
@@ -68,7 +68,7 @@ impl Home {
 
     /// Asks every stage about a row.
     async fn audit(self: Rc<Self>, call: Call, id: QueryId) {
-        let (_, rows) = self.travel(&call).await;
+        let (_, rows, _room) = self.travel(&call).await;
         self.copies.set(self.copies.get() - 1);
         let endpoint = call.ladders.endpoint();
         let mut said = vec![None; endpoint.stages.len()];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir_core::endpoint::passage::{check_items, stacked};
+use weir_core::endpoint::passage::{Room, Taken, check_items, stacked};
 use weir_core::tensor::Row;
 
 use super::StageReply;
@@ -33,29 +33,31 @@ impl Join {
         Join { slot, outputs: vec![None; items], bytes: 0, queue, execute, over: false }
     }
 
-    /// An item came back: what the stage as a whole has to say, once it has.
-    pub fn on_reply(&mut self, position: usize, reply: StageReply) -> Option<StageReply> {
+    /// An item came back: what the stage as a whole has to say, once it has. What items gave takes from the room of the call until then.
+    pub fn on_reply(&mut self, position: usize, reply: StageReply, room: &mut Room) -> Option<StageReply> {
         if self.over {
             return None;
         }
         let StageReply::Answered { outputs, queue, execute, batch } = reply else {
-            self.over = true;
+            self.end(room);
             return Some(reply);
         };
-        self.bytes += outputs.bytes();
-        if let Err(why) = check_items("its outputs for the items of a row", self.bytes) {
-            self.over = true;
-            self.outputs.clear();
+        let bytes = outputs.bytes();
+        let fits =
+            check_items("its outputs for the items of a row", self.bytes + bytes).and_then(|()| room.take(bytes));
+        if let Err(why) = fits {
+            self.end(room);
             return Some(StageReply::Failed(why));
         }
+        self.bytes += bytes;
         self.outputs[position] = Some(outputs);
         self.queue = self.queue.max(queue);
         self.execute = self.execute.max(execute);
         if self.outputs.iter().any(Option::is_none) {
             return None;
         }
-        self.over = true;
         let rows: Vec<Row> = self.outputs.drain(..).flatten().collect();
+        self.end(room);
         Some(match stacked(&rows) {
             Some(outputs) => StageReply::Answered { outputs, queue: self.queue, execute: self.execute, batch },
             None => StageReply::Failed("it gives outputs of different shapes for items of one row".into()),
@@ -63,10 +65,20 @@ impl Join {
     }
 }
 
+impl Join {
+    /// Nothing more is waited for, and nothing of it kept.
+    fn end(&mut self, room: &mut Room) {
+        self.over = true;
+        self.outputs.clear();
+        room.give_back(Taken { items: 0, bytes: std::mem::take(&mut self.bytes) });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use weir_core::endpoint::passage::Held;
     use weir_core::tensor::Tensor;
 
     use super::*;
@@ -75,6 +87,8 @@ mod tests {
     fn what_a_stage_gives_for_many_items_is_bounded() {
         // One tensor of 32 MiB, given for each item.
         let outputs = Row { tensors: Arc::new(vec![Tensor::f32(&[1, 8 << 20], &vec![0.0; 8 << 20])]), row: Some(0) };
+        let held = Held::new(96 << 20);
+        let mut room = Room::among(&held);
         let mut join = Join::new(0, 4096);
         let mut reply = |position| {
             let answered = StageReply::Answered {
@@ -83,10 +97,12 @@ mod tests {
                 execute: Duration::ZERO,
                 batch: None,
             };
-            join.on_reply(position, answered)
+            (join.on_reply(position, answered, &mut room), held.bytes() >> 20)
         };
-        assert!(reply(0).is_none() && reply(1).is_none());
-        assert!(matches!(reply(2), Some(StageReply::Failed(why)) if why.contains("take 96 MiB; 64 MiB are the most")));
-        assert!(reply(3).is_none(), "it is over");
+        assert!(matches!(reply(0), (None, 32)) && matches!(reply(1), (None, 64)));
+        let (refused, left) = reply(2);
+        assert!(matches!(refused, Some(StageReply::Failed(why)) if why.contains("take 96 MiB; 64 MiB are the most")));
+        assert_eq!(left, 0, "nothing of it is kept");
+        assert!(matches!(reply(3), (None, 0)), "it is over");
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use weir_core::call::ROWS_MAX;
-use weir_core::endpoint::passage::Room;
+use weir_core::endpoint::passage::{Room, Taken};
 use weir_core::endpoint::{Endpoint, Ladder, Ladders, Stage, Wiring};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
@@ -119,6 +119,8 @@ struct Gathered {
     message: String,
     /// The highest price that its gates met.
     price: f64,
+    /// What is taken from the room of its call for what stages are asked, until they have ended.
+    asked: Vec<(usize, Taken)>,
     /// Its stage calls, for those who ask why.
     visits: Visits,
 }
@@ -193,7 +195,7 @@ impl Home {
         let _in_flight = self.shared.in_flight();
         let counters = self.shared.ledger.of(&call.ladders.endpoint().name);
         let answering = counters.arrived(call.rows.len(), &*self.shared.host.clock);
-        let (trip, mut rows) = self.travel(&call).await;
+        let (trip, mut rows, room) = self.travel(&call).await;
         let mut answers = response.reborrow().init_answers(rows.len() as u32);
         let mut records = self.records.take();
         for (slot, row) in rows.iter_mut().enumerate() {
@@ -207,6 +209,8 @@ impl Home {
         self.remembered.add(records.drain(..));
         self.records.replace(records);
         self.audit_some(&call, id);
+        // What they gathered lies there until here.
+        drop((rows, room));
         if let Some(shadow) = &call.shadow {
             self.shadow_all(&call, shadow, &mut rows);
         }
@@ -304,8 +308,8 @@ impl Home {
         if alone { depth } else { Depth { from: 0, ..depth } }
     }
 
-    /// Takes all rows to their ends.
-    async fn travel(&self, call: &Call) -> (Trip, Vec<Gathered>) {
+    /// Takes all rows to their ends; what they have gathered there is taken from the room.
+    async fn travel(&self, call: &Call) -> (Trip, Vec<Gathered>, Room) {
         let mut passed = self.deadlines.passed(call.deadline);
         let (replies, mut ended) = mpsc::unbounded_channel();
         let count = call.rows.len();
@@ -318,7 +322,7 @@ impl Home {
             waiting: Vec::new(),
             items: Vec::new(),
             joins: Vec::new(),
-            room: Room::new(),
+            room: Room::among(&self.shared.held),
             remote: None,
         };
         let mut batch = Vec::new();
@@ -343,7 +347,7 @@ impl Home {
             }
             self.send_groups(&mut travel);
         }
-        (travel.trip, travel.rows)
+        (travel.trip, travel.rows, travel.room)
     }
 
     /// Whether no answer can be had in time that the caller would take: where several stages have to follow each other for one, all of

@@ -1,6 +1,6 @@
 //! The rows of a call on their way: what has come, what is asked next.
 
-use weir_core::endpoint::passage::{empty, holds, signal};
+use weir_core::endpoint::passage::{Taken, empty, holds, signal};
 use weir_core::endpoint::{Asks, Ladder, Passage};
 use weir_core::history::Visit;
 use weir_core::ids::NodeName;
@@ -47,7 +47,7 @@ impl Travel<'_> {
         let Item { join, position } = self.items[number];
         let join = &mut self.joins[join];
         let (slot, HomeReply { stage, node, reply }) = (join.slot, reply);
-        join.on_reply(position, reply).map(|reply| (slot, HomeReply { stage, node, reply }))
+        join.on_reply(position, reply, &mut self.room).map(|reply| (slot, HomeReply { stage, node, reply }))
     }
 
     /// Takes in what became of a row's stage call; what a gate has found the next one to be worth.
@@ -56,6 +56,10 @@ impl Travel<'_> {
         let row = &mut self.rows[slot];
         if let Some(visit) = row.visits.last_of(stage) {
             visit.end = Some((now, reply.told()));
+        }
+        // It may be asked once more: what it was asked is gone.
+        while let Some(of) = row.asked.iter().position(|(asked, _)| *asked == stage) {
+            self.room.give_back(row.asked.swap_remove(of).1);
         }
         let end = match reply {
             StageReply::Answered { outputs, queue, execute, .. } => {
@@ -139,7 +143,13 @@ impl Travel<'_> {
             let slot = *slot;
             let bid = triage.bid(self.call.ladders.endpoint(), stage, self.trip.value(slot, stage));
             let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, bid });
-            match self.call.passage(&self.rows[slot], slot, |passage| passage.asks_within(stage, &mut room)) {
+            let before = room.left();
+            let asks = self.call.passage(&self.rows[slot], slot, |passage| passage.asks_within(stage, &mut room));
+            let taken = room.taken_since(before);
+            if taken != Taken::default() {
+                self.rows[slot].asked.push((stage, taken));
+            }
+            match asks {
                 Ok(Asks::One(inputs)) => ask(slot, inputs),
                 Ok(Asks::Each(items)) if items.is_empty() => {
                     let nothing = empty(&self.call.wiring.gives[stage]);

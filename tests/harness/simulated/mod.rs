@@ -326,6 +326,7 @@ impl Cluster {
             token_file: "/tokens/member.token".into(),
             cpu_slots: 1,
             memory: Bytes(1 << 30),
+            between_stages: Bytes(1 << 30),
             policy: weir_core::scheduler::Policy::default(),
             triage: weir_core::triage::Method::default(),
             pace: 1.0,
