@@ -163,14 +163,60 @@ fn the_demos_graphs_serve_what_they_say() {
     let is_spam = |answer: &Value| numbers(answer, "probs")[1] > numbers(answer, "probs")[0];
     let right = verdicts.iter().zip(labels).filter(|(answer, label)| is_spam(answer) == (**label == 1)).count();
     assert!(right * 100 >= verdicts.len() * 98, "{right} of {}", verdicts.len());
+}
 
-    cluster.ok(&["apply", "-f", &demo("segments.toml")]);
-    let images = demo("images.npy");
-    let deepest = ["segments", "--input", &images, "--rows", "0:16", "--min-stage", "third", "--deadline", "10s"];
-    let whole = answers(&cluster, &["whole", "--input", &images, "--rows", "0:16", "--deadline", "10s"]);
-    for (segments, whole) in answers(&cluster, &deepest).iter().zip(&whole) {
-        assert_eq!(segments["stage"], "third");
-        assert_eq!(segments["outputs"]["probs"]["data"], whole["outputs"]["probs_2"]["data"], "bit by bit");
+/// At each exit and in any batch: those that go on are put together anew, with rows of other calls.
+#[test]
+fn segments_give_what_the_whole_network_gives_bit_by_bit() {
+    const STAGES: [&str; 3] = ["first", "second", "third"];
+    let cluster = Cluster::start_with(1, 1, &["--metrics", "127.0.0.1:0"]);
+    cluster.ok(&["apply", "-f", "demo/segments.toml"]);
+    let ask = |endpoint: &str, rows: &str, more: &[&str]| {
+        let ask =
+            ["predict", endpoint, "--input", "demo/images.npy", "--rows", rows, "--deadline", "60s", "-o", "json"];
+        let mut command = cluster.command(&[&ask[..], more].concat());
+        command.stdout(std::process::Stdio::piped()).spawn().expect("weir runs")
+    };
+    let told = |asked: std::process::Child| -> Vec<Value> {
+        let output = asked.wait_with_output().expect("it ends");
+        let lines = String::from_utf8(output.stdout).expect("text");
+        lines.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect()
+    };
+    // One row at a time.
+    let singly: Vec<Value> =
+        (0..500).step_by(125).flat_map(|row| told(ask("whole", &format!("{row}:{}", row + 1), &[]))).collect();
+    let whole = told(ask("whole", "0:500", &[]));
+    assert_eq!(whole.len(), 500);
+    let exit = |row: usize, exit: usize| &whole[row]["outputs"][format!("probs_{exit}")]["data"];
+    for (i, alone) in singly.iter().enumerate() {
+        (0..3).for_each(|e| assert_eq!(&alone["outputs"][format!("probs_{e}")]["data"], exit(125 * i, e), "alone"));
+    }
+
+    // Calls of very different lengths at once.
+    const CALLS: [(usize, usize); 9] =
+        [(0, 1), (1, 3), (3, 6), (6, 13), (13, 40), (40, 41), (41, 150), (150, 163), (163, 500)];
+    let mut by_gate = [0; 3];
+    let depths = STAGES.map(|stage| vec!["--min-stage", stage, "--max-stage", stage]);
+    for depth in depths.iter().chain(std::iter::once(&Vec::new())) {
+        let asked = CALLS.map(|(from, to)| ask("segments", &format!("{from}:{to}"), depth));
+        for ((from, to), asked) in CALLS.into_iter().zip(asked) {
+            let answers = told(asked);
+            assert_eq!(answers.len(), to - from);
+            for (row, answer) in (from..to).zip(&answers) {
+                let stage = STAGES.iter().position(|stage| answer["stage"] == *stage);
+                let stage = stage.unwrap_or_else(|| panic!("row {row}: {answer}"));
+                assert_eq!(&answer["outputs"]["probs"]["data"], exit(row, stage), "row {row} at {}", STAGES[stage]);
+                by_gate[stage] += usize::from(depth.is_empty());
+            }
+        }
+    }
+    assert!(by_gate.iter().all(|rows| *rows > 5), "gates send some on, and others not: {by_gate:?}");
+    let rows = |segment: usize| {
+        metric(&cluster.nodes[0], &format!("weir_batch_size_sum{{device=\"cpu0\",model=\"segment-{segment}@1\"}}"))
+    };
+    for segment in 0..3 {
+        let batches = batches(&cluster, &format!("segment-{segment}@1"));
+        assert!(batches > 1.0 && rows(segment) > 2.0 * batches, "{} rows in {batches} batches", rows(segment));
     }
 }
 
