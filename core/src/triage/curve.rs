@@ -13,15 +13,65 @@ const LEAST: f64 = 1e-2;
 /// From one step to the next.
 pub const STEP: f64 = 1.15;
 pub(super) const STEPS: usize = 128;
+/// Steps that are also kept added up: a price is looked up at each gate, and most steps need not be looked at for it.
+const BLOCK: usize = 16;
+const BLOCKS: usize = STEPS / BLOCK;
 /// What has been asked is aged at most so often, in memories.
 const AGED_EVERY: f64 = 1.0 / 64.0;
+
+/// Slot time by step of density, and by blocks of steps.
+#[derive(Clone, Debug)]
+pub(super) struct Steps {
+    each: [f64; STEPS],
+    blocks: [f64; BLOCKS],
+}
+
+impl Steps {
+    /// Of each step.
+    pub fn new(each: [f64; STEPS]) -> Steps {
+        let blocks = std::array::from_fn(|block| each[BLOCK * block..][..BLOCK].iter().sum());
+        Steps { each, blocks }
+    }
+
+    fn add(&mut self, step: usize, work: f64) {
+        self.each[step] += work;
+        self.blocks[step / BLOCK] += work;
+    }
+
+    fn scale(&mut self, by: f64) {
+        self.each.iter_mut().chain(&mut self.blocks).for_each(|work| *work *= by);
+    }
+
+    /// From the densest step downwards there is `room` for what is asked here, and for `times` as much as is asked in `more`, where there is that: the place
+    /// between steps where it ends. `None` where there is room for all.
+    pub fn clears(&self, mut room: f64, more: Option<(&Steps, f64)>) -> Option<f64> {
+        let with = |own: f64, more: Option<f64>, times: f64| more.map_or(own, |more| own + times * more);
+        let times = more.map_or(0.0, |(_, times)| times);
+        for block in (0..BLOCKS).rev() {
+            let all = with(self.blocks[block], more.map(|(more, _)| more.blocks[block]), times);
+            if all <= room {
+                room -= all;
+                continue;
+            }
+            for step in (BLOCK * block..BLOCK * (block + 1)).rev() {
+                let work = with(self.each[step], more.map(|(more, _)| more.each[step]), times);
+                if work > room {
+                    // As far down the step as there is room for.
+                    return Some(step as f64 + 1.0 - room / work);
+                }
+                room -= work;
+            }
+        }
+        None
+    }
+}
 
 /// Decaying sums of slot time by step of density: a demand curve.
 #[derive(Clone, Debug, Default)]
 pub struct Curve {
     aged: Instant,
-    /// Empty until something is asked.
-    steps: Vec<f64>,
+    /// None until something is asked.
+    steps: Option<Box<Steps>>,
 }
 
 impl Curve {
@@ -30,30 +80,32 @@ impl Curve {
         let memories = memories(self.aged, now);
         if memories >= AGED_EVERY {
             let left = (-memories).exp();
-            self.steps.iter_mut().for_each(|work| *work *= left);
+            self.steps.iter_mut().for_each(|steps| steps.scale(left));
             self.aged = now;
         }
         let density = value / seconds(cost).max(1e-9);
         if density >= LEAST {
-            if self.steps.is_empty() {
-                self.steps = vec![0.0; STEPS];
-            }
             let (step, _) = step_of(density);
-            self.steps[step.clamp(0, STEPS as i32 - 1) as usize] += seconds(cost);
+            let steps = self.steps.get_or_insert_with(|| Box::new(Steps::new([0.0; STEPS])));
+            steps.add(step.clamp(0, STEPS as i32 - 1) as usize, seconds(cost));
         }
     }
 
-    /// By step, in slot seconds a second.
-    pub(super) fn rates(&self, now: Instant) -> impl DoubleEndedIterator<Item = f64> + ExactSizeIterator {
-        let share = (-memories(self.aged, now)).exp() / MEMORY;
-        (0..STEPS).map(move |step| self.steps.get(step).map_or(0.0, |work| work * share))
+    /// What a second of the sums stands for now, in slot seconds a second.
+    pub(super) fn rate(&self, now: Instant) -> f64 {
+        (-memories(self.aged, now)).exp() / MEMORY
+    }
+
+    /// The sums, as old as they are; nothing where nothing was ever asked.
+    pub(super) fn steps(&self) -> Option<&Steps> {
+        self.steps.as_deref()
     }
 
     /// For whoever adds it up.
     pub fn asked(&self, now: Instant) -> Asked {
-        let mut steps = [0.0; STEPS];
-        steps.iter_mut().zip(self.rates(now)).for_each(|(step, work)| *step = work as f32);
-        Asked::of(&steps)
+        let Some(steps) = &self.steps else { return Asked::default() };
+        let rate = self.rate(now);
+        Asked::of(&steps.each.map(|work| (work * rate) as f32))
     }
 }
 
@@ -172,6 +224,48 @@ mod tests {
         assert_eq!(looks.mean(), BTreeMap::from([(a, two)]), "two homes in one look of two");
         let far = Asked { first: 1000, soft: vec![1.0; 9] };
         assert!(!far.is_sound() && far.steps() == [0.0; STEPS]);
+    }
+
+    #[test]
+    fn a_place_is_found_by_blocks_where_it_is_found_step_by_step() {
+        let plainly = |steps: &[f64], mut room: f64| {
+            for (step, work) in steps.iter().enumerate().rev() {
+                if *work > room {
+                    return Some(step as f64 + 1.0 - room / work);
+                }
+                room -= work;
+            }
+            None
+        };
+        let mut prng = crate::prng::Prng::new(11);
+        let mut found = 0;
+        for round in 0..2000 {
+            let sparse = (round % 5) as f64 / 5.0;
+            let mut steps = || {
+                let each: [f64; STEPS] =
+                    std::array::from_fn(|_| if prng.uniform() < sparse { 0.0 } else { prng.uniform().powi(4) });
+                Steps::new(each)
+            };
+            let (mut own, more) = (steps(), steps());
+            own.add(round % STEPS, 0.5);
+            own.scale(0.25);
+            let times = prng.uniform();
+            let both: Vec<f64> = own.each.iter().zip(more.each).map(|(own, more)| own + times * more).collect();
+            for (steps, more) in [(own.each.to_vec(), None), (both, Some((&more, times)))] {
+                let room = prng.uniform() * 1.2 * steps.iter().sum::<f64>();
+                match (own.clears(room, more), plainly(&steps, room)) {
+                    (Some(place), Some(plain)) => assert!((place - plain).abs() < 1e-6, "{place} {plain}"),
+                    (place, plain) => assert_eq!(place, plain),
+                }
+                found += usize::from(own.clears(room, more).is_some());
+            }
+        }
+        assert!((2000..4000).contains(&found), "{found}");
+        let one = Steps::new(std::array::from_fn(|step| if step == 0 { 1.0 } else { 0.0 }));
+        assert_eq!(
+            (one.clears(0.0, None), one.clears(0.25, None), one.clears(1.0, None)),
+            (Some(1.0), Some(0.75), None)
+        );
     }
 
     #[test]

@@ -10,9 +10,9 @@
 
 use std::collections::BTreeMap;
 
-use super::curve::{Asked, Curve, MEMORY, STEPS, density_at, memories, seconds};
+use super::Tenant;
+use super::curve::{Asked, Curve, MEMORY, STEPS, Steps, density_at, memories, seconds};
 use super::market::TTL;
-use super::{Price, Tenant};
 use crate::units::{Instant, ServiceTime};
 
 /// How long it counts that a device computed, in seconds: as long as it takes to see that nothing more comes.
@@ -45,8 +45,8 @@ pub struct Demand {
 pub struct Others {
     /// Of what homes of its own node ask, the share that falls to this device: others have its models too.
     own: f64,
-    /// In slot seconds a second, by step.
-    steps: [f64; STEPS],
+    /// In slot seconds a second.
+    steps: Steps,
 }
 
 impl Others {
@@ -58,7 +58,7 @@ impl Others {
             mine += share * asked.total();
             steps.iter_mut().zip(others.steps()).for_each(|(step, work)| *step += share * f64::from(work));
         }
-        Others { own: if own > 0.0 { mine / own } else { 1.0 }, steps }
+        Others { own: if own > 0.0 { mine / own } else { 1.0 }, steps: Steps::new(steps) }
     }
 }
 
@@ -111,41 +111,42 @@ impl Demand {
         }
         let firm = self.firm.0 * (-memories(self.firm.1, now)).exp() / MEMORY;
         let room = (f64::from(slots) * UTILISATION - firm) * LET_THROUGH;
-        let own = clears(room, self.soft.rates(now).rev());
-        let others = self.others.as_ref().filter(|(_, told)| now.since(*told) < TTL);
-        let all = others.map_or(0.0, |(others, _)| {
-            let both = self.soft.rates(now).zip(others.steps).map(|(own, more)| own * others.own + more);
-            clears(room, both.rev())
+        let alone = (tenant.share > 0.0).then(|| {
+            let room = f64::from(slots) * UTILISATION * LET_THROUGH * tenant.share;
+            self.tenants.get(&tenant.id).map_or(FOR_ALL, |curve| clears(room, curve, now, None))
         });
-        let shared = own.max(all);
-        if tenant.share <= 0.0 {
-            return scale * shared;
-        }
-        let room = f64::from(slots) * UTILISATION * LET_THROUGH * tenant.share;
-        let alone = self.tenants.get(&tenant.id).map_or(0.0, |curve| clears(room, curve.rates(now).rev()));
-        scale * shared.min(alone)
+        // Nothing that all ask can make it dearer than that.
+        let most = alone.unwrap_or(f64::INFINITY);
+        let own = if most > FOR_ALL { clears(room, &self.soft, now, None) } else { FOR_ALL };
+        let others = self.others.as_ref().filter(|(_, told)| own < most && now.since(*told) < TTL);
+        let all = others.map_or(FOR_ALL, |(others, _)| clears(room, &self.soft, now, Some(others)));
+        let place = own.max(all).min(most);
+        if place == FOR_ALL { 0.0 } else { scale * density_at(place) }
     }
 }
+
+/// The place on the scale of densities where there is room for all that is asked.
+const FOR_ALL: f64 = f64::NEG_INFINITY;
 
 /// What is left of a price that another device told a while ago: what was asked of it is forgotten as fast.
 pub fn faded(price: f64, told: Instant, now: Instant) -> f64 {
     price * (-memories(told, now)).exp()
 }
 
-/// The price at which there is room, in slot seconds a second, for what is asked: `soft` comes from the densest step downwards.
-fn clears(mut room: f64, soft: impl Iterator<Item = f64>) -> f64 {
+/// The place on the scale of densities down to which there is `room`, in slot seconds a second, for what was asked and for what others ask, where they
+/// do; of what was asked at home, only a part falls to this device then.
+fn clears(room: f64, asked: &Curve, now: Instant, others: Option<&Others>) -> f64 {
     if room <= 0.0 {
         // There is time for nothing but what must run.
-        return Price::dearest();
+        return STEPS as f64;
     }
-    for (step, work) in (0..STEPS).rev().zip(soft) {
-        if work > room {
-            // As far down the step as there is room for.
-            return density_at(step as f64 + 1.0 - room / work);
-        }
-        room -= work;
-    }
-    0.0
+    let rate = asked.rate(now);
+    let place = match (asked.steps(), others) {
+        (Some(own), None) => own.clears(room / rate, None),
+        (Some(own), Some(others)) => others.steps.clears(room, Some((own, rate * others.own))),
+        (None, others) => others.and_then(|others| others.steps.clears(room, None)),
+    };
+    place.unwrap_or(FOR_ALL)
 }
 
 #[cfg(test)]
