@@ -22,19 +22,19 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use weir_core::endpoint::passage::Held;
 use weir_core::history::NodeFacts;
-use weir_core::ids::{DeviceName, ModelRef, NodeName};
+use weir_core::ids::{DeviceName, EndpointName, ModelRef, NodeName};
 use weir_core::replicated::{Device as DeviceSpec, Node};
 use weir_core::router::Estimate;
 use weir_core::scheduler::Policy;
-use weir_core::triage::{ByModel, Method};
+use weir_core::triage::{ByModel, Method, WholeStage};
 use weir_core::units::{Bytes, Instant};
 use weir_host::Host;
 use weir_host::limits::Limits;
@@ -182,6 +182,8 @@ pub(crate) struct Shared {
     pub elsewhere: Elsewhere,
     /// How many rows homes have wanted run.
     pub wanted: Wanted,
+    /// The stage for all queries of an endpoint, where triage asks for one: by the rate at which they come to all threads.
+    pub wholes: Mutex<BTreeMap<EndpointName, WholeStage>>,
     /// Something changed that the leader should hear at once.
     pub rebuild_needed: Notify,
     /// What calls hold between their stages.
@@ -286,6 +288,7 @@ pub async fn run(
         histories: Histories::default(),
         elsewhere: Elsewhere::default(),
         wanted: Wanted::default(),
+        wholes: Mutex::default(),
         held: Held::new(config.between_stages.0 as usize),
         rebuild_needed: Notify::new(),
         draining: AtomicBool::new(false),

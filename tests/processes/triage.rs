@@ -501,6 +501,24 @@ fn two_stages(cluster: &Cluster, second: &str, gate: &str) {
     cluster.ok(&["apply", "-f", &cluster.write("two.toml", text)]);
 }
 
+/// What decides is the rate at which queries come to all threads that serve connections.
+#[test]
+fn one_stage_for_all_is_chosen_by_all_that_comes() {
+    let cluster = Cluster::start_with(1, 1, &["--triage", "whole", "--cpu-slots", "1"]);
+    // The second stage fits for 45 a second.
+    two_stages(&cluster, "width = 2\nbeta_us = 20000\n", "{ confidence_below = 0.8 }");
+    let data = cluster.write("x.npy", npy(&[1, 2], &[0.5, 0.5]));
+    let load = |rate: &str, seconds: &str| -> Value {
+        let ask = ["load", "run", "--endpoint", "two", "--data", &data, "--arrivals", "constant", "--connections", "8"];
+        let run = cluster.run(&[&ask, &["--rate", rate, "--duration", seconds, "-o", "json"][..]].concat());
+        serde_json::from_slice(&run.stdout).expect("a result")
+    };
+    let many = load("70", "4s");
+    assert_eq!((&many["stages"]["second"], &many["answered"]), (&Value::Null, &many["offered"]), "{many}");
+    let few = load("20", "4s");
+    assert!(few["stages"]["second"].as_u64() > Some(20), "{few}");
+}
+
 fn asked_of_two(cluster: &Cluster, rows: &[f32]) -> Vec<Value> {
     let input = cluster.write("x.npy", npy(&[rows.len() as u64 / 2, 2], rows));
     let answers = cluster.ok(&["predict", "two", "--input", &input, "-o", "json"]);

@@ -11,7 +11,7 @@ mod travel;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted};
 use weir_core::tensor::{Row, TensorSpec};
-use weir_core::triage::{Claim, WholeStage};
+use weir_core::triage::Claim;
 use weir_core::units::{Deadline, Instant};
 use weir_schema::convert::predict::{class_from_wire, query_id, span_from_us};
 use weir_schema::convert::tensor::{TensorView, read_tensor};
@@ -48,8 +48,6 @@ pub struct Home {
     pub peers: Peers,
     deadlines: Deadlines,
     prng: RefCell<Prng>,
-    /// The stage for all queries of an endpoint, where triage asks for one.
-    wholes: RefCell<BTreeMap<EndpointName, WholeStage>>,
     remembered: Remembered,
     /// Copies under way.
     copies: Cell<usize>,
@@ -119,10 +117,10 @@ struct Gathered {
     message: String,
     /// The highest price that its gates met.
     price: f64,
-    /// What is taken from the room of its call for what stages are asked, until they have ended.
-    asked: Vec<(usize, Taken)>,
     /// Its stage calls, for those who ask why.
     visits: Visits,
+    /// What is taken from the room of its call for what stages are asked, until they have ended.
+    asked: Vec<(usize, Taken)>,
 }
 
 /// A call under way.
@@ -156,7 +154,6 @@ impl Home {
             copies: Cell::new(0),
             shared,
             prng,
-            wholes: RefCell::default(),
         })
     }
 
@@ -209,11 +206,11 @@ impl Home {
         self.remembered.add(records.drain(..));
         self.records.replace(records);
         self.audit_some(&call, id);
-        // What they gathered lies there until here.
-        drop((rows, room));
         if let Some(shadow) = &call.shadow {
             self.shadow_all(&call, shadow, &mut rows);
         }
+        // What they gathered lies there until here.
+        drop((rows, room));
         Ok(())
     }
 
@@ -297,7 +294,7 @@ impl Home {
     fn depth(&self, now: Instant, served: &Served, rows: usize) -> Depth {
         let ladders = &served.ladders;
         let whole = || {
-            let mut wholes = self.wholes.borrow_mut();
+            let mut wholes = self.shared.wholes.lock().unwrap_or_else(PoisonError::into_inner);
             let whole = wholes.entry(ladders.endpoint().name.clone()).or_default();
             let slots: u32 = self.shared.devices.values().map(|device| device.slots()).sum();
             (0..rows).map(|_| whole.on_arrival(now, ladders.seconds(), f64::from(slots))).min().unwrap_or(0)
