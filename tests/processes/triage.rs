@@ -431,8 +431,8 @@ fn a_run_tells_what_labels_said_meanwhile_beside_what_calibration_expects() {
 
 #[test]
 fn a_leader_killed_in_a_spike_is_not_noticed() {
-    // The deepest stage takes some twenty milliseconds a row then: the spike is more than two devices can do.
-    let mut cluster = Cluster::start_with(3, 2, &["--pace", "0.01"]);
+    // The deepest stage takes some forty milliseconds a row then: the spike is far more than two devices can do.
+    let mut cluster = Cluster::start_with(3, 2, &["--pace", "0.005"]);
     cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
     let arrivals = "spike:base=30,peak=300,at=2s,for=6s";
     let load = cluster
@@ -478,8 +478,10 @@ fn a_leader_killed_in_a_spike_is_not_noticed() {
     let (offered, in_time, degraded, price) =
         (told("offered"), told("within_deadline"), told("degraded"), told("price"));
     println!("in time {in_time:?} of {offered:?}, degraded {degraded:?}, at {price:?}");
+    // Debug builds that share their cores with a compiler wait for these longer than a deadline now and then.
+    let least = if cfg!(debug_assertions) { 0.9 } else { 0.97 };
     for second in 0..offered.len() {
-        assert!(in_time[second] >= 0.9 * offered[second], "second {second}: {in_time:?} of {offered:?}");
+        assert!(in_time[second] >= least * offered[second], "second {second}: {in_time:?} of {offered:?}");
     }
     // Triage had something to do before it, while nobody told what all homes ask, and after.
     for second in 3..8 {
