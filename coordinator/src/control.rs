@@ -647,7 +647,7 @@ impl node_home::Server for NodeHome {
             b.set_unknown_node(());
         } else {
             let (routing, others) = self.0.shared()?.planner.on_report(&published, report, known);
-            write_asked(b.reborrow().init_others(others.len() as u32), &others);
+            b.set_curves(&write_asked(&others));
             match routing {
                 Some(routing) => write_routing(b.init_routing(), &routing),
                 None => b.set_unchanged(()),

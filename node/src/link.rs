@@ -264,7 +264,8 @@ impl Link {
 
     /// The leader tells what homes of other nodes ask of the models that stand here.
     fn on_others(&self, r: report_result::Reader<'_>) -> Result<(), capnp::Error> {
-        let others = read_asked(r.get_others()?).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
+        let others =
+            read_asked(r.get_curves()?, r.get_others()?).map_err(|bad| capnp::Error::failed(bad.to_string()))?;
         let (now, state) = (self.shared.host.clock.now(), self.state.borrow());
         for device in &self.me.devices {
             let share = |model: &ModelRef| f64::from(device.slots) / f64::from(hosts(&state, model).max(device.slots));

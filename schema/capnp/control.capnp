@@ -399,9 +399,10 @@ struct NodeReport {
   draining @7 :Bool;          # it was told to stop and finishes what it has
   knownRouting @8 :UInt64;    # counter of the routing it has
   knownTerm @9 :UInt64;
-  asked @10 :List(ModelAsked); # by its homes, of any node
+  asked @10 :List(ModelAsked); # by its homes, of any node; of older builds
   wanted @11 :List(ModelRows); # rows that its homes have wanted run since it started: models of which that has changed
   memory @12 :MemoryNow;
+  curves @13 :Data;           # what its homes ask of models on any node, see schema::convert::asked
 }
 
 struct ModelRows {
@@ -410,7 +411,7 @@ struct ModelRows {
 }
 
 struct ModelAsked {
-  # What a model is asked apart from what must run, in slot seconds a second.
+  # What a model is asked apart from what must run, in slot seconds a second. Only read: see `curves`.
   model @0 :Text;
   first @1 :UInt32;           # step of density, see core::triage::Curve
   soft @2 :List(UInt16);      # by step from `first` on, as bfloat16; where there are no levels
@@ -548,7 +549,8 @@ struct ReportResult {
     notLeader @2 :Leader;
     unknownNode @3 :Void;     # join first
   }
-  others @4 :List(ModelAsked); # by homes of other nodes, of models that stand on this one
+  others @4 :List(ModelAsked); # by homes of other nodes, of models that stand on this one; of older builds
+  curves @5 :Data;            # the same, see schema::convert::asked
 }
 
 # ---- what a node tells operators about itself, at once and from memory ----

@@ -255,6 +255,11 @@ struct Running<'a, F> {
     effects: Vec<Effect>,
 }
 
+/// As nodes and the leader tell it each other.
+fn as_told(asked: ByModel) -> ByModel {
+    asked.into_iter().map(|(model, asked)| (model, asked.as_told())).collect()
+}
+
 fn order(cluster: &Cluster) -> BTreeMap<ModelRef, Vec<usize>> {
     let with = |model: &Model| {
         let nodes = model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0);
@@ -370,14 +375,14 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         for (node, device) in self.devices.iter().enumerate() {
             let mut asked = device.asked(now);
             asked.extend(self.elsewhere[node].iter().map(|(model, curve)| (model.clone(), curve.asked(now))));
-            self.market.on_report(now, &self.names[node], asked);
+            self.market.on_report(now, &self.names[node], as_told(asked));
         }
         if goes_on {
             self.asked.add(self.market.reported());
         }
         for node in 0..self.devices.len() {
             let asked = self.market.others(now, &self.names[node], self.cluster.models.keys());
-            self.agenda.at(now + delay, Event::Others { node, asked });
+            self.agenda.at(now + delay, Event::Others { node, asked: as_told(asked) });
         }
         if goes_on {
             self.agenda.at(now + every, Event::Report);

@@ -142,6 +142,30 @@ impl Asked {
     /// Less than this, in slot seconds a second, is not worth telling.
     const LEAST: f32 = 1e-5;
 
+    /// Numbers that a curve is told in at most: four models of an endpoint then take less than a kilobyte a second (`schema::convert::asked`).
+    pub const POINTS: usize = 40;
+
+    /// In at most so many numbers: of how many neighbouring steps each of them is the sum, and the numbers.
+    pub fn merged(&self, points: usize) -> (usize, Vec<f32>) {
+        let together = self.soft.len().div_ceil(points.max(1)).max(1);
+        (together, self.soft.chunks(together).map(|steps| steps.iter().sum()).collect())
+    }
+
+    /// What [`Asked::merged`] told of so many steps, spread evenly over them; `None` where it is not told in as many numbers as that takes.
+    pub fn spread(first: u32, steps: usize, together: usize, sums: &[f32]) -> Option<Asked> {
+        if together == 0 || steps > STEPS || steps.div_ceil(together) != sums.len() {
+            return None;
+        }
+        let each = |step: usize| sums[step / together] / together.min(steps - step / together * together) as f32;
+        Some(Asked { first, soft: (0..steps).map(each).collect() })
+    }
+
+    /// As whoever hears it knows it, but for the rounding of numbers.
+    pub fn as_told(&self) -> Asked {
+        let (together, sums) = self.merged(Asked::POINTS);
+        Asked::spread(self.first, self.soft.len(), together, &sums).expect("it was just merged")
+    }
+
     /// Of all steps, without those at both ends of which nothing is asked.
     pub fn of(steps: &[f32]) -> Asked {
         let is_asked = |work: &f32| *work > Asked::LEAST;
@@ -207,7 +231,7 @@ mod tests {
     #[test]
     fn what_is_told_is_short_and_what_is_read_is_checked() {
         let whole = Asked::of(&[1.0; STEPS]);
-        assert!(whole.is_sound() && 4 * whole.soft.len() < 1000);
+        assert!(whole.is_sound() && whole.soft.len() == STEPS);
         assert_eq!(Asked::of(&[0.0; STEPS]), Asked::default());
         let mut one = [0.0; STEPS];
         one[0] = 0.5;
@@ -222,6 +246,19 @@ mod tests {
         looks.add([(&a, &two), (&a, &two), (&b, &Asked::default())]);
         looks.add([]);
         assert_eq!(looks.mean(), BTreeMap::from([(a, two)]), "two homes in one look of two");
+        let uneven = Asked { first: 3, soft: (0..101).map(|step| step as f32).collect() };
+        let told = uneven.as_told();
+        assert!((told.total() / uneven.total() - 1.0).abs() < 1e-6, "nothing is lost");
+        assert_eq!(
+            (told.first, told.soft.len(), told.soft[100]),
+            (3, 101, (99.0 + 100.0) / 2.0),
+            "of three at a time two are left"
+        );
+        assert_eq!(Asked { soft: vec![1.0; 40], first: 9 }.as_told(), Asked { soft: vec![1.0; 40], first: 9 });
+        assert_eq!(Asked::default().as_told(), Asked::default());
+        for (steps, together, sums) in [(9, 0, 9), (9, 2, 4), (129, 1, 129), (0, 1, 1), (4, 9, 2)] {
+            assert_eq!(Asked::spread(0, steps, together, &vec![1.0; sums]), None, "{steps} {together} {sums}");
+        }
         let far = Asked { first: 1000, soft: vec![1.0; 9] };
         assert!(!far.is_sound() && far.steps() == [0.0; STEPS]);
     }

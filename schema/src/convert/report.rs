@@ -51,7 +51,7 @@ pub fn write_report(mut b: node_report::Builder<'_>, report: &NodeReport) {
         b.set_queued(load.queued);
         b.set_backlog_us(load.backlog.as_micros());
     }
-    write_asked(b.reborrow().init_asked(count(report.asked.len())), &report.asked);
+    b.set_curves(&write_asked(&report.asked));
     let mut wanted = b.reborrow().init_wanted(count(report.wanted.len()));
     for (i, (model, rows)) in report.wanted.iter().enumerate() {
         let mut b = wanted.reborrow().get(i as u32);
@@ -144,7 +144,7 @@ pub fn read_report(r: node_report::Reader<'_>) -> Result<NodeReport, BadMessage>
         endpoints: r.get_endpoints()?.iter().map(endpoint).collect::<Result<_, _>>()?,
         up: span_from_us(r.get_up_us())?,
         draining: r.get_draining(),
-        asked: read_asked(r.get_asked()?)?,
+        asked: read_asked(r.get_curves()?, r.get_asked()?)?,
         wanted: r.get_wanted()?.iter().map(wanted).collect::<Result<_, _>>()?,
         memory: read_memory(r.get_memory()?),
     })
