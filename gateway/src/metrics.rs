@@ -19,7 +19,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
-use weir_core::history::{BOUNDS_US, Histogram, MemberFacts, NodeFacts, Totals};
+use weir_core::history::{BOUNDS_US, ByStage, Histogram, MemberFacts, NodeFacts, Totals};
 
 use crate::serve::Shared;
 
@@ -323,14 +323,27 @@ fn queries(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Erro
         })
     });
     counter(to, "weir_shed", "Queries that did not run, by why and by class", shed)?;
-    let stages = facts.recent.endpoints.iter().zip(&facts.totals).flat_map(|(told, totals)| {
-        let now = told.stages.iter().map(|stage| (stage.as_str(), totals.by_stage.of(stage.as_str())));
-        // Stages that are gone, and the default output where it answered.
-        let others = totals.by_stage.iter().filter(|(name, _)| told.stages.iter().all(|stage| stage.as_str() != *name));
+    counter(
+        to,
+        "weir_cascade_stage",
+        "Queries that were answered, by the stage that answered",
+        by_stage(facts, |totals| &totals.by_stage),
+    )?;
+    let help = "Calls of a stage for a query, whatever came of them";
+    counter(to, "weir_stage_calls", help, by_stage(facts, |totals| &totals.stage_calls))?;
+    let help = "Of those: a query that was answered in time has no answer of the stage";
+    counter(to, "weir_stage_calls_in_vain", help, by_stage(facts, |totals| &totals.in_vain))
+}
+
+/// What is counted by stage: those that there are, and those that are gone, or the default output, where anything is counted of them.
+fn by_stage<'a>(facts: &'a NodeFacts, of: fn(&Totals) -> &ByStage) -> impl Iterator<Item = (Labels<'a>, f64)> {
+    facts.recent.endpoints.iter().zip(&facts.totals).flat_map(move |(told, totals)| {
+        let counts = of(totals);
+        let now = told.stages.iter().map(|stage| (stage.as_str(), counts.of(stage.as_str())));
+        let others = counts.iter().filter(|(name, _)| told.stages.iter().all(|stage| stage.as_str() != *name));
         let all = now.chain(others);
         all.map(|(stage, count)| (vec![("endpoint", told.endpoint.as_str()), ("stage", stage)], count as f64))
-    });
-    counter(to, "weir_cascade_stage", "Queries that were answered, by the stage that answered", stages)
+    })
 }
 
 fn triage(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Error> {

@@ -2,7 +2,8 @@
 //! nodes with one slot each, of which one has the deep stage, which sleeps 5 ms for every row; the oracle knows all arrivals and gains
 //! beforehand, and no row ever waits for anything but the slot.
 //!
-//! `cargo build --release -p weir-cli && cargo run --release -p weir-tests --example how_near_is_an_oracle_here [SEED…]`
+//! `cargo build --release -p weir-cli && cargo run --release -p weir-tests --example how_near_is_an_oracle_here [SEED…]`; `DEADLINES_MS=100` in its environment
+//! leaves out the other deadlines.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use weir_core::prng::Prng;
 use weir_core::units::Instant;
 use weir_loadgen::schedule::row_draws;
 use weir_sim::oracle::best;
-use weir_tests::processes::{Cluster, alone, npy};
+use weir_tests::processes::{Cluster, alone, metric, npy};
 
 /// What the deep stage takes for a row.
 const TAKES: Duration = Duration::from_millis(5);
@@ -107,11 +108,14 @@ fn gained(result: &Value) -> f64 {
 fn main() {
     let seeds: Vec<u64> = std::env::args().skip(1).map(|seed| seed.parse().expect("a seed")).collect();
     let seeds = if seeds.is_empty() { vec![1] } else { seeds };
+    let deadlines = std::env::var("DEADLINES_MS").unwrap_or("30,100,300".into());
+    let deadlines: Vec<u64> = deadlines.split(',').map(|ms| ms.parse().expect("milliseconds")).collect();
     for (name, scenario) in SCENARIOS {
-        for deadline in [30, 100, 300].map(Duration::from_millis) {
+        for deadline in deadlines.iter().copied().map(Duration::from_millis) {
             let (mut most, mut here, mut simulated, mut in_time, mut valid) = (0.0, 0.0, 0.0, 0.0, true);
+            let (mut sent, mut vain) = (0.0, 0.0);
             for seed in &seeds {
-                let cluster = Cluster::start_with(1, 2, &["--cpu-slots", "1"]);
+                let cluster = Cluster::start_with(1, 2, &["--cpu-slots", "1", "--metrics", "127.0.0.1:0"]);
                 let file = file(&cluster);
                 cluster.ok(&["apply", "-f", &file]);
                 let arrivals = arrivals(scenario, *seed);
@@ -135,15 +139,20 @@ fn main() {
                 let nodes = ["simulate", "-f", &file, "--nodes", "2", "--cpu-slots", "1"];
                 let virtually = alone(&[&nodes, &load[..]].concat()).output().expect("weir runs");
                 (here, simulated) = (here + gained(&result), simulated + gained(&parsed(virtually)));
+                for node in &cluster.nodes {
+                    sent += metric(node, "weir_stage_calls_total{endpoint=\"e\",stage=\"deep\"}");
+                    vain += metric(node, "weir_stage_calls_in_vain_total{endpoint=\"e\",stage=\"deep\"}");
+                }
                 in_time += result["attainment"].as_f64().expect("a share") / seeds.len() as f64;
                 valid &= result["valid"] == true;
             }
             println!(
-                "{name:20} {:3} ms: {:.3} of the oracle's gain here, {:.3} simulated; {:.2} % in time{}",
+                "{name:20} {:3} ms: {:.3} of the oracle's gain here, {:.3} simulated; {:.2} % in time, {:.1} % of escalations in vain{}",
                 deadline.as_millis(),
                 here / most,
                 simulated / most,
                 100.0 * in_time,
+                100.0 * vain / sent,
                 if valid { "" } else { "  (the generator was late)" }
             );
         }

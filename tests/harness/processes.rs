@@ -1,7 +1,8 @@
 //! What tests of whole processes share: a cluster of real `weir` processes in a folder of its own, on free ports.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -274,6 +275,16 @@ pub fn told(pid: u32, name: &str) -> u64 {
 /// KiB that are resident in a process.
 pub fn resident(pid: u32) -> u64 {
     told(pid, "VmRSS")
+}
+
+/// A figure that a process with a door for metrics tells; 0 where it does not.
+pub fn metric(process: &Process, name: &str) -> f64 {
+    let mut socket = TcpStream::connect(&process.doors["metrics"]).expect("the door is open");
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it is read");
+    let mut page = String::new();
+    socket.read_to_string(&mut page).expect("text");
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0.0, |value| value.parse().expect("a number"))
 }
 
 /// An f32 array as a `.npy` file.

@@ -30,6 +30,36 @@ pub fn record(id: u128, outcome: Outcome) -> Record {
 }
 
 #[test]
+fn stage_calls_are_in_vain_where_a_query_in_time_has_no_answer_of_them() {
+    let visit = |stage: usize, end: VisitEnd| Visit {
+        stage,
+        node: NodeName::parse("n1").unwrap(),
+        device: None,
+        sent: Instant::ZERO,
+        end: Some((Instant::ZERO, end)),
+        judged: None,
+    };
+    let answered = || VisitEnd::Answered { queue: Duration::ZERO, execute: Duration::ZERO, batch: None };
+    let cascade = Arc::new(endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9)))]));
+    let with = |deeper: VisitEnd, record: Record| Record {
+        endpoint: Some(Arc::clone(&cascade)),
+        visits: [visit(0, answered()), visit(1, deeper)].into_iter().collect(),
+        ..record
+    };
+    let mut totals = Totals::default();
+    let late = Record { ended: Instant::from_millis(500), ..record(3, Outcome::Answered) };
+    let records = [
+        with(answered(), record(1, Outcome::Answered)),
+        with(VisitEnd::Rejected(Rejection::Outbid), record(2, Outcome::Answered)),
+        with(answered(), late),
+        with(VisitEnd::Expired, record(4, Outcome::Expired)),
+    ];
+    totals.ended(&records, &mut Tally::default());
+    assert_eq!((totals.stage_calls.of("a"), totals.in_vain.of("a")), (4, 2));
+    assert_eq!((totals.stage_calls.of("b"), totals.in_vain.of("b")), (4, 3));
+}
+
+#[test]
 fn what_went_wrong_outlives_what_went_well() {
     let mut history = History::keeping(4);
     history.add(record(1, Outcome::Rejected(Rejection::TooLate)));

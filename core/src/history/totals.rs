@@ -111,6 +111,9 @@ pub struct Totals {
     pub in_time: u64,
     pub degraded: u64,
     pub by_stage: ByStage,
+    /// Calls of stages for a row, whatever came of it; and of those, the ones that a row in time has no answer of.
+    pub stage_calls: ByStage,
+    pub in_vain: ByStage,
     pub rejected: BTreeMap<(Rejection, Class), u64>,
     pub expired: BTreeMap<Class, u64>,
     pub failed: u64,
@@ -159,6 +162,7 @@ impl Totals {
             tally.ended(record, worth);
             self.forgone += worth.forgone;
             self.not_numbers += u64::from(record.not_numbers);
+            self.stages_called(record);
             let span = record.ended.since(record.arrived);
             took = took.max(span);
             match record.outcome {
@@ -181,6 +185,17 @@ impl Totals {
             self.calls.fail.add(took);
             let broken = |record: &Record| matches!(record.outcome, Outcome::Failed | Outcome::Unknown);
             self.broken += u64::from(records.iter().any(broken));
+        }
+    }
+
+    fn stages_called(&mut self, record: &Record) {
+        let Some(endpoint) = &record.endpoint else { return };
+        let in_time = record.outcome == Outcome::Answered && !record.is_late();
+        for visit in record.visits.iter() {
+            self.stage_calls.add(endpoint, visit.stage);
+            if !(in_time && visit.is_answered()) {
+                self.in_vain.add(endpoint, visit.stage);
+            }
         }
     }
 
