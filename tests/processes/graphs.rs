@@ -272,7 +272,7 @@ impl Neighbour {
         Neighbour(child)
     }
 
-    fn is_undisturbed(self) {
+    fn ends_undisturbed(self) {
         let told = std::process::Command::new("kill").args(["-INT", &self.0.id().to_string()]).status();
         assert!(told.is_ok_and(|told| told.success()), "it is ours to stop");
         let result = self.0.wait_with_output().expect("it ends");
@@ -333,7 +333,7 @@ fn a_flat_map_that_multiplies_ends_at_its_bounds_and_disturbs_nobody() {
     failed(&ask("hidden", "images", &[1, 2800, 1, 28, 28]), "take 64 MiB; 64 MiB are the most");
 
     eventually("nothing of it is kept", || held(&cluster) == 0.0);
-    neighbour.is_undisturbed();
+    neighbour.ends_undisturbed();
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn what_all_calls_hold_between_their_stages_is_bounded_and_given_back() {
     waits.kill().expect("it is ours to kill");
     waits.wait().expect("it ended");
     eventually("it has gone with its caller", || held(&cluster) == 0.0);
-    neighbour.is_undisturbed();
+    neighbour.ends_undisturbed();
 }
 
 /// Branches that take 1 ms and `slow` of formula, and what combines them, as `graph`.
