@@ -16,7 +16,7 @@ use super::{Liveness, NodeState, Wish};
 use crate::endpoint::Endpoint;
 use crate::ids::{EndpointName, Epoch, LogIndex, ModelRef, NodeName, ReplicaId};
 use crate::labels::twins;
-use crate::replicated::{Declarations, Model, Moves, Node, Plan, ReplicaRange, State};
+use crate::replicated::{Declared, Model, Moves, Node, Plan, ReplicaRange, State};
 use crate::tuner::{Row, Tuner, Want};
 use crate::units::{Bytes, Instant, ServiceTime};
 
@@ -40,7 +40,7 @@ pub struct Placement {
     /// Versions between which labels go: each needs what the other one does.
     twins: Vec<(usize, usize)>,
     /// The state that was read last.
-    read: Option<(LogIndex, Epoch, Declarations)>,
+    read: Option<(LogIndex, Epoch, Declared)>,
 }
 
 /// What comes of a look.
@@ -147,13 +147,13 @@ impl Placement {
 
     /// What the log says.
     fn read(&mut self, state: &State) {
-        let (index, epoch, declared) = (state.applied, state.plan.epoch, state.declarations);
+        let (index, epoch, declared) = (state.applied, state.plan.epoch, state.declared);
         if self.read.is_some_and(|(known, of, _)| (known, of) == (index, epoch)) {
             return;
         }
         let mut known = (self.models.len(), self.nodes.len());
         // Under load each look finds another plan, and next to never another model, endpoint or node.
-        if self.read.is_none_or(|(_, _, known)| !declared.are_as(known)) {
+        if self.read.is_none_or(|(_, _, known)| !declared.is_as(known)) {
             // Indices are never given anew; where names come and go, all are at times.
             let vacant = self.models.iter().filter(|model| model.is_vacant()).count();
             if vacant > VACANT_MOST && 2 * vacant > self.models.len() {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Applied, Change, Command, Done, Entry, Member, Model, Moves, REMEMBERED_ENTRIES, Refusal, State};
+use super::{
+    Applied, Change, Command, Declared, Done, Entry, Member, Model, Moves, REMEMBERED_ENTRIES, Refusal, State,
+};
 use crate::endpoint::Endpoint;
 use crate::ids::{Epoch, LogIndex, MemberId, ModelRef, ReplicaId, RequestId};
 use crate::tensor::Signature;
@@ -72,7 +74,7 @@ impl State {
     /// Puts one changed object in its place.
     pub fn absorb(&mut self, change: &Change) {
         if change.declares() {
-            self.declarations.0 += 1;
+            self.declared = Declared::by(self.applied);
         }
         match change.clone() {
             Change::Cluster(name) => self.cluster = name,

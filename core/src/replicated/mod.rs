@@ -328,20 +328,26 @@ pub struct Done {
 /// Result of a request, remembered for retries.
 pub type Applied = Result<Done, Refusal>;
 
-/// Counts changes of what is declared: models, endpoints, labels and nodes. Whoever keeps what it has read of a state need not read those again
-/// while this is the same. Each copy of a state counts for itself, so that states are equal whatever it says.
+/// The last entry that changed what is declared: models, endpoints, labels and nodes. Whoever keeps what it has read of a state need not read those again
+/// while this is the same. Of a state that was read back, the entry that it stands at: what changed before is not known. So states are equal
+/// whatever it says.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Declarations(u64);
+pub struct Declared(LogIndex);
 
-impl Declarations {
-    /// Whether nothing was declared between two looks at one copy of a state.
-    pub fn are_as(self, before: Declarations) -> bool {
+impl Declared {
+    /// Of a state that was read back after this entry.
+    pub fn by(applied: LogIndex) -> Declared {
+        Declared(applied)
+    }
+
+    /// Whether nothing was declared between two looks.
+    pub fn is_as(self, before: Declared) -> bool {
         self.0 == before.0
     }
 }
 
-impl PartialEq for Declarations {
-    fn eq(&self, _: &Declarations) -> bool {
+impl PartialEq for Declared {
+    fn eq(&self, _: &Declared) -> bool {
         true
     }
 }
@@ -361,8 +367,8 @@ pub struct State {
     pub labels: Labels,
     /// By name.
     pub nodes: BTreeMap<NodeName, Node>,
-    /// How often any of those has changed.
-    pub declarations: Declarations,
+    /// When any of those has changed last.
+    pub declared: Declared,
     /// The current plan.
     pub plan: Plan,
     /// By id.

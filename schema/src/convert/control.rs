@@ -9,8 +9,8 @@ use weir_core::ids::{
     Version,
 };
 use weir_core::replicated::{
-    Applied, Assignment, Change, Command, Declarations, Device, Done, EngineKind, Entry, Grant, KeptProfile, Member,
-    Model, Moves, Node, Plan, Refusal, ReplicaRange, Role, State,
+    Applied, Assignment, Change, Command, Declared, Device, Done, EngineKind, Entry, Grant, KeptProfile, Member, Model,
+    Moves, Node, Plan, Refusal, ReplicaRange, Role, State,
 };
 use weir_core::shapes::{Padding, Shapes};
 use weir_core::units::Bytes;
@@ -637,7 +637,7 @@ pub fn read_state(r: wire::state::Reader<'_>) -> Result<State, BadMessage> {
         profiles: profiles.collect::<Result<_, _>>()?,
         dials: dials.collect::<Result<_, BadMessage>>()?,
         labels: labels.collect::<Result<_, _>>()?,
-        declarations: Declarations::default(),
+        declared: Declared::by(LogIndex(r.get_applied())),
         next_replica: ReplicaId(r.get_next_replica()),
         next_member: MemberId(r.get_next_member()),
         requests: requests.collect::<Result<VecDeque<_>, _>>()?,

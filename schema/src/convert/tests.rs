@@ -258,7 +258,7 @@ fn state() -> State {
         profiles: BTreeMap::new(),
         dials: BTreeMap::new(),
         labels: Labels::new(),
-        declarations: Default::default(),
+        declared: Default::default(),
         next_replica: ReplicaId(10),
         next_member: MemberId(5),
         requests: VecDeque::from([(LogIndex(6), RequestId(1), refused), (LogIndex(7), RequestId(2), done)]),

@@ -187,9 +187,9 @@ impl World {
                 let version = |i| numbered(i).version;
                 let stable = ModelRef { version: Version::parse("stable").unwrap(), ..numbered(stands) };
                 let label = Label { next: next.map(version), ..Label::new(stable, version(stands)) };
-                self.state.absorb(&Change::Label(label));
-                // The log has gone on.
+                // The log goes on.
                 self.write(Command::NodeRemove(name(NODES)));
+                self.state.absorb(&Change::Label(label));
             }
             Event::Deleted(at) => {
                 let endpoint = EndpointName::parse(&format!("e{at}")).unwrap();
@@ -285,6 +285,25 @@ impl World {
         }
         look
     }
+}
+
+#[test]
+fn a_snapshot_of_others_is_read_whole_however_many_changes_made_it() {
+    let with = |model, index| {
+        let mut world = World { index, ..World::new() };
+        for i in 0..3 {
+            world.happen(Event::Joins { node: i, memory: 500, slots: vec![2] });
+        }
+        world.happen(Event::Declared { endpoint: 0, deadline_ms: 50, models: vec![(model, 1, 0, 20)], shadow: false });
+        world.report();
+        world
+    };
+    let mut world = with(0, 0);
+    world.look();
+    // This member was left behind and is sent a state in which another model was declared instead, by as many entries.
+    let other = with(1, 100);
+    (world.state, world.liveness) = (other.state, other.liveness);
+    world.look();
 }
 
 proptest! {
