@@ -181,7 +181,7 @@ impl Drop for Waits<'_> {
 impl Link {
     fn new(entered: Entered, predictor: predictor::Client) -> Link {
         let calls = entered.calls_in_flight().clamp(1, Semaphore::MAX_PERMITS);
-        // An older peer tells no limit; then calls are all that is counted.
+        // An older peer tells no limit, and a node on this thread has none: then calls are all that is counted.
         let told = Some(entered.bytes_in_flight()).filter(|bytes| *bytes > 0);
         let bytes_max = told.map_or(u32::MAX as usize, |bytes| bytes / BYTES_A_PERMIT);
         let bytes_max = bytes_max.clamp(1, (u32::MAX as usize).min(Semaphore::MAX_PERMITS));

@@ -327,7 +327,13 @@ pub async fn run(
         move || operators::facts(&shared, *joined.borrow())
     });
     let at_home = Arc::clone(&shared);
-    let door = Arc::new(move || -> Rc<dyn Authority> { Rc::new(Door(Home::new(Arc::clone(&at_home)))) });
+    let door = Arc::new(move || -> Rc<dyn Authority> {
+        // Replies go to that thread too.
+        for device in at_home.devices.values() {
+            tokio::task::spawn_local(device.echo());
+        }
+        Rc::new(Door(Home::new(Arc::clone(&at_home))))
+    });
     let in_process = InProcess { name: config.name.clone(), door };
     let _ = started.send(Started { address, joined, facts, in_process });
 

@@ -277,7 +277,7 @@ pub fn resident(pid: u32) -> u64 {
     told(pid, "VmRSS")
 }
 
-/// A figure that a process with a door for metrics tells; 0 where it does not.
+/// A figure that a process with a door for metrics tells; 0 where it does not tell it, as of what has not happened yet.
 pub fn metric(process: &Process, name: &str) -> f64 {
     let mut socket = TcpStream::connect(&process.doors["metrics"]).expect("the door is open");
     socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it is read");

@@ -330,7 +330,7 @@ fn a_flat_map_that_multiplies_ends_at_its_bounds_and_disturbs_nobody() {
     assert!(of("answered") >= 4 && of("failed") == 1 && of("rejected") == 16 - of("answered"), "{rows:?}");
     // Of each image eight times as much comes out as went in: what is asked is small, and what it gives is not.
     assert_eq!(ask("hidden", "images", &[1, 40, 1, 28, 28]).iter().filter(answered).count(), 1);
-    failed(&ask("hidden", "images", &[1, 2800, 1, 28, 28]), "take 64 MiB; 64 MiB are the most");
+    failed(&ask("hidden", "images", &[1, 2800, 1, 28, 28]), "take 65 MiB; 64 MiB are the most");
 
     eventually("nothing of it is kept", || held(&cluster) == 0.0);
     neighbour.ends_undisturbed();
@@ -358,8 +358,9 @@ fn what_all_calls_hold_between_their_stages_is_bounded_and_given_back() {
     assert_eq!(answered(&deepest(&few)), 2);
     let refused = deepest(&rows(14));
     assert!(answered(&refused) < 14, "{refused:?}");
-    let why = "what all calls of this node take between stages is more than 24 MiB; try again later";
-    assert!(refused.iter().any(|(outcome, said)| outcome == "failed" && said.contains(why)), "{refused:?}");
+    // They may be asked again, here or elsewhere: nothing was wrong with them.
+    let rejected = refused.iter().filter(|(outcome, said)| outcome == "rejected" && said.contains("ask again"));
+    assert_eq!(rejected.count() + answered(&refused), 14, "{refused:?}");
     eventually("nothing of it is kept", || held(&cluster) == 0.0);
     assert_eq!(answered(&deepest(&few)), 2, "there is room again");
 

@@ -38,6 +38,21 @@ pub struct Taken {
     pub bytes: usize,
 }
 
+/// Why something may not lie between stages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The call cannot have it, now or later: why.
+    Ever(String),
+    /// Other calls of the node hold too much now.
+    Now,
+}
+
+impl From<String> for NoRoom {
+    fn from(why: String) -> NoRoom {
+        NoRoom::Ever(why)
+    }
+}
+
 /// What the rows of one call may still hold between their stages: items, and bytes of what stages are asked and of what they gave. A request is bounded by its
 /// message; what becomes of it is not, where inputs are the same for many items, or a model gives more than it takes. What stages are asked is given back when they have
 /// ended, what they gave when the call has.
@@ -50,7 +65,9 @@ pub struct Room {
 }
 
 /// What all calls of a node hold between their stages, in bytes, and how much that may be: each call is bounded, and of calls there may be as many as
-/// connections let in. A little each of them may hold whatever the others do, so that one which takes all there is leaves them their answers.
+/// connections let in. A little
+/// ([`Room::LITTLE`]) each of them may hold whatever the others do, so that one which takes all there is leaves them their answers: beyond the bound
+/// there may be that much for each call in flight.
 #[derive(Debug)]
 pub struct Held {
     most: usize,
@@ -71,14 +88,9 @@ impl Held {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize, little: bool) -> Result<(), String> {
+    fn take(&self, bytes: usize, little: bool) -> Result<(), NoRoom> {
         let more = |held: usize| held.checked_add(bytes).filter(|held| little || *held <= self.most);
-        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(drop).map_err(|_| {
-            format!(
-                "what all calls of this node take between stages is more than {} MiB; try again later",
-                self.most >> 20
-            )
-        })
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(drop).map_err(|_| NoRoom::Now)
     }
 
     fn give_back(&self, bytes: usize) {
@@ -106,7 +118,7 @@ impl Room {
     }
 
     /// Something comes between two stages that takes so many bytes; or why it may not.
-    pub fn take(&mut self, bytes: usize) -> Result<(), String> {
+    pub fn take(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let what = "what the rows of a call take between stages";
         let left = self
             .bytes
@@ -139,9 +151,9 @@ impl Room {
     }
 
     /// A row becomes items that take so many bytes together; or why it may not.
-    fn take_items(&mut self, items: usize, bytes: usize) -> Result<(), String> {
+    fn take_items(&mut self, items: usize, bytes: usize) -> Result<(), NoRoom> {
         if items > ITEMS_MAX {
-            return Err(format!("a row has {items} items; {ITEMS_MAX} are the most"));
+            return Err(format!("a row has {items} items; {ITEMS_MAX} are the most").into());
         }
         check_items("the items of a row, with what is the same for all of them,", bytes)?;
         let left = self.items.checked_sub(items).ok_or_else(|| {
@@ -169,7 +181,7 @@ impl Default for Room {
 
 /// Why `what` may not take so many bytes for one row.
 pub fn check_items(what: &str, bytes: usize) -> Result<(), String> {
-    let mib = |bytes: usize| bytes >> 20;
+    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
     if bytes <= ITEMS_BYTES_MAX {
         return Ok(());
     }
@@ -179,11 +191,14 @@ pub fn check_items(what: &str, bytes: usize) -> Result<(), String> {
 impl Passage<'_> {
     /// The inputs of a model's stage for the only row of a call; or why there are none.
     pub fn asks(&self, stage: usize) -> Result<Asks, String> {
-        self.asks_within(stage, &mut Room::new())
+        self.asks_within(stage, &mut Room::new()).map_err(|why| match why {
+            NoRoom::Ever(why) => why,
+            NoRoom::Now => unreachable!("no other call takes from this room"),
+        })
     }
 
     /// The inputs of a model's stage; or why there are none. Items take from the room of the call.
-    pub fn asks_within(&self, stage: usize, room: &mut Room) -> Result<Asks, String> {
+    pub fn asks_within(&self, stage: usize, room: &mut Room) -> Result<Asks, NoRoom> {
         let request = self.request;
         let sources = &self.wiring.sources[stage];
         let as_asked =
@@ -206,20 +221,20 @@ impl Passage<'_> {
             }
             Ok(Tensor { dtype: from.tensors[i].dtype, shape, data: from.data(i).to_vec() })
         };
-        let tensors: Vec<Tensor> = sources.iter().map(alone).collect::<Result<_, _>>()?;
+        let tensors: Vec<Tensor> = sources.iter().map(alone).collect::<Result<_, String>>()?;
         room.take(tensors.iter().map(|tensor| tensor.data.len()).sum())?;
         Ok(Asks::One(Row { tensors: Arc::new(tensors), row: request.row.map(|_| 0) }))
     }
 
     /// The items of the row: those of what is flattened, each with all of what is not. Nothing is copied before it is known how much that is.
-    fn items(&self, stage: usize, room: &mut Room) -> Result<Vec<Row>, String> {
+    fn items(&self, stage: usize, room: &mut Room) -> Result<Vec<Row>, NoRoom> {
         let sources = &self.wiring.sources[stage];
         let given = sources.iter().map(|source| self.given(*source)).collect::<Result<Vec<_>, _>>()?;
         let lists = || sources.iter().zip(&given).filter(|(source, _)| source.is_flattened());
         let items = |(_, (from, i)): (&Source, &(&Row, usize))| from.shape(*i).first().copied().unwrap_or(0);
         let count = lists().map(items).next().unwrap_or(0);
         if lists().map(items).any(|other| other != count) {
-            return Err("its inputs have different numbers of items".into());
+            return Err("its inputs have different numbers of items".to_owned().into());
         }
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let bytes = |(source, (from, i)): (&Source, &(&Row, usize))| {

@@ -1,3 +1,4 @@
+use super::passage::NoRoom;
 use super::*;
 use crate::tensor::{DType, Row, Signature, TensorSpec};
 
@@ -202,22 +203,26 @@ fn items_are_counted_and_weighed_before_anything_is_copied() {
         let request = crate::tensor::Row { tensors: std::sync::Arc::new(inputs), row: Some(0) };
         let passage = Passage { endpoint: &flat, wiring: &wiring, request: &request, answer: &|_| None };
         match passage.asks_within(0, room)? {
-            Asks::Each(items) => Ok::<usize, String>(items.len()),
+            Asks::Each(items) => Ok::<usize, NoRoom>(items.len()),
             Asks::One(_) => panic!("it is flattened"),
         }
     };
     let once = |items, numbers| ask(items, numbers, &mut passage::Room::new());
+    let why = |refused: Result<usize, NoRoom>| match refused.unwrap_err() {
+        NoRoom::Ever(why) => why,
+        NoRoom::Now => panic!("no other call is there"),
+    };
     assert_eq!(once(4096, 4), Ok(4096));
-    assert!(once(4097, 1 << 20).unwrap_err().contains("4097 items; 4096 are the most"));
+    assert!(why(once(4097, 1 << 20)).contains("4097 items; 4096 are the most"));
     // 1 MiB that each of them would have for itself.
     assert_eq!(once(60, 1 << 18), Ok(60));
-    assert!(once(4096, 1 << 18).unwrap_err().contains("take 4096 MiB; 64 MiB are the most"));
+    assert!(why(once(4096, 1 << 18)).contains("take 4097 MiB; 64 MiB are the most"));
 
     // Each row may, and all of a call may not.
     let mut room = passage::Room::new();
     let rows = (0..).take_while(|_| ask(60, 1 << 18, &mut room).is_ok()).count();
     assert_eq!(rows, 8, "of 512 MiB");
-    assert!(ask(60, 1 << 18, &mut room).unwrap_err().contains("send fewer rows in a call"));
+    assert!(why(ask(60, 1 << 18, &mut room)).contains("send fewer rows in a call"));
     let mut room = passage::Room::new();
     let rows = (0..).take_while(|_| ask(4096, 1, &mut room).is_ok()).count();
     assert_eq!(rows, 16);
@@ -233,8 +238,7 @@ fn calls_of_a_node_have_to_leave_each_other_room() {
     let held = passage::Held::new(100 * MIB);
     let [mut first, mut second, mut small] = [0, 1, 2].map(|_| passage::Room::among(&held));
     assert_eq!((first.take(60 * MIB), second.take(40 * MIB)), (Ok(()), Ok(())));
-    let refused = second.take(1).unwrap_err();
-    assert!(refused.contains("all calls of this node") && refused.contains("try again later"), "{refused}");
+    assert_eq!(second.take(1), Err(NoRoom::Now));
     assert_eq!((small.take(4096), held.bytes()), (Ok(()), 100 * MIB + 4096), "a little has room beside them");
     assert!(small.take(MIB).is_err());
     drop(small);

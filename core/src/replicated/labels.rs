@@ -81,7 +81,9 @@ impl State {
                 None => format!("label {name} unchanged"),
                 Some(next) => format!("label {name} stays at version {version}, and does not go to {next}"),
             };
-            return Ok(self.labelled(Label { next: None, undone: String::new(), ..known.clone() }, line));
+            // One that was going back is not taken back again: somebody has decided.
+            let undone = if known.next.is_some() { known.undone.clone() } else { String::new() };
+            return Ok(self.labelled(Label { next: None, undone, ..known.clone() }, line));
         }
         // Who moves it by hand knows why it was taken back.
         let known = Label { undone: String::new(), ..known.clone() };
@@ -98,15 +100,20 @@ impl State {
         if label.version != *version || label.next.is_some() {
             return Err(conflict(format!("label {name} has gone on from version {version}")));
         }
-        let Some(before) = label.before.clone() else {
-            return Err(conflict(format!("label {name} has no version to go back to")));
-        };
-        if self.models.get(&label.of(&before)).is_none_or(|model| model.quarantined.is_some()) {
-            return Err(conflict(format!("version {before}, which label {name} stood for, cannot be loaded any more")));
-        }
-        self.check_move(label, &before)?;
+        let before = self.way_back(label)?.clone();
         let line = format!("label {name} goes back from version {version} to {before}: {because}");
         Ok(self.labelled(Label { next: Some(before), undone: because.to_owned(), ..label.clone() }, line))
+    }
+
+    /// The version that a label stood for before, where it can go back to that; or why it cannot.
+    pub fn way_back<'l>(&self, label: &'l Label) -> Result<&'l Version, Refusal> {
+        let name = &label.name;
+        let before =
+            label.before.as_ref().ok_or_else(|| conflict(format!("label {name} has no version to go back to")))?;
+        if self.models.get(&label.of(before)).is_none_or(|model| model.quarantined.is_some()) {
+            return Err(conflict(format!("version {before}, which label {name} stood for, cannot be loaded any more")));
+        }
+        self.check_move(label, before).map(|()| before)
     }
 
     pub(super) fn delete_label(&self, name: &ModelRef) -> Result<Effect, Refusal> {

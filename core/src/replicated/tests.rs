@@ -511,6 +511,11 @@ fn a_label_that_is_taken_back_says_why_until_somebody_moves_it() {
     log.run(label("m@stable", Some("2"))).unwrap();
     assert_eq!(said(&log), "", "whoever moves it by hand knows");
     log.step(moves, "2").unwrap();
+    log.run(back("2")).unwrap();
+    assert_eq!(log.lines(label("m@stable", Some("2"))), ["label m@stable stays at version 2, and does not go to 1"]);
+    assert_eq!(said(&log), "it is late", "a return that was called off is not tried again");
+    log.run(label("m@stable", Some("2"))).unwrap();
+    assert_eq!(said(&log), "", "from then on it is watched as before");
     let quarantine = Command::Quarantine { model: ModelRef::parse("m@1").unwrap(), because: Some("it died".into()) };
     log.run(quarantine).unwrap();
     assert!(log.run(back("2")).unwrap_err().to_string().contains("cannot be loaded any more"));

@@ -120,8 +120,8 @@ impl Watched {
         let (_, because, label) = recent
             .filter_map(|(at, name)| {
                 let label = state.labels.get(name)?;
-                let goes = label.next.is_some() || label.before.is_none() || !label.undone.is_empty();
-                Some((at, self.missed(endpoint, label).filter(|_| !goes)?, label))
+                let stays = label.next.is_some() || !label.undone.is_empty() || state.way_back(label).is_err();
+                Some((at, self.missed(endpoint, label).filter(|_| !stays)?, label))
             })
             .max_by_key(|(at, ..)| **at)?;
         Some(Command::LabelBack { name: label.name.clone(), version: label.version.clone(), because })
@@ -165,7 +165,10 @@ mod tests {
 
     use super::*;
     use crate::endpoint::{Labels, Split, Stage};
-    use crate::ids::StageName;
+    use crate::ids::{Digest, StageName};
+    use crate::replicated::{EngineKind, Model, ReplicaRange};
+    use crate::tensor::{DType, Signature, TensorSpec};
+    use crate::units::Bytes;
 
     fn model(text: &str) -> ModelRef {
         ModelRef::parse(text).unwrap()
@@ -173,6 +176,22 @@ mod tests {
 
     fn version(text: &str) -> Version {
         Version::parse(text).unwrap()
+    }
+
+    fn declared(name: &str) -> Model {
+        let tensor =
+            |name: &str, width| TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![None, Some(width)] };
+        Model {
+            reference: model(name),
+            digest: Digest([0; 32]),
+            size: Bytes(1),
+            engine: EngineKind::Onnx,
+            signature: Signature { inputs: vec![tensor("x", 4)], outputs: vec![tensor("probabilities", 10)] },
+            max_batch: None,
+            shapes: Default::default(),
+            replicas: ReplicaRange { min: 1, max: 1 },
+            quarantined: None,
+        }
     }
 
     /// A leader that is told each tenth of a second what became of ten rows of `e`.
@@ -199,7 +218,10 @@ mod tests {
             let labels: Labels =
                 named.into_iter().filter(|name| !name.version.as_str().starts_with('1')).map(label).collect();
             let endpoint = endpoint.resolved(&labels);
-            let state = State { endpoints: [(endpoint.name.clone(), endpoint)].into(), labels, ..State::default() };
+            let versions = ["m@1", "m@2", "tiny@1", "mid@1", "mid@2", "big@1", "big@2"];
+            let models = versions.map(|name| (model(name), declared(name))).into();
+            let endpoints = [(endpoint.name.clone(), endpoint)].into();
+            let state = State { endpoints, labels, models, ..State::default() };
             Leader { state, following: Following::default(), ticks: 0 }
         }
 
@@ -247,6 +269,18 @@ mod tests {
         leader.moves("m@stable", "1");
         leader.state.labels.get_mut(&model("m@stable")).unwrap().undone = "late".into();
         assert_eq!(leader.watch(60, &[("m@1", 4)]), None);
+    }
+
+    #[test]
+    fn a_label_that_cannot_go_back_is_left_where_it_is() {
+        let mut leader = Leader::new(&["m@stable"], &[]);
+        leader.watch(5, &[("m@1", 10)]);
+        leader.moves("m@stable", "2");
+        // What the log would refuse is not written again and again: everything else of the leader waits behind it.
+        leader.state.models.get_mut(&model("m@1")).unwrap().quarantined = Some("it died".into());
+        assert_eq!(leader.watch(20, &[("m@2", 4)]), None);
+        leader.state.models.get_mut(&model("m@1")).unwrap().quarantined = None;
+        assert_eq!(leader.watch(20, &[("m@2", 4)]).map(|(back, _)| back).as_deref(), Some("m@stable from 2"));
     }
 
     #[test]

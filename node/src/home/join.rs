@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use weir_core::endpoint::passage::{Room, Taken, check_items, stacked};
+use weir_core::endpoint::passage::{NoRoom, Room, Taken, check_items, stacked};
+use weir_core::outcome::Rejection;
 use weir_core::tensor::Row;
 
 use super::StageReply;
@@ -43,11 +44,13 @@ impl Join {
             return Some(reply);
         };
         let bytes = outputs.bytes();
-        let fits =
-            check_items("its outputs for the items of a row", self.bytes + bytes).and_then(|()| room.take(bytes));
-        if let Err(why) = fits {
+        let fits = check_items("its outputs for the items of a row", self.bytes + bytes).map_err(NoRoom::Ever);
+        if let Err(why) = fits.and_then(|()| room.take(bytes)) {
             self.end(room);
-            return Some(StageReply::Failed(why));
+            return Some(match why {
+                NoRoom::Ever(why) => StageReply::Failed(why),
+                NoRoom::Now => StageReply::Rejected(Rejection::QueueFull),
+            });
         }
         self.bytes += bytes;
         self.outputs[position] = Some(outputs);
@@ -63,9 +66,7 @@ impl Join {
             None => StageReply::Failed("it gives outputs of different shapes for items of one row".into()),
         })
     }
-}
 
-impl Join {
     /// Nothing more is waited for, and nothing of it kept.
     fn end(&mut self, room: &mut Room) {
         self.over = true;

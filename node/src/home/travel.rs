@@ -1,6 +1,6 @@
 //! The rows of a call on their way: what has come, what is asked next.
 
-use weir_core::endpoint::passage::{Taken, empty, holds, signal};
+use weir_core::endpoint::passage::{NoRoom, Taken, empty, holds, signal};
 use weir_core::endpoint::{Asks, Ladder, Passage};
 use weir_core::history::Visit;
 use weir_core::ids::NodeName;
@@ -86,7 +86,7 @@ impl Travel<'_> {
         let (stage, _, outputs) = &answer;
         let (stage, endpoint, wiring) = (*stage, self.call.ladders.endpoint(), &self.call.wiring);
         if let Err(why) = self.room.take(outputs.bytes()) {
-            self.fail(now, stage, slot, &why);
+            self.refuse_room(now, stage, slot, why);
             return None;
         }
         let (signal, holds) = (signal(endpoint, wiring, stage, outputs), holds(endpoint, wiring, stage, outputs));
@@ -108,6 +108,17 @@ impl Travel<'_> {
             }
         }
         values
+    }
+
+    /// What a stage is asked for a row, or gave, may not lie here.
+    fn refuse_room(&mut self, now: Instant, stage: usize, slot: usize, why: NoRoom) {
+        match why {
+            NoRoom::Ever(why) => self.fail(now, stage, slot, &why),
+            NoRoom::Now => {
+                let end = StageEnd::Rejected(Rejection::QueueFull);
+                self.trip.on_stage_end(now, self.call.ladders.at(0.0, 0.0), slot, stage, end, 0);
+            }
+        }
     }
 
     /// A stage cannot even be asked for a row.
@@ -165,7 +176,7 @@ impl Travel<'_> {
                     }
                 }
                 Err(why) => {
-                    self.fail(now, stage, slot, &why);
+                    self.refuse_room(now, stage, slot, why);
                     return false;
                 }
             }
