@@ -1,6 +1,7 @@
 //! One node: hosts model replicas as actors, is the home of queries, and runs stages for other nodes.
 //!
-//! Threads: the caller's keeps the line to the coordinators, the plan and the timers; RPC threads serve connections; each
+//! Threads: the caller's keeps the line to the coordinators, the plan and the timers; RPC threads serve connections, and other threads of the
+//! process that ask a lot have a home of it as well ([`Started::in_process`]); each
 //! replica has one of its own. What is absent: any wait for a coordinator on the way of a prediction.
 mod actors;
 mod alarm;
