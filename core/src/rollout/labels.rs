@@ -120,8 +120,10 @@ impl Watched {
         let (_, because, label) = recent
             .filter_map(|(at, name)| {
                 let label = state.labels.get(name)?;
-                let stays = label.next.is_some() || !label.undone.is_empty() || state.way_back(label).is_err();
-                Some((at, self.missed(endpoint, label).filter(|_| !stays)?, label))
+                let stays = label.next.is_some() || !label.undone.is_empty();
+                // The way back is looked up last: that reads every model, and as a rule nothing is missed.
+                let because = self.missed(endpoint, label).filter(|_| !stays && state.way_back(label).is_ok())?;
+                Some((at, because, label))
             })
             .max_by_key(|(at, ..)| **at)?;
         Some(Command::LabelBack { name: label.name.clone(), version: label.version.clone(), because })
