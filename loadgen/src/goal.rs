@@ -107,17 +107,13 @@ impl Goal {
 
     /// What a further run reaches in 19 of 20 cases.
     pub fn bound(&self, margin: Margin) -> f64 {
-        if self.at_least { margin.mean - margin.reach } else { margin.mean + margin.reach }
+        if self.at_least { margin.least() } else { margin.most() }
     }
 
     /// Whether each of some runs reached it, and in 19 of 20 cases a further one does.
     pub fn is_promised(&self, results: &[RunResult]) -> bool {
-        // As rounded as what is compared is computed.
-        let slack = 1e-12 * self.bound.abs();
-        let further = |margin| {
-            let bound = self.bound(margin);
-            if self.at_least { bound >= self.bound - slack } else { bound <= self.bound + slack }
-        };
+        let further =
+            |margin: Margin| if self.at_least { margin.is_at_least(self.bound) } else { margin.is_at_most(self.bound) };
         results.iter().all(|result| self.is_met(result)) && self.margin(results).is_some_and(further)
     }
 

@@ -6,6 +6,8 @@
 mod actors;
 mod alarm;
 mod artifacts;
+#[cfg(test)]
+mod bench;
 mod counters;
 mod deadlines;
 mod door;

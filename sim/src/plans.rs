@@ -153,14 +153,10 @@ impl Case {
     /// Whether a fleet meets the goal under each of so many draws, and with a margin as wide as they differ.
     pub fn meets(&self, fleet: &[u32], runs: usize) -> bool {
         let reached: Option<Vec<Goal>> = (0..runs).map(|draw| self.met(fleet, draw)).collect();
-        let further = |reached: Vec<f64>, goal: f64| {
-            let margin = Margin::of(&reached);
-            margin.mean - margin.reach >= goal - 1e-12
+        let further = |reached: &[Goal], of: fn(&Goal) -> f64| {
+            Margin::of(&reached.iter().map(of).collect::<Vec<_>>()).is_at_least(of(&self.goal))
         };
-        reached.is_some_and(|reached| {
-            further(reached.iter().map(|got| got.attainment).collect(), self.goal.attainment)
-                && further(reached.iter().map(|got| got.accuracy).collect(), self.goal.accuracy)
-        })
+        reached.is_some_and(|reached| further(&reached, |got| got.attainment) && further(&reached, |got| got.accuracy))
     }
 
     /// What a fleet reaches under a draw, where it meets the goal.

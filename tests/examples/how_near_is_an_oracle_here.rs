@@ -140,8 +140,9 @@ fn main() {
                 let virtually = alone(&[&nodes, &load[..]].concat()).output().expect("weir runs");
                 (here, simulated) = (here + gained(&result), simulated + gained(&parsed(virtually)));
                 for node in &cluster.nodes {
-                    sent += metric(node, "weir_stage_calls_total{endpoint=\"e\",stage=\"deep\"}");
-                    vain += metric(node, "weir_stage_calls_in_vain_total{endpoint=\"e\",stage=\"deep\"}");
+                    sent += metric(node, "weir_stage_calls_total{endpoint=\"e\",stage=\"deep\"}").unwrap_or(0.0);
+                    vain +=
+                        metric(node, "weir_stage_calls_in_vain_total{endpoint=\"e\",stage=\"deep\"}").unwrap_or(0.0);
                 }
                 in_time += result["attainment"].as_f64().expect("a share") / seeds.len() as f64;
                 valid &= result["valid"] == true;

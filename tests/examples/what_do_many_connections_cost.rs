@@ -21,7 +21,7 @@ use weir_host::login::Token;
 use weir_host::net::{Listener, Net, Stream, set_options};
 use weir_schema::convert::tensor::write_tensor;
 use weir_schema::predict_capnp::{Purpose, predictor};
-use weir_tests::processes::{Cluster, npy, resident, root};
+use weir_tests::processes::{Cluster, resident};
 
 /// Connects from 127.0.1.0, 127.0.1.1 and so on, a few times from each.
 struct FromMany(AtomicU32);
@@ -57,16 +57,7 @@ fn main() {
 
 async fn measure(connections: usize, rate: usize, rounds: usize) {
     let cluster = Cluster::start(1, 1);
-    let model = root().join("tests/models/identity_4k.onnx");
-    let file = cluster.write(
-        "identity.toml",
-        format!(
-            "[[model]]\nname = \"identity\"\npath = {:?}\n[[endpoint]]\nname = \"identity\"\nmodel = \"identity\"\n",
-            model.display().to_string()
-        ),
-    );
-    cluster.ok(&["apply", "-f", &file]);
-    cluster.ok(&["predict", "identity", "--input", &cluster.write("x.npy", npy(&[1, 1024], &[1.0; 1024]))]);
+    cluster.serve_identity();
     let (address, pid) = (cluster.nodes[0].address.clone(), cluster.nodes[0].pid());
     let token = cluster.path("c1/admin.token");
     let token = Token::read_file(&weir_host::disk::SystemDisk, std::path::Path::new(&token)).expect("the token");

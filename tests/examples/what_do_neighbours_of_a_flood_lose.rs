@@ -160,7 +160,7 @@ fn asked(endpoints: [(f64, f64); 2], rates: [&dyn Fn(f64) -> f64; 2], seed: u64)
     let in_time = ended.iter().filter(|end| end.is_in_time(DEADLINE)).count() as f64 / ended.len() as f64;
     let of = |name: &str| {
         ["e0", "e1"]
-            .map(|e| metric(&cluster.nodes[0], &format!("{name}{{endpoint=\"{e}\",stage=\"deep\"}}")))
+            .map(|e| metric(&cluster.nodes[0], &format!("{name}{{endpoint=\"{e}\",stage=\"deep\"}}")).unwrap_or(0.0))
             .iter()
             .sum::<f64>()
     };

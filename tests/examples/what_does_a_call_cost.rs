@@ -24,7 +24,7 @@ use weir_host::limits::Limits;
 use weir_host::login::Token;
 use weir_schema::convert::tensor::write_tensor;
 use weir_schema::predict_capnp::{Purpose, predictor};
-use weir_tests::processes::{Cluster, npy, resident, root};
+use weir_tests::processes::{Cluster, resident};
 
 const BYTES: usize = 4096;
 
@@ -234,16 +234,7 @@ async fn bare(address: &str) -> predictor::Client {
 async fn measure(what: &str, number: Option<u64>) {
     let (tcp_server, capnp_server) = (Server::start(&["tcp"]), Server::start(&["capnp"]));
     let cluster = Cluster::start(1, 1);
-    let model = root().join("tests/models/identity_4k.onnx");
-    let file = cluster.write(
-        "identity.toml",
-        format!(
-            "[[model]]\nname = \"identity\"\npath = {:?}\n[[endpoint]]\nname = \"identity\"\nmodel = \"identity\"\n",
-            model.display().to_string()
-        ),
-    );
-    cluster.ok(&["apply", "-f", &file]);
-    cluster.ok(&["predict", "identity", "--input", &cluster.write("x.npy", npy(&[1, 1024], &[1.0; 1024]))]);
+    cluster.serve_identity();
     let node = Target {
         address: cluster.nodes[0].address.clone(),
         token_file: cluster.path("c1/admin.token"),

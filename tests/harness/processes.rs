@@ -258,6 +258,17 @@ impl Cluster {
         let path = self.write("echo.toml", file);
         self.ok(&["apply", "-f", &path]);
     }
+
+    /// Serves 4 KB as they are behind the endpoint `identity`, and has it answer once.
+    pub fn serve_identity(&self) {
+        let model = root().join("tests/models/identity_4k.onnx");
+        let file = format!(
+            "[[model]]\nname = \"identity\"\npath = {:?}\n[[endpoint]]\nname = \"identity\"\nmodel = \"identity\"\n",
+            model.display().to_string()
+        );
+        self.ok(&["apply", "-f", &self.write("identity.toml", file)]);
+        self.ok(&["predict", "identity", "--input", &self.write("x.npy", npy(&[1, 1024], &[1.0; 1024]))]);
+    }
 }
 
 /// How many items of a list in the status are as wanted.
@@ -277,14 +288,14 @@ pub fn resident(pid: u32) -> u64 {
     told(pid, "VmRSS")
 }
 
-/// A figure that a process with a door for metrics tells; 0 where it does not tell it, as of what has not happened yet.
-pub fn metric(process: &Process, name: &str) -> f64 {
+/// A figure that a process with a door for metrics tells.
+pub fn metric(process: &Process, name: &str) -> Option<f64> {
     let mut socket = TcpStream::connect(&process.doors["metrics"]).expect("the door is open");
     socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it is read");
     let mut page = String::new();
     socket.read_to_string(&mut page).expect("text");
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.map_or(0.0, |value| value.parse().expect("a number"))
+    value.map(|value| value.parse().expect("a number"))
 }
 
 /// An f32 array as a `.npy` file.

@@ -13,7 +13,7 @@ use weir_host::disk::SystemDisk;
 use weir_schema::oip::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use weir_schema::oip::inference::model_infer_request::InferInputTensor;
 use weir_schema::oip::inference::{InferTensorContents, ModelInferRequest, ModelInferResponse, ModelReadyRequest};
-use weir_tests::processes::{Cluster, Process, npy, root};
+use weir_tests::processes::{self, Cluster, Process, npy, root};
 
 use crate::python::python;
 
@@ -68,9 +68,7 @@ pub fn get(address: &str, path: &str) -> Told {
 }
 
 pub fn metric(node: &Process, name: &str) -> f64 {
-    let text = get(&node.doors["metrics"], "/metrics").text();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
+    processes::metric(node, name).unwrap_or_else(|| panic!("{name} is not told"))
 }
 
 pub fn eventually(what: &str, is: impl Fn() -> bool) {

@@ -8,7 +8,7 @@ mod reference;
 mod solve;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use liveness::{
     DOWN_AFTER, DeviceLoad, EndpointLoad, EndpointState, Liveness, NodeReport, NodeState, REPORT_EVERY, ReplicaProfile,

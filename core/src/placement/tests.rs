@@ -532,7 +532,7 @@ fn two_nodes() -> State {
     state
 }
 
-fn known_model(digest: Digest) -> Model {
+pub(crate) fn known_model(digest: Digest) -> Model {
     Model {
         reference: model("a"),
         digest,

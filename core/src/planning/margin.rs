@@ -30,7 +30,30 @@ impl Margin {
         let variance = reached.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
         Margin { mean, reach: t * (variance * (1.0 + 1.0 / n)).sqrt() }
     }
+
+    /// The next run reaches at least this, where more is better.
+    pub fn least(self) -> f64 {
+        self.mean - self.reach
+    }
+
+    /// And at most this, where less is.
+    pub fn most(self) -> f64 {
+        self.mean + self.reach
+    }
+
+    /// Whether the next run reaches at least `goal`; as rounded as what is compared is computed.
+    pub fn is_at_least(self, goal: f64) -> bool {
+        self.least() >= goal - ROUNDED * goal.abs()
+    }
+
+    /// Whether it reaches at most that.
+    pub fn is_at_most(self, goal: f64) -> bool {
+        self.most() <= goal + ROUNDED * goal.abs()
+    }
 }
+
+/// By so much of it a mean of equal numbers may be another number.
+const ROUNDED: f64 = 1e-12;
 
 #[cfg(test)]
 mod tests {

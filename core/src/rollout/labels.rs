@@ -168,9 +168,9 @@ mod tests {
     use super::*;
     use crate::endpoint::{Labels, Split, Stage};
     use crate::ids::{Digest, StageName};
-    use crate::replicated::{EngineKind, Model, ReplicaRange};
+    use crate::placement::tests::known_model;
+    use crate::replicated::Model;
     use crate::tensor::{DType, Signature, TensorSpec};
-    use crate::units::Bytes;
 
     fn model(text: &str) -> ModelRef {
         ModelRef::parse(text).unwrap()
@@ -185,14 +185,8 @@ mod tests {
             |name: &str, width| TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![None, Some(width)] };
         Model {
             reference: model(name),
-            digest: Digest([0; 32]),
-            size: Bytes(1),
-            engine: EngineKind::Onnx,
             signature: Signature { inputs: vec![tensor("x", 4)], outputs: vec![tensor("probabilities", 10)] },
-            max_batch: None,
-            shapes: Default::default(),
-            replicas: ReplicaRange { min: 1, max: 1 },
-            quarantined: None,
+            ..known_model(Digest([0; 32]))
         }
     }
 

@@ -1,31 +1,17 @@
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc as sync;
 
-use actix::Actor;
 use weir_core::ids::DeviceName;
 use weir_core::outcome::{Class, Rejection};
 use weir_core::scheduler::Policy;
 use weir_core::tensor::{Row, Signature, Tensor};
 use weir_core::triage::Bid;
 use weir_core::units::Deadline;
-use weir_host::spawn::{Place, Spawn};
+use weir_host::spawn::Place;
 use weir_ml_workers::engine::{RunError, Session, Terminator};
-use weir_ml_workers::model_actor::{ModelActor, Pauses};
-use weir_ml_workers::probe::Batching;
 
 use super::*;
 use crate::actors::device::Slots;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-#[derive(Default)]
-struct HandClock(AtomicU64);
-
-impl Clock for HandClock {
-    fn now(&self) -> Instant {
-        Instant::from_millis(self.0.load(Ordering::SeqCst))
-    }
-}
+use crate::bench::{self, HandClock, PATIENCE};
 
 /// A model that answers with what it is asked.
 #[derive(Default)]
@@ -69,8 +55,7 @@ impl Bench {
         let hands = || Arc::clone(&clock) as Arc<dyn Clock>;
         let device = Device::new(DeviceName::parse("cpu0").unwrap(), slots, Policy::default(), hands(), told);
         let (memory, orders) = Memory::new(hands(), Bytes(10));
-        let (reply, came) = sync::channel();
-        let replies: Replies = Arc::new(move |slot, what| reply.send((slot, what)).unwrap());
+        let (replies, came) = bench::replies();
         let mut bench = Bench { memory, device, clock, orders, places: Vec::new(), replies, came };
         for id in [1, 2] {
             bench.memory.place(ReplicaId(id), &model(id), &bench.device, Bytes(6));
@@ -99,15 +84,10 @@ impl Bench {
             Ok(Order::Load(ordered)) => assert_eq!(ordered, ReplicaId(id)),
             other => panic!("{other:?} in place of a load of {id}"),
         }
-        let place = Spawn::Threads.place();
-        let (send, started) = sync::channel();
-        place.run(move || async move {
-            let actor = ModelActor::new(Box::new(Echo::default()), Batching::Rows, Pauses::OnThread);
-            send.send(actor.start()).unwrap();
-        });
+        let (place, actor) = bench::actor(Echo::default());
         let loaded = LoadedReplica {
             model: model(id),
-            actor: started.recv_timeout(PATIENCE).unwrap(),
+            actor,
             terminator: Terminator::new(|| {}),
             profile: Profile::new(&[(1, ServiceTime::from_micros(1000))]),
             max_batch: 8,

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc as sync;
 
 use actix::Actor;
@@ -7,23 +7,13 @@ use weir_core::shapes::Padding;
 use weir_core::tensor::{DType, Signature, Tensor, TensorSpec};
 use weir_core::triage::Bid;
 use weir_core::units::Bytes;
-use weir_host::spawn::{Place, Spawn};
+use weir_host::spawn::Place;
 use weir_ml_workers::engine::Session;
 use weir_ml_workers::model_actor::Pauses;
 use weir_ml_workers::probe::Batching;
 
 use super::*;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-#[derive(Default)]
-struct HandClock(AtomicU64);
-
-impl Clock for HandClock {
-    fn now(&self) -> Instant {
-        Instant::from_millis(self.0.load(Ordering::SeqCst))
-    }
-}
+use crate::bench::{self, HandClock, PATIENCE};
 
 /// A model that answers each run with what it is told to, when it is told to.
 struct OnDemand {
@@ -82,21 +72,15 @@ impl Bench {
         let name = DeviceName::parse("cpu0").unwrap();
         let slots = Slots { count: 1, pace, cores: Vec::new() };
         let device = Device::new(name, slots, Policy::default(), Arc::clone(&clock) as Arc<dyn Clock>, told);
-        let (reply, came) = sync::channel();
-        let replies: Replies = Arc::new(move |slot, what| reply.send((slot, what)).unwrap());
+        let (replies, came) = bench::replies();
         Bench { device, clock, replies, came, deaths }
     }
 
     /// A replica on a thread of its own.
     fn add(&self, id: u64, name: &str) -> (Place, sync::Sender<f32>) {
         let (tell, answers) = sync::channel();
-        let place = Spawn::Threads.place();
-        let (send, started) = sync::channel();
-        place.run(move || async move {
-            let session = OnDemand { answers, signature: Signature::default() };
-            send.send(ModelActor::new(Box::new(session), Batching::Rows, Pauses::OnThread).start()).unwrap();
-        });
-        self.device.add_replica(ReplicaId(id), loaded(name, started.recv_timeout(PATIENCE).unwrap()));
+        let (place, actor) = bench::actor(OnDemand { answers, signature: Signature::default() });
+        self.device.add_replica(ReplicaId(id), loaded(name, actor));
         (place, tell)
     }
 
