@@ -228,7 +228,8 @@ impl Memory {
         }
         let inner = self.lock();
         let ready = inner.core.ready_at(now, model).filter(|ready| *ready > now)?;
-        Some(Estimate { finish: ready + inner.service(model), yields: Duration::ZERO, calm: false })
+        let finish = ready + inner.service(model);
+        Some(Estimate { finish, yields: Duration::ZERO, calm: false, begins: now, spare: 0.0 })
     }
 
     /// Memory as a whole.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use weir_core::ids::{EndpointName, Epoch, ModelRef, NodeName};
 use weir_core::outcome::{Class, Outcome, Rejection};
-use weir_core::router::Told;
+use weir_core::router::{Estimate, Told, has_room};
 use weir_core::tensor::{Row, Tensor};
 use weir_core::triage::{Bid, Claim, Price, Tenant};
 use weir_core::units::{Deadline, Instant};
@@ -216,13 +216,14 @@ impl stages::Server for StagesObject {
         // Who asks is looked up here: no caller says what it may take.
         let served = table.endpoints.iter().find(|(name, _)| name.as_str() == endpoint);
         let tenant = served.map_or(Tenant::NOBODY, |(_, served)| served.ladders.endpoint().tenant());
-        let local = table.targets.get(&model).into_iter().flat_map(|targets| &targets.local);
+        let targets = table.targets.get(&model);
+        let local = targets.into_iter().flat_map(|targets| &targets.local);
         let best = local
             .filter_map(|name| {
                 let device = devices.get(name)?;
-                Some((devices.estimate_finish(device, now, &model, rows.len(), None)?.finish, device))
+                Some((devices.estimate_finish(device, now, &model, rows.len(), None)?, device))
             })
-            .min_by_key(|(finish, _)| *finish);
+            .min_by_key(|(estimate, _)| estimate.finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
         let mut ahead =
@@ -232,8 +233,9 @@ impl stages::Server for StagesObject {
         // What is told holds for rows that come as these came, with as much time.
         let longest = deadlines.iter().max().copied().unwrap_or_default();
         let claim = |now: Instant| Claim { deadline: Deadline::after(now, longest), class, tenant };
-        let is_full = |finish: &Instant| !by.is_zero() && *finish > now + by;
-        if let Some((_, device)) = best.as_ref().filter(|(finish, _)| is_full(finish)) {
+        let order = targets.map_or(0, |targets| targets.here);
+        let is_full = |estimate: &Estimate| !by.is_zero() && !has_room(now, now + by, longest, order, estimate);
+        if let Some((_, device)) = best.as_ref().filter(|(estimate, _)| is_full(estimate)) {
             // The home goes on to the next at once, and knows how long the wait is here.
             ahead = told(device, memory, &model, claim(now), firm, now);
             memory.on_missed(&model, rows.len(), by);

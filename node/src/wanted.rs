@@ -35,9 +35,9 @@ impl Wanted {
     }
 
     /// Slot time that a row saves by meeting those of other homes: see [`Coming::saves`].
-    pub fn saves(&self, now: Instant, model: &ModelRef, profile: &Profile, left: Duration) -> Duration {
+    pub fn saves(&self, now: Instant, model: &ModelRef, profile: &Profile, left: Duration, spare: f64) -> Duration {
         let lately = self.0.get(model).map(|known| known.lately).unwrap_or_default();
-        lately.saves(now, profile, left)
+        lately.saves(now, profile, left, spare)
     }
 
     /// Of which models that is another number than was told, and which.

@@ -1,5 +1,6 @@
 //! What is multiplexing worth? Eight models on eight devices, 99 % within 50 ms (`scheduling.md` section 14): each model on a device of
-//! its own, on two, on all, and all slots under one scheduler, as if every query knew beforehand where it fares best.
+//! its own, on two, on all, and all slots under one scheduler, as if every query knew beforehand where it fares best. And what is served of
+//! more than all of them bear?
 //!
 //! `cargo run --release -p weir-sim --example what_is_multiplexing_worth [SECONDS [SEEDS]]`: 60 and 3, half an hour, where nobody says.
 
@@ -27,6 +28,12 @@ const GOAL: f64 = 0.99;
 struct Runs {
     length: Duration,
     seeds: u64,
+}
+
+impl Runs {
+    fn mean(self, of: impl Fn(u64) -> f64) -> f64 {
+        (1..=self.seeds).map(of).sum::<f64>() / self.seeds as f64
+    }
 }
 
 fn name(i: usize) -> String {
@@ -91,7 +98,7 @@ fn attainment(cluster: &Cluster, case: &Case, rate: f64, length: Duration, seed:
 
 /// The highest rate at which 99 % are in time, of all seeds together.
 fn peak(runs: Runs, at: impl Fn(f64, u64) -> f64) -> f64 {
-    pool::highest(|rate| (1..=runs.seeds).map(|seed| at(rate, seed)).sum::<f64>() / runs.seeds as f64 >= GOAL)
+    pool::highest(|rate| runs.mean(|seed| at(rate, seed)) >= GOAL)
 }
 
 fn main() {
@@ -106,19 +113,34 @@ fn main() {
         "{:>16} {:>9} {:>9} {:>9} {:>9} {:>13} {:>7}",
         "arrivals", "own", "on two", "on four", "on all", "one scheduler", "gain"
     );
+    let copies = [1, 2, 4, MODELS].map(cluster);
+    let one_scheduler =
+        |case: &Case, rate, seed| pool::run(case, Policy::default(), rate, runs.length, seed).attainment();
+    let mut beyond = Vec::new();
     // Squared coefficients of variation of 1, 4, 8 and 30.
     for arrivals in ["poisson", "gamma:cv=2", "gamma:cv=2.828", "gamma:cv=5.477"] {
         let case = case(arrivals);
-        let by_copies = [1, 2, 4, MODELS].map(|copies| {
-            let cluster = cluster(copies);
-            peak(runs, |rate, seed| attainment(&cluster, &case, rate, runs.length, seed))
-        });
-        let together =
-            peak(runs, |rate, seed| pool::run(&case, Policy::default(), rate, runs.length, seed).attainment());
+        let by_copies = copies
+            .each_ref()
+            .map(|cluster| peak(runs, |rate, seed| attainment(cluster, &case, rate, runs.length, seed)));
+        let together = peak(runs, |rate, seed| one_scheduler(&case, rate, seed));
+        let shares = |rate| {
+            let apart =
+                copies.each_ref().map(|cluster| runs.mean(|seed| attainment(cluster, &case, rate, runs.length, seed)));
+            (apart, runs.mean(|seed| one_scheduler(&case, rate, seed)))
+        };
+        beyond.push((arrivals, [1.0, 1.2].map(|times| shares(times * together))));
         let [own, two, four, all] = by_copies;
         println!(
             "{arrivals:>16} {own:9.0} {two:9.0} {four:9.0} {all:9.0} {together:13.0} {:6.2}x",
             all.max(two).max(four) / own
         );
+    }
+    println!("in time, in percent, of the rate that one scheduler bears and of 1.2 times it");
+    for (arrivals, shares) in beyond {
+        for ([own, two, four, all], together) in shares {
+            let [own, two, four, all, together] = [own, two, four, all, together].map(|share| 100.0 * share);
+            println!("{arrivals:>16} {own:9.2} {two:9.2} {four:9.2} {all:9.2} {together:13.2}");
+        }
     }
 }

@@ -23,7 +23,7 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
     self, Candidate, Choice, Coming, Depth, Ending, Estimate, Group, Journey, StageEnd, Target, Told, Trip, cheapest,
-    choose, doubted, meeting_order, remote_finish, sent,
+    choose, doubted, has_room, meeting_order, remote_finish, sent, spare_here,
 };
 use weir_core::scheduler::{Policy, Query, ShapeKey};
 use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
@@ -538,7 +538,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             if group.tried.is_empty() && group.full.is_empty() {
                 coming.add(now, group.slots.len());
             }
-            let saves = coming.saves(now, &self.cluster.models[model].believed, left);
+            let saves = coming.saves(now, &self.cluster.models[model].believed, left, spare_here(&known));
             let choice = choose(&known, &group.full, now, deadline, saves, &mut self.prng);
             let call = self.calls.get_mut(&id).expect("an open call");
             let (target, by) = match choice {
@@ -666,7 +666,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let model = served.and_then(|served| served.ladders.endpoint().stages[stage].model());
         if let (Some(by), Some(model)) = (by, model) {
             let estimate = self.devices[node].estimate_finish(now, model, rows.len(), None);
-            if estimate.is_some_and(|estimate| estimate.finish > by) {
+            let order = self.order[model].iter().position(|known| *known == node).unwrap_or(usize::MAX);
+            let left = self.deadline_of(now, id, stage).left(now);
+            if estimate.is_some_and(|estimate| !has_room(now, by, left, order, &estimate)) {
                 let full = rows.into_iter().map(|slot| ((id, slot, stage), StageEnd::Full)).collect();
                 return self.bring_home(now, node, full);
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::meeting::meet;
+use super::meeting::{meet, meets};
 use crate::ids::{DeviceName, NodeName};
 use crate::outcome::Rejection;
 use crate::prng::Prng;
@@ -48,7 +48,7 @@ pub struct Candidate {
 }
 
 /// When work would be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// After everything that waits.
     pub finish: Instant,
@@ -56,6 +56,10 @@ pub struct Estimate {
     pub yields: Duration,
     /// Whether the device, one of this node, has had little to do of late.
     pub calm: bool,
+    /// When a batch begins that nothing is in yet; now where rows of the model wait for one, or nothing is known of that.
+    pub begins: Instant,
+    /// Share of the device's slots that it has had nothing for of late.
+    pub spare: f64,
 }
 
 impl Estimate {
@@ -114,7 +118,7 @@ pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Est
     // Who does not answer takes at least as long as it has not: it may hang, or be gone.
     let silence = told.and_then(|told| told.silent).map_or(Duration::ZERO, |since| now.since(since));
     let wait = if silence >= TOLD_LATELY { wait.max(silence) } else { wait };
-    Estimate { finish: now + wait + service, yields, calm: false }
+    Estimate { finish: now + wait + service, yields, calm: false, begins: now, spare: 0.0 }
 }
 
 /// What is known of another node, by what it told last, once this one has sent it `work` more.
@@ -150,16 +154,20 @@ pub fn choose(
     if candidates.is_empty() {
         return Choice::None(Rejection::NoReplica);
     }
-    if let Some((target, by)) = meet(candidates, full, now, deadline, saves) {
-        return match target {
-            Target::Local(_) => Choice::To(target.clone()),
-            Target::Remote(_) => Choice::Asking(target.clone(), by),
-        };
-    }
-    let (local, remote): (Vec<_>, Vec<_>) =
-        candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));
-    let mut compared: Vec<&Candidate> = local;
-    compared.extend(two_of(&remote, prng).into_iter().flatten());
+    let compared: Vec<&Candidate> = if meets(saves) {
+        if let Some((target, by)) = meet(candidates, full, now, deadline) {
+            return match target {
+                Target::Local(_) => Choice::To(target.clone()),
+                Target::Remote(_) => Choice::Asking(target.clone(), by),
+            };
+        }
+        // There is too much of everything: elsewhere a row would cost whoever meets there several of theirs.
+        candidates.iter().min_by_key(|candidate| candidate.order).into_iter().collect()
+    } else {
+        let (local, remote): (Vec<_>, Vec<_>) =
+            candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));
+        local.into_iter().chain(two_of(&remote, prng).into_iter().flatten()).collect()
+    };
     let first = |of: fn(Estimate) -> Instant| {
         let done = |candidate: &Candidate| of(candidate.estimate) + candidate.target.hop();
         let best = compared.iter().min_by_key(|candidate| (done(candidate), &candidate.target));

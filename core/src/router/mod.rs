@@ -14,7 +14,7 @@ mod trip;
 
 pub use choose::{Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, remote_finish, sent};
 pub use journey::{Call, Journey};
-pub use meeting::{Coming, meeting_order};
+pub use meeting::{Coming, has_room, meeting_order, spare_here};
 pub use trip::{End, Group, Trip};
 
 use crate::outcome::Rejection;

@@ -195,7 +195,8 @@ fn a_confidence_that_is_not_a_number_stops_and_is_counted() {
 }
 
 fn candidate(target: Target, us: u64) -> Candidate {
-    let estimate = Estimate { finish: Instant::from_micros(us), yields: Duration::ZERO, calm: false };
+    let (finish, begins) = (Instant::from_micros(us), Instant::ZERO);
+    let estimate = Estimate { finish, yields: Duration::ZERO, calm: false, begins, spare: 0.0 };
     Candidate { target, estimate, order: 0 }
 }
 
@@ -291,6 +292,25 @@ fn two_remote_replicas_are_compared_and_every_one_gets_its_turn() {
     // The worst of five is never the better of two; the best wins with probability 2/5.
     assert_eq!(chosen.get(&remote("n4")), None);
     assert!((350..450).contains(&chosen[&remote("n0")]), "{chosen:?}");
+}
+
+#[test]
+fn where_all_are_full_a_row_goes_where_its_model_meets_or_nowhere() {
+    let (mut prng, deadline) = (Prng::new(1), Deadline(Instant::from_millis(50)));
+    let saves = Duration::from_millis(5);
+    let at = |first_ms: u64, other_ms: u64| {
+        let mut all = [candidate(local(), other_ms * 1000), candidate(remote("n2"), first_ms * 1000)];
+        all[0].order = 1;
+        all[0].estimate.begins = Instant::from_millis(other_ms - 6);
+        all
+    };
+    let mut to = |all: &[Candidate], full: &[Target]| choose(all, full, Instant::ZERO, deadline, saves, &mut prng);
+    assert_eq!(to(&at(34, 19), &[]), Choice::Asking(remote("n2"), Instant::from_millis(35)));
+    assert_eq!(to(&at(45, 19), &[]), Choice::To(local()), "a guest, where it is not long in the way");
+    assert_eq!(to(&at(45, 25), &[]), Choice::To(remote("n2")), "a batch of its own would cost the others several rows");
+    assert_eq!(to(&at(34, 25), &[remote("n2")]), Choice::To(remote("n2")), "to the end of its time, then");
+    let nowhere = (0..100).filter(|_| to(&at(51, 25), &[]) == Choice::None(Rejection::TooLate)).count();
+    assert!(nowhere > 80, "but for those that find out whether that is true: {nowhere}");
 }
 
 #[test]

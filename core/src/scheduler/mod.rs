@@ -244,8 +244,11 @@ impl Device {
         let start = self.pool.start_estimate(now, index, Class::Default, Deadline::NEVER);
         let finish = self.pool.finish_estimate(start, index, Class::Default, Deadline::NEVER, rows.max(1), false);
         let finish = self.pool.model(index).promise(now, finish, Class::Default, rows.max(1));
-        let calm = self.demand.is_calm(now, f64::from(self.pool.busy) / f64::from(self.pool.slots));
-        Some(Estimate { finish, yields: self.yields(firm).as_duration(), calm })
+        let busy = f64::from(self.pool.busy) / f64::from(self.pool.slots);
+        let calm = self.demand.is_calm(now, busy);
+        let begins = if self.pool.model(index).lanes.is_empty() { start } else { now };
+        let yields = self.yields(firm).as_duration();
+        Some(Estimate { finish, yields, calm, begins, spare: self.demand.spare(now, busy) })
     }
 
     /// What a second of slot time is worth now to a row of `model`: nothing where there is room, and where nothing is weighed.

@@ -9,6 +9,7 @@
 //! has computed all the time of late: between two batches one that is asked for too much looks empty for a moment.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Tenant;
 use super::curve::{Asked, Curve, MEMORY, STEPS, Steps, density_at, memories, seconds};
@@ -17,6 +18,8 @@ use crate::units::{Instant, ServiceTime};
 
 /// How long it counts that a device computed, in seconds: as long as it takes to see that nothing more comes.
 const BUSY_FOR: f64 = 0.05;
+/// Over how long it counts how much of a device is left over, in seconds: many batches, and less than a replica takes to come.
+const SPARE_FOR: f64 = 0.3;
 /// Share of its slots that a device uses at most of which it is said that it has little to do.
 const CALM: f64 = 0.25;
 /// Share of the slots' time that the price clears: the rest is for what batches waste.
@@ -34,6 +37,8 @@ pub struct Demand {
     soft: Curve,
     /// Which share of its slots the device has used of late, and until when that is known.
     busy: (f64, Instant),
+    /// The same over [`SPARE_FOR`].
+    used: f64,
     /// What others ask of it, and when that was told.
     others: Option<(Others, Instant)>,
     /// What tenants with a share have weighed.
@@ -83,6 +88,7 @@ impl Demand {
 
     /// Since this was told last, until `now`, the device has used this share of its slots.
     pub fn was_busy(&mut self, now: Instant, share: f64) {
+        self.used = self.used_at(now, share);
         self.busy = (self.busy_at(now, share), now);
     }
 
@@ -92,9 +98,16 @@ impl Demand {
     }
 
     fn busy_at(&self, now: Instant, share: f64) -> f64 {
-        let (before, since) = self.busy;
-        let left = (-now.since(since).as_secs_f64() / BUSY_FOR).exp();
-        left * before + (1.0 - left) * share
+        averaged(self.busy.0, now.since(self.busy.1), BUSY_FOR, share)
+    }
+
+    /// Which share of its slots the device has had nothing for of late, where it uses this share of them since it was told last.
+    pub fn spare(&self, now: Instant, share: f64) -> f64 {
+        1.0 - self.used_at(now, share)
+    }
+
+    fn used_at(&self, now: Instant, share: f64) -> f64 {
+        averaged(self.used, now.since(self.busy.1), SPARE_FOR, share)
     }
 
     /// What homes of other nodes ask of this device.
@@ -147,6 +160,12 @@ fn clears(room: f64, asked: &Curve, now: Instant, others: Option<&Others>) -> f6
         (None, others) => others.and_then(|others| others.steps.clears(room, None)),
     };
     place.unwrap_or(FOR_ALL)
+}
+
+/// A share that was `before` on average, after `span` at `share`; what is `memory` seconds old counts by 1/e.
+fn averaged(before: f64, span: Duration, memory: f64, share: f64) -> f64 {
+    let left = (-span.as_secs_f64() / memory).exp();
+    left * before + (1.0 - left) * share
 }
 
 #[cfg(test)]
@@ -222,6 +241,21 @@ mod tests {
         assert!(between_batches > 0.2 * full, "{between_batches} of {full}");
         demand.was_busy(later(160), 0.0);
         assert_eq!(demand.price(later(160), 1, 0.0, Tenant::NOBODY), 0.0);
+    }
+
+    #[test]
+    fn what_is_left_over_is_known_over_many_batches() {
+        let mut demand = Demand::new();
+        let at = Instant::from_millis;
+        assert_eq!(demand.spare(at(0), 1.0), 1.0);
+        for ms in (0..2000).step_by(20) {
+            demand.was_busy(at(ms + 15), 1.0);
+            demand.was_busy(at(ms + 20), 0.0);
+        }
+        let spare = demand.spare(at(2000), 1.0);
+        assert!((0.2..0.3).contains(&spare), "five of twenty milliseconds: {spare}");
+        assert!(demand.spare(at(2050), 1.0) > 0.15, "a burst is no load");
+        assert!(demand.spare(at(3500), 1.0) < 0.01, "a second and a half without a gap is");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted};
+use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted, spare_here};
 use weir_core::tensor::{Row, TensorSpec};
 use weir_core::triage::Claim;
 use weir_core::units::{Deadline, Instant};
@@ -446,7 +446,9 @@ impl Home {
             let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, wanted, &group.tried);
             let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
             let left = call.deadline.left(now);
-            let saves = elsewhere.map_or(Duration::ZERO, |profile| shared.wanted.saves(now, model, profile, left));
+            let spare = spare_here(&known);
+            let saves =
+                elsewhere.map_or(Duration::ZERO, |profile| shared.wanted.saves(now, model, profile, left, spare));
             let deadline = call.deadline_of(now, group.stage);
             let (target, by) = match choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {

@@ -281,13 +281,13 @@ fn share_in_time(cluster: &Cluster, dues: Vec<Due>) -> f64 {
     in_time as f64 / all as f64
 }
 
-/// At a load that a device of one's own can just do: the share in time.
-fn in_time_with_copies(copies: usize) -> f64 {
+/// At so many rows a second of each model, the share in time; 600 are what a device of one's own can just do.
+fn in_time_with_copies(copies: usize, each: f64) -> f64 {
     let mut prng = Prng::new(3);
     let mut at = 0.0;
     let dues: Vec<Due> = (0..20_000)
         .map(|_| {
-            at += prng.exponential() / (600.0 * MODELS as f64);
+            at += prng.exponential() / (each * MODELS as f64);
             let endpoint = prng.below(MODELS as u64) as usize;
             Due { at: Instant::from_nanos((at * 1e9) as u64), endpoint, rows: vec![0], deadline: us(50_000) }
         })
@@ -358,11 +358,20 @@ fn first_answers_that_are_worth_less_give_way() {
 
 #[test]
 fn rows_meet_though_every_device_has_every_model() {
-    let own = in_time_with_copies(1);
+    let own = in_time_with_copies(1, 600.0);
     assert!(own > 0.98, "{own}");
     // Where each row went to whichever device is done first, two in three were refused.
     for copies in [2, 4] {
-        let in_time = in_time_with_copies(copies);
+        let in_time = in_time_with_copies(copies, 600.0);
         assert!(in_time > own - 0.01, "{in_time} on {copies}, {own} on one's own");
     }
+}
+
+/// What overflows costs whoever meets elsewhere a batch: where it waited there as long as anybody, more of theirs overflowed, and so on, until
+/// batches had fallen apart everywhere.
+#[test]
+fn with_too_much_of_everything_batches_do_not_fall_apart() {
+    let [own, two, all] = [1, 2, MODELS].map(|copies| in_time_with_copies(copies, 800.0));
+    println!("a third too much: {own:.4} in time on a device each, {two:.4} on two, {all:.4} on all");
+    assert!(own < 0.98 && two > own - 0.04 && all > own - 0.04, "{own} {two} {all}");
 }
