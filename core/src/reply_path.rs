@@ -9,17 +9,29 @@ use crate::units::{Deadline, Instant, ServiceTime};
 /// Most of the time of a query that is kept back: after a stall the path looks long for a while, and a short deadline must not
 /// be refused for that alone.
 const SHARE_MAX: u32 = 8;
+/// What counts as this long in the mean took at least so long.
+const STALL: Duration = Duration::from_millis(5);
+/// Share of a new answer in the mean.
+const NEW: f64 = 1.0 / 8.0;
 
 /// A high percentile of what the path took lately.
 #[derive(Clone, Debug, Default)]
 pub struct ReplyPath {
     recent: Recent,
+    /// In seconds.
+    mean: f64,
 }
 
 impl ReplyPath {
     /// An answer took so long.
     pub fn observe(&mut self, took: Duration) {
         self.recent.push(0, ServiceTime::from(took));
+        self.mean += (took.min(STALL).as_secs_f64() - self.mean) * NEW;
+    }
+
+    /// What it takes by now, on average.
+    pub fn mean(&self) -> Duration {
+        Duration::from_secs_f64(self.mean)
     }
 
     /// The deadline that a device works to for a query that comes `now` and has to be answered by `deadline`.
@@ -46,5 +58,7 @@ mod tests {
         assert_eq!(told(&path, 50_000), Deadline(at(49_870)), "a stall is passed over");
         assert_eq!(told(&path, 800), Deadline(at(700)));
         assert_eq!(path.at_device(at(900), Deadline(at(800))), Deadline(at(900)), "it has passed already");
+        (0..60).for_each(|_| path.observe(Duration::from_micros(200)));
+        assert!((199..210).contains(&path.mean().as_micros()), "{:?}", path.mean());
     }
 }

@@ -11,6 +11,7 @@
 
 mod batches;
 mod distance;
+mod gathering;
 mod lane;
 mod model;
 mod places;
@@ -20,6 +21,8 @@ mod rate;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::{Class, Rejection};
 use crate::profile::Profile;
@@ -27,6 +30,7 @@ use crate::router::Estimate;
 use crate::triage::{Bid, ByModel, Claim, Demand, Offer, Others, Price, Tenant};
 use crate::units::{Deadline, Instant, ServiceTime};
 
+use gathering::Gathering;
 use lane::LaneKey;
 use policy::{Decide, Next};
 use pool::Pool;
@@ -120,6 +124,7 @@ pub struct Device {
     policy: Box<dyn Decide>,
     /// For the price.
     demand: Demand,
+    gathering: Gathering,
     /// Reused between events.
     dropped: Vec<TicketId>,
 }
@@ -133,6 +138,7 @@ impl Device {
             pool: Pool::new(slots, policy.order(), policy.triages()),
             policy,
             demand: Demand::new(),
+            gathering: Gathering::default(),
             dropped: Vec::new(),
         }
     }
@@ -222,6 +228,11 @@ impl Device {
             self.policy.on_done(self.pool.model(index), index, rows, took);
         }
         self.dispatch(now, out);
+    }
+
+    /// Answers wait so long for the threads that they go to: see [`gathering`].
+    pub fn on_answers_wait(&mut self, span: Duration) {
+        self.gathering.set(span);
     }
 
     /// The caller of a waiting row is gone.
@@ -394,10 +405,20 @@ impl Device {
             if self.pool.busy == self.pool.slots {
                 break;
             }
+            if self.policy.gathers()
+                && let Some(until) = self.gathering.until(now, self.pool.models().map(|(_, model)| model))
+            {
+                self.gathering.kept = true;
+                wake = Some(until);
+                break;
+            }
             let next = self.policy.next(now, &mut self.pool, &mut self.dropped);
             out.extend(self.dropped.drain(..).map(|ticket| Action::Expire { ticket }));
             match next {
-                Next::Run { model, lane, rows, closed } => self.run(now, model, lane, rows, closed, out),
+                Next::Run { model, lane, rows, closed } => {
+                    let closed = if self.gathering.kept && closed == Closed::Idle { Closed::Timer } else { closed };
+                    self.run(now, model, lane, rows, closed, out);
+                }
                 Next::Wait(until) => {
                     wake = Some(until);
                     break;
@@ -447,6 +468,7 @@ impl Device {
                 cost += self.pool.take(index, LaneKey { class, ..lane }, room, in_time, &mut tickets);
             }
         }
+        self.gathering.begins(now);
         let ends = now + self.pool.model(index).takes(cost as usize);
         self.pool.start(now, id, cost, ends);
         out.push(Action::Run { replica: id, tickets, closed });

@@ -284,7 +284,10 @@ impl Device {
         async move {
             while let Some(ended) = ended.recv().await {
                 let took = device.clock.now().since(ended);
-                device.lock().reply_path.observe(took);
+                let mut inner = device.lock();
+                inner.reply_path.observe(took);
+                let waits = inner.reply_path.mean();
+                inner.scheduler.on_answers_wait(waits);
             }
         }
     }

@@ -181,6 +181,11 @@ pub(super) trait Decide: fmt::Debug + Send {
         false
     }
 
+    /// Whether batches of few rows wait where their answers would: see [`super::gathering`].
+    fn gathers(&self) -> bool {
+        false
+    }
+
     /// By which deadline a query that comes has its turn: its own, or the earlier one of a batch that will take it along.
     fn turn(&self, _now: Instant, _model: &Model, query: &Query) -> Deadline {
         query.deadline

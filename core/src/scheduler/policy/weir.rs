@@ -9,7 +9,7 @@
 //! **Whose turn it is.** The model whose head waits longest, as long as everything that waits could be served by deadline with
 //! more than a guard G of slack: so each model runs once a cycle with all that came meanwhile, and one with short
 //! deadlines does not run more often, in small batches, than it has to. When less than G is left, the earliest deadline
-//! runs. G is one batch in the way. A free slot never waits: what waiting gains on mixed deadlines (`scheduling.md` section
+//! runs. G is one batch in the way. A free slot never waits, but where answers would ([`super::super::gathering`]): what waiting gains on mixed deadlines (`scheduling.md` section
 //! 15), turns gain too, without losing what comes in bursts, nor time at low load (measured in `benches/RESULTS.md`).
 //!
 //! **When not everybody can be in time,** the earliest deadline is no guide: it runs the small batch of one model while the
@@ -305,6 +305,10 @@ impl Decide for Weir {
     }
 
     fn triages(&self) -> bool {
+        true
+    }
+
+    fn gathers(&self) -> bool {
         true
     }
 
