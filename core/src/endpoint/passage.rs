@@ -55,11 +55,13 @@ impl From<String> for NoRoom {
 
 /// What the rows of one call may still hold between their stages: items, and bytes of what stages are asked and of what they gave. A request is bounded by its
 /// message; what becomes of it is not, where inputs are the same for many items, or a model gives more than it takes. What stages are asked is given back when they have
-/// ended, what they gave when the call has.
+/// ended, of items when each of them has, what they gave when the call has.
 #[derive(Debug)]
 pub struct Room {
     items: usize,
     bytes: usize,
+    /// Of what is taken: what lies at devices still, and nobody waits for.
+    abandoned: Taken,
     /// Where what is taken counts too, until this is dropped.
     held: Option<Arc<Held>>,
 }
@@ -109,7 +111,7 @@ impl Room {
 
     /// Of a call that begins, and that no other has to leave anything.
     pub fn new() -> Room {
-        Room { items: Room::ITEMS, bytes: Room::BYTES, held: None }
+        Room { items: Room::ITEMS, bytes: Room::BYTES, abandoned: Taken::default(), held: None }
     }
 
     /// Of a call that begins, among others of a node.
@@ -120,10 +122,8 @@ impl Room {
     /// Something comes between two stages that takes so many bytes; or why it may not.
     pub fn take(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let what = "what the rows of a call take between stages";
-        let left = self
-            .bytes
-            .checked_sub(bytes)
-            .ok_or_else(|| format!("{what} is more than {} MiB; send fewer rows in a call", Room::BYTES >> 20))?;
+        let why = || format!("{what} is more than {} MiB; send fewer rows in a call", Room::BYTES >> 20);
+        let left = without(self.bytes, bytes, self.abandoned.bytes, why)?;
         let little = Room::BYTES - left <= Room::LITTLE;
         self.held.as_ref().map_or(Ok(()), |held| held.take(bytes, little))?;
         self.bytes = left;
@@ -140,6 +140,19 @@ impl Room {
         }
     }
 
+    /// Nobody waits any more for what was taken, and it lies at a device still: who finds no room beside it may ask again.
+    pub fn abandon(&mut self, taken: Taken) {
+        self.abandoned.items += taken.items;
+        self.abandoned.bytes += taken.bytes;
+    }
+
+    /// What nobody waited for any more has left its device.
+    pub fn give_back_abandoned(&mut self, taken: Taken) {
+        self.abandoned.items -= taken.items;
+        self.abandoned.bytes -= taken.bytes;
+        self.give_back(taken);
+    }
+
     /// What has been taken since there was so much left.
     pub fn taken_since(&self, before: Taken) -> Taken {
         Taken { items: before.items - self.items, bytes: before.bytes - self.bytes }
@@ -151,14 +164,13 @@ impl Room {
     }
 
     /// A row becomes items that take so many bytes together; or why it may not.
-    fn take_items(&mut self, items: usize, bytes: usize) -> Result<(), NoRoom> {
+    pub fn take_items(&mut self, items: usize, bytes: usize) -> Result<(), NoRoom> {
         if items > ITEMS_MAX {
             return Err(format!("a row has {items} items; {ITEMS_MAX} are the most").into());
         }
         check_items("the items of a row, with what is the same for all of them,", bytes)?;
-        let left = self.items.checked_sub(items).ok_or_else(|| {
-            format!("the rows of a call have more than {} items; send fewer rows in a call", Room::ITEMS)
-        })?;
+        let why = || format!("the rows of a call have more than {} items; send fewer rows in a call", Room::ITEMS);
+        let left = without(self.items, items, self.abandoned.items, why)?;
         self.take(bytes)?;
         self.items = left;
         Ok(())
@@ -177,6 +189,12 @@ impl Default for Room {
     fn default() -> Room {
         Room::new()
     }
+}
+
+/// What is left without what is wanted; or why it may not be had, ever unless what was abandoned is in its place.
+fn without(left: usize, wanted: usize, abandoned: usize, why: impl FnOnce() -> String) -> Result<usize, NoRoom> {
+    let ever = || if wanted <= left + abandoned { NoRoom::Now } else { NoRoom::Ever(why()) };
+    left.checked_sub(wanted).ok_or_else(ever)
 }
 
 /// Why `what` may not take so many bytes for one row.

@@ -233,6 +233,23 @@ fn items_are_counted_and_weighed_before_anything_is_copied() {
 }
 
 #[test]
+fn who_finds_no_room_beside_what_lies_at_devices_for_nobody_may_ask_again() {
+    let mut room = passage::Room::new();
+    (0..16).for_each(|_| room.take_items(4096, 4 << 20).unwrap());
+    assert!(matches!(room.take_items(1, 0), Err(NoRoom::Ever(_))));
+    let left = passage::Taken { items: 100, bytes: 100 << 10 };
+    room.abandon(left);
+    assert_eq!(room.take_items(100, 0), Err(NoRoom::Now), "it lies there still");
+    assert!(matches!(room.take_items(101, 0), Err(NoRoom::Ever(_))));
+    assert!(room.take(448 << 20).is_ok());
+    assert_eq!(room.take(100 << 10), Err(NoRoom::Now));
+    assert!(matches!(room.take((100 << 10) + 1), Err(NoRoom::Ever(_))));
+    room.give_back_abandoned(left);
+    assert_eq!(room.take_items(100, 100 << 10), Ok(()));
+    assert!(matches!(room.take_items(1, 0), Err(NoRoom::Ever(_))), "now all of it is asked for");
+}
+
+#[test]
 fn calls_of_a_node_have_to_leave_each_other_room() {
     const MIB: usize = 1 << 20;
     let held = passage::Held::new(100 * MIB);

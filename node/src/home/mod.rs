@@ -39,7 +39,7 @@ use crate::operators::Remembered;
 use crate::stages::{Asking, Peers};
 use crate::table::{Served, Table, candidates, load, price};
 
-use join::{Item, Join};
+use join::Joins;
 use told::{answer, record, write_outcome};
 
 /// An RPC thread's part in serving.
@@ -132,8 +132,7 @@ struct Travel<'a> {
     /// At devices of this node; withdrawn when dropped.
     waiting: Vec<Handed>,
     /// Their replies come with numbers after those of rows.
-    items: Vec<Item>,
-    joins: Vec<Join>,
+    joins: Joins,
     /// For what lies between stages.
     room: Room,
     /// Most calls go nowhere else.
@@ -317,8 +316,7 @@ impl Home {
             rows,
             replies,
             waiting: Vec::new(),
-            items: Vec::new(),
-            joins: Vec::new(),
+            joins: Joins::default(),
             room: Room::among(&self.shared.held),
             remote: None,
         };
@@ -333,7 +331,8 @@ impl Home {
         while !travel.trip.is_over() {
             let in_time = tokio::select! {
                 biased;
-                _ = ended.recv_many(&mut batch, count) => true,
+                // All there are: what a row was asked has ended before it is asked once more.
+                _ = ended.recv_many(&mut batch, count + travel.joins.len()) => true,
                 () = &mut passed => false,
             };
             let now = self.shared.host.clock.now();

@@ -10,7 +10,6 @@ use weir_core::tensor::Row;
 use weir_core::triage::Method;
 use weir_core::units::{Deadline, Instant};
 
-use super::join::{Item, Join};
 use super::{Call, Gathered, HomeReply, Travel};
 use crate::actors::device::{StageReply, Submission};
 
@@ -44,10 +43,9 @@ impl Travel<'_> {
     /// A reply to a row: to one of its items it is one once all are there.
     pub(super) fn joined(&mut self, slot: usize, reply: HomeReply) -> Option<(usize, HomeReply)> {
         let Some(number) = slot.checked_sub(self.rows.len()) else { return Some((slot, reply)) };
-        let Item { join, position } = self.items[number];
-        let join = &mut self.joins[join];
-        let (slot, HomeReply { stage, node, reply }) = (join.slot, reply);
-        join.on_reply(position, reply, &mut self.room).map(|reply| (slot, HomeReply { stage, node, reply }))
+        let HomeReply { stage, node, reply } = reply;
+        let (slot, reply) = self.joins.on_reply(number, reply, &mut self.room)?;
+        Some((slot, HomeReply { stage, node, reply }))
     }
 
     /// Takes in what became of a row's stage call; what a gate has found the next one to be worth.
@@ -156,23 +154,23 @@ impl Travel<'_> {
             let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, bid });
             let before = room.left();
             let asks = self.call.passage(&self.rows[slot], slot, |passage| passage.asks_within(stage, &mut room));
-            let taken = room.taken_since(before);
-            if taken != Taken::default() {
-                self.rows[slot].asked.push((stage, taken));
-            }
             match asks {
-                Ok(Asks::One(inputs)) => ask(slot, inputs),
+                Ok(Asks::One(inputs)) => {
+                    let taken = room.taken_since(before);
+                    if taken != Taken::default() {
+                        self.rows[slot].asked.push((stage, taken));
+                    }
+                    ask(slot, inputs);
+                }
                 Ok(Asks::Each(items)) if items.is_empty() => {
                     let nothing = empty(&self.call.wiring.gives[stage]);
                     self.on_answer(now, slot, (stage, me.clone(), nothing), self.call.ladders.at(0.0, 0.0));
                     return false;
                 }
                 Ok(Asks::Each(items)) => {
-                    let join = self.joins.len();
-                    self.joins.push(Join::new(slot, items.len()));
-                    for (position, inputs) in items.into_iter().enumerate() {
-                        ask(self.rows.len() + self.items.len(), inputs);
-                        self.items.push(Item { join, position });
+                    let first = self.rows.len() + self.joins.begin(slot, &items);
+                    for (number, inputs) in (first..).zip(items) {
+                        ask(number, inputs);
                     }
                 }
                 Err(why) => {
