@@ -14,6 +14,13 @@ use crate::units::ServiceTime;
 /// nothing else would ever correct it; then what was measured at load counts again.
 const STALE_AFTER: u64 = 256;
 
+/// Runs of a size, that at load included, from which on it is known how long it takes: one accident among so many is passed over.
+const KNOWN_AFTER: usize = 4;
+
+/// A size is dear that takes so many times as long a row as the cheapest below it: within that, fewer and larger batches are as good, and noise in a
+/// profile has no say.
+const DEAR: f64 = 1.1;
+
 /// Forgiving goes no lower than this share of what was measured at load: who asks for the impossible again and again must not
 /// talk the profile out of what it knows.
 const LEAST_SHARE: f64 = 0.1;
@@ -26,6 +33,10 @@ pub struct Profile {
     batches: u64,
     /// Monotone estimates by size, kept in step with the runs.
     points: Vec<(u32, ServiceTime)>,
+    /// Which of them are dear.
+    dear: Vec<bool>,
+    /// Whether any of them is, as every decision asks.
+    any_dear: bool,
     /// The only sizes that batches have, once they are filled up; empty: any.
     steps: Vec<u32>,
 }
@@ -53,8 +64,9 @@ impl Profile {
         assert!(measured.iter().all(|(batch, _)| *batch > 0), "a batch has rows");
         let measured: BTreeMap<u32, ServiceTime> = measured.iter().copied().collect();
         let sizes = measured.values().map(|time| Size::new(*time)).collect();
-        let points = measured.into_iter().collect();
-        let mut profile = Profile { sizes, batches: 0, points, steps: Vec::new() };
+        let points: Vec<_> = measured.into_iter().collect();
+        let dear = vec![false; points.len()];
+        let mut profile = Profile { sizes, batches: 0, points, dear, any_dear: false, steps: Vec::new() };
         profile.rebuild();
         profile
     }
@@ -75,12 +87,33 @@ impl Profile {
         }
     }
 
-    /// How many of `rows` rows are best run together now. Less than all of them where a smaller size serves more a second than the one that
-    /// all of them would have to be filled up to.
+    /// How many of `rows` rows are best run together now. Less than all of them where a smaller size serves more a second: than the one that all
+    /// of them would have to be filled up to, or than so many rows, where that is dear.
     pub fn trim(&self, rows: usize) -> usize {
+        if self.steps.is_empty() {
+            return if self.any_dear { self.cheap(rows) } else { rows };
+        }
         let below = self.steps.iter().map(|step| *step as usize).take_while(|step| *step < rows).last();
         let time = |rows: usize| u128::from(self.estimate(rows as u32).as_nanos());
         below.filter(|below| *below as u128 * time(rows) > rows as u128 * time(*below)).unwrap_or(rows)
+    }
+
+    /// The most of `rows` rows that are not dear together.
+    fn cheap(&self, rows: usize) -> usize {
+        let below = self.points.partition_point(|(size, _)| (*size as usize) < rows);
+        // More rows than any that were measured are as dear as the most of those.
+        let known = self.is_known(below.min(self.points.len() - 1));
+        let whole = (rows as u32, self.estimate(rows as u32));
+        if !known || row_nanos(whole) <= DEAR * least(&self.points[..below]) {
+            return rows;
+        }
+        let cheap = self.points[..below].iter().zip(&self.dear).rfind(|(_, dear)| !**dear);
+        cheap.map_or(rows, |((size, _), _)| *size as usize)
+    }
+
+    /// Whether the measured size of this number has been seen to run.
+    fn is_known(&self, at: usize) -> bool {
+        self.sizes[at].runs.len() >= KNOWN_AFTER
     }
 
     /// Estimated time of a batch of `batch` rows; never less than that of a smaller one.
@@ -189,8 +222,24 @@ impl Profile {
             changed |= *time != floor;
             *time = floor;
         }
+        for at in 0..self.points.len() {
+            let dear = self.is_known(at) && row_nanos(self.points[at]) > DEAR * least(&self.points[..at]);
+            changed |= self.dear[at] != dear;
+            self.dear[at] = dear;
+        }
+        self.any_dear = self.dear.contains(&true);
         changed
     }
+}
+
+/// Time a row.
+fn row_nanos((rows, time): (u32, ServiceTime)) -> f64 {
+    time.as_nanos() as f64 / f64::from(rows.max(1))
+}
+
+/// Time a row where that is least; infinite where there are no points.
+fn least(points: &[(u32, ServiceTime)]) -> f64 {
+    points.iter().copied().map(row_nanos).fold(f64::INFINITY, f64::min)
 }
 
 /// What a run that `took` so long where it was `expected` to would have taken where `time` is expected.
@@ -411,6 +460,28 @@ mod tests {
         // Five in 400 us are less a second than four in 160; seven would be less too, eleven not.
         assert_eq!([1, 3, 4, 5, 7, 11, 16].map(|rows| profile.trim(rows)), [1, 3, 4, 4, 4, 11, 16]);
         assert_eq!(profile.paced(0.5).trim(5), 4);
-        assert_eq!(Profile::new(&[(1, us(10)), (8, us(90))]).trim(5), 5, "where any size is allowed, all go");
+        assert_eq!(Profile::new(&[(1, us(10)), (8, us(80))]).trim(5), 5, "where any size is allowed, all go");
+    }
+
+    #[test]
+    fn a_size_that_takes_longer_a_row_than_a_smaller_one_is_not_chosen_once_it_has_been_seen_to() {
+        let points = [(1, us(100)), (4, us(200)), (16, us(640)), (32, us(1360)), (64, us(4000))];
+        let mut profile = Profile::new(&points);
+        let trimmed = |profile: &Profile| [3, 4, 16, 20, 32, 40, 64, 100].map(|rows| profile.trim(rows));
+        assert_eq!(trimmed(&profile), [3, 4, 16, 20, 32, 40, 64, 100], "it may have been an accident");
+        for _ in 0..3 {
+            profile.observe(64, us(4000));
+        }
+        // 32 rows take 6 % longer a row than 16, and 40 rows 26 %.
+        assert_eq!(trimmed(&profile), [3, 4, 16, 20, 32, 32, 32, 32]);
+        for batch in 0..STALE_AFTER {
+            assert!(profile.trim(64) == 32 || batch > STALE_AFTER - 4, "{batch}");
+            profile.observe(32, us(1360));
+        }
+        assert_eq!(profile.trim(64), 64, "what has not run for long may be another by now");
+        for _ in 0..4 {
+            profile.observe(64, us(2600));
+        }
+        assert_eq!(trimmed(&profile), [3, 4, 16, 20, 32, 40, 64, 100]);
     }
 }

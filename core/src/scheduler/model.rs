@@ -34,7 +34,7 @@ pub(super) struct Model {
     /// Nanoseconds that a batch takes however small it is, and that a row adds.
     pub line: (f64, f64),
     /// The batch that a backlog leads to: the largest that fits the time queries have while another one runs on one of N
-    /// slots, (1 + 1/N)·l(b) ≤ SLO.
+    /// slots, (1 + 1/N)·l(b) ≤ SLO, and is not dear.
     pub steady: usize,
     /// When the first head can no longer be in time even if it ran at once and alone; far where there is none.
     pub hopeless: Instant,
@@ -163,7 +163,7 @@ impl Model {
         for (key, lane) in &self.lanes {
             let mut left = lane.len();
             for head in lane.iter() {
-                let rows = if key.alone { head.rows as usize } else { target.min(left) };
+                let rows = if key.alone { head.rows as usize } else { self.profile.trim(target.min(left)) };
                 if !head.deadline.missed_by(now + self.takes(rows)) {
                     break;
                 }
@@ -195,7 +195,7 @@ impl Model {
             self.max_batch as usize
         } else {
             let within = ServiceTime::from_nanos((span / (1.0 + 1.0 / self.parallel())) as u64);
-            self.fits(within, self.max_batch as usize).max(1)
+            self.profile.trim(self.fits(within, self.max_batch as usize).max(1))
         };
     }
 }

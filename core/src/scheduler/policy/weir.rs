@@ -178,11 +178,13 @@ impl Weir {
         for (index, model) in pool.models().filter(|(_, model)| model.free > 0) {
             for (key, lane) in &model.lanes {
                 let head = lane.front().expect("lanes are not empty");
-                let alike = if key.alone { head.rows as usize } else { self.plans[index].target.min(lane.len()) };
+                let target = model.profile.trim(self.plans[index].target.min(lane.len()));
+                let alike = if key.alone { head.rows as usize } else { target };
                 late |= head.deadline.missed_by(now + model.takes(alike));
                 let available = if key.alone { 1 } else { with_siblings(model, *key) };
                 let limit = most(model, *key, available).min(self.plans[index].cap);
-                let rows = model.fits(ServiceTime::from(head.deadline.left(now)), limit).max(1);
+                let fits = model.fits(ServiceTime::from(head.deadline.left(now)), limit).max(1);
+                let rows = model.profile.trim(fits);
                 let cost = if key.alone { head.rows as usize } else { rows };
                 self.candidates.push(Candidate {
                     deadline: head.deadline,

@@ -268,6 +268,31 @@ fn a_size_that_one_slow_run_made_look_dear_is_used_again() {
 }
 
 #[test]
+fn a_backlog_is_served_in_the_batches_that_serve_most() {
+    let us = ServiceTime::from_micros;
+    let mut device = Device::new(1, Policy::Weir);
+    // 10 ms a row by twos and fours, and twice that by eights.
+    let times = [(1, us(12_000)), (2, us(20_000)), (4, us(40_000)), (8, us(160_000))];
+    device.add_replica(ms(0), ReplicaId(1), model("a"), Profile::new(&times), 8, &mut Vec::new());
+    let call = |from: u64| -> Vec<_> { (from..from + 8).map(|i| query(i, 100_000)).collect() };
+    let mut now = ms(0);
+    for from in [0, 8, 16] {
+        // What was measured at load may be wrong: it is tried.
+        let ids: Vec<u64> = (from..from + 8).collect();
+        assert_eq!(step(|out| device.on_arrival(now, &model("a"), &call(from), out)), [run(1, &ids, Closed::Full)]);
+        now = now + us(160_000);
+        assert_eq!(step(|out| device.on_batch_done(now, ReplicaId(1), us(160_000), out)), []);
+    }
+    let first = step(|out| device.on_arrival(now, &model("a"), &call(24), out));
+    assert_eq!(first, [run(1, &[24, 25, 26, 27], Closed::Full)]);
+    // Six would take 100 ms together.
+    now = now + us(40_000);
+    step(|out| device.on_arrival(now, &model("a"), &[query(32, 1_000), query(33, 1_000)], out));
+    let second = step(|out| device.on_batch_done(now, ReplicaId(1), us(40_000), out));
+    assert_eq!(second, [run(1, &[32, 33, 28, 29], Closed::Full)]);
+}
+
+#[test]
 fn a_query_that_brings_many_rows_is_taken_to_cost_as_much() {
     let mut device = device(1, &[(1, "a")]);
     let whole = |ticket, deadline, rows| Query { rows, mergeable: false, ..query(ticket, deadline) };
