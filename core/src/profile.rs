@@ -156,6 +156,16 @@ impl Profile {
         rows.fold(f64::INFINITY, f64::min)
     }
 
+    /// The same in a batch that takes no longer than `span`, if only of one row; `None` where not even that does.
+    pub fn row_seconds_within(&self, span: ServiceTime) -> Option<f64> {
+        let (most, _) = *self.points.last().expect("a profile has a point");
+        let fits = self.largest_within(span, most);
+        // Between two sizes time a row only falls or only rises.
+        let sizes =
+            self.points.iter().map(|(rows, _)| *rows).filter(|rows| *rows < fits).chain((fits > 0).then_some(fits));
+        sizes.map(|rows| row_nanos((rows, self.estimate(rows))) / 1e9).min_by(f64::total_cmp)
+    }
+
     /// Takes in that a batch of `batch` rows took `took`. Whether any estimate is another now.
     pub fn observe(&mut self, batch: u32, took: ServiceTime) -> bool {
         self.batches += 1;
@@ -461,6 +471,17 @@ mod tests {
         assert_eq!([1, 3, 4, 5, 7, 11, 16].map(|rows| profile.trim(rows)), [1, 3, 4, 4, 4, 11, 16]);
         assert_eq!(profile.paced(0.5).trim(5), 4);
         assert_eq!(Profile::new(&[(1, us(10)), (8, us(80))]).trim(5), 5, "where any size is allowed, all go");
+    }
+
+    #[test]
+    fn a_row_costs_what_it_costs_in_a_batch_for_which_there_is_time() {
+        let profile = Profile::new(&[(1, us(100)), (4, us(160)), (16, us(400)), (64, us(1_500))]);
+        let within = |time: u64| profile.row_seconds_within(us(time)).map(|seconds| (seconds * 1e9).round() as u64);
+        assert_eq!(
+            [99, 100, 160, 240, 10_000].map(within),
+            [None, Some(100_000), Some(40_000), Some(30_000), Some(23_438)]
+        );
+        assert_eq!(profile.row_seconds_within(us(1_500)), Some(profile.row_seconds()));
     }
 
     #[test]

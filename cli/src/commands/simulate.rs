@@ -410,14 +410,23 @@ fn at_best(cluster: &Cluster, learnt: &[Learnt], load: &Load<'_>) -> Option<f64>
         return None;
     }
     let tables = calibrate(&learnt.known(labels)?)?;
-    let costs: Vec<f64> = endpoint.models().map(|model| cluster.models[model].service.profile.row_seconds()).collect();
+    // No batch counts that takes longer than the deadline leaves, with each stage before it run alone.
+    let mut left = ServiceTime::from(stream.deadline);
+    let cost = |model: &ModelRef| {
+        let profile = &cluster.models[model].service.profile;
+        let cost = profile.row_seconds_within(left)?;
+        left = left.saturating_sub(profile.estimate(1));
+        Some(cost)
+    };
+    let costs: Vec<f64> = endpoint.models().map_while(cost).collect();
     let first = tables.first()?;
     let options = |row: usize| {
         let confidence = |stage: usize| learnt.says[stage][row].signal.unwrap_or(f32::NAN);
-        let mut sum = (costs[0], first.read(confidence(0), |bin| first.bins()[bin].right));
+        let Some((alone, deeper)) = costs.split_first() else { return Options::new() };
+        let mut sum = (*alone, first.read(confidence(0), |bin| first.bins()[bin].right));
         let mut options = vec![sum];
-        for (stage, table) in tables.iter().enumerate() {
-            sum = (sum.0 + costs[stage + 1], sum.1 + table.read(confidence(stage), |bin| table.bins()[bin].gain));
+        for ((stage, table), cost) in tables.iter().enumerate().zip(deeper) {
+            sum = (sum.0 + cost, sum.1 + table.read(confidence(stage), |bin| table.bins()[bin].gain));
             options.push(sum);
         }
         options
