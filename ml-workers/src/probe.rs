@@ -78,6 +78,9 @@ const TRUST_WITHIN: ServiceTime = ServiceTime::from_micros(300);
 const UNKNOWN: ServiceTime = ServiceTime::from_micros(1_000);
 /// Larger than rounding in any order of summation that was seen, smaller than any other cause.
 const RELATIVE: f64 = 1e-4;
+/// All sizes run again until their runs together took so long, which is as long as a processor is away now and then, or until each ran so often.
+const AGAIN_FOR: ServiceTime = ServiceTime::from_micros(50_000);
+const RUNS_MAX: usize = 16;
 /// Elements of a made-up input at most: 64 MiB of f32, more than any model takes at a batch that is worth trying.
 const ELEMENTS_MAX: u64 = 1 << 24;
 /// Made-up rows for the comparison; five do not fit any even or power-of-two grouping.
@@ -388,23 +391,42 @@ fn floats(dtype: DType, data: &[u8]) -> Option<Vec<f64>> {
     }
 }
 
-/// Median of up to three runs by batch size, until a size fails or the time is over; at least one run if any works.
+/// Median of a few runs by batch size, until a size fails or the time is over; at least one run if any works. A model that takes next to no time runs
+/// again, all sizes by turns: three runs of it are over before somebody else who has the processor is.
 fn time(trial: &mut Trial<'_>, sizes: &[u64]) -> Vec<(u32, ServiceTime)> {
-    let mut points = Vec::new();
+    let mut runs: Vec<(u64, Vec<ServiceTime>)> = Vec::new();
+    let mut sum = ServiceTime::ZERO;
     for size in sizes {
         let rows: Vec<u64> = (0..*size).collect();
-        let mut runs = Vec::new();
-        while runs.len() < 3 && (!trial.is_over() || (points.is_empty() && runs.is_empty())) {
-            let Ok((_, took)) = trial.run(&rows) else { return points };
-            runs.push(took);
+        let mut of_size = Vec::new();
+        let mut fails = false;
+        while !fails && of_size.len() < 3 && (!trial.is_over() || (runs.is_empty() && of_size.is_empty())) {
+            match trial.run(&rows) {
+                Ok((_, took)) => of_size.push(took),
+                Err(_) => fails = true,
+            }
         }
-        if runs.is_empty() {
+        if fails || of_size.is_empty() {
             break;
         }
-        runs.sort_unstable();
-        points.push((*size as u32, runs[runs.len() / 2]));
+        sum = of_size.iter().fold(sum, |sum, took| sum + *took);
+        runs.push((*size, of_size));
     }
-    points
+    for _ in 3..RUNS_MAX {
+        for (size, of_size) in &mut runs {
+            if trial.is_over() || sum > AGAIN_FOR {
+                break;
+            }
+            let Ok((_, took)) = trial.run(&(0..*size).collect::<Vec<_>>()) else { break };
+            sum += took;
+            of_size.push(took);
+        }
+    }
+    let median = |(size, mut of_size): (u64, Vec<ServiceTime>)| {
+        of_size.sort_unstable();
+        (size as u32, of_size[of_size.len() / 2])
+    };
+    runs.into_iter().map(median).collect()
 }
 
 /// Inputs whose rows are the made-up rows of these numbers; row `n` is the same wherever it stands.
@@ -459,5 +481,49 @@ fn element(spec: &TensorSpec, prng: &mut Prng, data: &mut Vec<u8>) {
             data.extend((text.len() as u32).to_le_bytes());
             data.extend(text.as_bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::engine::{RunError, Terminator};
+
+    /// Gives what it takes. Its runs take 100 us a row, and the first two of four rows some milliseconds more.
+    struct Disturbed {
+        signature: Signature,
+        by_fours: AtomicU64,
+    }
+
+    impl Session for Disturbed {
+        fn signature(&self) -> &Signature {
+            &self.signature
+        }
+        fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+            Ok(inputs.to_vec())
+        }
+        fn pause(&self, rows: u64) -> Duration {
+            let accident = rows == 4 && self.by_fours.fetch_add(1, Ordering::Relaxed) < 2;
+            Duration::from_micros(100 * rows + if accident { 4000 } else { 0 })
+        }
+        fn terminator(&self) -> Terminator {
+            Terminator::new(|| {})
+        }
+        fn memory(&self) -> Bytes {
+            Bytes(0)
+        }
+    }
+
+    #[test]
+    fn who_takes_the_processor_for_a_moment_is_not_in_the_profile() {
+        let spec = |name: &str| TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![None, Some(2)] };
+        let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] };
+        let mut session = Disturbed { signature, by_fours: AtomicU64::new(0) };
+        let probed = probe(&mut session, Some(8), &Shapes::default(), BUDGET, &[]);
+        let of = |size: u32| probed.points.iter().find(|(known, _)| *known == size).expect("it was measured").1;
+        assert!(of(4) < of(8) && of(8) < ServiceTime::from_micros(4000), "{:?}", probed.points);
+        assert!(session.by_fours.into_inner() <= RUNS_MAX as u64, "nor is it measured for ever");
     }
 }
