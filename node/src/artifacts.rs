@@ -1,10 +1,13 @@
 //! Artifacts on this node, by digest: fetched from a coordinator, checked before use and again when read from disk.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
 use weir_core::ids::Digest;
 use weir_host::Host;
 use weir_schema::control_capnp::node_home;
@@ -13,30 +16,48 @@ use weir_schema::control_capnp::node_home;
 const CHUNK: u32 = 1 << 20;
 
 /// The folder of artifacts.
-#[derive(Clone)]
 pub struct Artifacts {
     host: Host,
     folder: PathBuf,
+    /// Who fetches one holds it, until it is on disk: models may share it, and they would write one file.
+    fetches: RefCell<BTreeMap<Digest, Arc<Mutex<()>>>>,
 }
 
 impl Artifacts {
     /// Opens the folder.
     pub fn open(host: Host, folder: PathBuf) -> std::io::Result<Artifacts> {
         host.disk.create_dir_all(&folder)?;
-        Ok(Artifacts { host, folder })
+        Ok(Artifacts { host, folder, fetches: RefCell::default() })
     }
 
-    /// The bytes of an artifact: from the folder, or else through `coordinator`. The text of an error is for the operator.
-    pub async fn get(&self, digest: Digest, coordinator: Option<Rc<node_home::Client>>) -> Result<Vec<u8>, String> {
-        let path = self.folder.join(digest.to_string());
-        let (disk, from) = (Arc::clone(&self.host.disk), path.clone());
+    /// Whether the folder has an artifact, of which nobody knows whether it is whole.
+    pub fn has(&self, digest: Digest) -> bool {
+        self.host.disk.exists(&self.folder.join(digest.to_string()))
+    }
+
+    /// The bytes of an artifact, where the folder has it.
+    pub async fn read(&self, digest: Digest) -> Option<Vec<u8>> {
+        let (disk, path) = (Arc::clone(&self.host.disk), self.folder.join(digest.to_string()));
         let read = move || {
-            let bytes = if disk.exists(&from) { disk.read(&from).ok() } else { None };
+            let bytes = if disk.exists(&path) { disk.read(&path).ok() } else { None };
             bytes.filter(|bytes| matches(bytes, &digest))
         };
-        if let Some(bytes) = self.host.spawn.blocking(read).await {
-            return Ok(bytes);
+        self.host.spawn.blocking(read).await
+    }
+
+    /// Sees that the folder has an artifact, through `coordinator` where it has not. Gives its bytes where the folder does not take it. The
+    /// text of an error is for the operator.
+    pub async fn fetch(
+        &self,
+        digest: Digest,
+        coordinator: Option<Rc<node_home::Client>>,
+    ) -> Result<Option<Vec<u8>>, String> {
+        let alone = Arc::clone(self.fetches.borrow_mut().entry(digest).or_default());
+        let alone = alone.lock_owned().await;
+        if self.read(digest).await.is_some() {
+            return Ok(None);
         }
+        let path = self.folder.join(digest.to_string());
         let coordinator = coordinator.ok_or("no coordinator to fetch its artifact from; waiting for one")?;
         let mut bytes = Vec::new();
         loop {
@@ -64,14 +85,14 @@ impl Artifacts {
         }
         let disk = Arc::clone(&self.host.disk);
         let keep = move || {
+            // To the end of the write, whoever has gone meanwhile.
+            let _alone = alone;
             if !matches(&bytes, &digest) {
                 return Err("its artifact arrived with other bytes than its digest says".into());
             }
-            // Without the copy on disk it is fetched again after a restart: worth a warning, not a failure.
-            if let Err(error) = disk.write_atomically(&path, &bytes) {
-                tracing::warn!(%error, "cannot keep an artifact on disk");
-            }
-            Ok(bytes)
+            // Without the copy on disk it is fetched again when it is loaded again: worth a warning, not a failure.
+            let kept = disk.write_atomically(&path, &bytes);
+            Ok(kept.inspect_err(|error| tracing::warn!(%error, "cannot keep an artifact on disk")).err().map(|_| bytes))
         };
         self.host.spawn.blocking(keep).await
     }

@@ -23,6 +23,8 @@ use crate::alarm::{self, WakeAt};
 /// What the control thread has to do.
 #[derive(Debug)]
 pub enum Order {
+    /// See that the file of this model is here.
+    Fetch(ModelRef),
     /// Load this replica.
     Load(ReplicaId),
     /// End its thread; it is not on its device any more. With its profile, as it was corrected there.
@@ -37,7 +39,7 @@ pub struct Memory {
     inner: Mutex<Inner>,
     /// Tells the timer that the next wake-up moved.
     rescheduled: Notify,
-    /// Two at most for each replica of the plan.
+    /// Three at most for each replica of the plan.
     orders: mpsc::UnboundedSender<Order>,
 }
 
@@ -124,12 +126,12 @@ impl Memory {
         alarm::keep_time(&*self.clock, &self.rescheduled, || self.lock().wake_at.get(), fire).await;
     }
 
-    /// A replica is to be served here; [`Memory::settle`] orders what can be loaded.
-    pub fn place(&self, id: ReplicaId, model: &ModelRef, device: &Arc<Device>, size: Bytes) {
+    /// A replica is to be served here, whose file is `here` or has to be fetched; [`Memory::settle`] orders what can be done.
+    pub fn place(&self, id: ReplicaId, model: &ModelRef, device: &Arc<Device>, size: Bytes, here: bool) {
         let mut inner = self.lock();
         let hosted = Hosted { model: model.clone(), device: Arc::clone(device) };
         inner.hosted.insert(id, hosted);
-        inner.core.place(self.clock.now(), id, model, size);
+        inner.core.place(self.clock.now(), id, model, size, here);
     }
 
     /// Orders what can be loaded by now, and ends what is late.
@@ -146,6 +148,21 @@ impl Memory {
         {
             inner.services.remove(&gone.model);
         }
+    }
+
+    /// The file of a model is here.
+    pub fn on_fetched(&self, model: &ModelRef) {
+        self.step(|core, now, in_use, out| core.on_fetched(now, model, in_use, out));
+    }
+
+    /// The file of a model cannot be had now: it is to be tried again after `pause`.
+    pub fn on_not_fetched(&self, model: &ModelRef, pause: Duration) {
+        self.step(|core, now, in_use, out| core.on_not_fetched(now, model, pause, in_use, out));
+    }
+
+    /// A replica cannot be loaded before the file of its model is fetched.
+    pub fn on_missing(&self, id: ReplicaId) {
+        self.step(|core, now, in_use, out| core.on_missing(now, id, in_use, out));
     }
 
     /// A replica was loaded. For the first time: the memory that it takes, and how much of the time the next load will take again.
@@ -257,6 +274,7 @@ impl Memory {
         for action in actions {
             match action {
                 // Nobody obeys orders any more where the node ends.
+                Action::Fetch(model) => drop(self.orders.send(Order::Fetch(model))),
                 Action::Load(id) => drop(self.orders.send(Order::Load(id))),
                 Action::Evict(id) => {
                     let device = Arc::clone(&inner.hosted[&id].device);

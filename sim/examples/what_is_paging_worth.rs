@@ -48,6 +48,7 @@ fn models(question: &Question) -> Vec<Model> {
         Model {
             load: Load { believed, service, max_batch: 16, slo: SLO, share: 1.0 / rank as f64 / whole },
             size: Bytes((20e6 * factor) as u64),
+            fetch: Duration::ZERO,
             reload: question.reload.mul_f64(factor * speed),
             measuring: Duration::from_millis(50),
         }

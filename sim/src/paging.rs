@@ -25,6 +25,8 @@ pub struct Model {
     pub load: Load,
     /// In memory.
     pub size: Bytes,
+    /// What fetching its file takes, once; nothing where it is there.
+    pub fetch: Duration,
     /// What a load takes, apart from noise.
     pub reload: Duration,
     /// What is measured beside the first load takes.
@@ -73,6 +75,7 @@ enum Event {
     Arrival,
     Finish(ReplicaId),
     WakeDevice,
+    Fetched(usize),
     Loaded(ReplicaId),
     Gone(ReplicaId),
     WakePaging,
@@ -111,7 +114,7 @@ impl<'a> Run<'a> {
         let names: Vec<ModelRef> = (0..count).map(|i| ModelRef::parse(&format!("m{i}@1")).expect("a name")).collect();
         let mut paging = Paging::new(node.memory, node.keep);
         for (i, (name, model)) in names.iter().zip(&node.models).enumerate() {
-            paging.place(Instant::ZERO, ReplicaId(i as u64), name, model.size);
+            paging.place(Instant::ZERO, ReplicaId(i as u64), name, model.size, model.fetch.is_zero());
         }
         Run {
             node,
@@ -167,6 +170,10 @@ impl<'a> Run<'a> {
                 self.device.wake(now, &mut effects);
                 self.follow(effects);
             }
+            Event::Fetched(number) => {
+                let name = self.names[number].clone();
+                self.act(|paging, in_use, out| paging.on_fetched(now, &name, in_use, out));
+            }
             Event::Loaded(id) => {
                 let model = &self.node.models[id.0 as usize];
                 let (load, first) = (&model.load, (model.size, model.reload));
@@ -201,6 +208,10 @@ impl<'a> Run<'a> {
         let now = self.agenda.now();
         for action in actions {
             match action {
+                Action::Fetch(name) => {
+                    let number = self.names.iter().position(|known| *known == name).expect("one of the node's");
+                    self.agenda.at(now + self.node.models[number].fetch, Event::Fetched(number));
+                }
                 Action::Load(id) => {
                     let model = &self.node.models[id.0 as usize];
                     let factor = 1.0 + self.node.noise * (2.0 * self.prng.uniform() - 1.0);

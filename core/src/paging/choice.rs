@@ -117,6 +117,7 @@ impl Paging {
     /// Of what was asked for in vain, what is worth most for its size.
     pub(super) fn dearest_wish(&self, now: Instant) -> Option<ReplicaId> {
         let density = |id: &ReplicaId| self.density(now, *id);
-        self.wishes.iter().copied().max_by(|a, b| density(a).total_cmp(&density(b)).then(b.cmp(a)))
+        let here = self.wishes.iter().copied().filter(|id| self.is_here(&self.pages[id]));
+        here.max_by(|a, b| density(a).total_cmp(&density(b)).then(b.cmp(a)))
     }
 }

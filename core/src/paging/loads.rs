@@ -1,20 +1,23 @@
-//! What is loaded next, and what is put out for it.
+//! What is fetched and loaded next, and what is put out for it.
 
 use std::time::Duration;
 
-use super::page::{Page, Stage};
+use super::page::{Artifact, Asked, Page, Stage};
 use super::{Action, Paging};
-use crate::ids::ReplicaId;
+use crate::ids::{ModelRef, ReplicaId};
 use crate::units::Instant;
 
 /// What was never loaded goes before what somebody waits for once it has waited so long itself.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// Files that are fetched at once: one comes while others are asked for, checked and written. Each is held whole meanwhile.
+pub(super) const FETCHES_MAX: usize = 4;
 /// Where everything that could go is in use: when to look again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl Paging {
     /// Whatever can be begun is begun.
     pub(super) fn advance(&mut self, now: Instant, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
+        self.fetch(now, out);
         self.relieve(now, in_use, out);
         // What waits for memory that is in use keeps nothing from being loaded that finds some.
         let mut blocked = Vec::new();
@@ -44,11 +47,34 @@ impl Paging {
             out.push(Action::WakeAt(now + LOOK_AGAIN));
         }
         let due = self.pages.values().filter(|page| page.stage == Stage::Out).filter_map(|page| page.due);
-        let due = due.filter(|at| *at > now).min();
+        let fetches = self.models.values().filter_map(|asked| match asked.artifact {
+            Artifact::Missing(from) => Some(from),
+            Artifact::Fetching(_) | Artifact::Here => None,
+        });
+        let due = due.chain(fetches).filter(|at| *at > now).min();
         let hopeless = Some(self.hopeless).filter(|_| self.held > 0);
         out.extend(due.into_iter().chain(hopeless).min().map(Action::WakeAt));
         if cfg!(debug_assertions) {
             self.assert_invariants();
+        }
+    }
+
+    /// Begins to fetch what is to be loaded and is not here: what somebody waits for first.
+    fn fetch(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let is_fetched = |asked: &&Asked| matches!(asked.artifact, Artifact::Fetching(_));
+        let free = FETCHES_MAX.saturating_sub(self.models.values().filter(is_fetched).count());
+        if free == 0 {
+            return;
+        }
+        let from = |(model, asked): (&ModelRef, &Asked)| match asked.artifact {
+            Artifact::Missing(from) if from <= now => Some((asked.waiting.is_empty(), from, model.clone())),
+            _ => None,
+        };
+        let mut missing: Vec<(bool, Instant, ModelRef)> = self.models.iter().filter_map(from).collect();
+        missing.sort_unstable();
+        for (.., model) in missing.into_iter().take(free) {
+            self.models.get_mut(&model).expect("just seen").artifact = Artifact::Fetching(now);
+            out.push(Action::Fetch(model));
         }
     }
 
@@ -87,7 +113,8 @@ impl Paging {
         if loads && self.is_short() {
             return None;
         }
-        let is_out = |id: &ReplicaId, page: &Page| page.stage == Stage::Out && !blocked.contains(id);
+        let is_out =
+            |id: &ReplicaId, page: &Page| page.stage == Stage::Out && self.is_here(page) && !blocked.contains(id);
         let due = self.pages.iter().filter(|(id, page)| is_out(id, page));
         let due = due.filter_map(|(id, page)| Some((page.due.filter(|at| *at <= now)?, *id))).min();
         let is_impatient = |(at, _): &(Instant, ReplicaId)| !self.was_due && now.since(*at) >= PATIENCE;

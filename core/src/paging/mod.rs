@@ -1,10 +1,11 @@
 //! Memory of one node as a cache of the replicas that it is to serve: what is loaded when, what goes for it, and who may wait. See
 //! README.md for the problem.
 //!
-//! Events and the time go in, [`Action`]s come out. What fits is loaded at once and stays. Where all of it together does not fit, one
-//! replica is loaded at a time: what somebody waits for in the order in which it was promised, what was never loaded (so that its size and
-//! its reload time are known), and what is worth more than what would go for it. [`Paging::ask`] says of each query of a model that is not
-//! in memory whether it may wait for that; many of them lead to one load.
+//! Events and the time go in, [`Action`]s come out. Files are fetched first, some at a time, whatever is loaded meanwhile. What fits is
+//! loaded at once and stays. Where all of it together does not fit, one replica is loaded at a time: what somebody waits for in the order
+//! in which it was promised, what was never loaded (so that its size and its reload time are known), and what is worth more than what
+//! would go for it. [`Paging::ask`] says of each query of a model that is not in memory whether it may wait for that; many of them lead to
+//! one load.
 //!
 //! `in_use` says of a replica whether rows wait for it or run on it: that one stays.
 
@@ -27,15 +28,15 @@ use crate::units::{Bytes, Deadline, Instant, ServiceTime};
 
 use churn::Churn;
 use ending::Endings;
-use page::{Asked, Page, Reload, Stage};
+use page::{Artifact, Asked, Page, Reload, Stage, is_overdue};
+
+use loads::PATIENCE;
 
 pub use choice::Keep;
 pub use told::{Evicted, MemoryNow, Paged, Residence};
 
 /// Rows that may wait for models to be loaded: as many as may wait for a device.
 pub const HELD_MAX: usize = crate::scheduler::WAITING_MAX;
-/// A load that takes longer than twice what it is known to, and than this, may take for ever.
-const OVERDUE: Duration = Duration::from_millis(20);
 /// One row that asks for a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -62,7 +63,9 @@ impl Query {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Action {
-    /// Load this replica; tell [`Paging::on_loaded`] or [`Paging::on_failed`].
+    /// See that the file of this model is here; tell [`Paging::on_fetched`] or [`Paging::on_not_fetched`].
+    Fetch(ModelRef),
+    /// Load this replica; tell [`Paging::on_loaded`], [`Paging::on_failed`], or [`Paging::on_missing`] where the file of its model is not here.
     Load(ReplicaId),
     /// Put it out at once; tell [`Paging::on_gone`] when its memory is free.
     Evict(ReplicaId),
@@ -127,13 +130,14 @@ impl Paging {
         self.all + self.endings.size() > self.memory
     }
 
-    /// A replica is to be served here, of which this much is known; [`Paging::on_wake`] loads it, and whatever else was placed.
-    pub fn place(&mut self, now: Instant, id: ReplicaId, model: &ModelRef, size: Bytes) {
+    /// A replica is to be served here, of which this much is known, and whose file is `here` or has to be fetched; [`Paging::on_wake`] loads
+    /// it, and whatever else was placed.
+    pub fn place(&mut self, now: Instant, id: ReplicaId, model: &ModelRef, size: Bytes, here: bool) {
         let size = Bytes(size.0.min(self.memory));
         let before = self.pages.insert(id, Page::new(model.clone(), size, now));
         assert!(before.is_none(), "replica {id} is placed already");
         self.all += size.0;
-        self.models.entry(model.clone()).or_default().pages.push(id);
+        self.models.entry(model.clone()).or_insert_with(|| Asked::new(now, here)).pages.push(id);
     }
 
     /// A replica is not to be served here any more. Who waits for its model alone is refused. Where it is in memory it takes that until
@@ -225,6 +229,61 @@ impl Paging {
     /// When a model will be in memory if it is asked for now: at once where it is. `None` where nobody can say.
     pub fn ready_at(&self, now: Instant, model: &ModelRef) -> Option<Instant> {
         if self.is_resident(model) { Some(now) } else { self.promise(now, model).map(|(_, ready)| ready) }
+    }
+
+    /// The file of a model is here.
+    pub fn on_fetched(
+        &mut self,
+        now: Instant,
+        model: &ModelRef,
+        in_use: &dyn Fn(ReplicaId) -> bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(asked) = self.models.get_mut(model) else { return };
+        let Artifact::Fetching(since) = asked.artifact else { return };
+        (asked.artifact, asked.fetch) = (Artifact::Here, Some(now.since(since)));
+        for id in &asked.pages {
+            let page = self.pages.get_mut(id).expect("a replica that is placed");
+            // It waits for memory from now on.
+            page.due = page.due.map(|at| at.max(now));
+        }
+        self.advance(now, in_use, out);
+    }
+
+    /// The file of a model cannot be had now: it is tried again after `pause`. Who waits for it is refused.
+    pub fn on_not_fetched(
+        &mut self,
+        now: Instant,
+        model: &ModelRef,
+        pause: Duration,
+        in_use: &dyn Fn(ReplicaId) -> bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(asked) = self.models.get_mut(model) else { return };
+        asked.artifact = Artifact::Missing(now + pause);
+        self.refuse_all(model, out);
+        self.advance(now, in_use, out);
+    }
+
+    /// A load that was asked for found no file, or another: it is fetched first. Who waits for it goes on waiting.
+    pub fn on_missing(
+        &mut self,
+        now: Instant,
+        id: ReplicaId,
+        in_use: &dyn Fn(ReplicaId) -> bool,
+        out: &mut Vec<Action>,
+    ) {
+        let loads = |page: &&mut Page| matches!(page.stage, Stage::Loading(_));
+        let Some(page) = self.pages.get_mut(&id).filter(loads) else { return };
+        page.stage = Stage::Out;
+        let asked = self.models.get_mut(&page.model).expect("a model has its replicas");
+        if asked.artifact == Artifact::Here {
+            asked.artifact = Artifact::Missing(now);
+        }
+        if !asked.waiting.is_empty() && !self.promised.contains(&id) {
+            self.promised.push_front(id);
+        }
+        self.advance(now, in_use, out);
     }
 
     /// A load that was asked for is done. Of the first one: what the replica takes, and how much of the time the next load will take again.
@@ -344,6 +403,11 @@ impl Paging {
         matches!(self.pages[&id].stage, Stage::Loading(_)) || self.promised.contains(&id)
     }
 
+    /// Whether the file of its model is on this node.
+    fn is_here(&self, page: &Page) -> bool {
+        self.models[&page.model].artifact == Artifact::Here
+    }
+
     /// What a load takes, the first one with all that is measured.
     fn takes(&self, id: ReplicaId) -> Duration {
         self.pages[&id].reload.map_or(self.first_load, Reload::estimate)
@@ -388,33 +452,41 @@ impl Paging {
         {
             return Some(known);
         }
+        let fetched = self.models.get(model)?.fetched(now)?;
         let mut ready = self.pages.keys().filter_map(ends).max().unwrap_or(now);
         // One that was never loaded may go before each.
-        let mut due = self.pages.values().filter(|page| page.stage == Stage::Out && page.due.is_some()).count();
-        let mut first = || {
-            let goes_before = due > 0;
-            due = due.saturating_sub(1);
-            if goes_before { self.first_load } else { Duration::ZERO }
+        let is_due = |page: &&Page| page.stage == Stage::Out && page.due.is_some();
+        let (mut due, mut later): (Vec<&Page>, Vec<&Page>) =
+            self.pages.values().filter(is_due).partition(|page| self.is_here(page));
+        // Those that are fetched before are not in such a hurry.
+        let mut first = |begins: Instant| {
+            if begins.since(now) >= PATIENCE {
+                due.append(&mut later);
+            }
+            due.pop().map_or(Duration::ZERO, |_| self.first_load)
         };
         for id in &self.promised {
-            ready = ready + first() + self.pages[id].reload();
-            if pages.contains(id) {
+            let own = pages.contains(id);
+            let begins = if own { ready.max(fetched) } else { ready };
+            ready = begins + first(begins) + self.pages[id].reload();
+            if own {
                 return Some((*id, ready));
             }
         }
         // What is about to leave can come back as soon as it has.
         let can = |id: &&ReplicaId| self.pages[*id].is_on_demand() || self.pages[*id].stage == Stage::Leaving;
         let id = *pages.iter().find(can)?;
-        Some((id, ready + first() + self.pages[&id].reload()))
+        let begins = ready.max(fetched);
+        Some((id, begins + first(begins) + self.pages[&id].reload()))
     }
 
     /// Whether what is being loaded takes so much longer than it is known to that nobody can say when the next load begins.
     fn is_overdue(&self, now: Instant) -> bool {
-        let is_overdue = |(id, page): (&ReplicaId, &Page)| match page.stage {
-            Stage::Loading(since) => now.since(since) > 2 * self.takes(*id) + OVERDUE,
+        let hangs = |(id, page): (&ReplicaId, &Page)| match page.stage {
+            Stage::Loading(since) => is_overdue(now, since, self.takes(*id)),
             _ => false,
         };
-        self.is_short() && self.pages.iter().any(is_overdue)
+        self.is_short() && self.pages.iter().any(hangs)
     }
 
     /// Nobody waits for these any more.

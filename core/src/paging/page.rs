@@ -18,6 +18,9 @@ const TIME_MOST: f64 = 60.0;
 /// Share of a new load in the running mean of what loads take, and of how far they are from it.
 const LOAD_SHARE: f64 = 0.25;
 
+/// What takes longer than twice what it is known to, and than this, may take for ever.
+const OVERDUE: Duration = Duration::from_millis(20);
+
 /// Where a replica is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -89,15 +92,58 @@ impl Reload {
     }
 }
 
+/// Whether the file of a model is on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Artifact {
+    /// From when on it is to be fetched.
+    Missing(Instant),
+    Fetching(Instant),
+    Here,
+}
+
 /// What is asked of a model, and who waits for it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Asked {
     /// Its replicas here.
     pub pages: Vec<ReplicaId>,
+    pub artifact: Artifact,
+    /// What its last fetch took; `None` where none was needed yet.
+    pub fetch: Option<Duration>,
     pub demand: Demand,
     pub waiting: VecDeque<Query>,
     /// Queries that found it out of memory.
     pub cold: u64,
+}
+
+impl Asked {
+    /// Of a model that nobody has asked for, whose file is `here` or to be fetched.
+    pub fn new(now: Instant, here: bool) -> Asked {
+        Asked {
+            pages: Vec::new(),
+            artifact: if here { Artifact::Here } else { Artifact::Missing(now) },
+            fetch: None,
+            demand: Demand::default(),
+            waiting: VecDeque::new(),
+            cold: 0,
+        }
+    }
+
+    /// When its file is here, if that takes as long as the last time; `None` where nobody can say.
+    pub fn fetched(&self, now: Instant) -> Option<Instant> {
+        match (self.artifact, self.fetch) {
+            (Artifact::Here, _) => Some(now),
+            (Artifact::Missing(from), Some(takes)) if from <= now => Some(now + takes),
+            (Artifact::Fetching(since), Some(takes)) if !is_overdue(now, since, takes) => {
+                Some((since + takes).max(now))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether what `takes` so long takes so much longer that it may take for ever.
+pub(super) fn is_overdue(now: Instant, since: Instant, takes: Duration) -> bool {
+    now.since(since) > 2 * takes + OVERDUE
 }
 
 /// Queries of late.

@@ -12,7 +12,8 @@ fn ms(at: u64) -> Instant {
     Instant::from_millis(at)
 }
 
-/// A node that does what it is told: first loads take 20 ms more than others, memory is free 1 ms after it was asked for.
+/// A node that does what it is told: files are there where nothing else is said, first loads take 20 ms more than
+/// others, memory is free 1 ms after it was asked for.
 struct Node {
     paging: Paging,
     now: Instant,
@@ -27,6 +28,11 @@ struct Node {
     used: BTreeMap<ReplicaId, Instant>,
     /// Fails the next so many loads of a replica.
     fails: BTreeMap<ReplicaId, u32>,
+    /// What it takes to fetch a file, and which of them fail once more.
+    fetch: BTreeMap<ModelRef, Duration>,
+    unfetched: BTreeSet<ModelRef>,
+    fetching: BTreeSet<ModelRef>,
+    files: BTreeSet<ModelRef>,
     /// What became of each row: its model, and how it ended.
     rows: BTreeMap<TicketId, (ReplicaId, Option<End>)>,
     loads: Vec<ReplicaId>,
@@ -37,7 +43,9 @@ struct Node {
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
+    Fetched(u64),
     Loaded(ReplicaId),
+    Missing(ReplicaId),
     Gone(ReplicaId),
     Ended(ReplicaId),
     Wake,
@@ -53,6 +61,11 @@ enum End {
 
 impl Node {
     fn new(memory: u64, models: &[(u64, u64)], keep: Keep) -> Node {
+        Node::fetching(memory, models, keep, &[])
+    }
+
+    /// Of the models of these numbers the file is not there, and takes so many ms to come.
+    fn fetching(memory: u64, models: &[(u64, u64)], keep: Keep, fetch: &[(u64, u64)]) -> Node {
         let mut paging = Paging::new(Bytes(memory), keep);
         let models: BTreeMap<ReplicaId, (u64, Duration)> = models
             .iter()
@@ -60,9 +73,13 @@ impl Node {
             .map(|((size, reload), i)| (ReplicaId(i), (*size, Duration::from_millis(*reload))))
             .collect();
         for (id, (size, _)) in &models {
-            paging.place(Instant::ZERO, *id, &model(id.0), Bytes(*size));
+            let here = !fetch.iter().any(|(i, _)| *i == id.0);
+            paging.place(Instant::ZERO, *id, &model(id.0), Bytes(*size), here);
         }
         let stands = models.keys().map(|id| (*id, Stage::Out)).collect();
+        let fetch: BTreeMap<ModelRef, Duration> =
+            fetch.iter().map(|(i, ms)| (model(*i), Duration::from_millis(*ms))).collect();
+        let files = models.keys().map(|id| model(id.0)).filter(|model| !fetch.contains_key(model)).collect();
         let mut node = Node {
             paging,
             now: Instant::ZERO,
@@ -74,12 +91,17 @@ impl Node {
             loaded: BTreeMap::new(),
             used: BTreeMap::new(),
             fails: BTreeMap::new(),
+            unfetched: BTreeSet::new(),
+            fetching: BTreeSet::new(),
+            files,
+            fetch,
             rows: BTreeMap::new(),
             loads: Vec::new(),
             evicted: Vec::new(),
             ending: Vec::new(),
         };
         node.tell(|paging, now, in_use, out| paging.on_wake(now, in_use, out));
+        node.wait(0);
         node
     }
 
@@ -106,6 +128,17 @@ impl Node {
         let told = tell(&mut self.paging, now, &in_use, &mut out);
         for action in out {
             match action {
+                Action::Fetch(model) => {
+                    assert!(self.fetching.len() < loads::FETCHES_MAX, "so many at once");
+                    assert!(self.fetching.insert(model.clone()), "{model} is fetched twice");
+                    let takes = self.fetch.get(&model).copied().unwrap_or_default();
+                    let number = model.name.as_str()[1..].parse().expect("its number");
+                    self.at(now + takes, Event::Fetched(number));
+                }
+                Action::Load(id) if !self.files.contains(&model(id.0)) => {
+                    assert_eq!(self.stands.insert(id, Stage::Loading(now)), Some(Stage::Out), "{id} is loaded twice");
+                    self.at(now + Duration::from_millis(1), Event::Missing(id));
+                }
                 Action::Load(id) => {
                     let loads = self.stands.values().any(|stage| matches!(stage, Stage::Loading(_)));
                     assert!(!self.paging.is_short() || !loads, "one load at a time");
@@ -167,6 +200,21 @@ impl Node {
             self.events.remove(&(at, number));
             self.now = self.now.max(at);
             match event {
+                Event::Fetched(i) => {
+                    assert!(self.fetching.remove(&model(i)));
+                    if self.unfetched.remove(&model(i)) {
+                        let pause = Duration::from_millis(50);
+                        self.tell(|paging, now, in_use, out| paging.on_not_fetched(now, &model(i), pause, in_use, out));
+                    } else {
+                        self.files.insert(model(i));
+                        self.tell(|paging, now, in_use, out| paging.on_fetched(now, &model(i), in_use, out));
+                    }
+                }
+                Event::Missing(id) if !self.stands.contains_key(&id) => {}
+                Event::Missing(id) => {
+                    self.stands.insert(id, Stage::Out);
+                    self.tell(|paging, now, in_use, out| paging.on_missing(now, id, in_use, out));
+                }
                 Event::Loaded(id) if !self.stands.contains_key(&id) => {}
                 Event::Loaded(id) => match self.fails.get_mut(&id).filter(|left| **left > 0) {
                     Some(left) => {
@@ -204,6 +252,9 @@ impl Node {
     fn ends(&mut self, i: u64, after: u64, removed: bool) {
         let id = ReplicaId(i);
         let stood = if removed { self.stands.remove(&id) } else { self.stands.insert(id, Stage::Out) };
+        if removed && self.fetching.remove(&model(i)) {
+            self.events.retain(|_, event| !matches!(event, Event::Fetched(fetched) if *fetched == i));
+        }
         match stood {
             Some(Stage::In) => {
                 self.ending.push(id);
@@ -248,7 +299,7 @@ fn what_waits_for_memory_in_use_keeps_no_other_from_being_loaded() {
     node.models.insert(large, (8 * MB, Duration::from_millis(10)));
     node.stands.insert(large, Stage::Out);
     node.tell(|paging, now, in_use, out| {
-        paging.place(now, large, &model(3), Bytes(8 * MB));
+        paging.place(now, large, &model(3), Bytes(8 * MB), false);
         paging.on_wake(now, in_use, out);
     });
     node.wait(2000);
@@ -422,7 +473,7 @@ fn memory_of_what_was_removed_is_taken_until_its_session_has_ended() {
     node.stands.insert(new, Stage::Out);
     node.ends(0, 40, true);
     node.tell(|paging, now, in_use, out| {
-        paging.place(now, new, &model(2), Bytes(MB));
+        paging.place(now, new, &model(2), Bytes(MB), false);
         paging.on_wake(now, in_use, out);
     });
     node.wait(39);
@@ -446,6 +497,80 @@ fn a_session_that_does_not_end_takes_memory_from_the_others() {
     }
     node.wait(5_000);
     assert!(node.is_in(0) && node.is_in(1) && !node.paging.is_short(), "all is as before");
+}
+
+#[test]
+fn a_file_that_is_fetched_keeps_nothing_from_being_loaded() {
+    let (memory, models) = (2 * MB, [(MB, 10); 4]);
+    let mut node = Node::fetching(memory, &models, Keep::Worth, &[(0, 60_000)]);
+    node.wait(1_000);
+    assert!((1..4).all(|i| node.loaded.contains_key(&ReplicaId(i))), "all whose files are here: {:?}", node.loads);
+    for i in [1, 2, 3, 1, 2, 3] {
+        let row = node.ask(i, 100);
+        node.wait(100);
+        assert!(matches!(node.ended(row), Some(End::Ran(_))), "{i}: {:?}", node.ended(row));
+    }
+    assert!(!node.paging.thrashes(node.now));
+    let row = node.ask(0, 10_000);
+    assert_eq!(node.ended(row), Some(End::Rejected(Rejection::NoReplica)), "nobody knows how long that takes");
+    node.until(ms(62_000));
+    assert!(node.loaded.contains_key(&ReplicaId(0)));
+    assert_eq!(node.paging.takes(ReplicaId(0)), Duration::from_millis(10), "and it is none of its reloads");
+}
+
+#[test]
+fn so_many_files_are_fetched_at_once_and_those_that_somebody_waits_for_first() {
+    let fetch: Vec<(u64, u64)> = (0..6).map(|i| (i, 100)).collect();
+    let mut node = Node::fetching(MB, &[(MB, 10); 6], Keep::Worth, &fetch);
+    assert_eq!((node.fetching.len(), node.loads.len()), (loads::FETCHES_MAX, 0));
+    node.wait(2_000);
+    assert_eq!(node.loaded.len(), 6);
+    // All files are gone. Of what is asked for, all find that out before the first one is back.
+    let out: Vec<u64> = (0..6).filter(|i| !node.is_in(*i)).collect();
+    node.files.clear();
+    let rows: Vec<TicketId> = out.iter().map(|i| node.ask(*i, 1_000)).collect();
+    node.wait(50);
+    let fetched: Vec<ModelRef> = node.fetching.iter().cloned().collect();
+    assert_eq!(fetched, out[..loads::FETCHES_MAX].iter().map(|i| model(*i)).collect::<Vec<_>>());
+    let late = node.ask(out[0], 60);
+    assert_eq!(node.ended(late), Some(End::Rejected(Rejection::TooLate)), "it takes as long as the last time");
+    node.wait(1_000);
+    for row in rows {
+        assert!(matches!(node.ended(row), Some(End::Ran(_))), "{:?}", node.ended(row));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_had_is_fetched_again_and_who_waits_for_it_is_told() {
+    let mut node = Node::warm(MB, &[(MB, 10); 2], Keep::Worth);
+    let cold = u64::from(node.is_in(0));
+    node.files.remove(&model(cold));
+    node.unfetched.insert(model(cold));
+    let row = node.ask(cold, 1_000);
+    node.wait(10);
+    assert_eq!(node.ended(row), Some(End::Rejected(Rejection::NoReplica)));
+    let row = node.ask(cold, 1_000);
+    assert_eq!(node.ended(row), Some(End::Rejected(Rejection::NoReplica)), "not before it is tried again");
+    node.wait(60);
+    let row = node.ask(cold, 1_000);
+    node.wait(100);
+    assert!(matches!(node.ended(row), Some(End::Ran(_))), "{:?}", node.ended(row));
+}
+
+#[test]
+fn replicas_of_one_model_wait_for_one_file() {
+    let mut node = Node::fetching(4 * MB, &[(MB, 10)], Keep::Worth, &[(0, 100)]);
+    node.tell(|paging, now, in_use, out| {
+        paging.place(now, ReplicaId(7), &model(0), Bytes(MB), false);
+        paging.on_wake(now, in_use, out);
+        assert!(out.iter().all(|action| matches!(action, Action::WakeAt(_))), "{out:?}");
+    });
+    node.tell(|paging, _, in_use, out| {
+        paging.on_fetched(ms(100), &model(0), in_use, out);
+        let loads = out.iter().filter(|action| matches!(action, Action::Load(_))).count();
+        assert_eq!(loads, 2, "{out:?}");
+        out.clear();
+    });
 }
 
 #[test]
@@ -504,6 +629,7 @@ enum Step {
     Cancel(usize),
     Use(u64, u64),
     Fail(u64),
+    Lose(u64, bool),
     Remove(u64, u64),
     Die(u64, u64),
     Wait(u64),
@@ -516,6 +642,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<usize>().prop_map(Step::Cancel),
         1 => (model.clone(), 1..100u64).prop_map(|(model, millis)| Step::Use(model, millis)),
         1 => model.clone().prop_map(Step::Fail),
+        1 => (model.clone(), any::<bool>()).prop_map(|(model, comes)| Step::Lose(model, comes)),
         1 => (model.clone(), 0..400u64).prop_map(|(model, after)| Step::Remove(model, after)),
         1 => (model, 0..400u64).prop_map(|(model, after)| Step::Die(model, after)),
         4 => (0..80u64).prop_map(Step::Wait),
@@ -530,11 +657,13 @@ proptest! {
     fn whatever_comes_rows_end_once_and_nothing_starves(
         memory in 4..12u64,
         models in proptest::collection::vec((1..=4u64, 1..150u64), 8),
+        fetch in proptest::collection::vec(0..200u64, 8),
         steps in steps(),
         recent: bool,
     ) {
         let models: Vec<(u64, u64)> = models.into_iter().map(|(size, reload)| (size * MB, reload)).collect();
-        let mut node = Node::new(memory * MB, &models, if recent { Keep::Recent } else { Keep::Worth });
+        let fetch: Vec<(u64, u64)> = (0..).zip(fetch).collect();
+        let mut node = Node::fetching(memory * MB, &models, if recent { Keep::Recent } else { Keep::Worth }, &fetch);
         let mut deadlines = BTreeMap::new();
         for step in steps {
             match step {
@@ -552,6 +681,12 @@ proptest! {
                 }
                 Step::Use(i, millis) => {
                     node.used.insert(ReplicaId(i), node.now + Duration::from_millis(millis));
+                }
+                Step::Lose(i, comes) => {
+                    node.files.remove(&model(i));
+                    if !comes {
+                        node.unfetched.insert(model(i));
+                    }
                 }
                 Step::Fail(i) => *node.fails.entry(ReplicaId(i)).or_default() += 1,
                 Step::Remove(i, after) if node.stands.contains_key(&ReplicaId(i)) => {

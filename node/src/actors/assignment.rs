@@ -29,7 +29,7 @@ use crate::memory::{Memory, Order};
 /// Deaths of one replica within a minute after which it is not restarted here: the leader takes its version out.
 const DEATHS_MAX: usize = 3;
 const DEATHS_WITHIN: Duration = Duration::from_secs(60);
-/// Before a replica is tried again that could not be loaded for want of its artifact.
+/// Before the file of a model is tried again that could not be had.
 const RETRY: Duration = Duration::from_millis(500);
 /// Before a replica is tried again that could not be loaded; doubles each time. Memory may come back, and the leader may give
 /// the replica to another node meanwhile.
@@ -48,6 +48,10 @@ pub struct Replicas {
 struct Inner {
     epoch: Epoch,
     replicas: BTreeMap<ReplicaId, Replica>,
+    /// Files that are being fetched.
+    fetches: BTreeMap<ModelRef, tokio::task::AbortHandle>,
+    /// What the disk did not take, until it is loaded.
+    unkept: BTreeMap<ModelRef, Vec<u8>>,
     /// What other devices like those here have measured.
     profiles: BTreeMap<(Digest, String), KeptProfile>,
     coordinator: Option<Rc<node_home::Client>>,
@@ -74,7 +78,14 @@ struct Replica {
 impl Replicas {
     /// None yet.
     pub fn new(shared: Arc<Shared>, artifacts: Artifacts) -> Rc<Replicas> {
-        let inner = Inner { epoch: Epoch(0), replicas: BTreeMap::new(), profiles: BTreeMap::new(), coordinator: None };
+        let inner = Inner {
+            epoch: Epoch(0),
+            replicas: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            unkept: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+            coordinator: None,
+        };
         Rc::new(Replicas { shared, artifacts, inner: RefCell::new(inner) })
     }
 
@@ -105,7 +116,14 @@ impl Replicas {
             inner.replicas.keys().filter(|id| !plan.assignments.get(id).is_some_and(mine)).copied().collect();
         for id in gone {
             let replica = inner.replicas.remove(&id).expect("just seen");
+            let model = replica.assignment.model.clone();
             self.let_go(id, replica);
+            if inner.replicas.values().all(|other| other.assignment.model != model) {
+                inner.unkept.remove(&model);
+                if let Some(fetch) = inner.fetches.remove(&model) {
+                    fetch.abort();
+                }
+            }
         }
         for (id, assignment) in plan.assignments.iter().filter(|(_, assignment)| mine(assignment)) {
             if inner.replicas.contains_key(id) || !self.shared.devices.contains_key(&assignment.device) {
@@ -131,6 +149,7 @@ impl Replicas {
                 &model.reference,
                 &self.shared.devices[&assignment.device],
                 model.size,
+                self.artifacts.has(model.digest),
             );
         }
         drop(inner);
@@ -141,6 +160,7 @@ impl Replicas {
     pub async fn obey(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
         while let Some(order) = orders.recv().await {
             match order {
+                Order::Fetch(model) => self.fetch(model),
                 Order::Load(id) => self.start(id),
                 Order::End(id, profile) => self.end(id, profile),
             }
@@ -195,6 +215,32 @@ impl Replicas {
         }
     }
 
+    /// Begins to fetch the file of a model.
+    fn fetch(self: &Rc<Self>, reference: ModelRef) {
+        let (replicas, model) = (Rc::clone(self), reference.clone());
+        let task = tokio::task::spawn_local(async move {
+            let fetched = replicas.fetch_once(&model).await;
+            replicas.inner.borrow_mut().fetches.remove(&model);
+            match fetched {
+                Ok(()) => replicas.shared.devices.memory.on_fetched(&model),
+                Err(why) => {
+                    tracing::debug!(%model, why, "not fetched yet");
+                    replicas.shared.devices.memory.on_not_fetched(&model, RETRY);
+                }
+            }
+        });
+        self.inner.borrow_mut().fetches.insert(reference, task.abort_handle());
+    }
+
+    async fn fetch_once(&self, reference: &ModelRef) -> Result<(), String> {
+        let model = self.shared.table.load().models.get(reference).cloned();
+        let model = model.ok_or("the table of this node does not have it yet")?;
+        let coordinator = self.inner.borrow().coordinator.clone();
+        let unkept = self.artifacts.fetch(model.digest, coordinator).await?;
+        self.inner.borrow_mut().unkept.extend(unkept.map(|bytes| (reference.clone(), bytes)));
+        Ok(())
+    }
+
     /// Begins to load a replica.
     fn start(self: &Rc<Self>, id: ReplicaId) {
         let mut inner = self.inner.borrow_mut();
@@ -207,7 +253,7 @@ impl Replicas {
         let model = self.shared.table.load().models.get(&reference).cloned();
         let loaded = match model {
             Some(model) => self.load_once(id, &model).await,
-            None => Err(NotLoaded::Unknown),
+            None => Err(NotLoaded::Missing),
         };
         let Err(why) = loaded else { return };
         let pause = {
@@ -215,16 +261,17 @@ impl Replicas {
             let Some(replica) = inner.replicas.get_mut(&id) else { return };
             replica.loading = None;
             match why {
-                NotLoaded::Unknown => RETRY,
+                NotLoaded::Missing => None,
                 NotLoaded::Failed(why) => {
                     tracing::warn!(model = %reference, why, "cannot be loaded");
                     replica.state = ReplicaState::Failed(why);
                     let pause = replica.reload;
                     replica.reload = (2 * pause).min(RELOAD_AT_MOST);
-                    pause
+                    Some(pause)
                 }
             }
         };
+        let Some(pause) = pause else { return self.shared.devices.memory.on_missing(id) };
         self.shared.devices.memory.on_failed(id, pause);
         self.shared.rebuild_needed.notify_one();
     }
@@ -232,11 +279,11 @@ impl Replicas {
     /// Loads a replica that is still wanted.
     async fn load_once(&self, id: ReplicaId, model: &Arc<Model>) -> Result<(), NotLoaded> {
         let begun = self.shared.host.clock.now();
-        let coordinator = self.inner.borrow().coordinator.clone();
-        let artifact = self.artifacts.get(model.digest, coordinator).await.map_err(|why| {
-            tracing::debug!(model = %model.reference, why, "not loaded yet");
-            NotLoaded::Unknown
-        })?;
+        let unkept = self.inner.borrow_mut().unkept.remove(&model.reference);
+        let artifact = match unkept {
+            Some(bytes) => bytes,
+            None => self.artifacts.read(model.digest).await.ok_or(NotLoaded::Missing)?,
+        };
         let place = Stopping(Some(self.shared.host.spawn.place_without_sockets()));
         let (send, loaded) = oneshot::channel();
         let wanted = Arc::clone(model);
@@ -374,8 +421,8 @@ fn steps(model: &Model, max_batch: u32) -> Vec<u32> {
 
 /// Why a replica is not loaded.
 enum NotLoaded {
-    /// Its model or its artifact is not here yet.
-    Unknown,
+    /// The file of its model is not here, or the model is not in the table yet.
+    Missing,
     /// It cannot be, and why.
     Failed(String),
 }

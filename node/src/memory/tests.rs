@@ -58,9 +58,15 @@ impl Bench {
         let (replies, came) = bench::replies();
         let mut bench = Bench { memory, device, clock, orders, places: Vec::new(), replies, came };
         for id in [1, 2] {
-            bench.memory.place(ReplicaId(id), &model(id), &bench.device, Bytes(6));
+            bench.memory.place(ReplicaId(id), &model(id), &bench.device, Bytes(6), false);
         }
         bench.memory.settle();
+        for id in [1, 2] {
+            bench.fetches(id);
+        }
+        for id in [1, 2] {
+            bench.memory.on_fetched(&model(id));
+        }
         for id in [1, 2] {
             bench.loads(id, true);
             if id == 1 {
@@ -76,6 +82,14 @@ impl Bench {
 
     fn pass(&self, ms: u64) {
         self.clock.0.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// The next order is to fetch the file of this one.
+    fn fetches(&mut self, id: u64) {
+        match self.orders.try_recv() {
+            Ok(Order::Fetch(ordered)) => assert_eq!(ordered, model(id)),
+            other => panic!("{other:?} in place of a fetch of {id}"),
+        }
     }
 
     /// The next order is to load this one, which takes 10 ms.
@@ -187,6 +201,26 @@ fn a_load_that_fails_refuses_who_waits_for_it() {
         let _handed = bench.submit(5, 2, 500);
         bench.loads(2, false);
         assert!(matches!(bench.reply(), (5, StageReply::Answered { .. })));
+    });
+}
+
+#[test]
+fn a_file_that_is_gone_is_fetched_while_its_rows_wait_and_others_are_loaded() {
+    in_a_system(|mut bench| {
+        let waits = bench.submit(4, 1, 500);
+        assert_eq!(bench.ended(), 2);
+        bench.memory.on_gone(ReplicaId(2));
+        assert!(matches!(bench.orders.try_recv(), Ok(Order::Load(ReplicaId(1)))));
+        bench.memory.on_missing(ReplicaId(1));
+        bench.fetches(1);
+        assert!(bench.came.try_recv().is_err(), "it waits");
+        let _other = bench.submit(5, 2, 500);
+        bench.loads(2, false);
+        assert!(matches!(bench.reply(), (5, StageReply::Answered { .. })));
+        bench.pass(10);
+        bench.memory.on_not_fetched(&model(1), Duration::from_secs(1));
+        assert!(matches!(bench.reply(), (4, StageReply::Rejected(Rejection::NoReplica))));
+        drop(waits);
     });
 }
 

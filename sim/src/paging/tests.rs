@@ -13,7 +13,7 @@ fn zipf(count: usize, reload: Duration, slo: Duration) -> Vec<Model> {
     let model = |rank: usize| {
         let (believed, service) = (profile.clone(), Service::exact(profile.clone()));
         let load = Load { believed, service, max_batch: 16, slo, share: 1.0 / rank as f64 / whole };
-        Model { load, size: Bytes(1_000_000), reload, measuring: Duration::from_millis(20) }
+        Model { load, size: Bytes(1_000_000), fetch: Duration::ZERO, reload, measuring: Duration::from_millis(20) }
     };
     (1..=count).map(model).collect()
 }
@@ -54,6 +54,23 @@ fn a_cold_query_with_time_enough_waits_for_its_model() {
     let models = zipf(40, Duration::from_millis(10), Duration::from_millis(100));
     let totals = at(Keep::Worth, &models, 10, 50.0, 3);
     assert!(totals.attainment() > 0.995, "{}", totals.attainment());
+}
+
+#[test]
+fn files_that_take_long_to_come_cost_no_query_of_other_models() {
+    let mut models = zipf(40, Duration::from_millis(10), Duration::from_millis(100));
+    let all_there = at(Keep::Worth, &models, 10, 50.0, 3);
+    // Nobody asks for these, and each takes longer than half of the run.
+    let mut slow = Model { fetch: Duration::from_secs(60), ..models[0].clone() };
+    slow.load.share = 1e-9;
+    models.extend(vec![slow; 3]);
+    let fetched = at(Keep::Worth, &models, 10, 50.0, 3);
+    assert!(
+        fetched.attainment() > all_there.attainment() - 0.005,
+        "{} {}",
+        fetched.attainment(),
+        all_there.attainment()
+    );
 }
 
 #[test]
