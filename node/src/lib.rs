@@ -35,7 +35,7 @@ use weir_core::endpoint::passage::Held;
 use weir_core::history::NodeFacts;
 use weir_core::ids::{DeviceName, EndpointName, ModelRef, NodeName};
 use weir_core::replicated::{Device as DeviceSpec, Node};
-use weir_core::router::Estimate;
+use weir_core::router::{Candidate, Estimate, Target, missed};
 use weir_core::scheduler::Policy;
 use weir_core::triage::{ByModel, Method, WholeStage};
 use weir_core::units::{Bytes, Instant};
@@ -212,6 +212,16 @@ impl Shared {
 
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// So many rows of a model with `left` time go nowhere, as each of `known` would be done with them too late: it counts where they would have
+    /// gone.
+    fn missed(&self, known: &[Candidate], model: &ModelRef, rows: usize, left: Duration) {
+        match missed(known) {
+            Some(Target::Local(_)) => self.devices.memory.on_missed(model, rows, left),
+            Some(Target::Remote(node)) => self.remote_waits.missed(node, model, rows, left),
+            None => {}
+        }
     }
 
     /// What homes of this node ask of models.

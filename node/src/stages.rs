@@ -96,6 +96,9 @@ impl Peers {
             b.set_endpoint(endpoint.as_str());
             b.set_first(group[0].bid.first);
             b.set_by_us(by.map_or(0, |by| span_to_us(by.since(now)).max(1)));
+            let missed = shared.remote_waits.take_missed(node, model);
+            b.set_missed(missed.rows.min(u32::MAX as usize) as u32);
+            b.set_missed_left_us(span_to_us(missed.left));
             let mut values = b.reborrow().init_values(group.len() as u32);
             for (i, row) in group.iter().enumerate() {
                 values.set(i as u32, row.bid.gain.unwrap_or(-row.bid.worth));
@@ -207,12 +210,16 @@ impl stages::Server for StagesObject {
         let request = params.get()?.get_request()?;
         let (endpoint, first) = (request.get_endpoint()?.to_str()?, request.get_first());
         let by = span_from_us(request.get_by_us()).map_err(failed)?;
+        let missed = (request.get_missed() as usize, span_from_us(request.get_missed_left_us()).map_err(failed)?);
         let (model, rows, deadlines, values, class) = read_request(request).map_err(failed)?;
         let _in_flight = self.shared.in_flight();
         let now = self.shared.host.clock.now();
         let table = self.shared.table.load_full();
         let devices = &self.shared.devices;
         let memory = &devices.memory;
+        if missed.0 > 0 {
+            memory.on_missed(&model, missed.0, missed.1);
+        }
         // Who asks is looked up here: no caller says what it may take.
         let served = table.endpoints.iter().find(|(name, _)| name.as_str() == endpoint);
         let tenant = served.map_or(Tenant::NOBODY, |(_, served)| served.ladders.endpoint().tenant());

@@ -180,24 +180,46 @@ fn row_seconds(state: &State, routing: &Routing, model: &ModelRef) -> f64 {
     profiles.map(Profile::row_seconds).reduce(f64::min).unwrap_or(0.0)
 }
 
-/// What answers of other nodes told about their queues: by node and model, the wait of a query that came then.
+/// What answers of other nodes told about their queues, by node and model: the wait of a query that came then. And what was not sent there for
+/// it, so that they hear how much is asked of what they have.
 #[derive(Default)]
-pub struct RemoteWaits(DashMap<(NodeName, ModelRef), Told>);
+pub struct RemoteWaits {
+    told: DashMap<(NodeName, ModelRef), Told>,
+    missed: DashMap<(NodeName, ModelRef), Missed>,
+}
+
+/// Rows that were not sent, and the most time that one of them had.
+#[derive(Clone, Copy, Default)]
+pub struct Missed {
+    pub rows: usize,
+    pub left: Duration,
+}
 
 impl RemoteWaits {
     /// A node told how long a query of this model would have waited.
     pub fn tell(&self, node: &NodeName, model: &ModelRef, told: Told) {
-        self.0.insert((node.clone(), model.clone()), told);
+        self.told.insert((node.clone(), model.clone()), told);
     }
 
     /// Rows have been sent to a node that take so much of its slot time.
     pub fn sent(&self, now: Instant, node: &NodeName, model: &ModelRef, work: Duration) {
-        let told = self.0.entry((node.clone(), model.clone()));
+        let told = self.told.entry((node.clone(), model.clone()));
         told.and_modify(|told| *told = sent(now, Some(*told), work)).or_insert_with(|| sent(now, None, work));
     }
 
+    /// Rows that had so much time left would have been done too late at a node.
+    pub fn missed(&self, node: &NodeName, model: &ModelRef, rows: usize, left: Duration) {
+        let mut missed = self.missed.entry((node.clone(), model.clone())).or_default();
+        *missed = Missed { rows: missed.rows + rows, left: missed.left.max(left) };
+    }
+
+    /// What it has not been told of that.
+    pub fn take_missed(&self, node: &NodeName, model: &ModelRef) -> Missed {
+        self.missed.remove(&(node.clone(), model.clone())).map_or_else(Missed::default, |(_, missed)| missed)
+    }
+
     fn told(&self, node: &NodeName, model: &ModelRef) -> Option<Told> {
-        self.0.get(&(node.clone(), model.clone())).map(|told| *told)
+        self.told.get(&(node.clone(), model.clone())).map(|told| *told)
     }
 }
 

@@ -170,6 +170,8 @@ struct StageRequest {
   endpoint @7 :Text;          # that asks
   first @8 :Bool;             # first answers that more may follow
   byUs @9 :UInt64;            # not wanted where they would not be done by then, from now; 0: whenever that is
+  missed @10 :UInt32;         # rows that were not sent of late, as they would have been done too late here
+  missedLeftUs @11 :UInt64;   # the most time that one of them had
 }
 
 struct StageResponse {

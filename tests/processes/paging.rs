@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-use weir_tests::processes::{Cluster, npy};
+use serde_json::{Value, json};
+use weir_tests::processes::{Cluster, count, npy};
+
+use crate::gateway::{eventually, get, http};
 
 const MODELS: usize = 8;
 
@@ -84,6 +86,55 @@ fn who_cannot_wait_for_a_load_is_told_and_who_can_is_answered() {
     assert_eq!(answer["outcome"], "rejected", "{answer}");
     let answer = json(&cluster, &["predict", &endpoint, "--input", &data]);
     assert_eq!(answer["outcome"], "answered", "{answer}");
+}
+
+/// What a home on another node refuses by what it was told is asked of the model all the same, where it would be loaded.
+#[test]
+fn what_another_node_refuses_is_asked_of_the_node_that_has_the_model() {
+    const ASKED: usize = 40;
+    let cluster = Cluster::start_with(1, 1, &["--memory", "192KiB"]);
+    serve(&cluster, 500);
+    // It has memory for none of them.
+    let other = cluster.node("n2", &["--memory", "1KiB", "--http", "127.0.0.1:0"]);
+    cluster.wait("both are up", std::time::Duration::from_secs(60), |status| {
+        count(status, "nodes", |node| node["state"] == "up") == 2
+    });
+    let cold = residence(&cluster).into_iter().find(|(_, told)| told == "on demand").expect("some are").0;
+    let replica = || json(&cluster, &["describe", "model", &cold])["replicas"].clone();
+    assert!(replica().as_array().map(Vec::len) == Some(1) && replica()[0]["node"] == "n1", "{}", replica());
+    let path = format!("/v2/models/e{}/infer", &cold[1..2]);
+    // Time for all but the load.
+    let row = json!({"parameters": {"timeout": 200_000}, "inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [7.0]}]});
+    eventually("it knows the endpoint", || get(&other.doors["http"], &path.replace("infer", "ready")).status == 200);
+    let ask = || drop(http(&other.doors["http"], "POST", &path, &[], row.to_string().as_bytes()));
+    (0..ASKED).for_each(|_| ask());
+    // What was told is old after each look: then the model's node is asked again, and hears of the others.
+    for _ in 0..3 {
+        replica();
+        ask();
+    }
+    let started = std::time::Instant::now();
+    // Over 20 s.
+    let asked = || 20.0 * replica()[0]["paging"]["asked_per_s"].as_f64().unwrap_or(0.0);
+    while asked() < 0.7 * ASKED as f64 {
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{} of {ASKED}", asked());
+    }
+}
+
+/// Of a call that is refused before any of it is sent, as two loads together take too long, both models are asked for.
+#[test]
+fn models_of_a_call_that_is_hopeless_are_loaded_for_those_to_come() {
+    let cluster = Cluster::start_with(1, 1, &["--memory", "192KiB"]);
+    serve(&cluster, 300);
+    let is_out = |i: usize| residence(&cluster)[&format!("m{i}@1")] == "on demand";
+    let first = (0..MODELS - 1).find(|i| is_out(*i) && is_out(i + 1)).expect("most are");
+    let stage = |i: usize| format!("[[endpoint.stage]]\nname = \"s{i}\"\nmodel = \"m{i}@1\"\n");
+    let both = format!("[[endpoint]]\nname = \"both\"\n{}{}", stage(first), stage(first + 1));
+    cluster.ok(&["apply", "-f", &cluster.write("both.toml", both)]);
+    let (data, deepest) = (cluster.write("row.npy", npy(&[1, 1], &[7.0])), format!("s{}", first + 1));
+    // Time for one load.
+    cluster.run(&["predict", "both", "--input", &data, "--deadline", "450ms", "--min-stage", &deepest]);
+    eventually("both are in memory", || !is_out(first) && !is_out(first + 1));
 }
 
 /// The file of a model that is out of memory is gone, or is another: it is fetched again.

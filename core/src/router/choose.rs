@@ -185,6 +185,12 @@ pub fn choose(
     if doubted(prng) { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
 }
 
+/// Where rows would have gone that are sent nowhere, as they would be done too late everywhere: who has the model should hear of them.
+pub fn missed(candidates: &[Candidate]) -> Option<&Target> {
+    let done = |candidate: &Candidate| candidate.estimate.finish + candidate.target.hop();
+    candidates.iter().map(|candidate| (done(candidate), &candidate.target)).min().map(|(_, target)| target)
+}
+
 /// Whether to try all the same what all profiles say will be late: see [`choose`].
 pub fn doubted(prng: &mut Prng) -> bool {
     prng.below(DOUBTED) == 0

@@ -12,7 +12,7 @@ mod meeting;
 mod tests;
 mod trip;
 
-pub use choose::{Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, remote_finish, sent};
+pub use choose::{Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, missed, remote_finish, sent};
 pub use journey::{Call, Journey};
 pub use meeting::{Coming, has_room, meeting_order, spare_here};
 pub use trip::{End, Group, Trip};

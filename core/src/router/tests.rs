@@ -194,6 +194,15 @@ fn a_confidence_that_is_not_a_number_stops_and_is_counted() {
     assert_eq!(walk.journey.not_numbers(), 1);
 }
 
+#[test]
+fn what_is_sent_nowhere_is_missed_where_it_would_have_been_done_first() {
+    let remote = Target::Remote(NodeName::parse("n2").unwrap());
+    let at = |here, there| [candidate(local(), here), candidate(remote.clone(), there)];
+    assert_eq!(missed(&at(60_000, 50_000)), Some(&remote));
+    assert_eq!(missed(&at(60_000, 59_900)), Some(&local()), "with the way there");
+    assert_eq!(missed(&[]), None);
+}
+
 fn candidate(target: Target, us: u64) -> Candidate {
     let (finish, begins) = (Instant::from_micros(us), Instant::ZERO);
     let estimate = Estimate { finish, yields: Duration::ZERO, calm: false, begins, spare: 0.0 };

@@ -9,7 +9,7 @@ mod told;
 mod travel;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -325,6 +325,7 @@ impl Home {
             self.shared.wanted.add(self.shared.host.clock.now(), first, count);
         }
         if self.is_hopeless(call) {
+            self.miss(call);
             travel.refuse(self.shared.host.clock.now(), Rejection::TooLate);
         }
         self.send_groups(&mut travel);
@@ -364,6 +365,20 @@ impl Home {
         let spans: Vec<f64> = call.ladders.endpoint().stages.iter().map(|stage| span(stage.model())).collect();
         let answer = now + Duration::from_secs_f64(flow.until_answer(&spans, call.depth.least).min(1e9));
         call.deadline.missed_by(answer) && !doubted(&mut self.prng.borrow_mut())
+    }
+
+    /// A call is refused before any of it is sent: models that would have run for it hear how much is asked of them, or one that is not in
+    /// memory never would be.
+    fn miss(&self, call: &Call) {
+        let (now, table, shared) = (self.shared.host.clock.now(), self.shared.table.load(), &self.shared);
+        let stages = &call.ladders.endpoint().stages;
+        let most = if call.wiring.flow.is_chain() { call.depth.least + 1 } else { stages.len() };
+        let models: BTreeSet<&ModelRef> =
+            stages.iter().take(most).skip(call.depth.from).filter_map(Stage::model).collect();
+        for model in models {
+            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, (1, None), &[]);
+            shared.missed(&known, model, call.rows.len(), call.deadline.left(now));
+        }
     }
 
     /// What the gate before `stage` weighs by now.
@@ -451,8 +466,9 @@ impl Home {
             let deadline = call.deadline_of(now, group.stage);
             let (target, by) = match choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
-                    if known.iter().any(|candidate| matches!(candidate.target, Target::Local(_))) {
-                        shared.devices.memory.on_missed(model, rows.len(), deadline.left(now));
+                    // Who was asked before has counted them.
+                    if group.tried.is_empty() && group.full.is_empty() {
+                        shared.missed(&known, model, rows.len(), deadline.left(now));
                     }
                     travel.trip.on_no_choice(now, &group, why);
                     continue;
