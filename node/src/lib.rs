@@ -156,7 +156,7 @@ impl Devices {
         rows: usize,
         firm: Option<f64>,
     ) -> Option<Estimate> {
-        device.estimate_finish(now, model, rows, firm).or_else(|| self.memory.estimate(now, model))
+        device.estimate_finish(now, model, rows, firm).or_else(|| self.memory.estimate(now, model, device, firm))
     }
 }
 

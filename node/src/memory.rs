@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use weir_core::ids::{ModelRef, ReplicaId, TicketId};
+use weir_core::outcome::Class;
 use weir_core::paging::{Action, Keep, MemoryNow, Paged, Paging, Query};
 use weir_core::profile::Profile;
 use weir_core::router::Estimate;
-use weir_core::units::{Bytes, Instant, ServiceTime};
+use weir_core::units::{Bytes, Deadline, Instant, ServiceTime};
 use weir_host::clock::Clock;
 
 use crate::actors::device::{Device, LoadedReplica, Replies, StageReply, Submission};
@@ -208,14 +209,24 @@ impl Memory {
         let service = inner.service(model);
         let first = inner.next_ticket;
         inner.next_ticket += rows.len() as u64 + 1;
-        let query =
-            |(row, ticket): (&Submission, u64)| Query { ticket: TicketId(ticket), deadline: row.deadline, service };
+        let now = self.clock.now();
+        // Rows of one call are alike as a rule.
+        let mut known: Option<(Deadline, Class, Instant)> = None;
+        let query = |(row, ticket): (&Submission, u64)| {
+            let (deadline, class) = (row.deadline, row.class);
+            let free = match known {
+                Some((at, of, free)) if (at, of) == (deadline, class) => free,
+                _ => device.estimate_start(now, class, deadline, row.bid.firm()).soonest(),
+            };
+            known = Some((deadline, class, free));
+            Query { ticket: TicketId(ticket), deadline, free, service }
+        };
         let queries: Vec<Query> = rows.iter().zip(first..).map(query).collect();
         let mut resident = false;
         let told = |core: &mut Paging, now, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>| {
             resident = core.ask(now, model, &queries, in_use, out);
         };
-        let actions = inner.tell(self.clock.now(), told);
+        let actions = inner.tell(now, told);
         if resident {
             self.perform(&mut inner, actions);
             return Handed { memory, device: at, tickets: device.submit(model, rows, replies), call: None };
@@ -238,15 +249,20 @@ impl Memory {
         }
     }
 
-    /// When a row of a model would be done that is not in memory, if it were handed in now; `None` where it is, or nobody can say.
-    pub fn estimate(&self, now: Instant, model: &ModelRef) -> Option<Estimate> {
+    /// When a row of a model would be done on a device that is not in memory, if it were handed in now; `None` where it is, or nobody can say.
+    pub fn estimate(&self, now: Instant, model: &ModelRef, device: &Device, firm: Option<f64>) -> Option<Estimate> {
         if !self.short.load(Ordering::Acquire) {
             return None;
         }
         let inner = self.lock();
-        let ready = inner.core.ready_at(now, model).filter(|ready| *ready > now)?;
-        let finish = ready + inner.service(model);
-        Some(Estimate { finish, yields: Duration::ZERO, calm: false, begins: now, spare: 0.0 })
+        let start = device.estimate_start(now, Class::Default, Deadline::NEVER, firm);
+        inner.core.estimate(now, model, start, inner.service(model))
+    }
+
+    /// How long it would wait until then, if it took no time itself.
+    pub fn wait(&self, now: Instant, model: &ModelRef, device: &Device, firm: Option<f64>) -> Option<Duration> {
+        let finish = self.estimate(now, model, device, firm)?.finish;
+        Some(finish.since(now).saturating_sub(self.lock().service(model).as_duration()))
     }
 
     /// Memory as a whole.

@@ -277,7 +277,7 @@ impl stages::Server for StagesObject {
 /// What is told of a device, with the load of a model that is not in memory.
 fn told(device: &Device, memory: &Memory, model: &ModelRef, claim: Claim, firm: Option<f64>, now: Instant) -> Told {
     let told = device.told(now, model, claim, firm);
-    let load = memory.estimate(now, model).map_or(Duration::ZERO, |estimate| estimate.finish.since(now));
+    let load = memory.wait(now, model, device, firm).unwrap_or_default();
     Told { wait: told.wait.max(load), ..told }
 }
 

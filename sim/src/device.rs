@@ -153,6 +153,11 @@ impl Device {
         self.scheduler.price(now, model, claim)
     }
 
+    /// When a slot would be free for a query whose model does not stand here yet: see [`scheduler::Device::estimate_start`].
+    pub fn estimate_start(&self, now: Instant, query: &Query) -> Estimate {
+        self.scheduler.estimate_start(now, query.class, query.deadline, query.bid.firm())
+    }
+
     /// When a query that came now would be done; `None` without a replica of its model.
     pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize, firm: Option<f64>) -> Option<Estimate> {
         self.scheduler.estimate_finish(now, model, rows, firm)

@@ -148,7 +148,8 @@ impl<'a> Run<'a> {
                 self.count(ticket, |served| served.offered += 1);
                 let model = self.names[asked.model].clone();
                 let service = self.node.models[asked.model].load.believed.estimate(1);
-                let query = paging::Query { ticket, deadline: asked.deadline, service };
+                let free = self.device.estimate_start(now, &asked.query(ticket)).soonest();
+                let query = paging::Query { ticket, deadline: asked.deadline, free, service };
                 let mut resident = false;
                 self.act(|paging, in_use, out| resident = paging.ask(now, &model, &[query], in_use, out));
                 if resident {

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::Rejection;
+use crate::router::Estimate;
 use crate::units::{Bytes, Deadline, Instant, ServiceTime};
 
 use churn::Churn;
@@ -43,14 +44,16 @@ pub const HELD_MAX: usize = crate::scheduler::WAITING_MAX;
 pub struct Query {
     pub ticket: TicketId,
     pub deadline: Deadline,
-    /// What is left to do once its model is in memory.
+    /// When its device can take it up, with what waits and runs there.
+    pub free: Instant,
+    /// What is left to do then.
     pub service: ServiceTime,
 }
 
 impl Query {
     /// Whether it is late where its model is in memory at `ready`.
     fn misses(&self, ready: Instant) -> bool {
-        self.deadline.missed_by(ready + self.service)
+        self.deadline.missed_by(ready.max(self.free) + self.service)
     }
 
     /// The first instant at which it is too late for it.
@@ -284,6 +287,15 @@ impl Paging {
             self.promised.push_front(id);
         }
         self.advance(now, in_use, out);
+    }
+
+    /// When a row that takes `service` would be done of a model that is not in memory, on a device that has a slot for it at `start`; `None`
+    /// where it is in memory, or nobody can say.
+    pub fn estimate(&self, now: Instant, model: &ModelRef, start: Estimate, service: ServiceTime) -> Option<Estimate> {
+        let ready = self.ready_at(now, model).filter(|ready| *ready > now)?;
+        let (last, first) = (ready.max(start.finish), ready.max(start.soonest()));
+        // Who else waits for the load shares the batch.
+        Some(Estimate { finish: last + service, yields: last.since(first), calm: false, begins: now, spare: 0.0 })
     }
 
     /// A load that was asked for is done. Of the first one: what the replica takes, and how much of the time the next load will take again.

@@ -26,6 +26,8 @@ struct Node {
     loaded: BTreeMap<ReplicaId, u32>,
     /// Replicas with rows that wait or run, until when.
     used: BTreeMap<ReplicaId, Instant>,
+    /// When its device can take up what comes.
+    free: Instant,
     /// Fails the next so many loads of a replica.
     fails: BTreeMap<ReplicaId, u32>,
     /// What it takes to fetch a file, and which of them fail once more.
@@ -90,6 +92,7 @@ impl Node {
             stands,
             loaded: BTreeMap::new(),
             used: BTreeMap::new(),
+            free: Instant::ZERO,
             fails: BTreeMap::new(),
             unfetched: BTreeSet::new(),
             fetching: BTreeSet::new(),
@@ -185,7 +188,7 @@ impl Node {
         let ticket = TicketId(self.rows.len() as u64);
         self.rows.insert(ticket, (ReplicaId(i), None));
         let deadline = Deadline(self.now + Duration::from_millis(left));
-        let query = Query { ticket, deadline, service: ServiceTime::from_micros(2_000) };
+        let query = Query { ticket, deadline, free: self.free, service: ServiceTime::from_micros(2_000) };
         if self.tell(|paging, now, in_use, out| paging.ask(now, &model(i), &[query], in_use, out)) {
             self.end(ticket, End::Ran(self.now));
         }
@@ -366,6 +369,31 @@ fn who_cannot_wait_for_a_load_is_refused_at_once_and_counts() {
     assert!(node.is_in(cold), "it is worth more than what nobody asks for");
     let row = node.ask(cold, 100);
     assert!(matches!(node.ended(row), Some(End::Ran(_))));
+}
+
+#[test]
+fn who_is_late_behind_what_its_device_has_waits_for_no_load() {
+    let mut node = Node::warm(2 * MB, &[(MB, 10); 3], Keep::Worth);
+    let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();
+    node.free = node.now + Duration::from_millis(80);
+    let row = node.ask(cold, 81);
+    assert_eq!(node.ended(row), Some(End::Rejected(Rejection::TooLate)), "its run takes 2 ms");
+    let row = node.ask(cold, 82);
+    node.wait(50);
+    assert!(matches!(node.ended(row), Some(End::Ran(_))), "its device has it once its model is there");
+    // What the load and what waits take is not added up: both go on at once. What gives way is told.
+    let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();
+    let (now, after) = (node.now, |ms| node.now + Duration::from_millis(ms));
+    let start = |finish, yields| Estimate {
+        finish,
+        yields: Duration::from_millis(yields),
+        calm: false,
+        begins: now,
+        spare: 0.0,
+    };
+    let of = |start| node.paging.estimate(now, &model(cold), start, ServiceTime::from_micros(2_000));
+    assert_eq!(of(start(after(80), 75)), Some(start(after(82), 70)));
+    assert_eq!(of(start(after(5), 5)), Some(start(after(12), 0)));
 }
 
 #[test]

@@ -262,6 +262,14 @@ impl Device {
         Some(Estimate { finish, yields, calm, begins, spare: self.demand.spare(now, busy) })
     }
 
+    /// When a slot would be free, if it came now, for a row that is due at `deadline` and whose model does not stand here yet; where nobody
+    /// has an answer in hand for it, one is worth `firm`.
+    pub fn estimate_start(&self, now: Instant, class: Class, deadline: Deadline, firm: Option<f64>) -> Estimate {
+        let start = self.pool.slot_estimate(now, None, class, deadline);
+        let yields = self.yields(firm).as_duration().min(start.since(now));
+        Estimate { finish: start, yields, calm: false, begins: start, spare: 0.0 }
+    }
+
     /// What a second of slot time is worth now to a row of `model`: nothing where there is room, and where nothing is weighed.
     pub fn price(&mut self, now: Instant, model: &ModelRef, claim: Claim) -> Price {
         self.account(now);

@@ -387,17 +387,21 @@ impl Pool {
     /// what other models have waiting that goes first, shared by the slots.
     pub fn start_estimate(&self, now: Instant, index: ModelIndex, class: Class, deadline: Deadline) -> Instant {
         let own = self.model(index).replicas.iter().map(|id| self.replicas[id].free_at(now)).min();
+        own.unwrap_or(Instant::FAR).max(self.slot_estimate(now, Some(index), class, deadline))
+    }
+
+    /// Likewise, a slot alone: of the model `of`, or of one that does not stand here yet.
+    pub fn slot_estimate(&self, now: Instant, of: Option<ModelIndex>, class: Class, deadline: Deadline) -> Instant {
         let mut others = ServiceTime::ZERO;
         for (other, model) in self.models() {
-            if other != index && !model.lanes.is_empty() {
+            if Some(other) != of && !model.lanes.is_empty() {
                 let rows = Pool::rows_ahead(model, class, deadline);
                 if rows > 0 {
                     others += model.work(rows, model.steady);
                 }
             }
         }
-        let start = self.slot_free_at(now) + others.scaled(1.0 / f64::from(self.slots));
-        own.unwrap_or(Instant::FAR).max(start)
+        self.slot_free_at(now) + others.scaled(1.0 / f64::from(self.slots))
     }
 
     /// When `rows` more rows of a model would be done, were its own work taken up at `start`; `alone`: in a batch of their own.

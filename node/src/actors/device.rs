@@ -448,6 +448,11 @@ impl Device {
         self.lock().scheduler.estimate_finish(now, model, rows, firm)
     }
 
+    /// When a slot would be free for a row whose model does not stand here yet: see [`scheduler::Device::estimate_start`].
+    pub fn estimate_start(&self, now: Instant, class: Class, deadline: Deadline, firm: Option<f64>) -> Estimate {
+        self.lock().scheduler.estimate_start(now, class, deadline, firm)
+    }
+
     /// What it has done and has before it.
     pub fn load(&self) -> Load {
         let inner = self.lock();

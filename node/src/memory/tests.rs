@@ -13,15 +13,16 @@ use super::*;
 use crate::actors::device::Slots;
 use crate::bench::{self, HandClock, PATIENCE};
 
-/// A model that answers with what it is asked.
+/// A model that answers with what it is asked, as long as nobody holds it.
 #[derive(Default)]
-struct Echo(Signature);
+struct Echo(Signature, Arc<Mutex<()>>);
 
 impl Session for Echo {
     fn signature(&self) -> &Signature {
         &self.0
     }
     fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, RunError> {
+        let _held = self.1.lock().unwrap();
         Ok(inputs.to_vec())
     }
     fn terminator(&self) -> Terminator {
@@ -41,6 +42,8 @@ struct Bench {
     places: Vec<Place>,
     replies: Replies,
     came: sync::Receiver<(usize, StageReply)>,
+    /// Who has it holds all models.
+    hold: Arc<Mutex<()>>,
 }
 
 fn model(id: u64) -> ModelRef {
@@ -56,7 +59,8 @@ impl Bench {
         let device = Device::new(DeviceName::parse("cpu0").unwrap(), slots, Policy::default(), hands(), told);
         let (memory, orders) = Memory::new(hands(), Bytes(10));
         let (replies, came) = bench::replies();
-        let mut bench = Bench { memory, device, clock, orders, places: Vec::new(), replies, came };
+        let mut bench =
+            Bench { memory, device, clock, orders, places: Vec::new(), replies, came, hold: Arc::default() };
         for id in [1, 2] {
             bench.memory.place(ReplicaId(id), &model(id), &bench.device, Bytes(6), false);
         }
@@ -98,7 +102,7 @@ impl Bench {
             Ok(Order::Load(ordered)) => assert_eq!(ordered, ReplicaId(id)),
             other => panic!("{other:?} in place of a load of {id}"),
         }
-        let (place, actor) = bench::actor(Echo::default());
+        let (place, actor) = bench::actor(Echo(Signature::default(), Arc::clone(&self.hold)));
         let loaded = LoadedReplica {
             model: model(id),
             actor,
@@ -151,7 +155,8 @@ fn in_a_system(test: impl FnOnce(Bench)) {
 fn rows_wait_for_their_model_and_run_when_it_is_there() {
     in_a_system(|mut bench| {
         assert!(bench.memory.now().is_short());
-        let estimate = bench.memory.estimate(bench.clock.now(), &model(1)).expect("it is out of memory");
+        let estimate =
+            bench.memory.estimate(bench.clock.now(), &model(1), &bench.device, None).expect("it is out of memory");
         assert_eq!(estimate.finish, bench.clock.now() + Duration::from_millis(11), "a load and a row");
         let handed = [bench.submit(7, 1, 500), bench.submit(8, 1, 500)];
         assert_eq!(bench.ended(), 2);
@@ -185,6 +190,27 @@ fn who_cannot_wait_is_refused_at_once_and_who_has_gone_gets_no_reply() {
         drop(stays);
         let inner = bench.memory.lock();
         assert!(inner.held.is_empty() && inner.handed.is_empty());
+    });
+}
+
+#[test]
+fn what_its_device_has_before_it_counts_for_who_waits_for_a_load() {
+    in_a_system(|bench| {
+        let hold = Arc::clone(&bench.hold);
+        let held = hold.lock().unwrap();
+        let handed = bench.submit(1, 2, 500);
+        // It was to take 1 ms: it is taken to need as much again as it is late.
+        bench.pass(101);
+        let estimate = bench.memory.estimate(bench.clock.now(), &model(1), &bench.device, None).expect("it is out");
+        assert_eq!(estimate.finish, bench.clock.now() + Duration::from_millis(101));
+        let late = bench.submit(2, 1, 50);
+        assert!(matches!(bench.reply(), (2, StageReply::Rejected(Rejection::TooLate))));
+        let timely = bench.submit(3, 1, 500);
+        assert!(bench.came.try_recv().is_err());
+        drop((held, late));
+        assert!(matches!(bench.reply(), (1, StageReply::Answered { .. })));
+        bench.memory.settle();
+        drop((handed, timely));
     });
 }
 

@@ -66,6 +66,19 @@ fn rows_of_one_call_run_as_one_batch_on_an_idle_device() {
 }
 
 #[test]
+fn a_model_that_comes_waits_for_a_slot_and_for_what_goes_before_it() {
+    let mut device = device(1, &[(1, "a")]);
+    let start =
+        |device: &Device, deadline| device.estimate_start(ms(1), Class::Default, Deadline(ms(deadline)), None).finish;
+    assert_eq!(start(&device, 100), ms(1));
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 200)], out));
+    assert_eq!(start(&device, 100), ms(6));
+    step(|out| device.on_arrival(ms(1), &model("a"), &[query(1, 50)], out));
+    assert_eq!(start(&device, 100), ms(12));
+    assert_eq!(start(&device, 40), ms(6), "what is due later does not");
+}
+
+#[test]
 fn models_run_in_turn_while_there_is_slack_and_by_deadline_when_there_is_not() {
     // (deadline of what waits longer, deadline of what came later, what runs first)
     for (older, newer, first) in [(200, 100, 1), (200, 30, 1), (200, 20, 2), (20, 200, 1)] {
