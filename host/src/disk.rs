@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file system.
@@ -23,6 +23,8 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Whether something is there.
     fn exists(&self, path: &Path) -> bool;
+    /// Which file is there and when it was changed last.
+    fn stamp(&self, path: &Path) -> io::Result<Stamp>;
 
     /// Makes a file that only its owner may read, or opens the one that is there.
     fn open_secret(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
@@ -58,6 +60,18 @@ pub trait Disk: Send + Sync {
         self.rename(temporary, path)?;
         self.sync_dir(parent(path))
     }
+}
+
+/// Two of one path differ where it was written, cut or replaced in between; of what a disk forgets or turns over by itself they tell nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Number of the file in its file system.
+    pub file: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Seconds and nanoseconds, or whatever else goes up with each change. On a machine's disk it is the time at which anything of the file
+    /// was changed, which nobody can set back.
+    pub changed: (i64, i64),
 }
 
 /// The folder that a path is in.
@@ -108,6 +122,10 @@ impl Disk for SystemDisk {
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+    fn stamp(&self, path: &Path) -> io::Result<Stamp> {
+        let known = std::fs::metadata(path)?;
+        Ok(Stamp { file: known.ino(), length: known.len(), changed: (known.ctime(), known.ctime_nsec()) })
     }
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let mut paths =

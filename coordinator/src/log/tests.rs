@@ -279,6 +279,9 @@ impl Disk for Small {
     fn exists(&self, path: &Path) -> bool {
         path.exists()
     }
+    fn stamp(&self, path: &Path) -> io::Result<weir_host::disk::Stamp> {
+        SystemDisk.stamp(path)
+    }
 }
 
 #[test]

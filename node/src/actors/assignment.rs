@@ -23,7 +23,7 @@ use weir_schema::control_capnp::node_home;
 
 use crate::Shared;
 use crate::actors::device::{Death, LoadedReplica};
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Read};
 use crate::memory::{Memory, Order};
 
 /// Deaths of one replica within a minute after which it is not restarted here: the leader takes its version out.
@@ -280,8 +280,8 @@ impl Replicas {
     async fn load_once(&self, id: ReplicaId, model: &Arc<Model>) -> Result<(), NotLoaded> {
         let begun = self.shared.host.clock.now();
         let unkept = self.inner.borrow_mut().unkept.remove(&model.reference);
-        let artifact = match unkept {
-            Some(bytes) => bytes,
+        let Read { bytes: artifact, checking } = match unkept {
+            Some(bytes) => Read { bytes, checking: Duration::ZERO },
             None => self.artifacts.read(model.digest).await.ok_or(NotLoaded::Missing)?,
         };
         let place = Stopping(Some(self.shared.host.spawn.place_without_sockets()));
@@ -313,7 +313,7 @@ impl Replicas {
             tracing::info!(replica = id.0, model = %model.reference, max_batch = profile.max_batch, "ready");
             replica.state = ReplicaState::Ready(profile);
         }
-        let took = self.shared.host.clock.now().since(begun).saturating_sub(probing);
+        let took = self.shared.host.clock.now().since(begun).saturating_sub(checking + probing);
         let first = first.then_some((replica.memory, took));
         (replica.loading, replica.reload, replica.probed) = (None, RELOAD, Some(probed));
         (replica.place, replica.gone) = (Some(place.keep()), Some(gone));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use weir_core::prng::Prng;
-use weir_host::disk::{Disk, DiskFile};
+use weir_host::disk::{Disk, DiskFile, Stamp};
 
 /// Writes are torn at multiples of this.
 const BLOCK: usize = 512;
@@ -59,6 +59,8 @@ struct Content {
     now: Vec<u8>,
     kept: Vec<u8>,
     writes: Vec<Write>,
+    /// Times that it was another than before.
+    changes: i64,
 }
 
 enum Write {
@@ -161,6 +163,7 @@ impl Inner {
                 Write::Bytes(*at, bytes[..torn].to_vec()).to(&mut content.kept);
             }
             content.now = content.kept.clone();
+            content.changes += 1;
         }
         let renamings = std::mem::take(&mut self.renamings);
         let kept = self.prng.below(renamings.len() as u64 + 1) as usize;
@@ -267,6 +270,13 @@ impl Disk for SimulatedDisk {
     fn exists(&self, path: &Path) -> bool {
         self.lock().names.contains_key(path)
     }
+
+    fn stamp(&self, path: &Path) -> io::Result<Stamp> {
+        let inner = self.lock();
+        let file = inner.file(path)?;
+        let content = &inner.files[&file];
+        Ok(Stamp { file, length: content.now.len() as u64, changed: (content.changes, 0) })
+    }
 }
 
 struct OpenFile {
@@ -290,6 +300,7 @@ impl OpenFile {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the device"));
         }
         write.to(&mut content.now);
+        content.changes += 1;
         content.writes.push(write);
         Ok(())
     }
