@@ -137,6 +137,29 @@ fn models_of_a_call_that_is_hopeless_are_loaded_for_those_to_come() {
     eventually("both are in memory", || !is_out(first) && !is_out(first + 1));
 }
 
+/// What is deleted while it is loaded takes its memory as long as that goes on: a load cannot be broken off.
+#[test]
+fn what_is_deleted_while_it_is_loaded_takes_memory_until_its_load_ends() {
+    let cluster = Cluster::start_with(1, 1, &["--memory", "1MiB"]);
+    let apply = |name: &str, load_ms: u64, more: &[&str]| {
+        cluster.write(&format!("{name}.synthetic"), format!("width = 1\nload_ms = {load_ms}\n"));
+        let file = format!(
+            "[[model]]\nname = \"{name}\"\nversion = \"1\"\npath = \"{name}.synthetic\"\n[[endpoint]]\nname = \"{name}\"\nmodel = \"{name}@1\"\n"
+        );
+        let path = cluster.write(&format!("{name}.toml"), file);
+        cluster.ok(&[&["apply", "-f", &path], more].concat());
+    };
+    let taken = || json(&cluster, &["top"])["nodes"][0]["memory"]["taken"].as_u64().unwrap_or(0);
+    apply("long", 6_000, &["--no-wait"]);
+    eventually("it is being loaded", || taken() > 0);
+    let long = taken();
+    cluster.ok(&["delete", "endpoint", "long"]);
+    // Once this one serves the node has heard that the other is not to.
+    apply("other", 0, &[]);
+    assert_eq!(taken(), long + (64 << 10), "it is loaded still");
+    eventually("it is gone", || taken() == 64 << 10);
+}
+
 /// The file of a model that is out of memory is gone, or is another: it is fetched again.
 #[test]
 fn a_file_that_is_gone_when_its_model_is_loaded_again_is_fetched_again() {

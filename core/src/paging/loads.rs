@@ -52,6 +52,7 @@ impl Paging {
             Artifact::Fetching(_) | Artifact::Here => None,
         });
         let due = due.chain(fetches).filter(|at| *at > now).min();
+        out.extend(self.endings.loads_until(now).map(Action::WakeAt));
         let hopeless = Some(self.hopeless).filter(|_| self.held > 0);
         out.extend(due.into_iter().chain(hopeless).min().map(Action::WakeAt));
         if cfg!(debug_assertions) {
@@ -110,7 +111,7 @@ impl Paging {
         in_use: &dyn Fn(ReplicaId) -> bool,
     ) -> Option<ReplicaId> {
         let loads = self.pages.values().any(|page| matches!(page.stage, Stage::Loading(_)));
-        if loads && self.is_short() {
+        if (loads || self.endings.loads_until(now).is_some()) && self.is_short() {
             return None;
         }
         let is_out =

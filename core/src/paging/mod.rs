@@ -143,14 +143,17 @@ impl Paging {
         self.models.entry(model.clone()).or_insert_with(|| Asked::new(now, here)).pages.push(id);
     }
 
-    /// A replica is not to be served here any more. Who waits for its model alone is refused. Where it is in memory it takes that until
-    /// [`Paging::on_ended`].
+    /// A replica is not to be served here any more. Who waits for its model alone is refused. Where it is in memory, or
+    /// being loaded, it takes that until [`Paging::on_ended`].
     pub fn remove(&mut self, now: Instant, id: ReplicaId, in_use: &dyn Fn(ReplicaId) -> bool, out: &mut Vec<Action>) {
+        let takes = self.pages.get(&id).map_or(Duration::ZERO, |_| self.takes(id));
         let Some(page) = self.pages.remove(&id) else { return };
         self.all -= page.size;
         self.wishes.remove(&id);
-        if matches!(page.stage, Stage::In | Stage::Leaving) {
-            self.endings.begin(now, id, page.size);
+        match page.stage {
+            Stage::In | Stage::Leaving => self.endings.begin(now, id, page.size),
+            Stage::Loading(since) => self.endings.begin_load(now.max(since + takes), id, page.size),
+            Stage::Out => {}
         }
         if matches!(page.stage, Stage::Loading(_)) || self.promised.contains(&id) {
             self.refuse_all(&page.model, out);
@@ -465,7 +468,8 @@ impl Paging {
             return Some(known);
         }
         let fetched = self.models.get(model)?.fetched(now)?;
-        let mut ready = self.pages.keys().filter_map(ends).max().unwrap_or(now);
+        let loads = self.pages.keys().filter_map(ends).chain(self.endings.loads_until(now));
+        let mut ready = loads.max().unwrap_or(now);
         // One that was never loaded may go before each.
         let is_due = |page: &&Page| page.stage == Stage::Out && page.due.is_some();
         let (mut due, mut later): (Vec<&Page>, Vec<&Page>) =

@@ -259,7 +259,7 @@ impl Node {
             self.events.retain(|_, event| !matches!(event, Event::Fetched(fetched) if *fetched == i));
         }
         match stood {
-            Some(Stage::In) => {
+            Some(Stage::In | Stage::Loading(_)) => {
                 self.ending.push(id);
                 self.at(self.now + Duration::from_millis(after), Event::Ended(id));
             }
@@ -509,6 +509,48 @@ fn memory_of_what_was_removed_is_taken_until_its_session_has_ended() {
     node.wait(40);
     assert_eq!(node.stands[&new], Stage::In);
     assert!(node.evicted.is_empty() && node.is_in(1), "nothing goes for what is free in a moment");
+}
+
+#[test]
+fn what_is_removed_while_it_is_loaded_takes_memory_and_the_loader_until_its_load_ends() {
+    let mut node = Node::warm(2 * MB, &[(2 * MB, 50), (2 * MB, 10), (2 * MB, 10)], Keep::Worth);
+    while node.is_in(0) {
+        node.ask(1, 1_000);
+        node.wait(100);
+    }
+    let (other, removed) = (if node.is_in(1) { 2 } else { 1 }, ReplicaId(0));
+    let waits = node.ask(0, 1_000);
+    node.wait(20);
+    assert!(matches!(node.stands[&removed], Stage::Loading(_)), "{:?}", node.stands);
+    node.ends(0, 30, true);
+    assert_eq!(node.ended(waits), Some(End::Rejected(Rejection::NoReplica)));
+    assert_eq!(node.paging.now(node.now).taken, Bytes(2 * MB));
+    let late = node.ask(other, 40);
+    assert_eq!(node.ended(late), Some(End::Rejected(Rejection::TooLate)), "it is loaded after that");
+    let row = node.ask(other, 500);
+    node.wait(29);
+    assert!(node.loads.last() == Some(&removed) && node.ended(row).is_none());
+    node.wait(20);
+    assert!(matches!(node.ended(row), Some(End::Ran(_))), "{:?}", node.ended(row));
+}
+
+#[test]
+fn a_removed_load_that_hangs_keeps_nothing_from_being_loaded_that_finds_memory() {
+    let mut node = Node::warm(4 * MB, &[(2 * MB, 50), (2 * MB, 10), (2 * MB, 10)], Keep::Worth);
+    while node.is_in(0) {
+        let out = if node.is_in(1) { 2 } else { 1 };
+        node.ask(out, 1_000);
+        node.wait(100);
+    }
+    node.ask(0, 1_000);
+    node.wait(20);
+    node.ends(0, 60_000, true);
+    node.wait(1_000);
+    for i in [1, 2, 1] {
+        let row = node.ask(i, 500);
+        node.wait(200);
+        assert!(matches!(node.ended(row), Some(End::Ran(_))), "{i}: {:?}", node.ended(row));
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::Actor;
@@ -72,7 +73,8 @@ struct Replica {
     place: Option<Place>,
     /// Ends once the memory of its session is free.
     gone: Option<oneshot::Receiver<()>>,
-    loading: Option<tokio::task::AbortHandle>,
+    /// Not let go. Its load looks here, which nobody can break off.
+    wanted: Arc<AtomicBool>,
 }
 
 impl Replicas {
@@ -141,7 +143,7 @@ impl Replicas {
                 recent: VecDeque::new(),
                 place: None,
                 gone: None,
-                loading: None,
+                wanted: Arc::new(AtomicBool::new(true)),
             };
             inner.replicas.insert(*id, replica);
             self.shared.devices.memory.place(
@@ -169,9 +171,7 @@ impl Replicas {
 
     fn let_go(self: &Rc<Self>, id: ReplicaId, replica: Replica) {
         tracing::info!(replica = id.0, model = %replica.assignment.model, "let go");
-        if let Some(loading) = replica.loading {
-            loading.abort();
-        }
+        replica.wanted.store(false, Ordering::Release);
         self.shared.devices[&replica.assignment.device].remove_replica(id);
         self.shared.devices.memory.remove(id);
         if let Some(place) = replica.place {
@@ -243,10 +243,9 @@ impl Replicas {
 
     /// Begins to load a replica.
     fn start(self: &Rc<Self>, id: ReplicaId) {
-        let mut inner = self.inner.borrow_mut();
-        let Some(replica) = inner.replicas.get_mut(&id) else { return };
-        let task = tokio::task::spawn_local(Rc::clone(self).load(id, replica.assignment.model.clone()));
-        replica.loading = Some(task.abort_handle());
+        let inner = self.inner.borrow();
+        let Some(replica) = inner.replicas.get(&id) else { return self.shared.devices.memory.on_ended(id) };
+        tokio::task::spawn_local(Rc::clone(self).load(id, replica.assignment.model.clone()));
     }
 
     async fn load(self: Rc<Self>, id: ReplicaId, reference: ModelRef) {
@@ -258,10 +257,12 @@ impl Replicas {
         let Err(why) = loaded else { return };
         let pause = {
             let mut inner = self.inner.borrow_mut();
-            let Some(replica) = inner.replicas.get_mut(&id) else { return };
-            replica.loading = None;
+            let Some(replica) = inner.replicas.get_mut(&id) else {
+                drop(inner);
+                return self.shared.devices.memory.on_ended(id);
+            };
             match why {
-                NotLoaded::Missing => None,
+                NotLoaded::Missing | NotLoaded::Unwanted => None,
                 NotLoaded::Failed(why) => {
                     tracing::warn!(model = %reference, why, "cannot be loaded");
                     replica.state = ReplicaState::Failed(why);
@@ -276,7 +277,7 @@ impl Replicas {
         self.shared.rebuild_needed.notify_one();
     }
 
-    /// Loads a replica that is still wanted.
+    /// Loads a replica. One that was let go meanwhile is not loaded, and nothing is left of it in memory.
     async fn load_once(&self, id: ReplicaId, model: &Arc<Model>) -> Result<(), NotLoaded> {
         let begun = self.shared.host.clock.now();
         let unkept = self.inner.borrow_mut().unkept.remove(&model.reference);
@@ -287,22 +288,28 @@ impl Replicas {
         let place = Stopping(Some(self.shared.host.spawn.place_without_sockets()));
         let (send, loaded) = oneshot::channel();
         let wanted = Arc::clone(model);
-        let known = self.known(id, model);
+        let (known, is_wanted) = (self.known(id, model), self.is_wanted(id).ok_or(NotLoaded::Unwanted)?);
         let pauses = match self.shared.host.spawn {
             Spawn::Threads => Pauses::OnThread,
             Spawn::Inline => Pauses::OnTimer,
         };
         place.place().run(move || async move {
-            // Nobody waits where the replica was let go meanwhile; then the thread is stopped too.
-            let _ = send.send(load_here(&wanted, &artifact, pauses, &known));
+            // Nobody waits where the node ends.
+            let _ = send.send(load_here(&wanted, &artifact, pauses, &known, &is_wanted));
         });
         let loaded = loaded.await.unwrap_or_else(|_| {
             Err("its thread ended while it was loaded (the model may need more memory than there is)".into())
         });
         let loaded = loaded.map_err(NotLoaded::Failed)?;
-        let mut inner = self.inner.borrow_mut();
-        let Some(replica) = inner.replicas.get_mut(&id) else { return Ok(()) };
         let Loaded { replica: loaded, gone, probed, memory, probing } = loaded;
+        if self.is_wanted(id).is_none() {
+            drop((loaded, place));
+            // It ends either way: with its sender.
+            let _ = gone.await;
+            return Err(NotLoaded::Unwanted);
+        }
+        let mut inner = self.inner.borrow_mut();
+        let replica = inner.replicas.get_mut(&id).expect("it is wanted");
         let first = replica.probed.is_none();
         if first {
             replica.memory = memory;
@@ -315,7 +322,7 @@ impl Replicas {
         }
         let took = self.shared.host.clock.now().since(begun).saturating_sub(checking + probing);
         let first = first.then_some((replica.memory, took));
-        (replica.loading, replica.reload, replica.probed) = (None, RELOAD, Some(probed));
+        (replica.reload, replica.probed) = (RELOAD, Some(probed));
         (replica.place, replica.gone) = (Some(place.keep()), Some(gone));
         drop(inner);
         self.shared.devices.memory.on_loaded(id, loaded, first);
@@ -323,6 +330,11 @@ impl Replicas {
             self.shared.rebuild_needed.notify_one();
         }
         Ok(())
+    }
+
+    /// Whether a replica is still wanted, of one that is.
+    fn is_wanted(&self, id: ReplicaId) -> Option<Arc<AtomicBool>> {
+        self.inner.borrow().replicas.get(&id).map(|replica| Arc::clone(&replica.wanted))
     }
 
     /// What is known of a model before a replica of it is loaded: what the last load here has shown, or what it took on devices like the
@@ -423,6 +435,8 @@ fn steps(model: &Model, max_batch: u32) -> Vec<u32> {
 enum NotLoaded {
     /// The file of its model is not here, or the model is not in the table yet.
     Missing,
+    /// It was let go meanwhile.
+    Unwanted,
     /// It cannot be, and why.
     Failed(String),
 }
@@ -446,11 +460,20 @@ struct Loaded {
 }
 
 /// Loads on the thread that will run the model, probes it if nobody has, and starts its actor there.
-fn load_here(model: &Model, artifact: &[u8], pauses: Pauses, known: &Known) -> Result<Loaded, String> {
+fn load_here(
+    model: &Model,
+    artifact: &[u8],
+    pauses: Pauses,
+    known: &Known,
+    is_wanted: &AtomicBool,
+) -> Result<Loaded, String> {
     let mut session =
         engine(model.engine).and_then(|engine| engine.load(artifact)).map_err(|error| error.to_string())?;
     if *session.signature() != model.signature {
         return Err("its artifact takes or gives other tensors than it was registered with; apply it again".into());
+    }
+    if !is_wanted.load(Ordering::Acquire) {
+        return Err("nobody wants it any more".into());
     }
     let memory = Bytes(session.memory().0);
     let begun = tokio::time::Instant::now();

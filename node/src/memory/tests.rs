@@ -215,6 +215,24 @@ fn what_its_device_has_before_it_counts_for_who_waits_for_a_load() {
 }
 
 #[test]
+fn what_is_removed_while_it_is_loaded_takes_its_memory_until_its_load_has_ended() {
+    in_a_system(|mut bench| {
+        let _handed = bench.submit(4, 1, 500);
+        assert_eq!(bench.ended(), 2);
+        bench.memory.on_gone(ReplicaId(2));
+        assert!(matches!(bench.orders.try_recv(), Ok(Order::Load(ReplicaId(1)))));
+        bench.memory.remove(ReplicaId(1));
+        assert!(matches!(bench.reply(), (4, StageReply::Rejected(Rejection::NoReplica))));
+        assert_eq!(bench.memory.now().taken, Bytes(6));
+        let _handed = bench.submit(5, 2, 500);
+        assert!(bench.orders.try_recv().is_err(), "there is no room for it yet");
+        bench.memory.on_ended(ReplicaId(1));
+        bench.loads(2, false);
+        assert!(matches!(bench.reply(), (5, StageReply::Answered { .. })));
+    });
+}
+
+#[test]
 fn a_load_that_fails_refuses_who_waits_for_it() {
     in_a_system(|mut bench| {
         let _handed = bench.submit(4, 1, 500);
