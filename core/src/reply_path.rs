@@ -23,13 +23,13 @@ pub struct ReplyPath {
 }
 
 impl ReplyPath {
-    /// An answer took so long.
-    pub fn observe(&mut self, took: Duration) {
+    /// An answer took so long from the end of its batch, and so long of it since its thread was told.
+    pub fn observe(&mut self, took: Duration, waited: Duration) {
         self.recent.push(0, ServiceTime::from(took));
-        self.mean += (took.min(STALL).as_secs_f64() - self.mean) * NEW;
+        self.mean += (waited.min(STALL).as_secs_f64() - self.mean) * NEW;
     }
 
-    /// What it takes by now, on average.
+    /// How long answers wait for their threads by now, on average.
     pub fn mean(&self) -> Duration {
         Duration::from_secs_f64(self.mean)
     }
@@ -53,12 +53,12 @@ mod tests {
         let told = |path: &ReplyPath, us: u64| path.at_device(at(0), Deadline(at(us)));
         assert_eq!(told(&path, 500), Deadline(at(500)), "nothing is known yet");
         for took in [100, 130, 120, 4000, 110] {
-            path.observe(Duration::from_micros(took));
+            path.observe(Duration::from_micros(took), Duration::from_micros(took));
         }
         assert_eq!(told(&path, 50_000), Deadline(at(49_870)), "a stall is passed over");
         assert_eq!(told(&path, 800), Deadline(at(700)));
         assert_eq!(path.at_device(at(900), Deadline(at(800))), Deadline(at(900)), "it has passed already");
-        (0..60).for_each(|_| path.observe(Duration::from_micros(200)));
+        (0..60).for_each(|_| path.observe(Duration::from_micros(300), Duration::from_micros(200)));
         assert!((199..210).contains(&path.mean().as_micros()), "{:?}", path.mean());
     }
 }

@@ -192,7 +192,9 @@ fn read_response(
     let (wait, yields) = (span_from_us(response.get_queue_ahead_us())?, span_from_us(response.get_yields_us())?);
     let number = |told: f64| if told.is_finite() { told } else { 0.0 };
     let price = Price { clears: number(response.get_price()), floor: number(response.get_floor()) };
-    Ok((Told { wait, yields, price, at: Instant::ZERO, silent: None }, replies))
+    // Who is full tells how long a guest would wait.
+    let full = if full { wait } else { Duration::ZERO };
+    Ok((Told { wait, yields, price, full, at: Instant::ZERO, silent: None }, replies))
 }
 
 /// What this node offers other nodes.
@@ -233,8 +235,9 @@ impl stages::Server for StagesObject {
             .min_by_key(|(estimate, _)| estimate.finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
+        let nothing = Duration::ZERO;
         let mut ahead =
-            Told { wait: Duration::ZERO, yields: Duration::ZERO, price: Price::NOTHING, at: now, silent: None };
+            Told { wait: nothing, yields: nothing, price: Price::NOTHING, full: nothing, at: now, silent: None };
         // What gives way to the next row of this home is what gives way to these.
         let firm = values.first().copied().filter(|value| *value < 0.0).map(|value| -value);
         // What is told holds for rows that come as these came, with as much time.
@@ -242,9 +245,10 @@ impl stages::Server for StagesObject {
         let claim = |now: Instant| Claim { deadline: Deadline::after(now, longest), class, tenant };
         let order = targets.map_or(0, |targets| targets.here);
         let is_full = |estimate: &Estimate| !by.is_zero() && !has_room(now, now + by, longest, order, estimate);
-        if let Some((_, device)) = best.as_ref().filter(|(estimate, _)| is_full(estimate)) {
+        if let Some((estimate, device)) = best.as_ref().filter(|(estimate, _)| is_full(estimate)) {
             // The home goes on to the next at once, and knows how long the wait is here.
             ahead = told(device, memory, &model, claim(now), firm, now);
+            ahead.wait = ahead.wait.max(estimate.begins.since(now));
             memory.on_missed(&model, rows.len(), by);
             replies.fill_with(|| StageReply::Full);
         } else if let Some((_, device)) = best {

@@ -127,12 +127,12 @@ impl Table {
                 Err(bad) => tracing::warn!(%bad, "an endpoint cannot be served"),
             }
         }
-        let order = order(state);
+        let order = order(state, routing);
         let mut targets: BTreeMap<ModelRef, Targets> = BTreeMap::new();
         for (id, assignment) in &state.plan.assignments {
             let of_model = targets.entry(assignment.model.clone()).or_default();
             let stands = order[&assignment.model].iter().position(|node| *node == assignment.node);
-            let stands = stands.expect("every node with a replica stands in the order");
+            let stands = stands.unwrap_or(usize::MAX);
             of_model.held = of_model.held.or(held(state, assignment));
             if assignment.node == *me {
                 of_model.local.insert(assignment.device.clone());
@@ -157,13 +157,18 @@ impl Table {
     }
 }
 
-fn order(state: &State) -> BTreeMap<ModelRef, Vec<NodeName>> {
+/// Nodes that serve a model, in the order in which its rows fill them. Who does not serve yet, or no longer, keeps its place until it does.
+fn order(state: &State, routing: &Routing) -> BTreeMap<ModelRef, Vec<NodeName>> {
     let mut with: BTreeMap<ModelRef, BTreeSet<NodeName>> = BTreeMap::new();
     for assignment in state.plan.assignments.values() {
         with.entry(assignment.model.clone()).or_default().insert(assignment.node.clone());
     }
     let slots = |node: &NodeName| state.nodes.get(node).map_or(1, |node| node.devices.iter().map(|at| at.slots).sum());
-    meeting_order(with, slots)
+    let mut order = meeting_order(with, slots);
+    let serving = state.plan.assignments.iter().filter(|(id, _)| routing.ready.contains(id));
+    let serving: BTreeSet<_> = serving.map(|(_, assignment)| (&assignment.model, &assignment.node)).collect();
+    order.iter_mut().for_each(|(model, nodes)| nodes.retain(|node| serving.contains(&(model, node))));
+    order
 }
 
 /// The price that the pool of a replica is held at.

@@ -533,7 +533,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             let deadline = self.deadline_of(now, id, group.stage);
             let wanted = (group.slots.len(), self.bid(id, group.stage, group.slots[0]).firm());
             let known = self.candidates(now, home, model, wanted, &group.tried);
-            let left = self.calls[&id].deadline.left(now);
+            let left = deadline.left(now);
             let coming = self.coming.entry((home, model.clone())).or_default();
             if group.tried.is_empty() && group.full.is_empty() {
                 coming.add(now, group.slots.len());
@@ -622,6 +622,11 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         finish.map_or(0.0, |finish| triage::load(now, finish, deadline))
     }
 
+    /// Where a node stands in the order in which rows of a model fill devices.
+    fn order_of(&self, model: &ModelRef, node: usize) -> usize {
+        self.order[model].iter().position(|known| *known == node).unwrap_or(usize::MAX)
+    }
+
     fn candidates(
         &self,
         now: Instant,
@@ -631,7 +636,6 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         tried: &[Target],
     ) -> Vec<Candidate> {
         let model = &self.cluster.models[reference];
-        let order = |node| self.order[reference].iter().position(|known| *known == node).unwrap_or(usize::MAX);
         let mut known = Vec::new();
         for (node, _) in model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0) {
             if node == home {
@@ -639,7 +643,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     known.push(Candidate {
                         target: Target::Local(self.device_name.clone()),
                         estimate,
-                        order: order(node),
+                        order: self.order_of(reference, node),
                     });
                 }
             } else {
@@ -652,7 +656,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 known.push(Candidate {
                     target: Target::Remote(self.names[node].clone()),
                     estimate,
-                    order: order(node),
+                    order: self.order_of(reference, node),
                 });
             }
         }
@@ -666,7 +670,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let model = served.and_then(|served| served.ladders.endpoint().stages[stage].model());
         if let (Some(by), Some(model)) = (by, model) {
             let estimate = self.devices[node].estimate_finish(now, model, rows.len(), None);
-            let order = self.order[model].iter().position(|known| *known == node).unwrap_or(usize::MAX);
+            let order = self.order_of(model, node);
             let left = self.deadline_of(now, id, stage).left(now);
             if estimate.is_some_and(|estimate| !has_room(now, by, left, order, &estimate)) {
                 let full = rows.into_iter().map(|slot| ((id, slot, stage), StageEnd::Full)).collect();
@@ -774,13 +778,17 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let model = stages[replies[0].1].model().expect("a model came home");
                 let now = self.agenda.now();
                 let firm = self.bid(id, replies[0].1, replies[0].0).firm();
-                if let Some(Estimate { finish, yields, .. }) = self.devices[node].estimate_finish(now, model, 1, firm) {
+                if let Some(Estimate { finish, yields, begins, .. }) =
+                    self.devices[node].estimate_finish(now, model, 1, firm)
+                {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
                     let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
                     // To one that comes now, as these came.
                     let deadline = Deadline::after(now, call.due.deadline);
                     let price = self.devices[node].price(now, model, Claim { deadline, class: Class::Default, tenant });
-                    let told = Told { wait, yields, price, at, silent: None };
+                    let is_full = replies[0].2 == StageEnd::Full;
+                    let full = if is_full { wait.max(begins.since(now)) } else { Duration::ZERO };
+                    let told = Told { wait, yields, price, full, at, silent: None };
                     self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
                 }
             }

@@ -298,7 +298,9 @@ impl Paging {
         let ready = self.ready_at(now, model).filter(|ready| *ready > now)?;
         let (last, first) = (ready.max(start.finish), ready.max(start.soonest()));
         // Who else waits for the load shares the batch.
-        Some(Estimate { finish: last + service, yields: last.since(first), calm: false, begins: now, spare: 0.0 })
+        let (finish, yields, begins) = (last + service, last.since(first), now);
+        let alone = (ready + service).since(now);
+        Some(Estimate { finish, yields, calm: false, begins, spare: 0.0, alone })
     }
 
     /// A load that was asked for is done. Of the first one: what the replica takes, and how much of the time the next load will take again.

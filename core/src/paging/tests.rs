@@ -384,16 +384,15 @@ fn who_is_late_behind_what_its_device_has_waits_for_no_load() {
     // What the load and what waits take is not added up: both go on at once. What gives way is told.
     let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();
     let (now, after) = (node.now, |ms| node.now + Duration::from_millis(ms));
-    let start = |finish, yields| Estimate {
-        finish,
-        yields: Duration::from_millis(yields),
-        calm: false,
-        begins: now,
-        spare: 0.0,
+    let of = |finish, yields| {
+        let (yields, alone) = (Duration::from_millis(yields), Duration::ZERO);
+        let start = Estimate { finish, yields, calm: false, begins: now, spare: 0.0, alone };
+        let estimate = node.paging.estimate(now, &model(cold), start, ServiceTime::from_micros(2_000)).unwrap();
+        (estimate.finish, estimate.yields, estimate.alone)
     };
-    let of = |start| node.paging.estimate(now, &model(cold), start, ServiceTime::from_micros(2_000));
-    assert_eq!(of(start(after(80), 75)), Some(start(after(82), 70)));
-    assert_eq!(of(start(after(5), 5)), Some(start(after(12), 0)));
+    let ms = Duration::from_millis;
+    assert_eq!(of(after(80), 75), (after(82), ms(70), ms(12)));
+    assert_eq!(of(after(5), 5), (after(12), ms(0), ms(12)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::meeting::{meet, meets};
+use super::meeting::{first_of, meet, meets};
 use crate::ids::{DeviceName, NodeName};
 use crate::outcome::Rejection;
 use crate::prng::Prng;
@@ -60,6 +60,8 @@ pub struct Estimate {
     pub begins: Instant,
     /// Share of the device's slots that it has had nothing for of late.
     pub spare: f64,
+    /// What it would take if nothing waited there; for ever where it does not answer.
+    pub alone: Duration,
 }
 
 impl Estimate {
@@ -78,6 +80,8 @@ pub struct Told {
     pub yields: Duration,
     /// What a second of slot time was worth there.
     pub price: Price,
+    /// How long a row that is a guest would wait to begin a batch, where one was not taken; nothing where it said no such thing.
+    pub full: Duration,
     /// When it was told.
     pub at: Instant,
     /// Since when something has been sent there and nothing been told.
@@ -89,7 +93,7 @@ pub struct Told {
 #[allow(missing_docs)]
 pub enum Choice {
     To(Target),
-    /// To another node, which is to say [`StageEnd::Full`](super::StageEnd::Full) where it would not be done by then: it is not known here how
+    /// To another node, which is to say [`StageEnd::Full`](super::StageEnd::Full) where it has no room to do it by then: it is not known here how
     /// much waits there now.
     Asking(Target, Instant),
     None(Rejection),
@@ -118,7 +122,9 @@ pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Est
     // Who does not answer takes at least as long as it has not: it may hang, or be gone.
     let silence = told.and_then(|told| told.silent).map_or(Duration::ZERO, |since| now.since(since));
     let wait = if silence >= TOLD_LATELY { wait.max(silence) } else { wait };
-    Estimate { finish: now + wait + service, yields, calm: false, begins: now, spare: 0.0 }
+    let alone = if silence >= TOLD_LATELY { Duration::MAX } else { service };
+    let full = lately.map_or(Duration::ZERO, |told| told.full.saturating_sub(now.since(told.at)));
+    Estimate { finish: now + wait + service, yields, calm: false, begins: now + full, spare: 0.0, alone }
 }
 
 /// What is known of another node, by what it told last, once this one has sent it `work` more.
@@ -126,7 +132,8 @@ pub fn sent(now: Instant, told: Option<Told>, work: Duration) -> Told {
     // All of the time since then counts, or who sends something now and then would know it for ever.
     let clears = told.map_or(0.0, |told| faded(told.price.clears, told.at, now));
     let price = Price { clears, ..Price::NOTHING };
-    let nothing = Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at: now, silent: None };
+    let (wait, yields, full) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let nothing = Told { wait, yields, price, full, at: now, silent: None };
     let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY).unwrap_or(nothing);
     let silent = told.and_then(|told| told.silent).or(Some(now));
     Told { wait: lately.wait.max(now.since(lately.at)) + work, silent, ..lately }
@@ -142,7 +149,7 @@ pub fn cheapest(now: Instant, local: impl Iterator<Item = f64>, told: impl Itera
 /// Chooses among `candidates` that can still be in time: all local ones and two remote ones drawn at random compete
 /// ("power of two choices", Mitzenmacher 1996: two fresh looks, and no herd on the one that looked best to everybody). What can be
 /// pushed out is in nobody's way for good: whether it gives way, its device knows. Where rows of the model save more than a hop by meeting
-/// others (`saves`, in slot time), they meet first: see [`super::meeting_order`].
+/// others (`saves`, in slot time), they meet instead: in the order of [`super::meeting_order`], and where all are full at the first, if at all.
 pub fn choose(
     candidates: &[Candidate],
     full: &[Target],
@@ -162,11 +169,10 @@ pub fn choose(
             };
         }
         // There is too much of everything: elsewhere a row would cost whoever meets there several of theirs.
-        candidates.iter().min_by_key(|candidate| candidate.order).into_iter().collect()
+        let firsts = first_of(candidates, deadline.left(now));
+        if firsts.is_empty() { compete(candidates, prng) } else { firsts }
     } else {
-        let (local, remote): (Vec<_>, Vec<_>) =
-            candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));
-        local.into_iter().chain(two_of(&remote, prng).into_iter().flatten()).collect()
+        compete(candidates, prng)
     };
     let first = |of: fn(Estimate) -> Instant| {
         let done = |candidate: &Candidate| of(candidate.estimate) + candidate.target.hop();
@@ -194,6 +200,13 @@ pub fn missed(candidates: &[Candidate]) -> Option<&Target> {
 /// Whether to try all the same what all profiles say will be late: see [`choose`].
 pub fn doubted(prng: &mut Prng) -> bool {
     prng.below(DOUBTED) == 0
+}
+
+/// All of this node, and two others.
+fn compete<'a>(candidates: &'a [Candidate], prng: &mut Prng) -> Vec<&'a Candidate> {
+    let (local, remote): (Vec<_>, Vec<_>) =
+        candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));
+    local.into_iter().chain(two_of(&remote, prng).into_iter().flatten()).collect()
 }
 
 fn two_of<'a>(all: &[&'a Candidate], prng: &mut Prng) -> [Option<&'a Candidate>; 2] {

@@ -111,6 +111,13 @@ pub fn has_room(now: Instant, by: Instant, left: Duration, order: usize, estimat
     estimate.finish <= by && (order == 0 || estimate.begins.since(now) <= may_wait())
 }
 
+/// The devices that rows of their model fill first, of those that could be in time if nothing waited there.
+pub(super) fn first_of(candidates: &[Candidate], left: Duration) -> Vec<&Candidate> {
+    let could = |candidate: &&Candidate| candidate.estimate.alone.saturating_add(candidate.target.hop()) <= left;
+    let first = candidates.iter().filter(could).map(|candidate| candidate.order).min();
+    candidates.iter().filter(could).filter(|candidate| Some(candidate.order) == first).collect()
+}
+
 /// The first of the candidates, in the order in which rows of their model fill them, that has room before the deadline, with some to spare.
 /// On its own node a row stays where the device has had little to do of late: there it is in nobody's way. Also says until when it has to
 /// be done there: of another node it is known how much waited some time ago, and it says itself whether there is room now; those that
@@ -123,10 +130,12 @@ pub(super) fn meet<'a>(
 ) -> Option<(&'a Target, Instant)> {
     let left = deadline.left(now);
     let by = now + left / 100 * FILLED;
+    let first = first_of(candidates, left).first().map_or(0, |candidate| candidate.order);
     let finish = |candidate: &Candidate| candidate.estimate.finish + candidate.target.hop();
     let has_room = |candidate: &&Candidate| {
         let estimate = Estimate { finish: finish(candidate), ..candidate.estimate };
-        has_room(now, by, left, candidate.order, &estimate) && !full.contains(&candidate.target)
+        let order = candidate.order.saturating_sub(first);
+        has_room(now, by, left, order, &estimate) && !full.contains(&candidate.target)
     };
     let calm = candidates.iter().filter(|candidate| candidate.estimate.calm).filter(has_room);
     let alone = calm.min_by_key(|candidate| (finish(candidate), &candidate.target));
@@ -153,7 +162,8 @@ mod tests {
 
     fn candidate(target: Target, order: usize, finish_ms: u64) -> Candidate {
         let (finish, begins) = (Instant::from_millis(finish_ms), Instant::ZERO);
-        let estimate = Estimate { finish, yields: Duration::ZERO, calm: false, begins, spare: 0.0 };
+        let estimate =
+            Estimate { finish, yields: Duration::ZERO, calm: false, begins, spare: 0.0, alone: Duration::ZERO };
         Candidate { target, estimate, order }
     }
 
@@ -181,7 +191,7 @@ mod tests {
         let at = |first, second| [candidate(local(), 1, second), candidate(remote("n2"), 0, first)];
         assert_eq!(to(&at(30, 10)), Some(&remote("n2")), "where others are, though it is done later");
         assert_eq!(to(&at(36, 10)), Some(&local()), "but not where time runs short");
-        assert_eq!(to(&at(60, 45)), None, "and where it does everywhere, whoever is done first is asked");
+        assert_eq!(to(&at(60, 45)), None, "and where it does everywhere, `choose` goes on");
         let asked = |full: &[Target]| meet(&at(30, 10), full, Instant::ZERO, DEADLINE).map(|(to, by)| (to.clone(), by));
         let by = Instant::from_millis(35);
         assert_eq!(asked(&[]), Some((remote("n2"), by)), "seven tenths of the time, at its own word");
@@ -221,7 +231,6 @@ mod tests {
     #[test]
     fn a_guest_that_meets_nobody_waits_for_no_more_than_is_left_over() {
         let ms = Instant::from_millis;
-        let at = |begins, spare| candidate_that_begins(begins, spare);
         let has_room = |order, estimate: &Estimate| has_room(ms(0), ms(40), Duration::from_millis(50), order, estimate);
         assert!(has_room(0, &at(30, 0.0)), "where its model meets it is no guest");
         assert!(has_room(1, &at(14, 0.0)) && !has_room(1, &at(15, 0.0)), "28 hundredths of the time");
@@ -230,8 +239,8 @@ mod tests {
         assert!(!has_room(0, &Estimate { finish: ms(41), ..at(0, 1.0) }) && has_room(1, &at(36, 1.0)));
     }
 
-    fn candidate_that_begins(ms: u64, spare: f64) -> Estimate {
-        let begins = Instant::from_millis(ms);
-        Estimate { begins, spare, ..candidate(local(), 0, 36).estimate }
+    /// Done after 36 ms.
+    fn at(begins_ms: u64, spare: f64) -> Estimate {
+        Estimate { begins: Instant::from_millis(begins_ms), spare, ..candidate(local(), 0, 36).estimate }
     }
 }

@@ -61,7 +61,7 @@ pub enum StageEnd {
     Answered(Option<f32>),
     /// It did not run there.
     Rejected(Rejection),
-    /// It would not have been done there by the time that it was sent with: where others are to come before (see [`Choice::To`]).
+    /// There was no room to do it there by the time that it was sent with: others are to come before (see [`Choice::Asking`]).
     Full,
     /// The deadline passed.
     Expired,

@@ -205,7 +205,7 @@ fn what_is_sent_nowhere_is_missed_where_it_would_have_been_done_first() {
 
 fn candidate(target: Target, us: u64) -> Candidate {
     let (finish, begins) = (Instant::from_micros(us), Instant::ZERO);
-    let estimate = Estimate { finish, yields: Duration::ZERO, calm: false, begins, spare: 0.0 };
+    let estimate = Estimate { finish, yields: Duration::ZERO, calm: false, begins, spare: 0.0, alone: Duration::ZERO };
     Candidate { target, estimate, order: 0 }
 }
 
@@ -271,7 +271,8 @@ fn the_price_is_that_of_the_cheapest() {
     let told = |clears, ago: u64| {
         let price = Price { clears, ..Price::NOTHING };
         let at = Instant::from_millis(5_000 - ago);
-        Some(Told { wait: Duration::ZERO, yields: Duration::ZERO, price, at, silent: None })
+        let (wait, yields, full) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        Some(Told { wait, yields, price, full, at, silent: None })
     };
     let price = |local: &[f64], remote: &[Option<Told>]| cheapest(now, local.iter().copied(), remote.iter().copied());
     assert_eq!(price(&[5.0, 3.0], &[told(4.0, 0)]), 3.0);
@@ -320,6 +321,17 @@ fn where_all_are_full_a_row_goes_where_its_model_meets_or_nowhere() {
     assert_eq!(to(&at(34, 25), &[remote("n2")]), Choice::To(remote("n2")), "to the end of its time, then");
     let nowhere = (0..100).filter(|_| to(&at(51, 25), &[]) == Choice::None(Rejection::TooLate)).count();
     assert!(nowhere > 80, "but for those that find out whether that is true: {nowhere}");
+    // Who does not answer, or takes longer than there is time, is no first.
+    let mut gone = at(51, 25);
+    gone[1].estimate.alone = Duration::MAX;
+    assert_eq!(to(&gone, &[]), Choice::To(local()));
+    gone[1].estimate.alone = Duration::from_millis(60);
+    assert_eq!(to(&gone, &[]), Choice::To(local()));
+    // Two devices of one node.
+    let mut both =
+        vec![candidate(Target::Local(DeviceName::parse("cpu1").unwrap()), 45_000), candidate(local(), 60_000)];
+    both.push(at(0, 25)[0].clone());
+    assert_eq!(to(&both, &[]), Choice::To(both[0].target.clone()));
 }
 
 #[test]
@@ -421,13 +433,21 @@ fn what_nobody_needs_any_more_is_not_started() {
 fn what_another_node_told_ages_and_what_was_sent_there_counts() {
     let at = Instant::from_millis;
     let ms = Duration::from_millis;
-    let told =
-        Told { wait: ms(20), yields: ms(15), price: Price { clears: 1.0, floor: 3.0 }, at: at(100), silent: None };
+    let told = Told {
+        wait: ms(20),
+        yields: ms(15),
+        price: Price { clears: 1.0, floor: 3.0 },
+        full: ms(8),
+        at: at(100),
+        silent: None,
+    };
     let finish = |now: u64, told| remote_finish(at(now), told, ms(5)).finish;
     assert_eq!(finish(100, Some(told)), at(125));
     assert_eq!(finish(110, Some(told)), at(125), "it has worked on");
     assert_eq!(finish(130, Some(told)), at(135), "and is done");
     assert_eq!(finish(151, Some(told)), at(156), "that was long ago");
+    let begins = |now: u64| remote_finish(at(now), Some(told), ms(5)).begins;
+    assert_eq!([begins(102), begins(109), begins(151)], [at(108), at(109), at(151)], "a guest was not taken");
     assert_eq!(remote_finish(at(110), Some(told), ms(5)).yields, ms(10));
     assert_eq!(finish(110, Some(sent(at(110), Some(told), ms(4)))), at(129));
     let idle = sent(at(130), Some(told), ms(4));

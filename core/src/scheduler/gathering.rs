@@ -6,8 +6,8 @@
 //! answers have waited for their threads of late. Where threads have time for them that is next to nothing; where they do not, batches become
 //! larger and cheaper until they have.
 //!
-//! Only the next rows end such a wait on time (timers are coarser), so there has to be reason to expect some. Rows that are enough for a batch
-//! that is worth its α wait for nobody, nor does what is urgent.
+//! Only the next rows end such a wait on time (timers are coarser), so there has to be reason to expect some. No row is kept longer than that
+//! span. As many as a batch takes, or as are worth its α, wait for nobody, nor does what is urgent.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ const WORTH: f64 = 8.0;
 pub(super) struct Gathering {
     last: Instant,
     span: Duration,
-    /// Whether what waits has been kept waiting.
-    pub kept: bool,
+    /// When something was kept waiting last, since the last batch.
+    kept: Option<Instant>,
 }
 
 impl Gathering {
@@ -43,7 +43,17 @@ impl Gathering {
 
     /// A batch begins.
     pub fn begins(&mut self, now: Instant) {
-        (self.last, self.kept) = (now, false);
+        (self.last, self.kept) = (now, None);
+    }
+
+    /// What waits is kept waiting.
+    pub fn keep(&mut self, now: Instant) {
+        self.kept = Some(now);
+    }
+
+    /// Whether a row that has waited `since` then was kept waiting.
+    pub fn kept(&self, since: Instant) -> bool {
+        self.kept.is_some_and(|kept| since <= kept)
     }
 
     /// Until when what waits is kept waiting for more; `None` where it is not.
@@ -58,9 +68,13 @@ impl Gathering {
             rate += model.rate.per_second(&decay).unwrap_or(0.0);
             let (alpha, beta) = model.line;
             for (key, lane) in &model.lanes {
-                let urgent = |left: Duration| until.since(now) > left / PART;
-                let hurries = lane.front().is_some_and(|head| urgent(head.deadline.left(now)));
-                let enough = lane.rows() as f64 * beta >= WORTH * alpha || lane.rows() >= model.max_batch as usize;
+                let (rows, most) = (lane.rows(), model.steady.min(model.max_batch as usize));
+                // What is left beside the batch itself, with the rows that may come.
+                let slack = |left: Duration| left.saturating_sub(model.takes(most).as_duration());
+                let hurries = lane.front().is_some_and(|head| {
+                    head.since + self.span <= now || until.since(now) > slack(head.deadline.left(now)) / PART
+                });
+                let enough = rows as f64 * beta >= WORTH * alpha || rows >= most;
                 if hurries || enough || key.alone || key.class == Class::Critical {
                     return None;
                 }
@@ -158,6 +172,93 @@ mod tests {
         assert!(longest <= MOST, "after a stall too: {longest:?}");
         let (batches, ..) = run(us(20), us(50_000), us(1000));
         assert!(batches > 950, "23 rows are worth a batch, and wait for nobody: {batches}");
+    }
+
+    #[test]
+    fn no_row_is_kept_longer_than_that_by_batches_of_other_models() {
+        let us = |us: u64| ServiceTime::from_micros(us);
+        let profile = Profile::new(&[(1, us(27)), (64, us(468))]);
+        let mut device = Device::new(4, Policy::Weir);
+        let (mut actions, span) = (Vec::new(), Duration::from_micros(500));
+        let models: Vec<ModelRef> = (0..8).map(|i| ModelRef::parse(&format!("m{i}@1")).unwrap()).collect();
+        for (i, model) in models.iter().enumerate() {
+            device.add_replica(Instant::ZERO, ReplicaId(i as u64), model.clone(), profile.clone(), 64, &mut actions);
+        }
+        device.on_answers_wait(span);
+        let (mut came, mut ends) = (BTreeMap::new(), BTreeMap::new());
+        let mut longest = Duration::ZERO;
+        // A row every 20 us, of each model by turns: each has one in 160 us.
+        for i in 0..25_000u64 {
+            let now = Instant::from_micros(20 * i);
+            while let Some((&(at, replica), &began)) = ends.first_key_value().filter(|((at, _), _)| *at <= now) {
+                ends.remove(&(at, replica));
+                device.on_batch_done(at, replica, ServiceTime::from(at.since(began)), &mut actions);
+                take(&mut actions, at, &profile, &mut came, &mut ends, &mut longest);
+            }
+            let (ticket, deadline) = (TicketId(i), Deadline(now + Duration::from_millis(50)));
+            came.insert(ticket, now);
+            let (class, shape, bid) = (Class::Default, ShapeKey(0), Bid::PLAIN);
+            let query = Query { ticket, deadline, class, shape, mergeable: true, rows: 1, bid };
+            device.on_arrival(now, &models[i as usize % 8], &[query], &mut actions);
+            take(&mut actions, now, &profile, &mut came, &mut ends, &mut longest);
+        }
+        assert!(longest > span / 2 && longest < span + Duration::from_micros(200), "{longest:?}");
+    }
+
+    fn take(
+        actions: &mut Vec<Action>,
+        now: Instant,
+        profile: &Profile,
+        came: &mut BTreeMap<TicketId, Instant>,
+        ends: &mut BTreeMap<(Instant, ReplicaId), Instant>,
+        longest: &mut Duration,
+    ) {
+        for action in actions.drain(..) {
+            if let Action::Run { replica, tickets, .. } = action {
+                ends.insert((now + profile.estimate(tickets.len() as u32), replica), now);
+                for ticket in tickets {
+                    *longest = (*longest).max(now.since(came.remove(&ticket).unwrap()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_has_little_slack_has_its_slot_at_once() {
+        let us = ServiceTime::from_micros;
+        let mut device = Device::new(2, Policy::Weir);
+        let (light, heavy) = (ModelRef::parse("light@1").unwrap(), ModelRef::parse("heavy@1").unwrap());
+        let mut actions = Vec::new();
+        let of = |id, alpha: u64| (ReplicaId(id), Profile::new(&[(1, us(alpha + 7)), (8, us(alpha + 56))]));
+        let (id, profile) = of(1, 20);
+        device.add_replica(Instant::ZERO, id, light.clone(), profile, 8, &mut actions);
+        let (id, profile) = of(2, 20_000);
+        device.add_replica(Instant::ZERO, id, heavy.clone(), profile, 8, &mut actions);
+        device.on_answers_wait(Duration::from_millis(1));
+        let query = |ticket, now: Instant, left| Query {
+            ticket: TicketId(ticket),
+            deadline: Deadline(now + left),
+            class: Class::Default,
+            shape: ShapeKey(0),
+            mergeable: true,
+            rows: 1,
+            bid: Bid::PLAIN,
+        };
+        for i in 0..10_000u64 {
+            let now = Instant::from_micros(100 * i);
+            device.on_arrival(now, &light, &[query(i, now, Duration::from_millis(50))], &mut actions);
+            for action in std::mem::take(&mut actions) {
+                if let Action::Run { replica, .. } = action {
+                    device.on_batch_done(now, replica, us(27), &mut actions);
+                }
+            }
+        }
+        let now = Instant::from_micros(1_000_010);
+        actions.clear();
+        device.on_arrival(now, &heavy, &[query(10_000, now, Duration::from_micros(20_500))], &mut actions);
+        let runs =
+            |action: &Action| matches!(action, Action::Run { tickets, .. } if tickets.contains(&TicketId(10_000)));
+        assert!(actions.iter().any(runs), "{actions:?}");
     }
 
     #[test]

@@ -162,6 +162,7 @@ impl Device {
     /// A replica goes. What waits stays for its siblings and is rejected where there are none; a batch in progress keeps
     /// its slot until [`Device::on_batch_done`].
     pub fn remove_replica(&mut self, now: Instant, id: ReplicaId, out: &mut Vec<Action>) {
+        self.account(now);
         let waited = self.pool.retire(id);
         out.extend(waited.into_iter().map(|ticket| Action::Reject { ticket, why: Rejection::NoReplica }));
         self.dispatch(now, out);
@@ -169,6 +170,7 @@ impl Device {
 
     /// The actor of a replica is gone with its batch: frees the slot at once.
     pub fn lose_replica(&mut self, now: Instant, id: ReplicaId, out: &mut Vec<Action>) {
+        self.account(now);
         self.pool.end(id);
         self.remove_replica(now, id, out);
     }
@@ -244,6 +246,7 @@ impl Device {
     /// A timer that was asked for fires: what waited on purpose may run, and what can no longer be in time is dropped, so
     /// that its caller hears it now.
     pub fn on_wake(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.account(now);
         self.dispatch(now, out);
     }
 
@@ -257,9 +260,12 @@ impl Device {
         let finish = self.pool.model(index).promise(now, finish, Class::Default, rows.max(1));
         let busy = f64::from(self.pool.busy) / f64::from(self.pool.slots);
         let calm = self.demand.is_calm(now, busy);
-        let begins = if self.pool.model(index).lanes.is_empty() { start } else { now };
+        let model = self.pool.model(index);
+        let alone = model.takes(rows.max(1)).as_duration();
+        let joins = !model.rows().is_multiple_of(model.steady);
+        let begins = if joins { now } else { now + finish.since(now).saturating_sub(alone) };
         let yields = self.yields(firm).as_duration();
-        Some(Estimate { finish, yields, calm, begins, spare: self.demand.spare(now, busy) })
+        Some(Estimate { finish, yields, calm, begins, spare: self.demand.spare(now, busy), alone })
     }
 
     /// When a slot would be free, if it came now, for a row that is due at `deadline` and whose model does not stand here yet; where nobody
@@ -267,7 +273,7 @@ impl Device {
     pub fn estimate_start(&self, now: Instant, class: Class, deadline: Deadline, firm: Option<f64>) -> Estimate {
         let start = self.pool.slot_estimate(now, None, class, deadline);
         let yields = self.yields(firm).as_duration().min(start.since(now));
-        Estimate { finish: start, yields, calm: false, begins: start, spare: 0.0 }
+        Estimate { finish: start, yields, calm: false, begins: start, spare: 0.0, alone: Duration::ZERO }
     }
 
     /// What a second of slot time is worth now to a row of `model`: nothing where there is room, and where nothing is weighed.
@@ -416,7 +422,7 @@ impl Device {
             if self.policy.gathers()
                 && let Some(until) = self.gathering.until(now, self.pool.models().map(|(_, model)| model))
             {
-                self.gathering.kept = true;
+                self.gathering.keep(now);
                 wake = Some(until);
                 break;
             }
@@ -424,7 +430,9 @@ impl Device {
             out.extend(self.dropped.drain(..).map(|ticket| Action::Expire { ticket }));
             match next {
                 Next::Run { model, lane, rows, closed } => {
-                    let closed = if self.gathering.kept && closed == Closed::Idle { Closed::Timer } else { closed };
+                    let head = self.pool.model(model).lanes[&lane].front();
+                    let kept = head.is_some_and(|head| self.gathering.kept(head.since));
+                    let closed = if kept && closed == Closed::Idle { Closed::Timer } else { closed };
                     self.run(now, model, lane, rows, closed, out);
                 }
                 Next::Wait(until) => {

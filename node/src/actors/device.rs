@@ -44,7 +44,7 @@ pub enum StageReply {
     },
     /// It did not run.
     Rejected(Rejection),
-    /// It would not have been done by the time that it was sent with, and was not taken.
+    /// There was no room to do it by the time that it was sent with, and it was not taken.
     Full,
     /// Its deadline passed while it waited.
     Expired,
@@ -171,7 +171,7 @@ struct Inner {
 #[derive(Default)]
 struct Echoes {
     /// A thread that is busy for seconds has hundreds before it.
-    threads: Vec<mpsc::UnboundedSender<Instant>>,
+    threads: Vec<mpsc::UnboundedSender<(Instant, Instant)>>,
     turn: usize,
     next: Instant,
 }
@@ -282,10 +282,10 @@ impl Device {
         let (sender, mut ended) = mpsc::unbounded_channel();
         self.lock_echoes().threads.push(sender);
         async move {
-            while let Some(ended) = ended.recv().await {
-                let took = device.clock.now().since(ended);
+            while let Some((ended, sent)) = ended.recv().await {
+                let now = device.clock.now();
                 let mut inner = device.lock();
-                inner.reply_path.observe(took);
+                inner.reply_path.observe(now.since(ended), now.since(sent));
                 let waits = inner.reply_path.mean();
                 inner.scheduler.on_answers_wait(waits);
             }
@@ -301,7 +301,7 @@ impl Device {
         echoes.next = ended + ECHO_EVERY;
         echoes.turn = (echoes.turn + 1) % echoes.threads.len();
         // A thread that has ended hears nothing.
-        let _ = echoes.threads[echoes.turn].send(ended);
+        let _ = echoes.threads[echoes.turn].send((ended, self.clock.now()));
     }
 
     /// Its name.
@@ -463,7 +463,8 @@ impl Device {
     pub fn told(&self, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
         let scheduler = &mut self.lock().scheduler;
         let (wait, yields) = (scheduler.backlog().as_duration(), scheduler.yields(firm).as_duration());
-        Told { wait, yields, price: scheduler.price(now, model, claim), at: now, silent: None }
+        let price = scheduler.price(now, model, claim);
+        Told { wait, yields, price, full: Duration::ZERO, at: now, silent: None }
     }
 
     /// What it does now, for operators.

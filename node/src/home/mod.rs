@@ -459,11 +459,11 @@ impl Home {
             let wanted = (rows.len(), rows[0].bid.firm());
             let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, wanted, &group.tried);
             let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
-            let left = call.deadline.left(now);
+            let deadline = call.deadline_of(now, group.stage);
+            let left = deadline.left(now);
             let spare = spare_here(&known);
             let saves =
                 elsewhere.map_or(Duration::ZERO, |profile| shared.wanted.saves(now, model, profile, left, spare));
-            let deadline = call.deadline_of(now, group.stage);
             let (target, by) = match choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
                     // Who was asked before has counted them.
