@@ -282,14 +282,17 @@ impl Device {
         let Some(fill) = self.pool.fill(now, claim.deadline.0) else { return Price::NOTHING };
         let clears = self.demand.price(now, self.pool.slots, fill, claim.tenant);
         let index = self.pool.index(model).filter(|_| fill > 0.0);
-        let floor = index.map_or(0.0, |index| self.pool.floor(now, index, claim));
-        Price { clears, floor: floor.min(Price::dearest()) }
+        // Rows are let in by what they take here, and gates compare with what they count.
+        let floor = |index| self.pool.longer(index, self.pool.row_cost(index)) * self.pool.floor(now, index, claim);
+        Price { clears, floor: index.map_or(0.0, floor).min(Price::dearest()) }
     }
 
     /// A gate has weighed a row and found that running `model` for it is worth `value`, whether it sends it here or not.
     pub fn on_weighed(&mut self, now: Instant, model: &ModelRef, value: f64, tenant: Tenant) {
         if let Some(index) = self.pool.index(model) {
-            let cost = self.pool.row_cost(index);
+            let cost = self.pool.mean_cost(index);
+            // It takes what it takes, and stands where its gate will compare: at its value a second as that counts them.
+            let value = self.pool.longer(index, cost) * value;
             self.demand.weighed(now, cost, value, tenant);
             self.pool.model_mut(index).weighed.add(now, cost, value);
         }
@@ -355,7 +358,7 @@ impl Device {
         let Some(stake) = self.pool.stake(now, index, query) else { return Weighed::Fits };
         let soft = !stake.is_firm();
         if !soft {
-            self.demand.firm(now, stake.cost);
+            self.demand.firm(now, stake.cost.scaled(self.pool.model(index).on_average));
             if self.pool.is_firm_for(query.bid) {
                 return Weighed::Fits;
             }

@@ -16,11 +16,18 @@ use super::rate::{Rate, Recent};
 /// Rows up to which times are looked up in a table; larger batches are rare, and their times computed.
 const TABLE: u32 = 1024;
 
+/// Share of a batch in the running mean of what batches take.
+const BATCH_SHARE: f64 = 1.0 / 32.0;
+
 /// A model with its queue. Its replicas do the same work on the same hardware: one profile.
 #[derive(Debug)]
 pub(super) struct Model {
     pub name: ModelRef,
     pub profile: Profile,
+    /// What a row takes as gates count it: as it was measured at load.
+    pub counted: ServiceTime,
+    /// What its batches take on average, as a part of what is planned by: that is what they take when they take long.
+    pub on_average: f64,
     /// The least of its replicas'.
     pub max_batch: u32,
     /// That take new batches.
@@ -50,9 +57,12 @@ pub(super) struct Model {
 
 impl Model {
     pub fn new(name: ModelRef, profile: Profile, slots: u32) -> Model {
+        let counted = ServiceTime::from_nanos((profile.row_seconds() * 1e9) as u64);
         let mut model = Model {
             name,
             profile,
+            counted,
+            on_average: 1.0,
             max_batch: 1,
             replicas: Vec::new(),
             free: 0,
@@ -125,6 +135,8 @@ impl Model {
 
     /// A batch of `rows` rows took `took`.
     pub fn observe(&mut self, rows: u32, took: ServiceTime) {
+        let planned = self.takes(rows as usize).as_nanos().max(1) as f64;
+        self.on_average += BATCH_SHARE * (took.as_nanos() as f64 / planned - self.on_average);
         if self.profile.observe(rows, took) {
             self.relearn();
         }

@@ -254,6 +254,16 @@ impl Pool {
         model.takes(model.steady).scaled(1.0 / model.steady as f64)
     }
 
+    /// The same on average: what all that is asked takes together.
+    pub fn mean_cost(&self, index: ModelIndex) -> ServiceTime {
+        self.row_cost(index).scaled(self.model(index).on_average)
+    }
+
+    /// How many times as long as gates count it a row of a model takes that takes `cost`.
+    pub fn longer(&self, index: ModelIndex, cost: ServiceTime) -> f64 {
+        cost.as_nanos() as f64 / self.model(index).counted.as_nanos().max(1) as f64
+    }
+
     /// See [`Buffer::yields`].
     pub fn yields(&self, firm: Option<f64>) -> ServiceTime {
         self.buffer.as_ref().map_or(ServiceTime::ZERO, |buffer| buffer.yields(firm))

@@ -5,7 +5,8 @@ use super::curve::{STEPS, density_at};
 use crate::outcome::Class;
 use crate::units::Deadline;
 
-/// What a second of slot time of a device is worth to a row that may come, in units of value.
+/// What a second of slot time of a device is worth to a row that may come, in units of value; of seconds as gates count them, which is what a row took when
+/// its model was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Price {
     /// Where what is asked of the device is as much as it can do: see [`super::Demand::price`].

@@ -174,6 +174,22 @@ fn the_gain_is_nearly_that_of_an_oracle_and_few_escalations_are_in_vain() {
     }
 }
 
+/// A device plans by what batches take when they take long, and its price is of what they take on average.
+#[test]
+fn no_more_escalations_are_in_vain_where_batches_take_a_fifth_more_or_less() {
+    let (_, scenario) = SCENARIOS[3];
+    let deadline = Duration::from_millis(if cfg!(debug_assertions) { 30 } else { 100 });
+    let mut cluster = pool(2, &[0, 1], Method::Weir, Some(Reports::default()), &[(1.0, 0.0)]);
+    let had_with = |cluster: &Cluster| had(&ends(cluster, dues(scenario, 1.0, deadline, 1), 1));
+    let (exact, in_vain, _) = had_with(&cluster);
+    cluster.models.values_mut().for_each(|model| model.service.noise = 0.2);
+    let (gained, noisy, in_time) = had_with(&cluster);
+    let told =
+        format!("{noisy:.3} in vain in place of {in_vain:.3}, {:.3} of the gain, {in_time:.3} in time", gained / exact);
+    println!("{told}");
+    assert!(noisy <= 0.17 && gained >= 0.97 * exact && in_time >= 0.99, "{told}");
+}
+
 /// Homes, one of which has the deep stage, at four times what it can do from the 4th second to the 24th.
 struct Step(Vec<Ended>);
 

@@ -111,3 +111,42 @@ fn a_device_that_is_full_is_as_dear_as_what_has_to_go() {
     assert_eq!(arrive(&mut device, 1, "deep", &[deeper(come, 50, 0.099)]), [outbid(come)]);
     assert_eq!(arrive(&mut device, 1, "deep", &[deeper(come + 1, 50, 0.101)]).len(), 1, "it pushes one out");
 }
+
+/// What clears on a device that is asked for four times what it can do, rows of evenly spread values, where a row is said to take 10 ms and its
+/// batches take these times by turns.
+fn clears(times: [u64; 2]) -> f64 {
+    let mut device = Device::new(1, Policy::Weir);
+    let (deep, us) = (model("deep"), |us: u64| ServiceTime::from_micros(us));
+    device.add_replica(ms(0), ReplicaId(1), deep.clone(), Profile::new(&[(1, us(10_000))]), 1, &mut Vec::new());
+    let mut at = 0;
+    for i in 0..200 {
+        step(|out| device.on_arrival(Instant::from_micros(at), &deep, &[deeper(i, 100_000, 0.5)], out));
+        for j in 0..4 {
+            device.on_weighed(
+                Instant::from_micros(at),
+                &deep,
+                ((4 * i + j) * 611 % 1000) as f64 / 1000.0,
+                Tenant::NOBODY,
+            );
+        }
+        let took = times[i as usize % 2];
+        at += took;
+        step(|out| device.on_batch_done(Instant::from_micros(at), ReplicaId(1), us(took), out));
+    }
+    let claim = Claim { deadline: Deadline(ms(50_000)), class: Class::Default, tenant: Tenant::NOBODY };
+    device.price(Instant::from_micros(at), &deep, claim).clears
+}
+
+#[test]
+fn the_price_is_of_what_rows_take_on_average_and_as_gates_count_it() {
+    let even = clears([10_000, 10_000]);
+    assert!((60.0..85.0).contains(&even), "a quarter of them is worth more than 0.75 for 10 ms: {even}");
+    let uneven = clears([6_000, 14_000]);
+    assert!(
+        (uneven / even - 1.0).abs() < 0.1,
+        "as much is done in a second, though 14 ms are planned by: {uneven}, {even}"
+    );
+    // Twice as long as was measured at load, and half as many ask: a quarter fits again, and gates still count 10 ms.
+    let slower = clears([20_000, 20_000]);
+    assert!((slower / even - 1.0).abs() < 0.1, "{slower}, {even}");
+}
