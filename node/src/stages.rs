@@ -235,9 +235,7 @@ impl stages::Server for StagesObject {
             .min_by_key(|(estimate, _)| estimate.finish);
         let mut replies: Vec<StageReply> =
             (0..rows.len()).map(|_| StageReply::Rejected(Rejection::NoReplica)).collect();
-        let nothing = Duration::ZERO;
-        let mut ahead =
-            Told { wait: nothing, yields: nothing, price: Price::NOTHING, full: nothing, at: now, silent: None };
+        let mut ahead = Told::nothing(now, Price::NOTHING);
         // What gives way to the next row of this home is what gives way to these.
         let firm = values.first().copied().filter(|value| *value < 0.0).map(|value| -value);
         // What is told holds for rows that come as these came, with as much time.

@@ -297,10 +297,8 @@ impl Paging {
     pub fn estimate(&self, now: Instant, model: &ModelRef, start: Estimate, service: ServiceTime) -> Option<Estimate> {
         let ready = self.ready_at(now, model).filter(|ready| *ready > now)?;
         let (last, first) = (ready.max(start.finish), ready.max(start.soonest()));
-        // Who else waits for the load shares the batch.
-        let (finish, yields, begins) = (last + service, last.since(first), now);
         let alone = (ready + service).since(now);
-        Some(Estimate { finish, yields, calm: false, begins, spare: 0.0, alone })
+        Some(Estimate { yields: last.since(first), ..Estimate::of(now, last + service, alone) })
     }
 
     /// A load that was asked for is done. Of the first one: what the replica takes, and how much of the time the next load will take again.

@@ -385,8 +385,7 @@ fn who_is_late_behind_what_its_device_has_waits_for_no_load() {
     let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();
     let (now, after) = (node.now, |ms| node.now + Duration::from_millis(ms));
     let of = |finish, yields| {
-        let (yields, alone) = (Duration::from_millis(yields), Duration::ZERO);
-        let start = Estimate { finish, yields, calm: false, begins: now, spare: 0.0, alone };
+        let start = Estimate { yields: Duration::from_millis(yields), ..Estimate::of(now, finish, Duration::ZERO) };
         let estimate = node.paging.estimate(now, &model(cold), start, ServiceTime::from_micros(2_000)).unwrap();
         (estimate.finish, estimate.yields, estimate.alone)
     };

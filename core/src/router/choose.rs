@@ -18,6 +18,11 @@ pub enum Target {
 }
 
 impl Told {
+    /// That nothing waits there, and what slot time is worth.
+    pub fn nothing(at: Instant, price: Price) -> Told {
+        Told { wait: Duration::ZERO, yields: Duration::ZERO, price, full: Duration::ZERO, at, silent: None }
+    }
+
     /// What a second of slot time is worth there by now. Who is not asked tells nothing: a price that is not of late fades as demand is
     /// forgotten, so that a home with few queries neither sends all of them where there is no room, nor stays away where there is again. That
     /// there was no room at that moment is soon not true any more.
@@ -65,6 +70,11 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// Of work that takes so long `alone`, where nothing more is known than when it would be done.
+    pub fn of(now: Instant, finish: Instant, alone: Duration) -> Estimate {
+        Estimate { finish, yields: Duration::ZERO, calm: false, begins: now, spare: 0.0, alone }
+    }
+
     /// If nothing that can be pushed out were in the way.
     pub fn soonest(self) -> Instant {
         Instant::from_nanos(self.finish.as_nanos().saturating_sub(self.yields.as_nanos() as u64))
@@ -124,7 +134,7 @@ pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Est
     let wait = if silence >= TOLD_LATELY { wait.max(silence) } else { wait };
     let alone = if silence >= TOLD_LATELY { Duration::MAX } else { service };
     let full = lately.map_or(Duration::ZERO, |told| told.full.saturating_sub(now.since(told.at)));
-    Estimate { finish: now + wait + service, yields, calm: false, begins: now + full, spare: 0.0, alone }
+    Estimate { yields, begins: now + full, ..Estimate::of(now, now + wait + service, alone) }
 }
 
 /// What is known of another node, by what it told last, once this one has sent it `work` more.
@@ -132,9 +142,7 @@ pub fn sent(now: Instant, told: Option<Told>, work: Duration) -> Told {
     // All of the time since then counts, or who sends something now and then would know it for ever.
     let clears = told.map_or(0.0, |told| faded(told.price.clears, told.at, now));
     let price = Price { clears, ..Price::NOTHING };
-    let (wait, yields, full) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-    let nothing = Told { wait, yields, price, full, at: now, silent: None };
-    let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY).unwrap_or(nothing);
+    let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY).unwrap_or(Told::nothing(now, price));
     let silent = told.and_then(|told| told.silent).or(Some(now));
     Told { wait: lately.wait.max(now.since(lately.at)) + work, silent, ..lately }
 }
@@ -162,14 +170,15 @@ pub fn choose(
         return Choice::None(Rejection::NoReplica);
     }
     let compared: Vec<&Candidate> = if meets(saves) {
-        if let Some((target, by)) = meet(candidates, full, now, deadline) {
+        let firsts = first_of(candidates, deadline.left(now));
+        let first = firsts.first().map_or(0, |candidate| candidate.order);
+        if let Some((target, by)) = meet(candidates, first, full, now, deadline) {
             return match target {
                 Target::Local(_) => Choice::To(target.clone()),
                 Target::Remote(_) => Choice::Asking(target.clone(), by),
             };
         }
         // There is too much of everything: elsewhere a row would cost whoever meets there several of theirs.
-        let firsts = first_of(candidates, deadline.left(now));
         if firsts.is_empty() { compete(candidates, prng) } else { firsts }
     } else {
         compete(candidates, prng)

@@ -121,16 +121,16 @@ pub(super) fn first_of(candidates: &[Candidate], left: Duration) -> Vec<&Candida
 /// The first of the candidates, in the order in which rows of their model fill them, that has room before the deadline, with some to spare.
 /// On its own node a row stays where the device has had little to do of late: there it is in nobody's way. Also says until when it has to
 /// be done there: of another node it is known how much waited some time ago, and it says itself whether there is room now; those that
-/// said no are `full`.
+/// said no are `full`. Who stands behind the `first` in the order is a guest.
 pub(super) fn meet<'a>(
     candidates: &'a [Candidate],
+    first: usize,
     full: &[Target],
     now: Instant,
     deadline: Deadline,
 ) -> Option<(&'a Target, Instant)> {
     let left = deadline.left(now);
     let by = now + left / 100 * FILLED;
-    let first = first_of(candidates, left).first().map_or(0, |candidate| candidate.order);
     let finish = |candidate: &Candidate| candidate.estimate.finish + candidate.target.hop();
     let has_room = |candidate: &&Candidate| {
         let estimate = Estimate { finish: finish(candidate), ..candidate.estimate };
@@ -161,14 +161,12 @@ mod tests {
     }
 
     fn candidate(target: Target, order: usize, finish_ms: u64) -> Candidate {
-        let (finish, begins) = (Instant::from_millis(finish_ms), Instant::ZERO);
-        let estimate =
-            Estimate { finish, yields: Duration::ZERO, calm: false, begins, spare: 0.0, alone: Duration::ZERO };
+        let estimate = Estimate::of(Instant::ZERO, Instant::from_millis(finish_ms), Duration::ZERO);
         Candidate { target, estimate, order }
     }
 
     fn to(candidates: &[Candidate]) -> Option<&Target> {
-        meet(candidates, &[], Instant::ZERO, DEADLINE).map(|(target, _)| target)
+        meet(candidates, 0, &[], Instant::ZERO, DEADLINE).map(|(target, _)| target)
     }
 
     #[test]
@@ -192,7 +190,8 @@ mod tests {
         assert_eq!(to(&at(30, 10)), Some(&remote("n2")), "where others are, though it is done later");
         assert_eq!(to(&at(36, 10)), Some(&local()), "but not where time runs short");
         assert_eq!(to(&at(60, 45)), None, "and where it does everywhere, `choose` goes on");
-        let asked = |full: &[Target]| meet(&at(30, 10), full, Instant::ZERO, DEADLINE).map(|(to, by)| (to.clone(), by));
+        let asked =
+            |full: &[Target]| meet(&at(30, 10), 0, full, Instant::ZERO, DEADLINE).map(|(to, by)| (to.clone(), by));
         let by = Instant::from_millis(35);
         assert_eq!(asked(&[]), Some((remote("n2"), by)), "seven tenths of the time, at its own word");
         assert_eq!(asked(&[remote("n2")]), Some((local(), by)), "and not where that was no");
@@ -225,7 +224,7 @@ mod tests {
         assert!(meets(SAVES) && !meets(REMOTE_HOP));
         at[0].estimate.calm = true;
         assert_eq!(to(&at), Some(&local()));
-        assert_eq!(meet(&at, &[], Instant::ZERO, Deadline::NEVER).map(|(target, _)| target), Some(&local()));
+        assert_eq!(meet(&at, 0, &[], Instant::ZERO, Deadline::NEVER).map(|(target, _)| target), Some(&local()));
     }
 
     #[test]

@@ -204,8 +204,7 @@ fn what_is_sent_nowhere_is_missed_where_it_would_have_been_done_first() {
 }
 
 fn candidate(target: Target, us: u64) -> Candidate {
-    let (finish, begins) = (Instant::from_micros(us), Instant::ZERO);
-    let estimate = Estimate { finish, yields: Duration::ZERO, calm: false, begins, spare: 0.0, alone: Duration::ZERO };
+    let estimate = Estimate::of(Instant::ZERO, Instant::from_micros(us), Duration::ZERO);
     Candidate { target, estimate, order: 0 }
 }
 
@@ -271,8 +270,7 @@ fn the_price_is_that_of_the_cheapest() {
     let told = |clears, ago: u64| {
         let price = Price { clears, ..Price::NOTHING };
         let at = Instant::from_millis(5_000 - ago);
-        let (wait, yields, full) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-        Some(Told { wait, yields, price, full, at, silent: None })
+        Some(Told::nothing(at, price))
     };
     let price = |local: &[f64], remote: &[Option<Told>]| cheapest(now, local.iter().copied(), remote.iter().copied());
     assert_eq!(price(&[5.0, 3.0], &[told(4.0, 0)]), 3.0);

@@ -96,6 +96,11 @@ mod tests {
     use crate::triage::Bid;
     use crate::units::{Deadline, ServiceTime};
 
+    fn query(ticket: u64, now: Instant, left: Duration) -> Query {
+        let (ticket, deadline) = (TicketId(ticket), Deadline(now + left));
+        Query { ticket, deadline, class: Class::Default, shape: ShapeKey(0), mergeable: true, rows: 1, bid: Bid::PLAIN }
+    }
+
     /// Rows for a second, one each `every`, with `left` until their deadline, by a model of 20 us + 7 us a row whose answers wait for `span`:
     /// batches of the second half, when the rate is known, rows in time, the longest wait of a row for its batch, and the batches that had
     /// waited for more.
@@ -123,16 +128,7 @@ mod tests {
                 let (ticket, deadline) = (TicketId(next), Deadline(now + left));
                 came.insert(ticket, (now, deadline));
                 next += 1;
-                let query = Query {
-                    ticket,
-                    deadline,
-                    class: Class::Default,
-                    shape: ShapeKey(0),
-                    mergeable: true,
-                    rows: 1,
-                    bid: Bid::PLAIN,
-                };
-                device.on_arrival(now, &model, &[query], &mut actions);
+                device.on_arrival(now, &model, &[query(next - 1, now, left)], &mut actions);
             }
             for action in actions.drain(..) {
                 match action {
@@ -195,11 +191,8 @@ mod tests {
                 device.on_batch_done(at, replica, ServiceTime::from(at.since(began)), &mut actions);
                 take(&mut actions, at, &profile, &mut came, &mut ends, &mut longest);
             }
-            let (ticket, deadline) = (TicketId(i), Deadline(now + Duration::from_millis(50)));
-            came.insert(ticket, now);
-            let (class, shape, bid) = (Class::Default, ShapeKey(0), Bid::PLAIN);
-            let query = Query { ticket, deadline, class, shape, mergeable: true, rows: 1, bid };
-            device.on_arrival(now, &models[i as usize % 8], &[query], &mut actions);
+            came.insert(TicketId(i), now);
+            device.on_arrival(now, &models[i as usize % 8], &[query(i, now, Duration::from_millis(50))], &mut actions);
             take(&mut actions, now, &profile, &mut came, &mut ends, &mut longest);
         }
         assert!(longest > span / 2 && longest < span + Duration::from_micros(200), "{longest:?}");
@@ -235,15 +228,6 @@ mod tests {
         let (id, profile) = of(2, 20_000);
         device.add_replica(Instant::ZERO, id, heavy.clone(), profile, 8, &mut actions);
         device.on_answers_wait(Duration::from_millis(1));
-        let query = |ticket, now: Instant, left| Query {
-            ticket: TicketId(ticket),
-            deadline: Deadline(now + left),
-            class: Class::Default,
-            shape: ShapeKey(0),
-            mergeable: true,
-            rows: 1,
-            bid: Bid::PLAIN,
-        };
         for i in 0..10_000u64 {
             let now = Instant::from_micros(100 * i);
             device.on_arrival(now, &light, &[query(i, now, Duration::from_millis(50))], &mut actions);

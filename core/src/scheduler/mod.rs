@@ -273,7 +273,7 @@ impl Device {
     pub fn estimate_start(&self, now: Instant, class: Class, deadline: Deadline, firm: Option<f64>) -> Estimate {
         let start = self.pool.slot_estimate(now, None, class, deadline);
         let yields = self.yields(firm).as_duration().min(start.since(now));
-        Estimate { finish: start, yields, calm: false, begins: start, spare: 0.0, alone: Duration::ZERO }
+        Estimate { yields, ..Estimate::of(now, start, Duration::ZERO) }
     }
 
     /// What a second of slot time is worth now to a row of `model`: nothing where there is room, and where nothing is weighed.

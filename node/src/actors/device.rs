@@ -463,8 +463,7 @@ impl Device {
     pub fn told(&self, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
         let scheduler = &mut self.lock().scheduler;
         let (wait, yields) = (scheduler.backlog().as_duration(), scheduler.yields(firm).as_duration());
-        let price = scheduler.price(now, model, claim);
-        Told { wait, yields, price, full: Duration::ZERO, at: now, silent: None }
+        Told { wait, yields, ..Told::nothing(now, scheduler.price(now, model, claim)) }
     }
 
     /// What it does now, for operators.
