@@ -1,4 +1,6 @@
 //! `weir`: the one binary. Starts coordinators and nodes, and steers and measures a cluster.
+#[macro_use]
+mod stdout;
 mod commands;
 mod config;
 mod connect;
@@ -48,7 +50,9 @@ fn main() -> ExitCode {
         }
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that nobody reads any more must not end a server, as telling of it on stderr would.
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(std::io::stderr);
     match std::env::var("WEIR_LOG").as_deref() {
         Ok("json") => logs.json().init(),
         _ => logs.init(),

@@ -150,6 +150,14 @@ impl Profile {
         (one.saturating_sub(row), row)
     }
 
+    /// How long so many rows take on one slot that has nothing else to do, in seconds: in one batch, or several of the largest measured size.
+    pub fn span(&self, rows: f64) -> f64 {
+        let (most, largest) = self.points.last().expect("a profile has a point");
+        let batches = rows / f64::from(*most);
+        let time = if batches <= 1.0 { self.estimate(rows.ceil() as u32) } else { largest.scaled(batches) };
+        time.as_nanos() as f64 / 1e9
+    }
+
     /// Slot time of a row in seconds, in the batch of a measured size where it costs least.
     pub fn row_seconds(&self) -> f64 {
         let rows = self.points.iter().map(|(rows, time)| time.as_nanos() as f64 / 1e9 / f64::from(*rows));

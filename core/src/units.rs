@@ -66,6 +66,11 @@ impl Deadline {
     /// No deadline at all.
     pub const NEVER: Deadline = Deadline(Instant::FAR);
 
+    /// So much sooner, at the earliest at the beginning of time; never, where it was never.
+    pub fn sooner_by(self, span: Duration) -> Self {
+        if self == Deadline::NEVER { self } else { Deadline(Instant::ZERO + self.0.since(Instant::ZERO + span)) }
+    }
+
     /// The deadline `left` after `now`, as it travels on the wire.
     pub fn after(now: Instant, left: Duration) -> Self {
         Deadline(now + left)

@@ -353,7 +353,7 @@ fn triage(to: &mut DescriptorEncoder<'_>, facts: &NodeFacts) -> Result<(), Error
     gauge(to, "weir_price", help, price)?;
     let help = "Value that load is expected to have cost: escalations that were worth running and did not, and queries without an answer";
     counter(to, "weir_value_forgone", help, of_each(facts, |totals| totals.forgone))?;
-    let help = "Gates that were asked about a confidence that is not a number";
+    let help = "Stages that gave a confidence that is not a number, or nothing that a gate could look at";
     counter(to, "weir_gate_not_a_number", help, of_each(facts, |totals| totals.not_numbers as f64))?;
     let help = "Answers of which calibration says how likely they are right";
     counter(to, "weir_estimated_answers", help, of_each(facts, |totals| totals.estimated as f64))?;

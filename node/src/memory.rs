@@ -15,6 +15,7 @@ use weir_core::outcome::Class;
 use weir_core::paging::{Action, Keep, MemoryNow, Paged, Paging, Query};
 use weir_core::profile::Profile;
 use weir_core::router::Estimate;
+use weir_core::scheduler::Inquiry;
 use weir_core::units::{Bytes, Deadline, Instant, ServiceTime};
 use weir_host::clock::Clock;
 
@@ -250,18 +251,18 @@ impl Memory {
     }
 
     /// When a row of a model would be done on a device that is not in memory, if it were handed in now; `None` where it is, or nobody can say.
-    pub fn estimate(&self, now: Instant, model: &ModelRef, device: &Device, firm: Option<f64>) -> Option<Estimate> {
+    pub fn estimate(&self, now: Instant, model: &ModelRef, device: &Device, asked: Inquiry) -> Option<Estimate> {
         if !self.short.load(Ordering::Acquire) {
             return None;
         }
         let inner = self.lock();
-        let start = device.estimate_start(now, Class::Default, Deadline::NEVER, firm);
+        let start = device.estimate_start(now, asked.class, asked.deadline, asked.firm);
         inner.core.estimate(now, model, start, inner.service(model))
     }
 
     /// How long it would wait until then, if it took no time itself.
-    pub fn wait(&self, now: Instant, model: &ModelRef, device: &Device, firm: Option<f64>) -> Option<Duration> {
-        let finish = self.estimate(now, model, device, firm)?.finish;
+    pub fn wait(&self, now: Instant, model: &ModelRef, device: &Device, asked: Inquiry) -> Option<Duration> {
+        let finish = self.estimate(now, model, device, asked)?.finish;
         Some(finish.since(now).saturating_sub(self.lock().service(model).as_duration()))
     }
 

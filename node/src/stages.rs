@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use weir_core::ids::{EndpointName, Epoch, ModelRef, NodeName};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::router::{Estimate, Told, has_room};
+use weir_core::scheduler::Inquiry;
 use weir_core::tensor::{Row, Tensor};
 use weir_core::triage::{Bid, Claim, Price, Tenant};
 use weir_core::units::{Deadline, Instant};
@@ -226,11 +227,14 @@ impl stages::Server for StagesObject {
         let served = table.endpoints.iter().find(|(name, _)| name.as_str() == endpoint);
         let tenant = served.map_or(Tenant::NOBODY, |(_, served)| served.ladders.endpoint().tenant());
         let targets = table.targets.get(&model);
+        // What is told holds for rows that come as these came, with as much time.
+        let longest = deadlines.iter().max().copied().unwrap_or_default();
         let local = targets.into_iter().flat_map(|targets| &targets.local);
         let best = local
             .filter_map(|name| {
                 let device = devices.get(name)?;
-                Some((devices.estimate_finish(device, now, &model, rows.len(), None)?, device))
+                let asked = Inquiry { rows: rows.len(), ..Inquiry::of(class, Deadline::after(now, longest)) };
+                Some((devices.estimate_finish(device, now, &model, asked)?, device))
             })
             .min_by_key(|(estimate, _)| estimate.finish);
         let mut replies: Vec<StageReply> =
@@ -238,8 +242,6 @@ impl stages::Server for StagesObject {
         let mut ahead = Told::nothing(now, Price::NOTHING);
         // What gives way to the next row of this home is what gives way to these.
         let firm = values.first().copied().filter(|value| *value < 0.0).map(|value| -value);
-        // What is told holds for rows that come as these came, with as much time.
-        let longest = deadlines.iter().max().copied().unwrap_or_default();
         let claim = |now: Instant| Claim { deadline: Deadline::after(now, longest), class, tenant };
         let order = targets.map_or(0, |targets| targets.here);
         let is_full = |estimate: &Estimate| !by.is_zero() && !has_room(now, now + by, longest, order, estimate);
@@ -279,7 +281,8 @@ impl stages::Server for StagesObject {
 /// What is told of a device, with the load of a model that is not in memory.
 fn told(device: &Device, memory: &Memory, model: &ModelRef, claim: Claim, firm: Option<f64>, now: Instant) -> Told {
     let told = device.told(now, model, claim, firm);
-    let load = memory.wait(now, model, device, firm).unwrap_or_default();
+    let asked = Inquiry { firm, ..Inquiry::of(claim.class, claim.deadline) };
+    let load = memory.wait(now, model, device, asked).unwrap_or_default();
     Told { wait: told.wait.max(load), ..told }
 }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use weir_core::endpoint::{Endpoint, Ladders, Wiring};
+use weir_core::endpoint::{Budget, Endpoint, Ladders, Wiring};
 use weir_core::ids::{DeviceName, EndpointName, Epoch, ModelRef, NodeName, QueryId, ReplicaId};
+use weir_core::outcome::Class;
 use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, Grant, Model, State};
 use weir_core::router::{Candidate, Target, Told, cheapest, meeting_order, remote_finish, sent};
+use weir_core::scheduler::Inquiry;
 use weir_core::triage::{self, Claim};
 use weir_core::units::{Deadline, Instant};
 
@@ -38,8 +40,8 @@ pub struct Served {
     pub ladders: Arc<Ladders>,
     /// Its stages, wired to each other.
     pub wiring: Arc<Wiring>,
-    /// By stage: its share of the time of itself and of what has to follow it.
-    pub shares: Arc<[f64]>,
+    /// How a query's time is split over its stages.
+    pub budget: Arc<Budget>,
     /// The versions that its queries are split over, with their shares; none where there is one.
     pub versions: Vec<(u32, Served)>,
     /// What sees copies of its queries.
@@ -47,11 +49,15 @@ pub struct Served {
 }
 
 impl Served {
-    fn new(endpoint: &Endpoint, wiring: Wiring, seconds: impl Fn(&ModelRef) -> f64) -> Served {
-        let seconds: Vec<f64> = endpoint.stages.iter().map(|stage| stage.model().map_or(0.0, &seconds)).collect();
+    fn new<'a>(endpoint: &Endpoint, wiring: Wiring, profile: impl Fn(&ModelRef) -> Option<&'a Profile>) -> Served {
+        let profiles: Vec<Option<&Profile>> =
+            endpoint.stages.iter().map(|stage| stage.model().and_then(&profile)).collect();
+        let seconds: Vec<f64> = profiles.iter().map(|profile| profile.map_or(0.0, Profile::row_seconds)).collect();
         let ladders = Arc::new(Ladders::new(&Arc::new(endpoint.clone()), &seconds));
-        let shares = wiring.flow.shares(&seconds).into();
-        Served { ladders, wiring: Arc::new(wiring), shares, versions: Vec::new(), shadow: None }
+        // In a chain each stage can answer, so that nothing has to follow any.
+        let known = profiles.into_iter().map(|profile| profile.filter(|_| !wiring.flow.is_chain()).cloned());
+        let budget = Arc::new(Budget::new(&wiring.flow, known));
+        Served { ladders, wiring: Arc::new(wiring), budget, versions: Vec::new(), shadow: None }
     }
 
     /// The version that a query goes to, by its id: all rows of a call to the same, whichever node is its home.
@@ -109,18 +115,18 @@ impl Table {
             // The state machine has checked it; a version with other rules may not have.
             match endpoint.wire(&signatures) {
                 Ok(wiring) => {
-                    let seconds = |model: &ModelRef| row_seconds(state, routing, model);
-                    let mut served = Served::new(endpoint, wiring, seconds);
+                    let profile = |model: &ModelRef| fastest(state, routing, model);
+                    let mut served = Served::new(endpoint, wiring, profile);
                     if !endpoint.versions.is_empty() {
                         let wired = |(share, variant): (u32, Endpoint)| {
                             let wiring = variant.wire(&signatures).ok()?;
-                            Some((share, Served::new(&variant, wiring, seconds)))
+                            Some((share, Served::new(&variant, wiring, profile)))
                         };
                         served.versions = endpoint.variants().into_iter().filter_map(wired).collect();
                     }
                     served.shadow = endpoint.as_shadow().and_then(|shadow| {
                         let wiring = shadow.wire(&signatures).ok()?;
-                        Some(Arc::new(Served::new(&shadow, wiring, seconds)))
+                        Some(Arc::new(Served::new(&shadow, wiring, profile)))
                     });
                     endpoints.insert(name.clone(), served);
                 }
@@ -178,11 +184,11 @@ fn held(state: &State, assignment: &Assignment) -> Option<f64> {
     state.dials.get(&device.kind).copied()
 }
 
-/// Slot time of a row of a model, as its ready replicas report it; nothing where none is.
-fn row_seconds(state: &State, routing: &Routing, model: &ModelRef) -> f64 {
+/// What the ready replica of a model takes that needs least slot time a row; nothing where none is.
+fn fastest<'a>(state: &State, routing: &'a Routing, model: &ModelRef) -> Option<&'a Profile> {
     let replicas = state.plan.assignments.iter().filter(|(_, assignment)| assignment.model == *model);
     let profiles = replicas.filter_map(|(id, _)| routing.profiles.get(id));
-    profiles.map(Profile::row_seconds).reduce(f64::min).unwrap_or(0.0)
+    profiles.min_by(|a, b| a.row_seconds().total_cmp(&b.row_seconds()))
 }
 
 /// What answers of other nodes told about their queues, by node and model: the wait of a query that came then. And what was not sent there for
@@ -254,30 +260,31 @@ pub fn load(
     model: &ModelRef,
     deadline: Deadline,
 ) -> f64 {
-    let known = candidates(table, devices, waits, now, model, (1, None), &[]);
+    let known = candidates(table, devices, waits, now, model, Inquiry::of(Class::Default, deadline), &[]);
     let finish = known.iter().map(|candidate| candidate.estimate.finish).min();
     finish.map_or(0.0, |finish| triage::load(now, finish, deadline))
 }
 
-/// Everything that could run so many rows of `model` now, and when they would be done; none of `tried`. Where nobody has an answer in hand for
-/// them, one is worth `firm`.
+/// Everything that could run rows of `model` now, and when they would be done; none of `tried`.
 pub fn candidates(
     table: &Table,
     devices: &Devices,
     waits: &RemoteWaits,
     now: Instant,
     model: &ModelRef,
-    (rows, firm): (usize, Option<f64>),
+    asked: Inquiry,
     tried: &[Target],
 ) -> Vec<Candidate> {
     let Some(targets) = table.targets.get(model) else { return Vec::new() };
     let local = targets.local.iter().filter_map(|name| {
-        let estimate = devices.estimate_finish(devices.get(name)?, now, model, rows, firm)?;
+        let estimate = devices.estimate_finish(devices.get(name)?, now, model, asked)?;
         Some(Candidate { target: Target::Local(name.clone()), estimate, order: targets.here })
     });
     let remote = targets.remote.iter().map(|(node, order)| {
-        let service =
-            targets.profile.as_ref().map_or(Duration::ZERO, |profile| profile.estimate(rows as u32).as_duration());
+        let service = targets
+            .profile
+            .as_ref()
+            .map_or(Duration::ZERO, |profile| profile.estimate(asked.rows as u32).as_duration());
         let estimate = remote_finish(now, waits.told(node, model), service);
         Candidate { target: Target::Remote(node.clone()), estimate, order: *order }
     });

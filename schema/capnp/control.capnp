@@ -687,5 +687,6 @@ struct Judged {
   }
   cost @6 :Float64;           # of the stage behind the gate at the price that held
   deeper @7 :Bool;
+  dear @9 :Bool;          # it would go deeper where nothing is dear, and does not
   price @8 :Float64;          # that price, of a second of slot time in units of value
 }

@@ -143,7 +143,7 @@ struct Answer {
   outputs @3 :List(Tensor);   # without the first dimension where rows were asked
   model @4 :Text;             # name@version that gave the answer
   stage @5 :Text;
-  degraded @6 :Bool;          # a deeper stage was wanted and could not be had
+  degraded @6 :Bool;          # a deeper stage was wanted, and could not be had or was too dear
   node @7 :Text;              # where that model ran
   queueUs @8 :UInt64;         # all stages together
   executeUs @9 :UInt64;

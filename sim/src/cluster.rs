@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use weir_core::call::{Balancer, Way};
 use weir_core::endpoint::graph::Stages;
-use weir_core::endpoint::{Flow, Ladder, Ladders, Stage};
+use weir_core::endpoint::{Budget, Flow, Ladder, Ladders, Stage, stage_deadline};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::REPORT_EVERY;
@@ -23,9 +23,9 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
     self, Candidate, Choice, Coming, Depth, Ending, Estimate, Group, Journey, StageEnd, Target, Told, Trip, cheapest,
-    choose, doubted, has_room, meeting_order, remote_finish, sent, spare_here,
+    choose, doubted, has_room, meeting_order, remote_finish, sent, soonest, spare_here,
 };
-use weir_core::scheduler::{Policy, Query, ShapeKey};
+use weir_core::scheduler::{Inquiry, Policy, Query, ShapeKey};
 use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
@@ -194,6 +194,8 @@ enum Event {
         rows: Vec<usize>,
         /// It is not wanted where it would not be done by then.
         by: Option<Instant>,
+        /// Of the stage.
+        deadline: Deadline,
     },
     Finish {
         node: usize,
@@ -251,6 +253,8 @@ struct Running<'a, F> {
     asked: Looks,
     /// By home and endpoint: the stage for all, where triage asks for one.
     wholes: BTreeMap<(usize, usize), WholeStage>,
+    /// By endpoint.
+    budgets: Vec<Budget>,
     on_end: F,
     effects: Vec<Effect>,
 }
@@ -258,6 +262,11 @@ struct Running<'a, F> {
 /// As nodes and the leader tell it each other.
 fn as_told(asked: ByModel) -> ByModel {
     asked.into_iter().map(|(model, asked)| (model, asked.as_told())).collect()
+}
+
+fn budget(cluster: &Cluster, served: &Served) -> Budget {
+    let stages = served.ladders.endpoint().stages.iter();
+    Budget::new(&served.flow, stages.map(|stage| Some(cluster.models[stage.model()?].believed.clone())))
 }
 
 fn order(cluster: &Cluster) -> BTreeMap<ModelRef, Vec<usize>> {
@@ -297,6 +306,7 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         market: Market::default(),
         asked: Looks::default(),
         wholes: BTreeMap::new(),
+        budgets: cluster.endpoints.iter().map(|served| budget(cluster, served)).collect(),
         on_end,
         effects: Vec::new(),
     };
@@ -347,7 +357,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     self.send(now, due);
                 }
                 Event::Home(call) => self.start(now, call),
-                Event::Remote { node, call, stage, rows, by } => self.remote(now, node, call, stage, rows, by),
+                Event::Remote { node, call, stage, rows, by, deadline } => {
+                    self.remote(now, node, (call, stage), rows, by, deadline)
+                }
                 Event::Finish { node, replica } => self.finish(now, node, replica),
                 Event::Wake(node) => {
                     self.devices[node].wake(now, &mut self.effects);
@@ -409,15 +421,16 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let ladders = &self.cluster.endpoints[due.endpoint].ladders;
         let whole = self.wholes.entry((node, due.endpoint)).or_default();
         let slots = f64::from(self.cluster.nodes[node].slots);
-        let depth = self.cluster.triage.depth(ladders.endpoint().stages.len(), || {
-            due.rows.iter().map(|_| whole.on_arrival(now, ladders.seconds(), slots)).min().unwrap_or(0)
+        let flow = &self.cluster.endpoints[due.endpoint].flow;
+        let depth = self.cluster.triage.depth(flow, ladders.seconds(), |ways| {
+            due.rows.iter().map(|_| whole.on_arrival(now, ways, slots)).min().unwrap_or(0)
         });
         let call = Call {
             // What is left travels, not the instant: the way to the home is not charged.
             deadline: Deadline(home + self.way.at_node(due.deadline)),
             home,
             inside: Duration::ZERO,
-            trip: Trip::new(&self.cluster.endpoints[due.endpoint].flow, due.rows.len(), depth),
+            trip: Trip::new(flow, due.rows.len(), depth),
             least: depth.least,
             items: BTreeMap::new(),
             price: 0.0,
@@ -451,12 +464,13 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         if served.flow.is_chain() && call.least == 0 {
             return false;
         }
-        let span = |model| {
-            let known = self.candidates(now, call.node, model, (1, None), &[]);
-            known.iter().map(|known| known.estimate.soonest()).min().map_or(0.0, |at| at.since(now).as_secs_f64())
+        let budget = &self.budgets[call.due.endpoint];
+        let span = |(stage, model): (usize, Option<&ModelRef>)| {
+            let asked = Inquiry { rows: budget.items(stage).round() as usize, ..self.asks(id, stage) };
+            model.and_then(|model| soonest(now, &self.candidates(now, call.node, model, asked, &[]))).unwrap_or(0.0)
         };
-        let stages = &served.ladders.endpoint().stages;
-        let spans: Vec<f64> = stages.iter().map(|stage| stage.model().map_or(0.0, span)).collect();
+        let models = served.ladders.endpoint().stages.iter().map(Stage::model);
+        let spans: Vec<f64> = models.enumerate().map(span).collect();
         let answer = now + Duration::from_secs_f64(served.flow.until_answer(&spans, call.least).min(1e9));
         call.deadline.missed_by(answer) && !doubted(&mut self.prng)
     }
@@ -530,9 +544,18 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 }
                 continue;
             };
-            let deadline = self.deadline_of(now, id, group.stage);
-            let wanted = (group.slots.len(), self.bid(id, group.stage, group.slots[0]).firm());
-            let known = self.candidates(now, home, model, wanted, &group.tried);
+            let items = |slot: &usize| {
+                let says = served.says[group.stage].get(self.calls[&id].due.rows[*slot] as usize);
+                says.and_then(|says| says.items)
+            };
+            group.slots.iter().filter_map(items).for_each(|items| {
+                self.budgets[endpoint].on_items(group.stage, items as usize);
+            });
+            let rows = group.slots.iter().map(|slot| items(slot).unwrap_or(1) as usize).sum();
+            let firm = self.bid(id, group.stage, group.slots[0]).firm();
+            let known =
+                self.candidates(now, home, model, Inquiry { rows, firm, ..self.asks(id, group.stage) }, &group.tried);
+            let deadline = self.deadline_of(now, id, group.stage, &known);
             let left = deadline.left(now);
             let coming = self.coming.entry((home, model.clone())).or_default();
             if group.tried.is_empty() && group.full.is_empty() {
@@ -554,12 +577,12 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             call.escalated.0 += if group.stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
             let Group { stage, slots: rows, .. } = group;
             match target {
-                Target::Local(_) => self.enqueue(now, home, id, stage, &rows),
+                Target::Local(_) => self.enqueue(now, home, (id, stage), &rows, deadline),
                 Target::Remote(name) => {
                     let node = self.names.iter().position(|known| *known == name).expect("a known node");
                     let at = now + self.cluster.path.hop;
                     self.note_sent(now, home, node, endpoint, stage, rows.len());
-                    self.agenda.at(at, Event::Remote { node, call: id, stage, rows, by });
+                    self.agenda.at(at, Event::Remote { node, call: id, stage, rows, by, deadline });
                 }
             }
         }
@@ -588,21 +611,28 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     }
 
     /// By when a stage has to be done, so that what has to follow can be in time as well.
-    fn deadline_of(&self, now: Instant, id: u64, stage: usize) -> Deadline {
+    fn deadline_of(&self, now: Instant, id: u64, stage: usize, known: &[Candidate]) -> Deadline {
         let call = &self.calls[&id];
-        let served = &self.cluster.endpoints[call.due.endpoint];
-        if served.flow.is_chain() {
+        if self.cluster.endpoints[call.due.endpoint].flow.is_chain() {
             return call.deadline;
         }
-        let share = served.flow.shares(served.ladders.seconds())[stage];
-        if share >= 1.0 { call.deadline } else { Deadline::after(now, call.deadline.left(now).mul_f64(share)) }
+        let rest = self.budgets[call.due.endpoint].rest()[stage];
+        stage_deadline(now, call.deadline, soonest(now, known).unwrap_or(0.0), rest)
+    }
+
+    /// What a stage is asked of a row: see the cluster's homes.
+    fn asks(&self, id: u64, stage: usize) -> Inquiry {
+        let call = &self.calls[&id];
+        let endpoint = call.due.endpoint;
+        let rest = Duration::from_secs_f64(self.budgets[endpoint].rest()[stage]);
+        Inquiry::of(self.cluster.endpoints[endpoint].ladders.endpoint().class, call.deadline.sooner_by(rest))
     }
 
     /// What a row brings to triage in a stage.
     fn bid(&self, id: u64, stage: usize, slot: usize) -> Bid {
         let call = &self.calls[&id];
         let endpoint = self.cluster.endpoints[call.due.endpoint].ladders.endpoint();
-        self.cluster.triage.bid(endpoint, stage, call.trip.value(slot, stage))
+        self.cluster.triage.bid(endpoint, stage, call.trip.adds(slot, stage))
     }
 
     /// What a second of slot time costs for a model, as a home knows it.
@@ -617,7 +647,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
 
     /// How much of the time that is left the wait for a model takes, where it is shortest.
     fn load(&self, now: Instant, home: usize, model: &ModelRef, deadline: Deadline) -> f64 {
-        let known = self.candidates(now, home, model, (1, None), &[]);
+        let known = self.candidates(now, home, model, Inquiry::of(Class::Default, deadline), &[]);
         let finish = known.iter().map(|candidate| candidate.estimate.finish).min();
         finish.map_or(0.0, |finish| triage::load(now, finish, deadline))
     }
@@ -632,14 +662,14 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         now: Instant,
         home: usize,
         reference: &ModelRef,
-        (rows, firm): (usize, Option<f64>),
+        asked: Inquiry,
         tried: &[Target],
     ) -> Vec<Candidate> {
         let model = &self.cluster.models[reference];
         let mut known = Vec::new();
         for (node, _) in model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0) {
             if node == home {
-                if let Some(estimate) = self.devices[node].estimate_finish(now, reference, rows, firm) {
+                if let Some(estimate) = self.devices[node].estimate_finish(now, reference, asked) {
                     known.push(Candidate {
                         target: Target::Local(self.device_name.clone()),
                         estimate,
@@ -651,7 +681,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let estimate = remote_finish(
                     now,
                     told,
-                    self.cluster.believed(node, reference).estimate(rows as u32).as_duration(),
+                    self.cluster.believed(node, reference).estimate(asked.rows as u32).as_duration(),
                 );
                 known.push(Candidate {
                     target: Target::Remote(self.names[node].clone()),
@@ -665,27 +695,34 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     }
 
     /// Rows of one call get to another node, which takes them where they would be done in time.
-    fn remote(&mut self, now: Instant, node: usize, id: u64, stage: usize, rows: Vec<usize>, by: Option<Instant>) {
+    fn remote(
+        &mut self,
+        now: Instant,
+        node: usize,
+        (id, stage): (u64, usize),
+        rows: Vec<usize>,
+        by: Option<Instant>,
+        deadline: Deadline,
+    ) {
         let served = self.calls.get(&id).map(|call| &self.cluster.endpoints[call.due.endpoint]);
         let model = served.and_then(|served| served.ladders.endpoint().stages[stage].model());
         if let (Some(by), Some(model)) = (by, model) {
-            let estimate = self.devices[node].estimate_finish(now, model, rows.len(), None);
+            let asked = Inquiry { rows: rows.len(), ..Inquiry::of(Class::Default, deadline) };
+            let estimate = self.devices[node].estimate_finish(now, model, asked);
             let order = self.order_of(model, node);
-            let left = self.deadline_of(now, id, stage).left(now);
-            if estimate.is_some_and(|estimate| !has_room(now, by, left, order, &estimate)) {
+            if estimate.is_some_and(|estimate| !has_room(now, by, deadline.left(now), order, &estimate)) {
                 let full = rows.into_iter().map(|slot| ((id, slot, stage), StageEnd::Full)).collect();
                 return self.bring_home(now, node, full);
             }
         }
-        self.enqueue(now, node, id, stage, &rows);
+        self.enqueue(now, node, (id, stage), &rows, deadline);
     }
 
     /// Rows of one call enter the queue of a device together.
-    fn enqueue(&mut self, now: Instant, node: usize, id: u64, stage: usize, rows: &[usize]) {
+    fn enqueue(&mut self, now: Instant, node: usize, (id, stage): (u64, usize), rows: &[usize], deadline: Deadline) {
         if self.calls.get(&id).is_none_or(|call| call.ended) {
             return;
         }
-        let deadline = self.deadline_of(now, id, stage);
         let call = self.calls.get_mut(&id).expect("it was just seen");
         let served = &self.cluster.endpoints[call.due.endpoint];
         let endpoint = served.ladders.endpoint();
@@ -707,7 +744,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     shape: ShapeKey(0),
                     mergeable: self.cluster.models[model].max_batch > 1,
                     rows: 1,
-                    bid: self.cluster.triage.bid(endpoint, stage, call.trip.value(*slot, stage)),
+                    bid: self.cluster.triage.bid(endpoint, stage, call.trip.adds(*slot, stage)),
                 });
             }
         }
@@ -778,13 +815,14 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let model = stages[replies[0].1].model().expect("a model came home");
                 let now = self.agenda.now();
                 let firm = self.bid(id, replies[0].1, replies[0].0).firm();
+                // To one that comes now, as these came.
+                let deadline = Deadline::after(now, call.due.deadline);
+                let asked = Inquiry { firm, ..Inquiry::of(Class::Default, deadline) };
                 if let Some(Estimate { finish, yields, begins, .. }) =
-                    self.devices[node].estimate_finish(now, model, 1, firm)
+                    self.devices[node].estimate_finish(now, model, asked)
                 {
                     let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
                     let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
-                    // To one that comes now, as these came.
-                    let deadline = Deadline::after(now, call.due.deadline);
                     let price = self.devices[node].price(now, model, Claim { deadline, class: Class::Default, tenant });
                     let is_full = replies[0].2 == StageEnd::Full;
                     let full = if is_full { wait.max(begins.since(now)) } else { Duration::ZERO };

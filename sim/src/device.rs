@@ -7,7 +7,7 @@ use weir_core::outcome::Rejection;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::Estimate;
-use weir_core::scheduler::{self, Action, Policy, Query};
+use weir_core::scheduler::{self, Action, Inquiry, Policy, Query};
 use weir_core::triage::{ByModel, Claim, Price, Tenant};
 use weir_core::units::{Instant, ServiceTime};
 
@@ -159,8 +159,8 @@ impl Device {
     }
 
     /// When a query that came now would be done; `None` without a replica of its model.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize, firm: Option<f64>) -> Option<Estimate> {
-        self.scheduler.estimate_finish(now, model, rows, firm)
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, asked: Inquiry) -> Option<Estimate> {
+        self.scheduler.estimate_finish(now, model, asked)
     }
 
     fn perform(&mut self, now: Instant, out: &mut Vec<Effect>) {

@@ -2,7 +2,8 @@
 //! query could run all stages, under each way of triage, against what could be had at best.
 //!
 //! `cargo run --release -p weir-tests --example what_is_triage_worth [DATA LABELS [WAY…]]` (after `cargo build --release -p weir-cli`). One
-//! node with one slot at a tenth of its speed; its models are measured once, by the first run of `weir profile` on each file.
+//! node with one slot, slowed so that it runs all stages 240 times a second: a trace can be scaled to 32 times that whatever the machine does.
+//! Its models are measured once, by `weir profile` on each file.
 
 use std::path::Path;
 
@@ -11,7 +12,8 @@ use weir_tests::processes::{alone, root};
 
 const METHODS: [&str; 7] = ["weir", "push-out", "price", "load-indexed", "fixed", "whole", "reject-only"];
 const TIMES: [f64; 8] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
-const PACE: f64 = 0.1;
+/// How often all stages run a second.
+const FULL: f64 = 240.0;
 const DEADLINE: &str = "50ms";
 
 fn weir(arguments: &[&str]) -> Value {
@@ -20,27 +22,27 @@ fn weir(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {error}"))
 }
 
-/// Profiles of the stages as `--profile` takes them, slowed; the slot time that a row of all stages takes, in seconds.
+/// Profiles of the stages as `--profile` takes them, slowed, and the pace that they are slowed to.
 fn profiles(folder: &Path) -> (String, f64) {
-    let mut files = Vec::new();
-    let mut seconds = 0.0;
-    for name in ["tiny", "mid", "big"] {
+    let measured = ["tiny", "mid", "big"].map(|name| {
         let measured = weir(&["profile", &format!("demo/{name}.onnx"), "-o", "json"]);
-        let points: Vec<(f64, f64)> = measured["points"]
-            .as_array()
-            .expect("points")
-            .iter()
-            .map(|point| (point["batch"].as_f64().expect("a size"), point["us"].as_f64().expect("a time") / PACE))
-            .collect();
-        seconds += points.iter().map(|(batch, us)| us / batch / 1e6).fold(f64::INFINITY, f64::min);
+        let number = |point: &Value, key: &str| point[key].as_f64().expect("a number");
+        let points = measured["points"].as_array().expect("points").clone();
+        (name, points.iter().map(|point| (number(point, "batch"), number(point, "us"))).collect::<Vec<_>>())
+    });
+    let of_a_row =
+        |points: &[(f64, f64)]| points.iter().map(|(batch, us)| us / batch / 1e6).fold(f64::INFINITY, f64::min);
+    let pace = FULL * measured.iter().map(|(_, points)| of_a_row(points)).sum::<f64>();
+    let files = measured.map(|(name, points)| {
+        println!("{name}: {}", points.iter().map(|(batch, us)| format!("{batch}:{us:.0} ")).collect::<String>());
         let points: Vec<Value> =
-            points.iter().map(|(batch, us)| serde_json::json!({"batch": *batch as u64, "us": us})).collect();
+            points.iter().map(|(batch, us)| serde_json::json!({"batch": *batch as u64, "us": us / pace})).collect();
         let path = folder.join(format!("{name}.json"));
         let json = serde_json::json!({"model": format!("fashion-{name}@1"), "points": points});
         std::fs::write(&path, json.to_string()).expect("the folder is ours");
-        files.push(path.display().to_string());
-    }
-    (files.join(","), seconds)
+        path.display().to_string()
+    });
+    (files.join(","), pace)
 }
 
 fn main() {
@@ -50,9 +52,11 @@ fn main() {
     let named: Vec<String> = files.collect();
     let named = if named.is_empty() { METHODS.map(str::to_owned).to_vec() } else { named };
     let folder = tempfile::tempdir().expect("a folder");
-    let (profiles, seconds) = profiles(folder.path());
-    let full = 1.0 / seconds;
-    println!("every query could run all stages at {full:.0} a second; right in time, of all that came, and in time");
+    let (profiles, pace) = profiles(folder.path());
+    println!(
+        "in us; all stages run {FULL} times a second at a pace of {pace:.3}; right in time, of all that came, and in time"
+    );
+    let pace = format!("{pace:.4}");
     for arrivals in ["poisson", "gamma:cv=4", "trace:benches/traces/azure_conversation_15min.csv.gz"] {
         println!("\n{arrivals}");
         println!(
@@ -62,7 +66,7 @@ fn main() {
             named.iter().map(|way| format!("{way:>17}")).collect::<String>()
         );
         for times in TIMES {
-            let rate = format!("{:.1}", full * times);
+            let rate = format!("{:.1}", FULL * times);
             // A trace cannot be scaled without end: a little faster, it has more to begin with.
             let faster = if arrivals.starts_with("trace") && times >= 32.0 { ",speed=1.05" } else { "" };
             let arrivals = format!("{arrivals}{faster}");
@@ -92,7 +96,7 @@ fn main() {
                     "--cpu-slots",
                     "1",
                     "--pace",
-                    "0.1",
+                    &pace,
                     "--profile",
                     &profiles,
                     "--triage",

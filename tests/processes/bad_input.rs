@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use weir_tests::processes::{Cluster, npy, root};
+use weir_tests::processes::{Cluster, alone, count, npy, root};
 
 fn serving() -> (Cluster, String) {
     let cluster = Cluster::start(1, 1);
@@ -34,6 +34,38 @@ fn inputs_that_do_not_fit_are_refused_with_what_would() {
     }
     assert!(cluster.fails(5, &["predict", "ecco", "--input", &good]).contains("endpoint \"ecco\" not found"));
     cluster.ok(&["predict", "echo", "--input", &good]);
+}
+
+/// `weir get models | head -1`, or a server whose first lines were read and no more.
+#[test]
+fn whoever_reads_may_have_read_enough() {
+    let (cluster, good) = serving();
+    let nobody = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        writer
+    };
+    let unread = |arguments: &[&str]| {
+        let output = cluster.command(arguments).stdout(nobody()).output().expect("weir runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    for command in [&["get", "models"][..], &["predict", "echo", "--input", &good], &["completions", "bash"]] {
+        assert_eq!(unread(command), (Some(0), String::new()), "{command:?}");
+    }
+    let (code, error) = unread(&["predict", "ecco", "--input", &good, "-o", "json"]);
+    assert!(code == Some(5) && error.contains("not found") && !error.contains("panic"), "{code:?} {error}");
+    let mut watch = cluster.command(&["watch", "all", "--since", "1"]).stdout(nobody()).spawn().expect("weir runs");
+    assert!(watch.wait().is_ok_and(|status| status.success()), "it has nobody to tell");
+    let (data, token, coordinators) = (cluster.path("n2"), cluster.path("c1/member.token"), cluster.addresses());
+    let node = ["node", "--name", "n2", "--data-dir", &data, "--listen", "127.0.0.1:0"];
+    let node = [&node[..], &["--coordinators", &coordinators, "--token-file", &token]].concat();
+    let mut node =
+        alone(&node).env("RUST_LOG", "debug").stdout(nobody()).stderr(nobody()).spawn().expect("weir starts");
+    cluster.wait("a node that nobody listens to has joined", Duration::from_secs(60), |status| {
+        count(status, "nodes", |node| node["state"] == "up") == 2
+    });
+    assert!(node.try_wait().is_ok_and(|ended| ended.is_none()));
+    node.kill().and_then(|()| node.wait()).expect("it is ours to end");
 }
 
 #[test]

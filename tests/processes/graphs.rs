@@ -163,6 +163,47 @@ fn the_demos_graphs_serve_what_they_say() {
     let is_spam = |answer: &Value| numbers(answer, "probs")[1] > numbers(answer, "probs")[0];
     let right = verdicts.iter().zip(labels).filter(|(answer, label)| is_spam(answer) == (**label == 1)).count();
     assert!(right * 100 >= verdicts.len() * 98, "{right} of {}", verdicts.len());
+    // What makes features answers nobody, however deep the caller wants to go; the rest of the graph is not asked for them.
+    let capped = cluster.fails(2, &["predict", "spam", "--input", &input, "--max-stage", "features"]);
+    assert!(
+        capped.contains("no stage can answer that goes so deep and no deeper; those that can answer are"),
+        "{capped}"
+    );
+    let deepest = answers(&cluster, &["spam", "--input", &input, "--deadline", "10s", "--min-stage", "vote"]);
+    assert!(deepest.iter().all(|answer| answer["stage"] == "vote"), "{}", deepest[0]);
+}
+
+/// Other ways of triage ask for one stage of a graph, too, with all that it takes from others.
+#[test]
+fn one_stage_for_all_of_a_graph_has_what_it_takes_from_others() {
+    for triage in ["whole", "reject-only"] {
+        let cluster = Cluster::start_with(1, 1, &["--triage", triage]);
+        let demo = |name: &str| root().join("demo").join(name).display().to_string();
+        cluster.ok(&["apply", "-f", &demo("spam.toml")]);
+        let input = format!("x={}", demo("texts.npy"));
+        let verdicts = answers(&cluster, &["spam", "--input", &input, "--rows", "0:20", "--deadline", "10s"]);
+        assert!(verdicts.len() == 20 && verdicts.iter().all(|answer| answer["outcome"] == "answered"), "{triage}");
+    }
+}
+
+/// What each stage may take is told by what it takes, and how many items rows have.
+#[test]
+fn each_stage_has_the_time_that_it_takes() {
+    let cluster = Cluster::start_with(1, 1, &["--cpu-slots", "1"]);
+    let mut text =
+        synthetic(&cluster, "each", "width = 2\nbeta_us = 5000\n").replace("version", "max_batch = 1\nversion");
+    text += &synthetic(&cluster, "all", "width = 2\nalpha_us = 40000\n");
+    text +=
+        "[[endpoint]]\nname = \"album\"\ndeadline = \"60s\"\n[[endpoint.stage]]\nname = \"each\"\nmodel = \"each@1\"\n";
+    text += "inputs = { x = \"request.xs[]\" }\n[[endpoint.stage]]\nname = \"mean\"\ncombine = \"mean\"\ninputs = { y = \"each.y\" }\n";
+    text += "[[endpoint.stage]]\nname = \"all\"\nmodel = \"all@1\"\ninputs = { x = \"mean.y\" }\n";
+    cluster.ok(&["apply", "-f", &cluster.write("album.toml", text)]);
+    // A hundred items take 500 ms of this second, and what follows 40: by rows, the items would have an eighth of it.
+    let input = format!("xs={}", cluster.write("xs.npy", npy(&[1, 100, 2], &[1.0; 200])));
+    for _ in 0..3 {
+        let answer = answers(&cluster, &["album", "--input", &input, "--deadline", "1500ms"]).remove(0);
+        assert_eq!((answer["outcome"].as_str(), answer["stage"].as_str()), (Some("answered"), Some("all")), "{answer}");
+    }
 }
 
 /// At each exit and in any batch: those that go on are put together anew, with rows of other calls.

@@ -277,7 +277,8 @@ fn the_price_is_held_by_hand() {
     let cluster = Cluster::start(1, 1);
     cluster.ok(&["apply", "-f", "demo/fashion.toml"]);
     let deeper = || asked(&cluster, &[]).iter().filter(|answer| answer["stage"] != "tiny").count();
-    assert!(deeper() > 50);
+    let free = deeper();
+    assert!(free > 50);
     assert!(cluster.ok(&["dial"]).contains("is found by load"));
     // Dearer than anything gains.
     assert!(cluster.ok(&["dial", "--pool", "cpu", "1e9"]).contains("held at 1000000000"));
@@ -287,6 +288,11 @@ fn the_price_is_held_by_hand() {
     }
     let answers = asked(&cluster, &[]);
     assert!(answers.iter().all(|answer| answer["price"].as_f64() > Some(0.0)), "{}", answers[0]);
+    // As many as went deeper before say that they would have.
+    let dear: Vec<&Value> = answers.iter().filter(|answer| answer["degraded"] == true).collect();
+    assert_eq!(dear.len(), free, "and no other");
+    let why = cluster.ok(&["why", dear[0]["id"].as_str().expect("an id")]);
+    assert!(why.contains(": too dear") && why.contains("a deeper stage was wanted and too dear"), "{why}");
     cluster.ok(&["dial", "--pool", "cpu", "auto"]);
     let started = std::time::Instant::now();
     while deeper() < 50 {
@@ -552,7 +558,7 @@ fn a_confidence_that_is_not_a_number_is_counted_and_answered() {
     two_stages(&cluster, "width = 2\n", &format!("{{ gain = \"{table}\" }}"));
     let answers = asked_of_two(&cluster, &rows);
     assert_eq!(stages(&answers), ["second", "second", "first"], "a gate by gain takes the mean");
-    assert_eq!(counted(), 2.0);
+    assert_eq!(counted(), 3.0, "of the first stage, and of the second, which gives what it is given");
     let why = cluster.ok(&["why", answers[1]["id"].as_str().expect("an id")]);
     assert!(why.contains("gate: signal NaN gains 0.2000, for a cost of 0.0000 at a price of 0.00 a second"), "{why}");
 }

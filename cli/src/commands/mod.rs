@@ -237,7 +237,9 @@ impl Command {
             Command::Simulate(with) => with.command.run(with.common).await,
             Command::Plan(with) => with.command.run(with.common).await,
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut crate::Arguments::command(), "weir", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut crate::Arguments::command(), "weir", &mut script);
+                print!("{}", String::from_utf8_lossy(&script));
                 Ok(())
             }
         }

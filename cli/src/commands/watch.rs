@@ -10,6 +10,7 @@ use weir_core::replicated::Change;
 
 use crate::connect::Common;
 use crate::failure::Failure;
+use crate::stdout;
 
 /// Changes as they happen, one a line, in order and complete.
 #[derive(Args)]
@@ -39,7 +40,7 @@ impl Watch {
             Some(since) => LogIndex(since),
             None => admin.status().await?.state.applied,
         };
-        loop {
+        while !stdout::is_closed() {
             let watched = tokio::select! {
                 watched = admin.watch(since, Duration::from_secs(10)) => watched?,
                 _ = tokio::signal::ctrl_c() => return Err(Failure::Interrupted),
@@ -63,6 +64,7 @@ impl Watch {
                 }
             }
         }
+        Ok(())
     }
 
     fn shows(&self, change: &Change) -> bool {

@@ -141,7 +141,11 @@ fn called(visit: &ToldVisit) -> String {
 }
 
 fn weighed(rule: Rule, judged: &Judged) -> String {
-    let then = if judged.deeper { "deeper" } else { "good enough" };
+    let then = match judged {
+        Judged { deeper: true, .. } => "deeper",
+        judged if judged.is_dear() => "too dear",
+        _ => "good enough",
+    };
     let signal = judged.signal;
     match rule {
         Rule::ConfidenceBelow(threshold) => format!("gate: confidence {signal:.4}, deeper below {threshold}: {then}"),
@@ -160,8 +164,12 @@ fn ended(told: &Told) -> String {
     let stage = told.stage.as_ref().map_or(String::new(), |stage| format!(" by stage {stage}"));
     match told.outcome {
         Outcome::Answered => {
-            let degraded =
-                if told.degraded { ", degraded: a deeper stage was wanted and could not be had" } else { "" };
+            let dear = told.visits.iter().any(|visit| visit.gate.is_some_and(|(_, judged)| judged.is_dear()));
+            let degraded = match (told.degraded, dear) {
+                (false, _) => "",
+                (true, false) => ", degraded: a deeper stage was wanted and could not be had",
+                (true, true) => ", degraded: a deeper stage was wanted and too dear",
+            };
             let late = if told.deadline.is_some_and(|deadline| told.total > deadline) { ", late" } else { "" };
             format!("answered{stage}{degraded}{late}")
         }
@@ -182,12 +190,14 @@ mod tests {
 
     #[test]
     fn a_gate_by_gain_tells_its_gain_its_cost_and_the_price() {
-        let judged = Judged { signal: 0.61, value: Some(0.25), cost: 0.1, price: 12.5, deeper: true };
+        let judged = Judged { signal: 0.61, value: Some(0.25), cost: 0.1, price: 12.5, deeper: true, wanted: true };
         assert_eq!(
             weighed(Rule::Gain { least: 0.002 }, &judged),
             "gate: signal 0.6100 gains 0.2500, for a cost of 0.1000 at a price of 12.50 a second, and at least 0.0020: deeper"
         );
-        let stops = Judged { signal: 0.95, value: None, cost: 0.0, price: 0.0, deeper: false };
+        let dear = Judged { cost: 0.3, price: 37.5, deeper: false, ..judged };
+        assert!(weighed(Rule::Gain { least: 0.002 }, &dear).ends_with("at least 0.0020: too dear"));
+        let stops = Judged { signal: 0.95, value: None, cost: 0.0, price: 0.0, deeper: false, wanted: false };
         assert_eq!(
             weighed(Rule::ConfidenceBelow(0.9), &stops),
             "gate: confidence 0.9500, deeper below 0.9: good enough"

@@ -191,6 +191,8 @@ pub struct Flow {
     answers: Stages,
     /// Each follows the one before.
     chain: bool,
+    /// Those that can be asked without any other: they take nothing that another gives. Of a chain; in a graph the way begins at its beginning.
+    alone: Stages,
 }
 
 /// What one stage waits for.
@@ -218,7 +220,7 @@ impl Needs {
 impl Flow {
     /// Of a graph.
     pub fn new(needs: Vec<Needs>, answers: Stages) -> Flow {
-        Flow { needs, answers, chain: false }
+        Flow { needs, answers, chain: false, alone: 0 }
     }
 
     /// Of stages that follow each other, each of which can answer; `gated` says behind which there is a gate.
@@ -228,7 +230,12 @@ impl Flow {
             .map(|(stage, gated)| Needs { all: (1 << stage) >> 1, gated, ..Needs::default() })
             .collect();
         let answers = below(needs.len());
-        Flow { needs, answers, chain: true }
+        Flow { needs, answers, chain: true, alone: answers }
+    }
+
+    /// Of a chain of which only these stages can be asked without the ones before.
+    pub fn asked_alone(self, alone: Stages) -> Flow {
+        Flow { alone, ..self }
     }
 
     /// By stage.
@@ -246,6 +253,32 @@ impl Flow {
         self.chain
     }
 
+    /// Whether a stage can be asked without any other.
+    pub fn is_alone(&self, stage: usize) -> bool {
+        self.alone & (1 << stage) != 0
+    }
+
+    /// The stages that an answer may come from where none before `from` and none after `most` is asked, and none before `least` may answer.
+    pub fn answering(&self, from: usize, least: usize, most: usize) -> Stages {
+        let mut there: Stages = 0;
+        for (stage, needs) in self.needs.iter().enumerate().take(most.saturating_add(1)).skip(from) {
+            // What the caller left out is not waited for, but for a condition that looks at it.
+            let whole = (needs.all & !below(from)) | needs.when.map_or(0, |when| 1 << when);
+            let some = needs.some.is_none_or(|(some, _)| some == 0 || some & there != 0);
+            if whole & !there == 0 && some {
+                there |= 1 << stage;
+            }
+        }
+        there & self.answers & !below(least)
+    }
+
+    /// A stage and all that has to have answered before it.
+    pub fn up_to(&self, stage: usize) -> Stages {
+        (0..=stage)
+            .rev()
+            .fold(1 << stage, |up_to, at| if up_to & (1 << at) == 0 { up_to } else { up_to | self.needs[at].mask() })
+    }
+
     /// Whether there can be an answer where these stages cannot be had.
     pub fn answers_without(&self, missing: Stages) -> bool {
         let mut there: Stages = 0;
@@ -259,16 +292,9 @@ impl Flow {
         there & self.answers != 0
     }
 
-    /// By stage: its share of the time that it and what has to follow it take, where each takes as long as `spans` says. A deadline is
-    /// split so: all of it belongs to what can answer itself.
-    pub fn shares(&self, spans: &[f64]) -> Vec<f64> {
-        let share = |(own, rest): (&f64, f64)| if rest > 0.0 { own / (own + rest) } else { 1.0 };
-        spans.iter().zip(self.rest(spans)).map(share).collect()
-    }
-
-    /// How long the stages take that have to follow each stage before there is any answer; by stage. Nothing follows what can answer
-    /// itself.
-    fn rest(&self, spans: &[f64]) -> Vec<f64> {
+    /// How long the stages take that have to follow each stage before there is any answer, where each takes as long as `spans` says; by
+    /// stage. Nothing follows what can answer itself.
+    pub fn rest(&self, spans: &[f64]) -> Vec<f64> {
         let mut rest = vec![0.0_f64; self.needs.len()];
         for stage in (0..self.needs.len()).rev() {
             if self.answers & (1 << stage) == 0 {
@@ -314,14 +340,12 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_shared_with_what_has_to_follow() {
+    fn what_has_to_follow_and_what_is_before_is_one_after_the_other() {
         // 0 and 1 side by side, 2 of both, and only 3 behind it answers.
         let needs = |all| Needs { all, ..Needs::default() };
         let flow = Flow::new(vec![needs(0), needs(0), needs(0b11), needs(0b100)], 0b1000);
         let spans = [1.0, 5.0, 2.0, 3.0];
         assert_eq!(flow.rest(&spans), [5.0, 5.0, 3.0, 0.0]);
-        assert_eq!(flow.shares(&spans), [1.0 / 6.0, 0.5, 0.4, 1.0]);
-        assert_eq!(flow.shares(&[0.0; 4]), [1.0; 4], "who knows no times splits nothing");
         assert_eq!(flow.until_answer(&spans, 0), 10.0);
         assert!(!flow.answers_without(0b1) && flow.answers_without(0));
         let chain = Flow::chain([false, true, true].into_iter());

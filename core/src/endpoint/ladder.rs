@@ -15,11 +15,16 @@ use crate::triage::{STEP, step_of};
 pub struct Ladder {
     endpoint: Arc<Endpoint>,
     /// By stage: what its gate's table says, in bins; `None` where it has no table.
-    values: Vec<Option<Vec<f64>>>,
+    values: Values,
+    /// Likewise where nothing is dear.
+    free: Arc<Values>,
     /// By stage: what running it costs at this price.
     costs: Vec<f64>,
     price: f64,
 }
+
+/// By stage and bin.
+type Values = Vec<Option<Vec<f64>>>;
 
 /// Ladders of one endpoint for all prices, in steps: made once, looked up for each row.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,8 +45,9 @@ impl Ladders {
         let weighs = endpoint.stages.iter().any(|stage| matches!(stage.gate, Some(Gate::Gain { .. })));
         // On the steps that demand is counted by: what is asked at one step is what one of these prices lets pass.
         let (_, least) = step_of(endpoint.too_dear(seconds) / STEP.powi(STEPS as i32));
-        let mut steps = vec![Ladder::new(Arc::clone(endpoint), 0.0, seconds)];
-        let priced = (0..=STEPS).map(|step| Ladder::new(Arc::clone(endpoint), least * STEP.powi(step as i32), seconds));
+        let free = Ladder::new(Arc::clone(endpoint), 0.0, seconds);
+        let priced = (0..=STEPS).map(|step| free.dearer(least * STEP.powi(step as i32), seconds));
+        let mut steps = vec![free.clone()];
         steps.extend(priced.filter(|_| weighs));
         Ladders { steps, least, seconds: seconds.to_vec() }
     }
@@ -91,7 +97,7 @@ impl Ladders {
 pub enum Verdict {
     /// Run the next stage. Its value, where the gate weighs: it may give way to what is worth more.
     Deeper(Option<f64>),
-    /// The answer in hand is good enough. What the next stage would be worth, where the gate weighs.
+    /// The answer in hand is good enough, or more would be too dear. What the next stage would be worth, where the gate weighs.
     Stop(Option<f64>),
 }
 
@@ -121,14 +127,29 @@ pub struct Judged {
     pub price: f64,
     /// Whether it goes deeper.
     pub deeper: bool,
+    /// Whether it would go deeper where nothing is dear.
+    pub wanted: bool,
 }
 
 impl Ladder {
     /// Of an endpoint whose stages cost `seconds` of slot time a row, at `price` a second, in units of value.
     pub fn new(endpoint: Arc<Endpoint>, price: f64, seconds: &[f64]) -> Ladder {
+        let free = Ladder::values(&endpoint, &vec![0.0; endpoint.stages.len()]);
+        let costs = vec![0.0; endpoint.stages.len()];
+        Ladder { values: free.clone(), free: Arc::new(free), costs, price: 0.0, endpoint }.dearer(price, seconds)
+    }
+
+    /// The same at another price.
+    fn dearer(&self, price: f64, seconds: &[f64]) -> Ladder {
+        let (endpoint, free) = (Arc::clone(&self.endpoint), Arc::clone(&self.free));
         let costs: Vec<f64> =
             endpoint.stages.iter().enumerate().map(|(i, _)| price * seconds.get(i).unwrap_or(&0.0)).collect();
-        let mut values: Vec<Option<Vec<f64>>> = vec![None; endpoint.stages.len()];
+        Ladder { values: Ladder::values(&endpoint, &costs), free, costs, price, endpoint }
+    }
+
+    /// What going on is worth at each gate, where running each stage costs so much.
+    fn values(endpoint: &Endpoint, costs: &[f64]) -> Values {
+        let mut values: Values = vec![None; endpoint.stages.len()];
         for stage in (1..endpoint.stages.len()).rev() {
             let Some(Gate::Gain { table, .. }) = &endpoint.stages[stage].gate else { continue };
             let later = values.get(stage + 1).and_then(Option::as_ref).map(|later| (later, costs[stage + 1]));
@@ -140,7 +161,7 @@ impl Ladder {
             };
             values[stage] = Some(table.bins().iter().map(value).collect());
         }
-        Ladder { endpoint, values, costs, price }
+        values
     }
 
     /// Where nobody asks for a price: whatever gains is worth running.
@@ -176,22 +197,31 @@ impl Ladder {
     pub fn judge(&self, stage: usize, signal: Option<f32>) -> Option<Judged> {
         let gate = self.endpoint.stages[stage].gate.as_ref()?;
         let signal = signal.unwrap_or(f32::NAN);
-        let fixed = |deeper: bool| Judged { signal, value: None, cost: self.costs[stage], price: self.price, deeper };
+        let (cost, price) = (self.costs[stage], self.price);
+        let fixed = |deeper: bool| Judged { signal, value: None, cost, price, deeper, wanted: deeper };
         Some(match gate {
             Gate::ConfidenceBelow(threshold) | Gate::MarginBelow(threshold) => fixed(signal < *threshold),
             Gate::EntropyAbove(threshold) => fixed(signal > *threshold),
             Gate::Gain { table, min_gain } => {
-                let values = self.values[stage].as_ref().expect("a gate with a table has values");
-                let value = table.read(signal, |bin| values[bin]);
-                let worth_it = value >= min_gain * self.endpoint.weight && value >= self.costs[stage];
-                let (value, cost) = (Some(value), self.costs[stage]);
-                Judged { signal, value, cost, price: self.price, deeper: worth_it }
+                let read = |values: &Values| {
+                    let values = values[stage].as_ref().expect("a gate with a table has values");
+                    table.read(signal, |bin| values[bin])
+                };
+                let (value, least) = (read(&self.values), min_gain * self.endpoint.weight);
+                let deeper = value >= least && value >= cost;
+                let wanted = deeper || (price > 0.0 && read(&self.free) >= least);
+                Judged { signal, value: Some(value), cost, price, deeper, wanted }
             }
         })
     }
 }
 
 impl Judged {
+    /// Whether it goes no deeper for no other reason than what computing time costs.
+    pub fn is_dear(&self) -> bool {
+        self.wanted && !self.deeper
+    }
+
     /// What follows.
     pub fn verdict(&self) -> Verdict {
         if self.deeper { Verdict::Deeper(self.value) } else { Verdict::Stop(self.value) }
@@ -300,9 +330,31 @@ mod tests {
             Ladder::free(Arc::new(endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9))), ("c", None)])));
         assert_eq!(
             fixed.judge(1, Some(0.5)),
-            Some(Judged { signal: 0.5, value: None, cost: 0.0, price: 0.0, deeper: true })
+            Some(Judged { signal: 0.5, value: None, cost: 0.0, price: 0.0, deeper: true, wanted: true })
         );
         assert_eq!(fixed.judge(2, Some(0.5)), None);
+    }
+
+    #[test]
+    fn what_stops_for_the_price_alone_is_dear() {
+        let seconds = [0.001, 0.002, 0.01];
+        // Unsure after the first: 0.3 by the second stage, and 0.4 more by the third.
+        let at = |price: f64, confidence: f32| {
+            let judged = Ladder::new(Arc::new(priced()), price, &seconds).judge(1, Some(confidence)).unwrap();
+            (judged.deeper, judged.is_dear())
+        };
+        assert_eq!((at(0.0, 0.2), at(30.0, 0.2), at(1e9, 0.2)), ((true, false), (true, false), (false, true)));
+        // 0.05 is worth the caller's time, until 25 a second.
+        assert_eq!((at(24.0, 0.8), at(26.0, 0.8)), ((true, false), (false, true)));
+        // All of a gain of 0.012 is what the third stage adds, and a price makes that too dear before it does the second itself.
+        let second = table(&[(0.2, 0.024, &[]), (0.8, 0.0, &[])]);
+        let first = table(&[(0.2, 0.0, &[0.5, 0.5]), (0.8, 0.0, &[0.0, 1.0])]);
+        let later = Arc::new(endpoint(&[("a", None), ("b", Some(first)), ("c", Some(second))]));
+        let judged = |price: f64, confidence: f32| {
+            Ladder::new(Arc::clone(&later), price, &[0.001, 1e-6, 0.01]).judge(1, Some(confidence)).unwrap()
+        };
+        assert!(judged(0.0, 0.2).deeper && judged(2.0, 0.2).is_dear());
+        assert!(!judged(0.0, 0.8).wanted && !judged(2.0, 0.8).is_dear(), "nothing is to be gained");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What users query: a graph of stages, mostly a chain with the cheapest stage first, and a gate before each deeper one.
 
 pub mod audit;
+pub mod budget;
 pub mod combine;
 pub mod frontier;
 pub mod gain;
@@ -21,6 +22,7 @@ use crate::outcome::Class;
 use crate::tensor::Tensor;
 use crate::triage::Tenant;
 
+pub use budget::{Budget, stage_deadline};
 pub use gain::GainTable;
 pub use gate::Gate;
 pub use graph::{Combine, Condition, Feed, Flow, Run};

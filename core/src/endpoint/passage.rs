@@ -299,12 +299,14 @@ impl Passage<'_> {
     }
 }
 
-/// What the gate after a stage looks at in what it gave, where the endpoint has that; the confidence where there is no gate.
+/// What the gate after a stage looks at in what it gave, where the endpoint has that; the confidence where there is no gate. Not a number where a
+/// class probability is none, whatever a learned confidence says.
 pub fn signal(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row) -> Option<f32> {
     let output = wiring.confidence[stage]?;
     let numbers = numbers(outputs, output)?;
     if wiring.labels[stage] != Some(output) {
-        return numbers.first().copied();
+        let hollow = wiring.labels[stage].is_some() && class(wiring, stage, outputs).is_none();
+        return if hollow { Some(f32::NAN) } else { numbers.first().copied() };
     }
     match endpoint.stages.get(stage + 1).and_then(|next| next.gate.as_ref()) {
         Some(gate) => gate.signal(&numbers),
@@ -312,9 +314,10 @@ pub fn signal(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row)
     }
 }
 
-/// The class that a stage says, where the endpoint has class probabilities.
+/// The class that a stage says, where the endpoint has class probabilities, and all of them are numbers.
 pub fn class(wiring: &Wiring, stage: usize, outputs: &Row) -> Option<u32> {
-    label(&numbers(outputs, wiring.labels[stage]?)?).map(|(class, _)| class as u32)
+    let (class, confidence) = label(&numbers(outputs, wiring.labels[stage]?)?)?;
+    (!confidence.is_nan()).then_some(class as u32)
 }
 
 /// The stages whose condition looks at what a stage gave, and holds.

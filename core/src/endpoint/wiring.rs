@@ -65,11 +65,6 @@ impl Wiring {
     pub fn is_flattened(&self, stage: usize) -> bool {
         self.sources[stage].iter().any(|source| source.is_flattened())
     }
-
-    /// Whether a stage can be asked without any other: it takes nothing that another gives.
-    pub fn is_alone(&self, stage: usize) -> bool {
-        self.sources[stage].iter().all(|source| matches!(source, Source::Request { .. }))
-    }
 }
 
 /// A name that no endpoint may have.
@@ -240,6 +235,10 @@ impl Endpoint {
             })
             .collect();
         let (labels, confidence) = self.told(stages.iter().map(|stage| &*stage.outputs), u64::MAX)?;
+        let takes_nothing =
+            |stage: &usize| sources[*stage].iter().all(|source| matches!(source, Source::Request { .. }));
+        let alone = mask((0..stages.len()).filter(takes_nothing));
+        let flow = Flow::chain(self.stages.iter().map(|stage| stage.gate.is_some())).asked_alone(alone);
         Ok(Wiring {
             labels,
             confidence,
@@ -248,7 +247,7 @@ impl Endpoint {
             sources,
             outputs,
             conditions: vec![Vec::new(); stages.len()],
-            flow: Arc::new(Flow::chain(self.stages.iter().map(|stage| stage.gate.is_some()))),
+            flow: Arc::new(flow),
         })
     }
 

@@ -34,9 +34,11 @@ pub struct Record {
     pub stage: usize,
     /// The class that it says, where the endpoint has class probabilities.
     pub label: Option<u32>,
-    /// A deeper stage was wanted and could not be had.
+    /// A deeper stage was wanted, and could not be had or was too dear.
     pub degraded: bool,
-    /// How often a gate was asked about something that is not a number.
+    /// It was too dear, and nothing else was wrong.
+    pub dear: bool,
+    /// How often a stage gave something that is not a number, or that the gate behind it could not look at.
     pub not_numbers: u32,
     /// What went wrong, as its caller was told; empty where it was answered.
     pub message: String,
@@ -186,8 +188,8 @@ impl Record {
         self.visits.iter().filter(|visit| visit.stage == stage).filter_map(|visit| visit.judged).last()
     }
 
-    /// Whether it is other than answered in time by the stage that the gates wanted.
+    /// Whether it is other than answered in time by the stage that the gates wanted, at what computing time cost then.
     pub fn is_troubled(&self) -> bool {
-        self.outcome != Outcome::Answered || self.degraded || self.is_late()
+        self.outcome != Outcome::Answered || (self.degraded && !self.dear) || self.is_late()
     }
 }

@@ -24,6 +24,7 @@ pub fn record(id: u128, outcome: Outcome) -> Record {
         stage: 0,
         label: None,
         degraded: false,
+        dear: false,
         not_numbers: 0,
         message: String::new(),
     }
@@ -168,7 +169,7 @@ fn what_is_told_has_names_and_spans() {
         execute: Duration::from_millis(2),
         batch: Some(Batch { rows: 3, closed: Closed::Idle }),
     };
-    let judged = Judged { signal: 0.5, value: None, cost: 0.0, price: 0.0, deeper: true };
+    let judged = Judged { signal: 0.5, value: None, cost: 0.0, price: 0.0, deeper: true, wanted: true };
     let first = Visit { end: Some((at(1_004), ran)), judged: Some(judged), ..visit(0, 1_000) };
     let told = Record {
         endpoint: Some(Arc::new(endpoint(&stages))),
@@ -193,7 +194,7 @@ fn what_an_answer_is_expected_to_be_worth_and_what_load_has_cost() {
     let mut cascade = endpoint(&[("tiny", None), ("mid", Some(Gate::Gain { table, min_gain: 0.002 }))]);
     cascade.weight = 2.0;
     let ended = |outcome, stage, signal: f32, value: f64| {
-        let judged = Judged { signal, value: Some(value), cost: 0.0, price: 0.0, deeper: stage > 0 };
+        let judged = Judged { signal, value: Some(value), cost: 0.0, price: 0.0, deeper: stage > 0, wanted: stage > 0 };
         let visit = Visit {
             stage: 0,
             node: NodeName::parse("n1").unwrap(),

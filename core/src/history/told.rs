@@ -172,7 +172,7 @@ pub struct Told {
     pub message: String,
     /// That gave the answer.
     pub stage: Option<StageName>,
-    /// A deeper stage was wanted and could not be had.
+    /// A deeper stage was wanted, and could not be had or was too dear.
     pub degraded: bool,
     /// In the order in which they were sent.
     pub visits: Vec<ToldVisit>,

@@ -206,6 +206,13 @@ pub fn missed(candidates: &[Candidate]) -> Option<&Target> {
     candidates.iter().map(|candidate| (done(candidate), &candidate.target)).min().map(|(_, target)| target)
 }
 
+/// How many seconds from now work could be done where that is soonest, if nothing that can be pushed out were in the way; `None` where nobody
+/// has the model.
+pub fn soonest(now: Instant, candidates: &[Candidate]) -> Option<f64> {
+    let done = |candidate: &Candidate| candidate.estimate.soonest() + candidate.target.hop();
+    candidates.iter().map(done).min().map(|done| done.since(now).as_secs_f64())
+}
+
 /// Whether to try all the same what all profiles say will be late: see [`choose`].
 pub fn doubted(prng: &mut Prng) -> bool {
     prng.below(DOUBTED) == 0

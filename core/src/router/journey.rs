@@ -1,6 +1,6 @@
 //! One row on its way through the stages of an endpoint.
 
-use super::{Depth, Ending, StageEnd, Target};
+use super::{Adds, Depth, Ending, StageEnd, Target};
 use crate::endpoint::graph::{Stages, below};
 use crate::endpoint::{Flow, Judged, Ladder, Verdict};
 use crate::outcome::Rejection;
@@ -33,11 +33,15 @@ pub struct Journey {
     under_way: Vec<UnderWay>,
     /// What the last gate that let pass found the stage behind it to be worth.
     worth: Option<(usize, f64)>,
+    /// Answers whose confidence is not a number.
+    hollow: Stages,
+    /// A gate would have gone on where nothing is dear.
+    dear: bool,
     /// Why it ends where there is no answer: the worst that happened.
     why: Option<Ending>,
     /// The deadline has passed.
     late: bool,
-    /// Confidences that were not numbers.
+    /// How often a stage gave something whose confidence is not a number, or nothing that a gate could look at.
     not_numbers: u32,
     /// What the gate behind the stage that answered last said.
     judged: Option<Judged>,
@@ -49,8 +53,7 @@ struct UnderWay {
     attempts: u32,
     /// A call of it may have run where nobody heard of it.
     lost: bool,
-    /// What running it is worth, where a gate has weighed that.
-    value: Option<f64>,
+    adds: Adds,
     tried: Vec<Target>,
     full: Vec<Target>,
 }
@@ -74,6 +77,8 @@ impl Journey {
             held: 0,
             under_way: Vec::new(),
             worth: None,
+            hollow: 0,
+            dear: false,
             why: None,
             late: false,
             not_numbers: 0,
@@ -88,13 +93,17 @@ impl Journey {
         self.go_on(flow, calls)
     }
 
-    /// What running a stage under way adds to the answer in hand, in units of value; `None` where there is none, or its gate does not
-    /// weigh.
-    pub fn value(&self, stage: usize) -> Option<f64> {
-        self.under_way.iter().find(|call| call.stage == stage).and_then(|call| call.value)
+    /// What running a stage under way adds to the answer in hand.
+    pub fn adds(&self, stage: usize) -> Adds {
+        self.under_way.iter().find(|call| call.stage == stage).map_or(Adds::All, |call| call.adds)
     }
 
-    /// How often a gate was asked about something that is not a number.
+    /// Whether its answer is less than was wanted for no other reason than that computing time was dear.
+    pub fn is_dear(&self) -> bool {
+        self.dear && self.missing == 0
+    }
+
+    /// How often a stage gave something whose confidence is not a number, or nothing that the gate behind it could look at.
     pub fn not_numbers(&self) -> u32 {
         self.not_numbers
     }
@@ -182,6 +191,10 @@ impl Journey {
         self.answered |= 1 << stage;
         self.held |= holds;
         self.judged = None;
+        if signal.is_some_and(f32::is_nan) {
+            self.hollow |= 1 << stage;
+            self.not_numbers += 1;
+        }
         let next = stage + 1;
         let gated = flow.needs().get(next).is_some_and(|needs| needs.gated);
         if !gated || next <= self.depth.least || self.skipped & (1 << next) != 0 {
@@ -189,7 +202,8 @@ impl Journey {
         }
         let Some(judged) = ladder.judge(next, signal) else { return };
         self.judged = Some(judged);
-        self.not_numbers += u32::from(judged.signal.is_nan());
+        self.dear |= judged.is_dear();
+        self.not_numbers += u32::from(signal.is_none());
         match judged.verdict() {
             Verdict::Deeper(value) => self.worth = value.map(|value| (next, value)),
             Verdict::Stop(_) => self.skipped |= 1 << next,
@@ -228,9 +242,14 @@ impl Journey {
                 Standing::Ready if self.late && !needs.at_home => self.missing |= bit,
                 Standing::Ready if !flow.is_chain() && self.useful(flow) & bit == 0 => self.skipped |= bit,
                 Standing::Ready => {
-                    let value = self.worth.filter(|(of, _)| *of == stage).map(|(_, value)| value);
+                    let optional = (needs.gated || needs.when.is_some()) && stage > self.depth.least;
+                    let adds = match self.worth.filter(|(of, _)| *of == stage) {
+                        Some((_, value)) => Adds::Value(value),
+                        None if optional && self.best(flow).is_some() => Adds::Something,
+                        None => Adds::All,
+                    };
                     let (tried, full) = (Vec::new(), Vec::new());
-                    self.under_way.push(UnderWay { stage, attempts: 1, lost: false, value, tried, full });
+                    self.under_way.push(UnderWay { stage, attempts: 1, lost: false, adds, tried, full });
                     calls.push(Call { stage, tried: Vec::new(), full: Vec::new() });
                 }
             }
@@ -304,15 +323,22 @@ impl Journey {
         useful
     }
 
-    /// The deepest answer that may go out.
-    fn best(&self, flow: &Flow) -> Option<usize> {
-        let answers = self.answered & flow.answers() & !below(self.depth.least);
+    /// Of answers, the deepest that may go out.
+    fn deepest(&self, flow: &Flow, answers: Stages) -> Option<usize> {
+        let answers = answers & flow.answers() & !below(self.depth.least);
         (answers != 0).then(|| answers.ilog2() as usize)
     }
 
+    /// The deepest answer that may go out, of what is not a number only where there is nothing else.
+    fn best(&self, flow: &Flow) -> Option<usize> {
+        self.deepest(flow, self.answered & !self.hollow).or_else(|| self.deepest(flow, self.answered))
+    }
+
     fn ending(&self, flow: &Flow) -> Ending {
-        match self.best(flow) {
-            Some(stage) => Ending::Answer { stage, degraded: self.missing != 0 },
+        let best = self.best(flow);
+        let passed_over = best != self.deepest(flow, self.answered);
+        match best {
+            Some(stage) => Ending::Answer { stage, degraded: self.missing != 0 || self.dear || passed_over },
             // Without a reason, no condition held of a stage that can answer.
             None => self.why.unwrap_or(Ending::Fail),
         }

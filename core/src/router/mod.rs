@@ -12,11 +12,14 @@ mod meeting;
 mod tests;
 mod trip;
 
-pub use choose::{Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, missed, remote_finish, sent};
+pub use choose::{
+    Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, missed, remote_finish, sent, soonest,
+};
 pub use journey::{Call, Journey};
 pub use meeting::{Coming, has_room, meeting_order, spare_here};
 pub use trip::{End, Group, Trip};
 
+use crate::endpoint::Flow;
 use crate::outcome::Rejection;
 
 /// How deep a caller wants to go, by numbers of stages.
@@ -38,13 +41,44 @@ impl Depth {
     pub const fn only(stage: usize) -> Depth {
         Depth { from: stage, least: stage, most: stage }
     }
+
+    /// The ways of being answered by one stage, shallow ones first: how deep each goes, and how long a row takes in all where each stage takes
+    /// as long as `spans` says. What a stage takes from others is asked for as well.
+    pub fn ways(flow: &Flow, spans: &[f64]) -> Vec<(Depth, f64)> {
+        let way = |stage: usize| {
+            if flow.is_alone(stage) {
+                return Some((Depth::only(stage), spans[stage]));
+            }
+            let depth = Depth { from: 0, ..Depth::only(stage) };
+            let up_to = flow.up_to(stage);
+            let takes = spans.iter().enumerate().filter(|(at, _)| up_to & (1 << at) != 0).map(|(_, span)| span).sum();
+            depth.can_answer(flow).then_some((depth, takes))
+        };
+        (0..flow.needs().len()).filter_map(way).collect()
+    }
+
+    /// Whether some stage can answer that goes so deep, and no deeper.
+    pub fn can_answer(&self, flow: &Flow) -> bool {
+        flow.answering(self.from, self.least, self.most) != 0
+    }
+}
+
+/// What running a stage adds to the answer that its caller has in hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Adds {
+    /// There is none, or the stage has to run.
+    All,
+    /// A gate or a condition wants it, and nothing says how much it adds.
+    Something,
+    /// So much, in units of value.
+    Value(f64),
 }
 
 /// How a row ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Ending {
-    /// Send what this stage gave. `degraded`: more was wanted and could not be had.
+    /// Send what this stage gave. `degraded`: more was wanted, and could not be had or was too dear.
     Answer { stage: usize, degraded: bool },
     /// It did not run.
     Refuse(Rejection),

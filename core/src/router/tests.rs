@@ -2,8 +2,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::endpoint::gain::Bin;
 use crate::endpoint::graph::{Needs, Stages};
-use crate::endpoint::{Endpoint, Flow, Gate, Ladder, Stage};
+use crate::endpoint::{Endpoint, Flow, GainTable, Gate, Ladder, Stage};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use crate::prng::Prng;
 use crate::triage::Price;
@@ -72,6 +73,10 @@ impl Walk {
 
     fn end_of(&mut self, stage: usize, end: StageEnd, holds: Stages) -> Said {
         self.said(|journey, flow, ladder, calls| journey.on_stage_end(flow, ladder, stage, end, holds, calls))
+    }
+
+    fn says(&mut self, confidence: f32) -> Said {
+        self.end(StageEnd::Answered(Some(confidence)))
     }
 
     fn no_choice(&mut self, why: Rejection) -> Said {
@@ -462,4 +467,113 @@ fn what_another_node_told_ages_and_what_was_sent_there_counts() {
     let asked = sent(at(110), Some(told), ms(4));
     let again = sent(at(500), Some(asked), ms(4));
     assert_eq!((finish(159, Some(asked)), finish(1110, Some(again))), (at(164), at(2115)));
+}
+
+#[test]
+fn a_journey_starts_with_a_call_just_where_something_can_answer() {
+    let mut prng = Prng::new(6);
+    let (mut can, mut cannot) = (0, 0);
+    for _ in 0..3_000 {
+        let count = 1 + prng.below(6) as usize;
+        let mut some_of = |stage: usize| prng.below(1 << stage);
+        let needs: Vec<Needs> = (0..count)
+            .map(|stage| match some_of(5) % 4 {
+                0 => Needs::default(),
+                1 => Needs { all: some_of(stage), ..Needs::default() },
+                2 if stage > 0 => {
+                    Needs { when: Some(some_of(3) as usize % stage), all: some_of(stage), ..Needs::default() }
+                }
+                _ => {
+                    let some = some_of(stage);
+                    let enough = if some == 0 { 0 } else { 1 + some_of(3) as u32 % some.count_ones() };
+                    Needs { some: Some((some, enough)), at_home: true, ..Needs::default() }
+                }
+            })
+            .collect();
+        let flow = Flow::new(needs, some_of(count) | 1 << (count - 1));
+        let least = some_of(3) as usize % count;
+        let depth = Depth { from: 0, least, most: least + some_of(3) as usize % count };
+        let mut calls = Vec::new();
+        let ended = Journey::new(depth).start(&flow, &mut calls);
+        assert_eq!(ended.is_none(), depth.can_answer(&flow), "{depth:?} {flow:?}");
+        assert_eq!(ended.is_none(), !calls.is_empty());
+        *(if ended.is_none() { &mut can } else { &mut cannot }) += 1;
+    }
+    assert!(can > 300 && cannot > 300, "{can} {cannot}");
+}
+
+#[test]
+fn one_stage_for_all_asks_for_what_it_takes_from_others() {
+    let ways = |flow: &Flow| Depth::ways(flow, &[1.0, 2.0, 4.0, 8.0]);
+    let whole = |stage| Depth { from: 0, ..Depth::only(stage) };
+    let chain = Flow::chain([false, true, true, true].into_iter());
+    let alone = [(Depth::only(0), 1.0), (Depth::only(1), 2.0), (Depth::only(2), 4.0), (Depth::only(3), 8.0)];
+    assert_eq!(ways(&chain), alone);
+    let segments = chain.asked_alone(0b1);
+    assert_eq!(ways(&segments), [(Depth::only(0), 1.0), (whole(1), 3.0), (whole(2), 7.0), (whole(3), 15.0)]);
+    // 1 and 2 side by side behind 0, 3 of both; 0 cannot answer.
+    let needs = |all| Needs { all, ..Needs::default() };
+    let graph = Flow::new(vec![needs(0), needs(0b1), needs(0b1), needs(0b110)], 0b1110);
+    assert_eq!(ways(&graph), [(whole(1), 3.0), (whole(2), 5.0), (whole(3), 15.0)]);
+}
+
+#[test]
+fn an_answer_that_a_price_has_made_shallower_says_so() {
+    let gate = |bins: &[(f32, f64)]| {
+        let bin = |(confidence, gain): &(f32, f64)| Bin {
+            confidence: *confidence,
+            rows: 100,
+            right: 0.5,
+            gain: *gain,
+            error: 0.01,
+            next: Vec::new(),
+        };
+        Gate::Gain { table: Arc::new(GainTable::new(bins.iter().map(bin).collect()).unwrap()), min_gain: 0.01 }
+    };
+    let stage = |name: &str, gate| {
+        Stage::new(StageName::parse(name).unwrap(), ModelRef::parse(&format!("{name}@1")).unwrap(), gate)
+    };
+    let stages = vec![stage("a", None), stage("b", Some(gate(&[(0.2, 0.4), (0.9, 0.0)])))];
+    let endpoint = Endpoint::new(EndpointName::parse("e").unwrap(), Duration::from_millis(50), stages);
+    let ladder = Ladder::new(Arc::new(endpoint), 100.0, &[0.001, 0.01]);
+    let flow = Flow::chain([false, true].into_iter());
+    for (confidence, dear) in [(0.2, true), (0.9, false)] {
+        let (mut journey, mut calls) = (Journey::new(Depth::ANY), Vec::new());
+        journey.start(&flow, &mut calls);
+        journey.on_sent(0, &local());
+        let end = journey.on_stage_end(&flow, &ladder, 0, StageEnd::Answered(Some(confidence)), 0, &mut calls);
+        assert_eq!(end, Some(Ending::Answer { stage: 0, degraded: dear }));
+        assert_eq!(journey.is_dear(), dear);
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_a_number_goes_out_only_where_there_is_no_other() {
+    let mut walk = Walk::new(Depth::ANY);
+    walk.says(0.1);
+    walk.says(f32::NAN);
+    assert_eq!(walk.journey.not_numbers(), 1, "a fixed gate stops there");
+    let mut walk = Walk::new(Depth::ANY);
+    walk.says(0.1);
+    walk.says(0.1);
+    assert_eq!(walk.says(f32::NAN), Said::End(Ending::Answer { stage: 1, degraded: true }), "the deepest that is one");
+    let mut walk = Walk::new(Depth { from: 0, least: 2, most: usize::MAX });
+    walk.says(0.1);
+    walk.says(0.1);
+    assert_eq!(walk.says(f32::NAN), Said::End(Ending::Answer { stage: 2, degraded: false }), "it was demanded");
+}
+
+#[test]
+fn what_a_stage_adds_is_known_or_unknown_or_all() {
+    let adds = |depth, says: &[f32]| {
+        let mut walk = Walk::new(depth);
+        says.iter().for_each(|confidence| {
+            walk.says(*confidence);
+        });
+        walk.journey.adds(says.len())
+    };
+    assert_eq!(adds(Depth::ANY, &[]), Adds::All, "a first answer");
+    assert_eq!(adds(Depth::ANY, &[0.1]), Adds::Something, "a fixed gate");
+    assert_eq!(adds(Depth { least: 1, ..Depth::ANY }, &[0.1]), Adds::All, "it is demanded");
+    assert_eq!(adds(Depth { least: 1, ..Depth::ANY }, &[0.1, 0.1]), Adds::Something);
 }

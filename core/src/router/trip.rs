@@ -10,7 +10,7 @@ use crate::endpoint::{Flow, Judged, Ladder};
 use crate::outcome::Rejection;
 use crate::units::Instant;
 
-use super::{Call, Depth, Ending, Journey, StageEnd, Target};
+use super::{Adds, Call, Depth, Ending, Journey, StageEnd, Target};
 
 /// All rows of a call.
 #[derive(Clone, Debug)]
@@ -54,11 +54,14 @@ pub struct Group {
 
 impl Trip {
     /// A call of so many rows through a graph.
+    ///
+    /// # Panics
+    /// Where no stage can answer that goes so deep: see [`Depth::can_answer`].
     pub fn new(flow: &Arc<Flow>, rows: usize, depth: Depth) -> Trip {
         let mut journey = Journey::new(depth);
         let mut calls = Vec::new();
         let ended = journey.start(flow, &mut calls);
-        assert_eq!(ended, None, "a journey starts with a call");
+        assert_eq!(ended, None, "whoever says how deep it goes has seen that something can answer");
         let group =
             |call: Call| Group { stage: call.stage, tried: Vec::new(), full: Vec::new(), slots: (0..rows).collect() };
         Trip {
@@ -90,9 +93,14 @@ impl Trip {
         self.rows[slot].end
     }
 
-    /// What running a stage that was asked for is worth: see [`Journey::value`].
-    pub fn value(&self, slot: usize, stage: usize) -> Option<f64> {
-        self.rows[slot].journey.value(stage)
+    /// What running a stage that was asked for adds: see [`Journey::adds`].
+    pub fn adds(&self, slot: usize, stage: usize) -> Adds {
+        self.rows[slot].journey.adds(stage)
+    }
+
+    /// Whether a row's answer is less than was wanted only because that was too dear: see [`Journey::is_dear`].
+    pub fn is_dear(&self, slot: usize) -> bool {
+        self.rows[slot].journey.is_dear()
     }
 
     /// What the gate behind the stage that answered last for a row said: see [`Journey::judged`].
@@ -100,7 +108,7 @@ impl Trip {
         self.rows[slot].journey.judged()
     }
 
-    /// How often a gate was asked about something that is not a number, for a row: see [`Journey::not_numbers`].
+    /// How often what a stage gave for a row is not a number: see [`Journey::not_numbers`].
     pub fn not_numbers(&self, slot: usize) -> u32 {
         self.rows[slot].journey.not_numbers()
     }

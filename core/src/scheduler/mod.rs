@@ -58,6 +58,26 @@ pub struct Query {
     pub bid: Bid,
 }
 
+/// Rows of which a device is asked when it would be done with them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Inquiry {
+    /// How many.
+    pub rows: usize,
+    /// Their importance.
+    pub class: Class,
+    /// When all of them are due: what is due later waits behind them.
+    pub deadline: Deadline,
+    /// What an answer is worth, where nobody has one in hand.
+    pub firm: Option<f64>,
+}
+
+impl Inquiry {
+    /// Of one row, of which it is not said what it is worth.
+    pub fn of(class: Class, deadline: Deadline) -> Inquiry {
+        Inquiry { rows: 1, class, deadline, firm: None }
+    }
+}
+
 /// Why a batch has the size that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Closed {
@@ -250,14 +270,14 @@ impl Device {
         self.dispatch(now, out);
     }
 
-    /// When a query of `model` with `rows` rows would be done if it came now with the latest deadline of all.
+    /// When rows of `model` would be done if they came now: behind what goes before them here, and before what has more time than they have.
     /// `None` where no replica of it stands here.
-    /// Where nobody has an answer in hand for it, one is worth `firm`.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize, firm: Option<f64>) -> Option<Estimate> {
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, asked: Inquiry) -> Option<Estimate> {
+        let Inquiry { rows, class, deadline, firm } = asked;
         let index = self.pool.index(model)?;
-        let start = self.pool.start_estimate(now, index, Class::Default, Deadline::NEVER);
-        let finish = self.pool.finish_estimate(start, index, Class::Default, Deadline::NEVER, rows.max(1), false);
-        let finish = self.pool.model(index).promise(now, finish, Class::Default, rows.max(1));
+        let start = self.pool.start_estimate(now, index, class, deadline);
+        let finish = self.pool.finish_estimate(start, index, class, deadline, rows.max(1), false);
+        let finish = self.pool.model(index).promise(now, finish, class, rows.max(1));
         let busy = f64::from(self.pool.busy) / f64::from(self.pool.slots);
         let calm = self.demand.is_calm(now, busy);
         let model = self.pool.model(index);

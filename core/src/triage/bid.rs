@@ -8,7 +8,7 @@ use crate::ids::EndpointName;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bid {
     /// What it adds to an answer that its caller has in hand: it may be pushed out by what is worth more for its time. `None`: there is no
-    /// such answer, or nobody has weighed it; then it is firm.
+    /// such answer, or the row has to run; then it is firm.
     pub gain: Option<f64>,
     /// What an answer is worth at all, in the same units: what is firm gives way to nothing but what is firm and worth more.
     pub worth: f64,

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{Bid, Tenant};
-use crate::endpoint::{Endpoint, Gate, Ladder, Ladders};
-use crate::router::Depth;
+use crate::endpoint::{Endpoint, Flow, Gate, Ladder, Ladders};
+use crate::router::{Adds, Depth};
 use crate::units::{Deadline, Instant};
 
 /// How a home decides how deep queries go. All but weir's own are our reading of what others do.
@@ -88,10 +88,15 @@ impl Method {
         self == Method::LoadIndexed
     }
 
-    /// What a device is told of a row that an endpoint's `stage` runs for, and that adds `gain` to the answer in hand: nothing where it is
-    /// not to push it out.
-    pub fn bid(self, endpoint: &Endpoint, stage: usize, gain: Option<f64>) -> Bid {
+    /// What a device is told of a row that an endpoint's `stage` runs for: nothing where it is not to push it out. What nobody has weighed stands
+    /// at the least that a gate would let pass, so that it is in the way of no first answer, and of nothing that is known to be worth more.
+    pub fn bid(self, endpoint: &Endpoint, stage: usize, adds: Adds) -> Bid {
         let weighs = matches!(self, Method::Weir | Method::PushOut);
+        let gain = match adds {
+            Adds::All => None,
+            Adds::Something => Some(Gate::MIN_GAIN * endpoint.weight),
+            Adds::Value(value) => Some(value),
+        };
         let tenant = if weighs { endpoint.tenant() } else { Tenant::NOBODY };
         let next = endpoint.stages.get(stage + 1).and_then(|next| next.gate.as_ref());
         Bid {
@@ -102,13 +107,19 @@ impl Method {
         }
     }
 
-    /// How deep a query goes whose caller has not said: `stages` are there, and `whole` is the one for all.
-    pub fn depth(self, stages: usize, whole: impl FnOnce() -> usize) -> Depth {
-        match self {
-            Method::Whole => Depth::only(whole()),
-            Method::RejectOnly => Depth::only(stages - 1),
-            _ => Depth::ANY,
+    /// How deep a query goes through `flow` whose caller has not said, where a row of each stage takes `seconds`; `whole` is told how long
+    /// each way takes by which one stage answers, and which of them is the one for all.
+    pub fn depth(self, flow: &Flow, seconds: &[f64], whole: impl FnOnce(&[f64]) -> usize) -> Depth {
+        if !matches!(self, Method::Whole | Method::RejectOnly) {
+            return Depth::ANY;
         }
+        let ways = Depth::ways(flow, seconds);
+        let way = match self {
+            Method::Whole => whole(&ways.iter().map(|(_, takes)| *takes).collect::<Vec<_>>()),
+            _ => ways.len().saturating_sub(1),
+        };
+        // Of a graph that answers only under conditions none answers for all.
+        ways.get(way).map_or(Depth::ANY, |(depth, _)| *depth)
     }
 }
 

@@ -17,7 +17,7 @@ use weir_core::outcome::{Class, Rejection};
 use weir_core::profile::Profile;
 use weir_core::reply_path::ReplyPath;
 use weir_core::router::{Estimate, Told};
-use weir_core::scheduler::{self, Action, Batches, Closed, Policy, Query, ShapeKey};
+use weir_core::scheduler::{self, Action, Batches, Closed, Inquiry, Policy, Query, ShapeKey};
 use weir_core::shapes::PadPlan;
 use weir_core::tensor::Row;
 use weir_core::triage::{Bid, ByModel, Claim, Price, Tenant};
@@ -443,9 +443,9 @@ impl Device {
         self.lock().scheduler.price(now, model, claim)
     }
 
-    /// When a query of `model` with `rows` rows that came now would be done; `None` without a replica of it.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, rows: usize, firm: Option<f64>) -> Option<Estimate> {
-        self.lock().scheduler.estimate_finish(now, model, rows, firm)
+    /// When rows of `model` that came now would be done; `None` without a replica of it.
+    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, asked: Inquiry) -> Option<Estimate> {
+        self.lock().scheduler.estimate_finish(now, model, asked)
     }
 
     /// When a slot would be free for a row whose model does not stand here yet: see [`scheduler::Device::estimate_start`].
@@ -459,11 +459,16 @@ impl Device {
         Load { busy: inner.busy, queued: inner.waiting.len(), backlog: inner.scheduler.backlog() }
     }
 
-    /// What it tells a home of another node: see [`Told`].
+    /// What it tells a home of another node, of rows that come as the ones that it replies to: see [`Told`].
     pub fn told(&self, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
         let scheduler = &mut self.lock().scheduler;
-        let (wait, yields) = (scheduler.backlog().as_duration(), scheduler.yields(firm).as_duration());
-        Told { wait, yields, ..Told::nothing(now, scheduler.price(now, model, claim)) }
+        let nothing = Told::nothing(now, scheduler.price(now, model, claim));
+        let asked = Inquiry { firm, ..Inquiry::of(claim.class, claim.deadline) };
+        scheduler.estimate_finish(now, model, asked).map_or(nothing, |Estimate { finish, alone, yields, .. }| Told {
+            wait: finish.since(now).saturating_sub(alone),
+            yields,
+            ..nothing
+        })
     }
 
     /// What it does now, for operators.

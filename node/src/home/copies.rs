@@ -33,7 +33,8 @@ impl Home {
                 let copy = Call {
                     ladders: Arc::clone(&shadow.ladders),
                     wiring: Arc::clone(&shadow.wiring),
-                    shares: Arc::clone(&shadow.shares),
+                    budget: Arc::clone(&shadow.budget),
+                    rest: shadow.budget.rest(),
                     ..call.audit(now, asked.clone())
                 };
                 let own = Arc::clone(&call.wiring);
@@ -89,7 +90,8 @@ impl Call {
         Call {
             ladders: Arc::clone(&self.ladders),
             wiring: Arc::clone(&self.wiring),
-            shares: Arc::clone(&self.shares),
+            budget: Arc::clone(&self.budget),
+            rest: self.rest.clone(),
             rows: vec![row],
             deadline: Deadline::after(now, COPY_WITHIN.max(4 * self.ladders.endpoint().deadline)),
             class: Class::Sheddable,

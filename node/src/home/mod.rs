@@ -17,13 +17,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use weir_core::call::ROWS_MAX;
 use weir_core::endpoint::passage::{Room, Taken};
-use weir_core::endpoint::{Endpoint, Ladder, Ladders, Stage, Wiring};
+use weir_core::endpoint::{Budget, Ladder, Ladders, Stage, Wiring, stage_deadline};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted, spare_here};
+use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted, soonest, spare_here};
+use weir_core::scheduler::Inquiry;
 use weir_core::tensor::{Row, TensorSpec};
 use weir_core::triage::Claim;
 use weir_core::units::{Deadline, Instant};
@@ -77,6 +78,7 @@ impl Refused {
             stage: 0,
             label: None,
             degraded: false,
+            dear: false,
             not_numbers: 0,
             message: self.message,
         }
@@ -91,8 +93,9 @@ fn bad_input(message: impl Into<String>) -> Refused {
 struct Call {
     ladders: Arc<Ladders>,
     wiring: Arc<Wiring>,
-    /// By stage: the share of the time left that it may take; the rest is for what has to follow.
-    shares: Arc<[f64]>,
+    budget: Arc<Budget>,
+    /// By stage: how long what has to follow it takes, in seconds.
+    rest: Vec<f64>,
     rows: Vec<Row>,
     deadline: Deadline,
     class: Class,
@@ -164,7 +167,8 @@ impl Home {
             std::iter::once(served).chain(served.versions.iter().map(|(_, version)| version)).filter_map(first);
         let (devices, waits) = (&self.shared.devices, &self.shared.remote_waits);
         let models: Vec<ModelRef> = models.collect();
-        let is_ready = |model: &ModelRef| !candidates(table, devices, waits, now, model, (1, None), &[]).is_empty();
+        let asked = Inquiry::of(Class::Default, Deadline::NEVER);
+        let is_ready = |model: &ModelRef| !candidates(table, devices, waits, now, model, asked, &[]).is_empty();
         let first = models.first().filter(|_| !models.iter().any(is_ready))?;
         Some(format!("no replica of {first} is ready"))
     }
@@ -196,8 +200,11 @@ impl Home {
         let mut records = self.records.take();
         for (slot, row) in rows.iter_mut().enumerate() {
             let end = trip.end(slot).expect("every row has ended");
-            let record =
-                Record { not_numbers: trip.not_numbers(slot), ..record(&call, id.row(slot as u64), started, row, end) };
+            let record = Record {
+                not_numbers: trip.not_numbers(slot),
+                dear: trip.is_dear(slot),
+                ..record(&call, id.row(slot as u64), started, row, end)
+            };
             answer(&call, row, &record, answers.reborrow().get(slot as u32));
             records.push(record);
         }
@@ -250,7 +257,7 @@ impl Home {
             Err(bad) => return Ok(Err(bad_input(bad.to_string()))),
         };
         let (least, most) = (request.get_min_stage()?.to_str()?, request.get_max_stage()?.to_str()?);
-        let depth = match depth(served.ladders.endpoint(), least, most) {
+        let depth = match depth(served, least, most) {
             Ok(Depth::ANY) => self.depth(now, served, rows.len()),
             Ok(depth) => depth,
             Err(refused) => return Ok(Err(refused)),
@@ -273,7 +280,8 @@ impl Home {
         Ok(Ok(Call {
             ladders: Arc::clone(&served.ladders),
             wiring: Arc::clone(&served.wiring),
-            shares: Arc::clone(&served.shares),
+            budget: Arc::clone(&served.budget),
+            rest: served.budget.rest(),
             rows,
             deadline: Deadline::after(now, left),
             class: if request.get_class_given() {
@@ -292,16 +300,13 @@ impl Home {
     /// How deep rows go whose caller has not said.
     fn depth(&self, now: Instant, served: &Served, rows: usize) -> Depth {
         let ladders = &served.ladders;
-        let whole = || {
+        let whole = |ways: &[f64]| {
             let mut wholes = self.shared.wholes.lock().unwrap_or_else(PoisonError::into_inner);
             let whole = wholes.entry(ladders.endpoint().name.clone()).or_default();
             let slots: u32 = self.shared.devices.values().map(|device| device.slots()).sum();
-            (0..rows).map(|_| whole.on_arrival(now, ladders.seconds(), f64::from(slots))).min().unwrap_or(0)
+            (0..rows).map(|_| whole.on_arrival(now, ways, f64::from(slots))).min().unwrap_or(0)
         };
-        let depth = self.shared.triage.depth(ladders.endpoint().stages.len(), whole);
-        // What takes something from the stage before cannot be asked alone.
-        let alone = served.wiring.flow.is_chain() && (depth.from == 0 || served.wiring.is_alone(depth.from));
-        if alone { depth } else { Depth { from: 0, ..depth } }
+        self.shared.triage.depth(&served.wiring.flow, ladders.seconds(), whole)
     }
 
     /// Takes all rows to their ends; what they have gathered there is taken from the room.
@@ -355,14 +360,15 @@ impl Home {
             return false;
         }
         let (now, table, shared) = (self.shared.host.clock.now(), self.shared.table.load(), &self.shared);
-        let span = |model: Option<&ModelRef>| {
+        let span = |(stage, model): (usize, Option<&ModelRef>)| {
+            let asked = Inquiry { rows: call.budget.items(stage).round() as usize, ..call.asks(stage) };
+            let known =
+                model.map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, asked, &[]));
             // What a combination takes is nothing beside models; who has no replica is told so.
-            let known = model
-                .map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, (1, None), &[]));
-            let soonest = known.into_iter().flatten().map(|candidate| candidate.estimate.soonest()).min();
-            soonest.map_or(0.0, |finish| finish.since(now).as_secs_f64())
+            known.and_then(|known| soonest(now, &known)).unwrap_or(0.0)
         };
-        let spans: Vec<f64> = call.ladders.endpoint().stages.iter().map(|stage| span(stage.model())).collect();
+        let models = call.ladders.endpoint().stages.iter().map(|stage| stage.model());
+        let spans: Vec<f64> = models.enumerate().map(span).collect();
         let answer = now + Duration::from_secs_f64(flow.until_answer(&spans, call.depth.least).min(1e9));
         call.deadline.missed_by(answer) && !doubted(&mut self.prng.borrow_mut())
     }
@@ -375,8 +381,9 @@ impl Home {
         let most = if call.wiring.flow.is_chain() { call.depth.least + 1 } else { stages.len() };
         let models: BTreeSet<&ModelRef> =
             stages.iter().take(most).skip(call.depth.from).filter_map(Stage::model).collect();
+        let asked = Inquiry::of(call.class, call.deadline);
         for model in models {
-            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, (1, None), &[]);
+            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, asked, &[]);
             shared.missed(&known, model, call.rows.len(), call.deadline.left(now));
         }
     }
@@ -444,7 +451,7 @@ impl Home {
                 self.tell_weighed(&table, now, call, group.stage + 1, &values);
                 continue;
             };
-            let rows = travel.asks(now, &mut group, self.shared.triage, &self.shared.name);
+            let mut rows = travel.asks(now, &mut group, self.shared.triage, &self.shared.name);
             if rows.is_empty() {
                 continue;
             }
@@ -456,10 +463,12 @@ impl Home {
             {
                 shared.wanted.add(now, model, rows.len());
             }
-            let wanted = (rows.len(), rows[0].bid.firm());
-            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, wanted, &group.tried);
+            let asked = Inquiry { rows: rows.len(), firm: rows[0].bid.firm(), ..call.asks(group.stage) };
+            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, asked, &group.tried);
             let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
-            let deadline = call.deadline_of(now, group.stage);
+            let own = soonest(now, &known).unwrap_or(0.0);
+            let deadline = stage_deadline(now, call.deadline, own, call.rest[group.stage]);
+            rows.iter_mut().for_each(|row| row.deadline = deadline);
             let left = deadline.left(now);
             let spare = spare_here(&known);
             let saves =
@@ -557,7 +566,8 @@ impl Sink {
 }
 
 /// The depth between two stages that a caller names; empty for none.
-fn depth(endpoint: &Endpoint, least: &str, most: &str) -> Result<Depth, Refused> {
+fn depth(served: &Served, least: &str, most: &str) -> Result<Depth, Refused> {
+    let endpoint = served.ladders.endpoint();
     let number = |name: &str| {
         endpoint.stages.iter().position(|stage| stage.name.as_str() == name).ok_or_else(|| {
             let known = endpoint.stages.iter().map(|stage| stage.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -569,7 +579,14 @@ fn depth(endpoint: &Endpoint, least: &str, most: &str) -> Result<Depth, Refused>
     if least > most {
         return Err(bad_input("the least stage that may answer is deeper than the last that may be asked"));
     }
-    Ok(Depth { least, most, ..Depth::ANY })
+    let depth = Depth { least, most, ..Depth::ANY };
+    if depth.can_answer(&served.wiring.flow) {
+        return Ok(depth);
+    }
+    let answers = served.wiring.flow.answers();
+    let known = endpoint.stages.iter().enumerate().filter(|(stage, _)| answers & (1 << stage) != 0);
+    let known = known.map(|(_, stage)| stage.name.as_str()).collect::<Vec<_>>().join(", ");
+    Err(bad_input(format!("no stage can answer that goes so deep and no deeper; those that can answer are {known}")))
 }
 
 /// Rows of a call, checked against the signature. The tensors are copied out of the message once, whole.

@@ -48,6 +48,7 @@ pub fn record(call: &Call, id: QueryId, arrived: Instant, row: &mut Gathered, en
         stage,
         label,
         degraded,
+        dear: false,
         not_numbers: 0,
         message,
     }

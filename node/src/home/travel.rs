@@ -1,19 +1,28 @@
 //! The rows of a call on their way: what has come, what is asked next.
 
+use std::time::Duration;
+
 use weir_core::endpoint::passage::{NoRoom, Taken, empty, holds, signal};
 use weir_core::endpoint::{Asks, Ladder, Passage};
 use weir_core::history::Visit;
 use weir_core::ids::NodeName;
 use weir_core::outcome::Rejection;
 use weir_core::router::{Group, StageEnd, Target};
+use weir_core::scheduler::Inquiry;
 use weir_core::tensor::Row;
 use weir_core::triage::Method;
-use weir_core::units::{Deadline, Instant};
+use weir_core::units::Instant;
 
 use super::{Call, Gathered, HomeReply, Travel};
 use crate::actors::device::{StageReply, Submission};
 
 impl Call {
+    /// What a stage is asked of a row: it has to leave what follows it the time for that.
+    pub(super) fn asks(&self, stage: usize) -> Inquiry {
+        let rest = Duration::from_secs_f64(self.rest[stage]);
+        Inquiry::of(self.class, self.deadline.sooner_by(rest))
+    }
+
     /// Asks about a row on its way.
     pub(super) fn passage<T>(&self, row: &Gathered, slot: usize, ask: impl FnOnce(&Passage<'_>) -> T) -> T {
         let answer = |stage| row.answers.iter().rev().find(|(known, ..)| *known == stage).map(|(.., outputs)| outputs);
@@ -23,12 +32,6 @@ impl Call {
             request: &self.rows[slot],
             answer: &answer,
         })
-    }
-
-    /// By when a stage has to be done, so that what has to follow can be in time as well.
-    pub(super) fn deadline_of(&self, now: Instant, stage: usize) -> Deadline {
-        let share = self.shares[stage];
-        if share >= 1.0 { self.deadline } else { Deadline::after(now, self.deadline.left(now).mul_f64(share)) }
     }
 }
 
@@ -143,14 +146,14 @@ impl Travel<'_> {
         }
     }
 
-    /// What a group asks of its stage. A row that cannot ask, or has nothing to ask, leaves the group.
+    /// What a group asks of its stage, by the deadline of all. A row that cannot ask, or has nothing to ask, leaves the group.
     pub(super) fn asks(&mut self, now: Instant, group: &mut Group, triage: Method, me: &NodeName) -> Vec<Submission> {
-        let (deadline, class, stage) = (self.call.deadline_of(now, group.stage), self.call.class, group.stage);
+        let (deadline, class, stage) = (self.call.deadline, self.call.class, group.stage);
         let mut rows = Vec::with_capacity(group.slots.len());
         let mut room = std::mem::take(&mut self.room);
         group.slots.retain(|slot| {
             let slot = *slot;
-            let bid = triage.bid(self.call.ladders.endpoint(), stage, self.trip.value(slot, stage));
+            let bid = triage.bid(self.call.ladders.endpoint(), stage, self.trip.adds(slot, stage));
             let mut ask = |slot, inputs| rows.push(Submission { slot, inputs, deadline, class, bid });
             let before = room.left();
             let asks = self.call.passage(&self.rows[slot], slot, |passage| passage.asks_within(stage, &mut room));
@@ -163,11 +166,13 @@ impl Travel<'_> {
                     ask(slot, inputs);
                 }
                 Ok(Asks::Each(items)) if items.is_empty() => {
+                    self.call.budget.on_items(stage, 0);
                     let nothing = empty(&self.call.wiring.gives[stage]);
                     self.on_answer(now, slot, (stage, me.clone(), nothing), self.call.ladders.at(0.0, 0.0));
                     return false;
                 }
                 Ok(Asks::Each(items)) => {
+                    self.call.budget.on_items(stage, items.len());
                     let first = self.rows.len() + self.joins.begin(slot, &items);
                     for (number, inputs) in (first..).zip(items) {
                         ask(number, inputs);

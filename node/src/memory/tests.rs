@@ -155,8 +155,10 @@ fn in_a_system(test: impl FnOnce(Bench)) {
 fn rows_wait_for_their_model_and_run_when_it_is_there() {
     in_a_system(|mut bench| {
         assert!(bench.memory.now().is_short());
-        let estimate =
-            bench.memory.estimate(bench.clock.now(), &model(1), &bench.device, None).expect("it is out of memory");
+        let estimate = bench
+            .memory
+            .estimate(bench.clock.now(), &model(1), &bench.device, Inquiry::of(Class::Default, Deadline::NEVER))
+            .expect("it is out of memory");
         assert_eq!(estimate.finish, bench.clock.now() + Duration::from_millis(11), "a load and a row");
         let handed = [bench.submit(7, 1, 500), bench.submit(8, 1, 500)];
         assert_eq!(bench.ended(), 2);
@@ -201,7 +203,10 @@ fn what_its_device_has_before_it_counts_for_who_waits_for_a_load() {
         let handed = bench.submit(1, 2, 500);
         // It was to take 1 ms: it is taken to need as much again as it is late.
         bench.pass(101);
-        let estimate = bench.memory.estimate(bench.clock.now(), &model(1), &bench.device, None).expect("it is out");
+        let estimate = bench
+            .memory
+            .estimate(bench.clock.now(), &model(1), &bench.device, Inquiry::of(Class::Default, Deadline::NEVER))
+            .expect("it is out");
         assert_eq!(estimate.finish, bench.clock.now() + Duration::from_millis(101));
         let late = bench.submit(2, 1, 50);
         assert!(matches!(bench.reply(), (2, StageReply::Rejected(Rejection::TooLate))));

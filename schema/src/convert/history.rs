@@ -237,6 +237,7 @@ fn write_judged(mut b: judged::Builder<'_>, rule: Rule, judged: &Judged) {
     b.set_cost(judged.cost);
     b.set_price(judged.price);
     b.set_deeper(judged.deeper);
+    b.set_dear(judged.is_dear());
     let mut b = b.init_rule();
     match rule {
         Rule::ConfidenceBelow(threshold) => b.set_confidence_below(threshold),
@@ -319,6 +320,7 @@ fn read_judged(r: judged::Reader<'_>) -> Result<(Rule, Judged), BadMessage> {
         Which::MarginBelow(threshold) => (Rule::MarginBelow(threshold), None),
         Which::Gain(gain) => (Rule::Gain { least: gain.get_least() }, Some(gain.get_value())),
     };
-    let (cost, price) = (r.get_cost(), r.get_price());
-    Ok((rule, Judged { signal: r.get_signal(), value, cost, price, deeper: r.get_deeper() }))
+    let (cost, price, deeper) = (r.get_cost(), r.get_price(), r.get_deeper());
+    let wanted = deeper || r.get_dear();
+    Ok((rule, Judged { signal: r.get_signal(), value, cost, price, deeper, wanted }))
 }

@@ -533,8 +533,9 @@ fn what_is_known_of_a_query_comes_back_as_it_was_sent() {
         (Rule::MarginBelow(0.75), None),
         (Rule::Gain { least: 0.125 }, Some(0.5)),
     ];
-    let gates = rules
-        .map(|(rule, value)| (rule, Judged { signal: 0.5, value, cost: 0.1, price: 2.0, deeper: value.is_some() }));
+    let gates = rules.map(|(rule, value)| {
+        (rule, Judged { signal: 0.5, value, cost: 0.1, price: 2.0, deeper: false, wanted: value.is_some() })
+    });
     let others =
         [untold, VisitEnd::Rejected(Rejection::QueueFull), VisitEnd::Expired, VisitEnd::Failed, VisitEnd::Lost];
     let mut visits: Vec<_> = Closed::ALL.into_iter().map(|closed| visit(Some(ran(closed)), None)).collect();

@@ -7,6 +7,8 @@ use weir_core::outcome::Rejection;
 
 use weir_core::units::ServiceTime;
 
+mod graphs;
+
 use super::*;
 use crate::demo::{ROWS, demo};
 use crate::pool;

@@ -34,6 +34,9 @@ fn query(ticket: u64, deadline: u64) -> Query {
     }
 }
 
+/// A row with all the time there is.
+const ONE: Inquiry = Inquiry { rows: 1, class: Class::Default, deadline: Deadline::NEVER, firm: None };
+
 fn tickets(ids: &[u64]) -> Vec<TicketId> {
     ids.iter().map(|id| TicketId(*id)).collect()
 }
@@ -175,7 +178,7 @@ fn a_replica_that_leaves_finishes_its_batch() {
     step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 1000)], out));
     step(|out| device.remove_replica(ms(1), ReplicaId(1), out));
     assert_eq!(step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out)), []);
-    assert_eq!(device.estimate_finish(ms(7), &model("a"), 1, None), None);
+    assert_eq!(device.estimate_finish(ms(7), &model("a"), ONE), None);
 }
 
 #[test]
@@ -316,13 +319,32 @@ fn a_query_that_brings_many_rows_is_taken_to_cost_as_much() {
         [run(1, &[1], Closed::Full)]
     );
     // Behind it a short one is not promised to be done before it.
-    assert!(device.estimate_finish(ms(0), &model("a"), 1, None).unwrap().finish >= ms(105 + 6));
+    assert!(device.estimate_finish(ms(0), &model("a"), ONE).unwrap().finish >= ms(105 + 6));
     step(|out| device.on_batch_done(ms(105), ReplicaId(1), ServiceTime::from_micros(105_000), out));
     assert_eq!(
         device.profile(ReplicaId(1)).unwrap().estimate(1),
         ServiceTime::from_micros(6_000),
         "and teaches nothing"
     );
+}
+
+#[test]
+fn who_is_due_sooner_is_done_before_what_has_more_time() {
+    let mut device = device(1, &[(1, "a"), (2, "b")]);
+    // One runs until 6; eight more of the one and eight of the other are due at 1000 and at 500.
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 1000)], out));
+    let eight = |from, due| (from..from + 8).map(|ticket| query(ticket, due)).collect::<Vec<_>>();
+    step(|out| device.on_arrival(ms(0), &model("a"), &eight(1, 1000), out));
+    step(|out| device.on_arrival(ms(0), &model("b"), &eight(11, 500), out));
+    let done = |name: &str, class, due| {
+        let asked = Inquiry::of(class, Deadline(ms(due)));
+        device.estimate_finish(ms(0), &model(name), asked).expect("it stands here").finish.since(ms(0)).as_millis()
+    };
+    let all = done("a", Class::Default, 2000);
+    let (before_one, before_both) = (done("a", Class::Default, 700), done("a", Class::Default, 400));
+    assert!(before_both < before_one && before_one < all, "{before_both} {before_one} {all}");
+    assert!(before_both < 20 && all > 6 + 13 + 13, "{before_both} {all}");
+    assert!(done("a", Class::Critical, 2000) < 20, "what matters more goes before both");
 }
 
 #[test]
@@ -340,15 +362,12 @@ fn a_sibling_that_takes_small_batches_lowers_them_while_it_stands() {
 fn a_batch_that_is_over_its_time_is_taken_to_need_as_much_again() {
     let mut device = device(1, &[(1, "a")]);
     step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 10_000)], out));
-    assert_eq!(device.estimate_finish(ms(4), &model("a"), 1, None).map(|estimate| estimate.finish), Some(ms(12)));
+    assert_eq!(device.estimate_finish(ms(4), &model("a"), ONE).map(|estimate| estimate.finish), Some(ms(12)));
     // It should have ended at 6.
-    assert_eq!(
-        device.estimate_finish(ms(106), &model("a"), 1, None).map(|estimate| estimate.finish),
-        Some(ms(206 + 6))
-    );
+    assert_eq!(device.estimate_finish(ms(106), &model("a"), ONE).map(|estimate| estimate.finish), Some(ms(206 + 6)));
     step(|out| device.on_batch_done(ms(110), ReplicaId(1), ServiceTime::from_micros(6000), out));
     assert_eq!(
-        device.estimate_finish(ms(200), &model("a"), 1, None).map(|estimate| estimate.finish),
+        device.estimate_finish(ms(200), &model("a"), ONE).map(|estimate| estimate.finish),
         Some(ms(206)),
         "idle replicas are not overdue"
     );
