@@ -2,7 +2,7 @@
 //! query could run all stages, under each way of triage, against what could be had at best.
 //!
 //! `cargo run --release -p weir-tests --example what_is_triage_worth [DATA LABELS [WAY…]]` (after `cargo build --release -p weir-cli`). One
-//! node with one slot, slowed so that it runs all stages 240 times a second: a trace can be scaled to 32 times that whatever the machine does.
+//! node with one slot, slowed so that it runs all stages 225 times a second: the trace can be scaled to 32 times that whatever the machine does.
 //! Its models are measured once, by `weir profile` on each file.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use weir_tests::processes::{alone, root};
 const METHODS: [&str; 7] = ["weir", "push-out", "price", "load-indexed", "fixed", "whole", "reject-only"];
 const TIMES: [f64; 8] = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 /// How often all stages run a second.
-const FULL: f64 = 240.0;
+const FULL: f64 = 225.0;
 const DEADLINE: &str = "50ms";
 
 fn weir(arguments: &[&str]) -> Value {
@@ -67,9 +67,6 @@ fn main() {
         );
         for times in TIMES {
             let rate = format!("{:.1}", FULL * times);
-            // A trace cannot be scaled without end: a little faster, it has more to begin with.
-            let faster = if arrivals.starts_with("trace") && times >= 32.0 { ",speed=1.05" } else { "" };
-            let arrivals = format!("{arrivals}{faster}");
             let mut line = String::new();
             let mut best = f64::NAN;
             for method in &named {
@@ -86,7 +83,7 @@ fn main() {
                     "--rate",
                     &rate,
                     "--arrivals",
-                    &arrivals,
+                    arrivals,
                     "--duration",
                     "10s",
                     "--deadline",
