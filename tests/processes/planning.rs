@@ -64,7 +64,8 @@ fn a_plan_is_the_fewest_machines_that_the_simulator_finds_enough() {
 #[test]
 fn a_plan_keeps_its_goal_under_other_draws_of_its_load() {
     let folder = folder();
-    let load = ["--rate", "3000", "--arrivals", "gamma:cv=4", "--goal", "attainment>=0.99", "-o", "json"];
+    let load =
+        ["--rate", "4200", "--arrivals", "gamma:cv=4", "--goal", "attainment>=0.99", "--duration", "1s", "-o", "json"];
     let plan = |more: &[&str]| -> Value {
         let (code, out, error) = run(folder.path(), "plan", &[&load[..], more].concat());
         assert_eq!(code, Some(0), "{error}");
@@ -108,6 +109,18 @@ fn all_slots_and_all_machines_of_a_plan_are_used() {
     );
     let (machines, replicas) = count("4", "60000");
     assert!((4..=5).contains(&machines) && replicas > 2 * machines, "{machines} with {replicas}");
+}
+
+/// A model that sleeps takes as long each time. What its runs take beside that is next to nothing, and scatters by more than itself.
+#[test]
+fn what_sleeps_takes_as_long_each_time_in_a_simulation() {
+    let folder = folder();
+    let load = ["--rate", "20", "--arrivals", "constant", "-o", "json"];
+    let (code, out, error) = run(folder.path(), "simulate", &load);
+    assert_eq!(code, Some(0), "{error}");
+    let simulated: Value = serde_json::from_str(&out).expect("JSON");
+    let latency = |which: &str| simulated["latency_us"][which].as_f64().expect("a number");
+    assert!(latency("max") < 1.1 * latency("p50"), "none waits for another: {}", simulated["latency_us"]);
 }
 
 /// The machines themselves, and one alone.
