@@ -247,8 +247,7 @@ impl stages::Server for StagesObject {
         let is_full = |estimate: &Estimate| !by.is_zero() && !has_room(now, now + by, longest, order, estimate);
         if let Some((estimate, device)) = best.as_ref().filter(|(estimate, _)| is_full(estimate)) {
             // The home goes on to the next at once, and knows how long the wait is here.
-            ahead = told(device, memory, &model, claim(now), firm, now);
-            ahead.wait = ahead.wait.max(estimate.begins.since(now));
+            ahead = told(device, memory, &model, claim(now), firm, now).full(now, estimate);
             memory.on_missed(&model, rows.len(), by);
             replies.fill_with(|| StageReply::Full);
         } else if let Some((_, device)) = best {

@@ -22,8 +22,8 @@ use weir_core::placement::REPORT_EVERY;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    self, Candidate, Choice, Coming, Depth, Ending, Estimate, Group, Journey, StageEnd, Target, Told, Trip, cheapest,
-    choose, doubted, has_room, meeting_order, remote_finish, sent, soonest, spare_here,
+    self, Candidate, Choice, Coming, Depth, Ending, Group, Journey, StageEnd, Target, Told, Trip, cheapest, choose,
+    doubted, has_room, meeting_order, remote_finish, sent, soonest, spare_here,
 };
 use weir_core::scheduler::{Inquiry, Policy, Query, ShapeKey};
 use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
@@ -817,18 +817,17 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let firm = self.bid(id, replies[0].1, replies[0].0).firm();
                 // To one that comes now, as these came.
                 let deadline = Deadline::after(now, call.due.deadline);
-                let asked = Inquiry { firm, ..Inquiry::of(Class::Default, deadline) };
-                if let Some(Estimate { finish, yields, begins, .. }) =
-                    self.devices[node].estimate_finish(now, model, asked)
+                let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
+                let device = &mut self.devices[node];
+                let mut told = device.told(now, model, Claim { deadline, class: Class::Default, tenant }, firm);
+                let asked = Inquiry { rows: replies.len(), firm, ..Inquiry::of(Class::Default, deadline) };
+                if replies[0].2 == StageEnd::Full
+                    && let Some(estimate) = device.estimate_finish(now, model, asked)
                 {
-                    let wait = finish.since(now + self.cluster.believed(node, model).estimate(1));
-                    let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
-                    let price = self.devices[node].price(now, model, Claim { deadline, class: Class::Default, tenant });
-                    let is_full = replies[0].2 == StageEnd::Full;
-                    let full = if is_full { wait.max(begins.since(now)) } else { Duration::ZERO };
-                    let told = Told { wait, yields, price, full, at, silent: None };
-                    self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
+                    told = told.full(now, &estimate);
                 }
+                let told = Told { at, ..told };
+                self.agenda.at(at, Event::Told { home: call.node, node, model: model.clone(), told });
             }
             self.agenda.at(at, Event::Replies { call: id, replies });
         }

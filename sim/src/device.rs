@@ -6,7 +6,7 @@ use weir_core::ids::{ModelRef, ReplicaId, TicketId};
 use weir_core::outcome::Rejection;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::Estimate;
+use weir_core::router::{Estimate, Told};
 use weir_core::scheduler::{self, Action, Inquiry, Policy, Query};
 use weir_core::triage::{ByModel, Claim, Price, Tenant};
 use weir_core::units::{Instant, ServiceTime};
@@ -146,6 +146,11 @@ impl Device {
     /// What homes of other nodes ask: see [`scheduler::Device::on_others`].
     pub fn on_others(&mut self, now: Instant, asked: &ByModel, share: impl Fn(&ModelRef) -> f64) {
         self.scheduler.on_others(now, asked, share);
+    }
+
+    /// What a home of another node is told of it: see [`scheduler::Device::told`].
+    pub fn told(&mut self, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
+        self.scheduler.told(now, model, claim, firm)
     }
 
     /// What a second of slot time is worth here now to a row of `model` that may come.

@@ -23,6 +23,12 @@ impl Told {
         Told { wait: Duration::ZERO, yields: Duration::ZERO, price, full: Duration::ZERO, at, silent: None }
     }
 
+    /// The same of a device that did not take rows, by what it expected of them.
+    pub fn full(self, now: Instant, estimate: &Estimate) -> Told {
+        let wait = self.wait.max(estimate.begins.since(now));
+        Told { wait, full: wait, ..self }
+    }
+
     /// What a second of slot time is worth there by now. Who is not asked tells nothing: a price that is not of late fades as demand is
     /// forgotten, so that a home with few queries neither sends all of them where there is no room, nor stays away where there is again. That
     /// there was no room at that moment is soon not true any more.

@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::ids::{ModelRef, ReplicaId, TicketId};
 use crate::outcome::{Class, Rejection};
 use crate::profile::Profile;
-use crate::router::Estimate;
+use crate::router::{Estimate, Told};
 use crate::triage::{Bid, ByModel, Claim, Demand, Offer, Others, Price, Tenant};
 use crate::units::{Deadline, Instant, ServiceTime};
 
@@ -294,6 +294,18 @@ impl Device {
         let start = self.pool.slot_estimate(now, None, class, deadline);
         let yields = self.yields(firm).as_duration().min(start.since(now));
         Estimate { yields, ..Estimate::of(now, start, Duration::ZERO) }
+    }
+
+    /// What a home of another node is told after rows of `model`: how long one that came now with that claim would wait, were it to share a batch
+    /// with those that do, and what slot time is worth to it. No wait where no replica of it stands here.
+    pub fn told(&mut self, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
+        let nothing = Told::nothing(now, self.price(now, model, claim));
+        let asked = Inquiry { firm, ..Inquiry::of(claim.class, claim.deadline) };
+        self.estimate_finish(now, model, asked).map_or(nothing, |Estimate { finish, alone, yields, .. }| Told {
+            wait: finish.since(now).saturating_sub(alone),
+            yields,
+            ..nothing
+        })
     }
 
     /// What a second of slot time is worth now to a row of `model`: nothing where there is room, and where nothing is weighed.

@@ -459,16 +459,9 @@ impl Device {
         Load { busy: inner.busy, queued: inner.waiting.len(), backlog: inner.scheduler.backlog() }
     }
 
-    /// What it tells a home of another node, of rows that come as the ones that it replies to: see [`Told`].
+    /// What it tells a home of another node, of rows that come as the ones that it replies to: see [`scheduler::Device::told`].
     pub fn told(&self, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
-        let scheduler = &mut self.lock().scheduler;
-        let nothing = Told::nothing(now, scheduler.price(now, model, claim));
-        let asked = Inquiry { firm, ..Inquiry::of(claim.class, claim.deadline) };
-        scheduler.estimate_finish(now, model, asked).map_or(nothing, |Estimate { finish, alone, yields, .. }| Told {
-            wait: finish.since(now).saturating_sub(alone),
-            yields,
-            ..nothing
-        })
+        self.lock().scheduler.told(now, model, claim, firm)
     }
 
     /// What it does now, for operators.

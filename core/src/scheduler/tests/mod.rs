@@ -374,6 +374,23 @@ fn a_batch_that_is_over_its_time_is_taken_to_need_as_much_again() {
 }
 
 #[test]
+fn others_are_told_of_what_runs_and_of_what_slots_share() {
+    let claim = Claim { deadline: Deadline(ms(1000)), class: Class::Default, tenant: Bid::PLAIN.tenant };
+    let wait = |device: &mut Device, at| device.told(ms(at), &model("a"), claim, None).wait.as_millis();
+    let mut one = device(1, &[(1, "a")]);
+    assert_eq!(wait(&mut one, 0), 0);
+    step(|out| one.on_arrival(ms(0), &model("a"), &[query(0, 1000)], out));
+    assert_eq!(wait(&mut one, 1), 5, "nothing waits, and one runs for so long");
+    step(|out| one.on_arrival(ms(1), &model("a"), &[query(1, 1000)], out));
+    assert_eq!(wait(&mut one, 1), 6, "whoever comes shares a batch with it");
+    let mut four = device(4, &[(1, "a"), (2, "b"), (3, "b"), (4, "b"), (5, "b")]);
+    let rows: Vec<Query> = (0..40).map(|i| query(i, 1000)).collect();
+    step(|out| four.on_arrival(ms(0), &model("b"), &rows, out));
+    assert_eq!(wait(&mut four, 0), 13 + 3, "four batches of eight that run, and one more that is shared by four");
+    assert_eq!(four.told(ms(0), &model("c"), claim, None).wait, Duration::ZERO, "it does not stand here");
+}
+
+#[test]
 fn in_a_full_queue_an_equal_that_is_due_later_gives_way() {
     let mut device = device(1, &[(1, "a")]);
     let far = 100_000_000;
