@@ -295,10 +295,11 @@ impl Paging {
     /// When a row that takes `service` would be done of a model that is not in memory, on a device that has a slot for it at `start`; `None`
     /// where it is in memory, or nobody can say.
     pub fn estimate(&self, now: Instant, model: &ModelRef, start: Estimate, service: ServiceTime) -> Option<Estimate> {
-        let ready = self.ready_at(now, model).filter(|ready| *ready > now)?;
+        let (id, ready) = self.promise(now, model).filter(|(_, ready)| !self.is_resident(model) && *ready > now)?;
         let (last, first) = (ready.max(start.finish), ready.max(start.soonest()));
         let alone = (ready + service).since(now);
-        Some(Estimate { yields: last.since(first), ..Estimate::of(now, last + service, alone) })
+        let cold = !self.is_coming(id);
+        Some(Estimate { yields: last.since(first), cold, ..Estimate::of(now, last + service, alone) })
     }
 
     /// A load that was asked for is done. Of the first one: what the replica takes, and how much of the time the next load will take again.

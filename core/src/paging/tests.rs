@@ -395,6 +395,22 @@ fn who_is_late_behind_what_its_device_has_waits_for_no_load() {
 }
 
 #[test]
+fn a_model_is_cold_until_somebody_waits_for_its_load() {
+    let mut node = Node::warm(2 * MB, &[(MB, 10); 3], Keep::Worth);
+    let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();
+    let is_cold = |node: &Node| {
+        let start = Estimate::of(node.now, node.now, Duration::ZERO);
+        let estimate = node.paging.estimate(node.now, &model(cold), start, ServiceTime::from_micros(2_000));
+        estimate.map(|estimate| estimate.cold)
+    };
+    assert_eq!(is_cold(&node), Some(true));
+    node.ask(cold, 100);
+    assert_eq!(is_cold(&node), Some(false), "whoever comes now has it loaded for others");
+    node.wait(50);
+    assert_eq!(is_cold(&node), None, "it is in memory");
+}
+
+#[test]
 fn what_is_asked_more_is_not_put_out_for_what_is_asked_less() {
     let mut node = Node::warm(2 * MB, &[(MB, 200); 3], Keep::Worth);
     let cold = (0..3).find(|i| !node.is_in(*i)).unwrap();

@@ -73,12 +73,14 @@ pub struct Estimate {
     pub spare: f64,
     /// What it would take if nothing waited there; for ever where it does not answer.
     pub alone: Duration,
+    /// Whether its model would be loaded for it first.
+    pub cold: bool,
 }
 
 impl Estimate {
     /// Of work that takes so long `alone`, where nothing more is known than when it would be done.
     pub fn of(now: Instant, finish: Instant, alone: Duration) -> Estimate {
-        Estimate { finish, yields: Duration::ZERO, calm: false, begins: now, spare: 0.0, alone }
+        Estimate { finish, yields: Duration::ZERO, calm: false, begins: now, spare: 0.0, alone, cold: false }
     }
 
     /// If nothing that can be pushed out were in the way.

@@ -104,11 +104,12 @@ pub(super) fn meets(saves: Duration) -> bool {
 
 /// Whether a device takes a row that has `left` time until its deadline and is to be done `by` then; `order` is where the device stands in
 /// the order of the row's model. Where it is not the first the row is a guest: if none of its model waits there already, it costs a
-/// batch, which is time that others need unless the device has some to spare.
+/// batch, which is time that others need unless the device has some to spare. For a guest no model is loaded: that takes much longer, and whoever
+/// goes for it is asked for there. Where guests are many, those that were refused are worth a load.
 pub fn has_room(now: Instant, by: Instant, left: Duration, order: usize, estimate: &Estimate) -> bool {
     let (least, more) = GUEST_WAITS;
     let may_wait = || left.mul_f64((least + more * estimate.spare).min(1.0));
-    estimate.finish <= by && (order == 0 || estimate.begins.since(now) <= may_wait())
+    estimate.finish <= by && (order == 0 || !estimate.cold && estimate.begins.since(now) <= may_wait())
 }
 
 /// The devices that rows of their model fill first, of those that could be in time if nothing waited there.
@@ -236,6 +237,8 @@ mod tests {
         assert!(has_room(1, &at(23, 0.05)) && !has_room(1, &at(25, 0.05)), "and 4 for each that is left over");
         assert!(has_room(1, &at(0, 0.0)), "where others wait it costs a row");
         assert!(!has_room(0, &Estimate { finish: ms(41), ..at(0, 1.0) }) && has_room(1, &at(36, 1.0)));
+        let cold = Estimate { cold: true, ..at(0, 1.0) };
+        assert!(has_room(0, &cold) && !has_room(1, &cold), "no model is loaded for a guest");
     }
 
     /// Done after 36 ms.

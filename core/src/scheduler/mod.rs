@@ -285,7 +285,8 @@ impl Device {
         let joins = !model.rows().is_multiple_of(model.steady);
         let begins = if joins { now } else { now + finish.since(now).saturating_sub(alone) };
         let yields = self.yields(firm).as_duration();
-        Some(Estimate { finish, yields, calm, begins, spare: self.demand.spare(now, busy), alone })
+        let spare = self.demand.spare(now, busy);
+        Some(Estimate { yields, calm, begins, spare, ..Estimate::of(now, finish, alone) })
     }
 
     /// When a slot would be free, if it came now, for a row that is due at `deadline` and whose model does not stand here yet; where nobody
