@@ -37,6 +37,7 @@ use weir_core::ids::{DeviceName, EndpointName, ModelRef, NodeName};
 use weir_core::replicated::{Device as DeviceSpec, Node};
 use weir_core::router::{Candidate, Estimate, Target, missed};
 use weir_core::scheduler::{Inquiry, Policy};
+use weir_core::tensor::Row;
 use weir_core::triage::{ByModel, Method, WholeStage};
 use weir_core::units::{Bytes, Instant};
 use weir_host::Host;
@@ -148,8 +149,16 @@ pub(crate) struct Devices {
 
 impl Devices {
     /// When so many rows of a model would be done on one of them: see [`Device::estimate_finish`]. What is not in memory has to be loaded first.
-    fn estimate_finish(&self, device: &Device, now: Instant, model: &ModelRef, asked: Inquiry) -> Option<Estimate> {
-        device.estimate_finish(now, model, asked).or_else(|| self.memory.estimate(now, model, device, asked))
+    fn estimate_finish(
+        &self,
+        device: &Device,
+        now: Instant,
+        model: &ModelRef,
+        asked: Inquiry,
+        like: Option<&Row>,
+    ) -> Option<Estimate> {
+        let loaded = || self.memory.estimate(now, model, device, asked);
+        device.estimate_finish(now, model, asked, like).or_else(loaded)
     }
 }
 

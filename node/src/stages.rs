@@ -234,7 +234,7 @@ impl stages::Server for StagesObject {
             .filter_map(|name| {
                 let device = devices.get(name)?;
                 let asked = Inquiry { rows: rows.len(), ..Inquiry::of(class, Deadline::after(now, longest)) };
-                Some((devices.estimate_finish(device, now, &model, asked)?, device))
+                Some((devices.estimate_finish(device, now, &model, asked, rows.first())?, device))
             })
             .min_by_key(|(estimate, _)| estimate.finish);
         let mut replies: Vec<StageReply> =

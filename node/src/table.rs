@@ -12,6 +12,7 @@ use weir_core::profile::Profile;
 use weir_core::replicated::{Assignment, Grant, Model, State};
 use weir_core::router::{Candidate, Target, Told, cheapest, meeting_order, remote_finish, sent};
 use weir_core::scheduler::Inquiry;
+use weir_core::tensor::Row;
 use weir_core::triage::{self, Claim};
 use weir_core::units::{Deadline, Instant};
 
@@ -260,24 +261,24 @@ pub fn load(
     model: &ModelRef,
     deadline: Deadline,
 ) -> f64 {
-    let known = candidates(table, devices, waits, now, model, Inquiry::of(Class::Default, deadline), &[]);
+    let known = candidates(table, devices, waits, now, model, (Inquiry::of(Class::Default, deadline), None), &[]);
     let finish = known.iter().map(|candidate| candidate.estimate.finish).min();
     finish.map_or(0.0, |finish| triage::load(now, finish, deadline))
 }
 
-/// Everything that could run rows of `model` now, and when they would be done; none of `tried`.
+/// Everything that could run rows of `model` now, `like` one of them where there are any yet, and when they would be done; none of `tried`.
 pub fn candidates(
     table: &Table,
     devices: &Devices,
     waits: &RemoteWaits,
     now: Instant,
     model: &ModelRef,
-    asked: Inquiry,
+    (asked, like): (Inquiry, Option<&Row>),
     tried: &[Target],
 ) -> Vec<Candidate> {
     let Some(targets) = table.targets.get(model) else { return Vec::new() };
     let local = targets.local.iter().filter_map(|name| {
-        let estimate = devices.estimate_finish(devices.get(name)?, now, model, asked)?;
+        let estimate = devices.estimate_finish(devices.get(name)?, now, model, asked, like)?;
         Some(Candidate { target: Target::Local(name.clone()), estimate, order: targets.here })
     });
     let remote = targets.remote.iter().map(|(node, order)| {

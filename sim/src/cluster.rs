@@ -25,11 +25,11 @@ use weir_core::router::{
     self, Candidate, Choice, Coming, Depth, Ending, Group, Journey, StageEnd, Target, Told, Trip, cheapest, choose,
     doubted, has_room, meeting_order, remote_finish, sent, soonest, spare_here,
 };
-use weir_core::scheduler::{Inquiry, Policy, Query, ShapeKey};
+use weir_core::scheduler::{Inquiry, Policy, Query};
 use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
-use crate::device::{Device, Effect, Service};
+use crate::device::{Device, Effect, SHAPE, Service};
 use crate::engine::Agenda;
 
 /// What a call costs on its way, apart from queues and batches.
@@ -741,7 +741,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     ticket,
                     deadline,
                     class: endpoint.class,
-                    shape: ShapeKey(0),
+                    shape: SHAPE,
                     mergeable: self.cluster.models[model].max_batch > 1,
                     rows: 1,
                     bid: self.cluster.triage.bid(endpoint, stage, call.trip.adds(*slot, stage)),

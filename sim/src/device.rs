@@ -7,7 +7,7 @@ use weir_core::outcome::Rejection;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{Estimate, Told};
-use weir_core::scheduler::{self, Action, Inquiry, Policy, Query};
+use weir_core::scheduler::{self, Action, Inquiry, Policy, Query, ShapeKey};
 use weir_core::triage::{ByModel, Claim, Price, Tenant};
 use weir_core::units::{Instant, ServiceTime};
 
@@ -48,6 +48,9 @@ pub enum Effect {
     /// The row's deadline could not be met any more.
     Expired { ticket: TicketId },
 }
+
+/// Of all rows of simulated queries.
+pub const SHAPE: ShapeKey = ShapeKey(0);
 
 /// A device whose batches end in virtual time.
 #[derive(Debug)]
@@ -165,7 +168,7 @@ impl Device {
 
     /// When a query that came now would be done; `None` without a replica of its model.
     pub fn estimate_finish(&self, now: Instant, model: &ModelRef, asked: Inquiry) -> Option<Estimate> {
-        self.scheduler.estimate_finish(now, model, asked)
+        self.scheduler.estimate_finish(now, model, asked, || Some(SHAPE))
     }
 
     fn perform(&mut self, now: Instant, out: &mut Vec<Effect>) {

@@ -271,8 +271,14 @@ impl Device {
     }
 
     /// When rows of `model` would be done if they came now: behind what goes before them here, and before what has more time than they have.
-    /// `None` where no replica of it stands here.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, asked: Inquiry) -> Option<Estimate> {
+    /// `None` where no replica of it stands here. They share batches with rows of this `shape`, if with any.
+    pub fn estimate_finish(
+        &self,
+        now: Instant,
+        model: &ModelRef,
+        asked: Inquiry,
+        shape: impl FnOnce() -> Option<ShapeKey>,
+    ) -> Option<Estimate> {
         let Inquiry { rows, class, deadline, firm } = asked;
         let index = self.pool.index(model)?;
         let start = self.pool.start_estimate(now, index, class, deadline);
@@ -282,7 +288,8 @@ impl Device {
         let calm = self.demand.is_calm(now, busy);
         let model = self.pool.model(index);
         let alone = model.takes(rows.max(1)).as_duration();
-        let joins = !model.rows().is_multiple_of(model.steady);
+        let waits = !model.lanes.is_empty();
+        let joins = waits && shape().is_some_and(|shape| !model.rows_alike(shape).is_multiple_of(model.steady));
         let begins = if joins { now } else { now + finish.since(now).saturating_sub(alone) };
         let yields = self.yields(firm).as_duration();
         let spare = self.demand.spare(now, busy);
@@ -302,11 +309,14 @@ impl Device {
     pub fn told(&mut self, now: Instant, model: &ModelRef, claim: Claim, firm: Option<f64>) -> Told {
         let nothing = Told::nothing(now, self.price(now, model, claim));
         let asked = Inquiry { firm, ..Inquiry::of(claim.class, claim.deadline) };
-        self.estimate_finish(now, model, asked).map_or(nothing, |Estimate { finish, alone, yields, .. }| Told {
-            wait: finish.since(now).saturating_sub(alone),
-            yields,
-            ..nothing
-        })
+        self.estimate_finish(now, model, asked, || None).map_or(
+            nothing,
+            |Estimate { finish, alone, yields, .. }| Told {
+                wait: finish.since(now).saturating_sub(alone),
+                yields,
+                ..nothing
+            },
+        )
     }
 
     /// What a second of slot time is worth now to a row of `model`: nothing where there is room, and where nothing is weighed.

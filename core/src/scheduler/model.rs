@@ -9,6 +9,7 @@ use crate::profile::Profile;
 use crate::triage::Curve;
 use crate::units::{Deadline, Instant, ServiceTime};
 
+use super::ShapeKey;
 use super::distance::Distance;
 use super::lane::{Lane, LaneKey};
 use super::rate::{Rate, Recent};
@@ -84,6 +85,12 @@ impl Model {
     /// Rows that wait.
     pub fn rows(&self) -> usize {
         self.lanes.values().map(Lane::rows).sum()
+    }
+
+    /// Those that share batches, of this shape: whatever their class.
+    pub fn rows_alike(&self, shape: ShapeKey) -> usize {
+        let alike = self.lanes.iter().filter(|(key, _)| !key.alone && key.shape == shape);
+        alike.map(|(_, lane)| lane.rows()).sum()
     }
 
     /// When so many rows may be said to be done that are expected at `finish`: see [`Distance`]. What is critical is let in all the same.

@@ -176,6 +176,13 @@ struct Echoes {
     next: Instant,
 }
 
+impl Inner {
+    /// A replica of a model that runs rows of different queries together.
+    fn batching(&self, model: &ModelRef) -> Option<&Hosted> {
+        self.replicas.values().find(|hosted| hosted.model == *model && hosted.batches_rows)
+    }
+}
+
 struct Hosted {
     model: ModelRef,
     actor: Addr<ModelActor>,
@@ -379,11 +386,8 @@ impl Device {
     pub fn submit(self: &Arc<Self>, model: &ModelRef, rows: Vec<Submission>, replies: &Replies) -> Vec<TicketId> {
         let mut tickets = Vec::with_capacity(rows.len());
         self.step(|inner, now, actions, _| {
-            let mut standing = inner.replicas.values().filter(|hosted| hosted.model == *model && hosted.batches_rows);
-            let (batches_rows, padding) = match standing.next() {
-                Some(hosted) => (true, hosted.padding.clone()),
-                None => (false, None),
-            };
+            let batching = inner.batching(model).map(|hosted| hosted.padding.clone());
+            let (batches_rows, padding) = (batching.is_some(), batching.flatten());
             let queries: Vec<Query> = rows
                 .into_iter()
                 .map(|row| {
@@ -443,9 +447,21 @@ impl Device {
         self.lock().scheduler.price(now, model, claim)
     }
 
-    /// When rows of `model` that came now would be done; `None` without a replica of it.
-    pub fn estimate_finish(&self, now: Instant, model: &ModelRef, asked: Inquiry) -> Option<Estimate> {
-        self.lock().scheduler.estimate_finish(now, model, asked)
+    /// When rows of `model` that came now would be done; `None` without a replica of it. Where there are any yet, they are `like` this one: only
+    /// such as it share a batch with them.
+    pub fn estimate_finish(
+        &self,
+        now: Instant,
+        model: &ModelRef,
+        asked: Inquiry,
+        like: Option<&Row>,
+    ) -> Option<Estimate> {
+        let inner = self.lock();
+        let shape = || {
+            let row = like.filter(|row| row.row.is_some())?;
+            inner.batching(model).map(|hosted| shape_key(row, hosted.padding.as_deref()))
+        };
+        inner.scheduler.estimate_finish(now, model, asked, shape)
     }
 
     /// When a slot would be free for a row whose model does not stand here yet: see [`scheduler::Device::estimate_start`].

@@ -168,7 +168,7 @@ impl Home {
         let (devices, waits) = (&self.shared.devices, &self.shared.remote_waits);
         let models: Vec<ModelRef> = models.collect();
         let asked = Inquiry::of(Class::Default, Deadline::NEVER);
-        let is_ready = |model: &ModelRef| !candidates(table, devices, waits, now, model, asked, &[]).is_empty();
+        let is_ready = |model: &ModelRef| !candidates(table, devices, waits, now, model, (asked, None), &[]).is_empty();
         let first = models.first().filter(|_| !models.iter().any(is_ready))?;
         Some(format!("no replica of {first} is ready"))
     }
@@ -362,8 +362,8 @@ impl Home {
         let (now, table, shared) = (self.shared.host.clock.now(), self.shared.table.load(), &self.shared);
         let span = |(stage, model): (usize, Option<&ModelRef>)| {
             let asked = Inquiry { rows: call.budget.items(stage).round() as usize, ..call.asks(stage) };
-            let known =
-                model.map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, asked, &[]));
+            let known = model
+                .map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, None), &[]));
             // What a combination takes is nothing beside models; who has no replica is told so.
             known.and_then(|known| soonest(now, &known)).unwrap_or(0.0)
         };
@@ -383,7 +383,7 @@ impl Home {
             stages.iter().take(most).skip(call.depth.from).filter_map(Stage::model).collect();
         let asked = Inquiry::of(call.class, call.deadline);
         for model in models {
-            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, asked, &[]);
+            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, None), &[]);
             shared.missed(&known, model, call.rows.len(), call.deadline.left(now));
         }
     }
@@ -464,7 +464,9 @@ impl Home {
                 shared.wanted.add(now, model, rows.len());
             }
             let asked = Inquiry { rows: rows.len(), firm: rows[0].bid.firm(), ..call.asks(group.stage) };
-            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, asked, &group.tried);
+            let like = Some(&rows[0].inputs);
+            let known =
+                candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, like), &group.tried);
             let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
             let own = soonest(now, &known).unwrap_or(0.0);
             let deadline = stage_deadline(now, call.deadline, own, call.rest[group.stage]);

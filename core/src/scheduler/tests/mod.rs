@@ -178,7 +178,7 @@ fn a_replica_that_leaves_finishes_its_batch() {
     step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 1000)], out));
     step(|out| device.remove_replica(ms(1), ReplicaId(1), out));
     assert_eq!(step(|out| device.on_batch_done(ms(6), ReplicaId(1), ServiceTime::from_micros(6000), out)), []);
-    assert_eq!(device.estimate_finish(ms(7), &model("a"), ONE), None);
+    assert_eq!(device.estimate_finish(ms(7), &model("a"), ONE, || None), None);
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_query_that_brings_many_rows_is_taken_to_cost_as_much() {
         [run(1, &[1], Closed::Full)]
     );
     // Behind it a short one is not promised to be done before it.
-    assert!(device.estimate_finish(ms(0), &model("a"), ONE).unwrap().finish >= ms(105 + 6));
+    assert!(device.estimate_finish(ms(0), &model("a"), ONE, || None).unwrap().finish >= ms(105 + 6));
     step(|out| device.on_batch_done(ms(105), ReplicaId(1), ServiceTime::from_micros(105_000), out));
     assert_eq!(
         device.profile(ReplicaId(1)).unwrap().estimate(1),
@@ -338,7 +338,12 @@ fn who_is_due_sooner_is_done_before_what_has_more_time() {
     step(|out| device.on_arrival(ms(0), &model("b"), &eight(11, 500), out));
     let done = |name: &str, class, due| {
         let asked = Inquiry::of(class, Deadline(ms(due)));
-        device.estimate_finish(ms(0), &model(name), asked).expect("it stands here").finish.since(ms(0)).as_millis()
+        device
+            .estimate_finish(ms(0), &model(name), asked, || None)
+            .expect("it stands here")
+            .finish
+            .since(ms(0))
+            .as_millis()
     };
     let all = done("a", Class::Default, 2000);
     let (before_one, before_both) = (done("a", Class::Default, 700), done("a", Class::Default, 400));
@@ -362,15 +367,36 @@ fn a_sibling_that_takes_small_batches_lowers_them_while_it_stands() {
 fn a_batch_that_is_over_its_time_is_taken_to_need_as_much_again() {
     let mut device = device(1, &[(1, "a")]);
     step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 10_000)], out));
-    assert_eq!(device.estimate_finish(ms(4), &model("a"), ONE).map(|estimate| estimate.finish), Some(ms(12)));
+    assert_eq!(device.estimate_finish(ms(4), &model("a"), ONE, || None).map(|estimate| estimate.finish), Some(ms(12)));
     // It should have ended at 6.
-    assert_eq!(device.estimate_finish(ms(106), &model("a"), ONE).map(|estimate| estimate.finish), Some(ms(206 + 6)));
+    assert_eq!(
+        device.estimate_finish(ms(106), &model("a"), ONE, || None).map(|estimate| estimate.finish),
+        Some(ms(206 + 6))
+    );
     step(|out| device.on_batch_done(ms(110), ReplicaId(1), ServiceTime::from_micros(6000), out));
     assert_eq!(
-        device.estimate_finish(ms(200), &model("a"), ONE).map(|estimate| estimate.finish),
+        device.estimate_finish(ms(200), &model("a"), ONE, || None).map(|estimate| estimate.finish),
         Some(ms(206)),
         "idle replicas are not overdue"
     );
+}
+
+#[test]
+fn a_row_joins_those_that_it_may_share_a_batch_with() {
+    let mut device = device(1, &[(1, "a")]);
+    let begins = |device: &Device, shape: Option<u64>| {
+        let shape = || shape.map(ShapeKey);
+        device.estimate_finish(ms(1), &model("a"), ONE, shape).unwrap().begins
+    };
+    step(|out| device.on_arrival(ms(0), &model("a"), &[query(0, 1000)], out));
+    assert_eq!(begins(&device, Some(0)), ms(6), "nobody waits, and one runs");
+    let alone = Query { mergeable: false, ..query(1, 1000) };
+    step(|out| device.on_arrival(ms(1), &model("a"), &[alone], out));
+    assert!(begins(&device, Some(0)) > ms(6), "that one shares with nobody");
+    let sheddable = Query { class: Class::Sheddable, shape: ShapeKey(7), ..query(2, 1000) };
+    step(|out| device.on_arrival(ms(1), &model("a"), &[sheddable], out));
+    assert_eq!(begins(&device, Some(7)), ms(1), "it joins one of another class");
+    assert!(begins(&device, Some(0)) > ms(6) && begins(&device, None) > ms(6), "and none of another shape");
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn routing_knows_what_would_give_way() {
     arrive(&mut device, 1, "deep", &[query(1, 90), deeper(2, 90, 0.1)]);
     let one = device.yields(None);
     assert!(one > ServiceTime::ZERO);
-    assert_eq!(device.estimate_finish(ms(1), &model("shallow"), ONE).unwrap().yields, one.as_duration());
+    assert_eq!(device.estimate_finish(ms(1), &model("shallow"), ONE, || None).unwrap().yields, one.as_duration());
     device.on_cancel(ms(2), TicketId(2), &mut Vec::new());
     assert_eq!(device.yields(None), ServiceTime::ZERO);
 }
