@@ -217,9 +217,9 @@ impl Shared {
     }
 
     /// So many rows of a model with `left` time go nowhere, as each of `known` would be done with them too late: it counts where they would have
-    /// gone.
-    fn missed(&self, known: &[Candidate], model: &ModelRef, rows: usize, left: Duration) {
-        match missed(known) {
+    /// gone, which depends on how much a row `saves` by meeting others.
+    fn missed(&self, known: &[Candidate], model: &ModelRef, rows: usize, left: Duration, saves: Duration) {
+        match missed(known, left, saves) {
             Some(Target::Local(_)) => self.devices.memory.on_missed(model, rows, left),
             Some(Target::Remote(node)) => self.remote_waits.missed(node, model, rows, left),
             None => {}

@@ -187,7 +187,7 @@ pub fn choose(
             };
         }
         // There is too much of everything: elsewhere a row would cost whoever meets there several of theirs.
-        if firsts.is_empty() { compete(candidates, prng) } else { firsts }
+        firsts
     } else {
         compete(candidates, prng)
     };
@@ -208,10 +208,13 @@ pub fn choose(
     if doubted(prng) { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
 }
 
-/// Where rows would have gone that are sent nowhere, as they would be done too late everywhere: who has the model should hear of them.
-pub fn missed(candidates: &[Candidate]) -> Option<&Target> {
+/// Where rows with `left` time would have gone that are sent nowhere, as they would be done too late everywhere: who has the model should hear
+/// of them. Of rows that meet all homes name the same device, which hears of all of them, and where one load serves all; of a model that is
+/// in nobody's memory each would else name its own.
+pub fn missed(candidates: &[Candidate], left: Duration, saves: Duration) -> Option<&Target> {
+    let known = if meets(saves) { first_of(candidates, left) } else { candidates.iter().collect() };
     let done = |candidate: &Candidate| candidate.estimate.finish + candidate.target.hop();
-    candidates.iter().map(|candidate| (done(candidate), &candidate.target)).min().map(|(_, target)| target)
+    known.into_iter().map(|candidate| (done(candidate), &candidate.target)).min().map(|(_, target)| target)
 }
 
 /// How many seconds from now work could be done where that is soonest, if nothing that can be pushed out were in the way; `None` where nobody

@@ -112,11 +112,13 @@ pub fn has_room(now: Instant, by: Instant, left: Duration, order: usize, estimat
     estimate.finish <= by && (order == 0 || !estimate.cold && estimate.begins.since(now) <= may_wait())
 }
 
-/// The devices that rows of their model fill first, of those that could be in time if nothing waited there.
+/// The devices that rows of their model fill first, of those that could be in time if nothing waited there; where none could, of all.
 pub(super) fn first_of(candidates: &[Candidate], left: Duration) -> Vec<&Candidate> {
     let could = |candidate: &&Candidate| candidate.estimate.alone.saturating_add(candidate.target.hop()) <= left;
-    let first = candidates.iter().filter(could).map(|candidate| candidate.order).min();
-    candidates.iter().filter(could).filter(|candidate| Some(candidate.order) == first).collect()
+    let any = candidates.iter().any(|candidate| could(&candidate));
+    let among = || candidates.iter().filter(|candidate| !any || could(candidate));
+    let first = among().map(|candidate| candidate.order).min();
+    among().filter(|candidate| Some(candidate.order) == first).collect()
 }
 
 /// The first of the candidates, in the order in which rows of their model fill them, that has room before the deadline, with some to spare.

@@ -203,9 +203,30 @@ fn a_confidence_that_is_not_a_number_stops_and_is_counted() {
 fn what_is_sent_nowhere_is_missed_where_it_would_have_been_done_first() {
     let remote = Target::Remote(NodeName::parse("n2").unwrap());
     let at = |here, there| [candidate(local(), here), candidate(remote.clone(), there)];
-    assert_eq!(missed(&at(60_000, 50_000)), Some(&remote));
-    assert_eq!(missed(&at(60_000, 59_900)), Some(&local()), "with the way there");
-    assert_eq!(missed(&[]), None);
+    let left = Duration::from_millis(50);
+    assert_eq!(missed(&at(60_000, 50_000), left, Duration::ZERO), Some(&remote));
+    assert_eq!(missed(&at(60_000, 59_900), left, Duration::ZERO), Some(&local()), "with the way there");
+    assert_eq!(missed(&[], left, Duration::ZERO), None);
+}
+
+#[test]
+fn what_meets_and_is_sent_nowhere_is_missed_where_it_meets() {
+    let (left, saves) = (Duration::from_millis(50), Duration::from_millis(5));
+    let at = |target, order, alone_ms| {
+        let alone = Duration::from_millis(alone_ms);
+        Candidate { target, estimate: Estimate::of(Instant::ZERO, Instant::from_millis(60 + alone_ms), alone), order }
+    };
+    // In nobody's memory, and loaded as soon anywhere: each home has one of its own.
+    let known = [at(local(), 1, 80), at(remote("n2"), 0, 80), at(remote("n3"), 2, 80)];
+    assert_eq!(missed(&known, left, saves), Some(&remote("n2")), "the first in their order, for all homes");
+    assert_eq!(missed(&known, left, Duration::ZERO), Some(&local()), "what need not meet is done first here");
+    let (deadline, mut prng) = (Deadline(Instant::ZERO + left), Prng::new(3));
+    let mut tried = (0..320).map(|_| choose(&known, &[], Instant::ZERO, deadline, saves, &mut prng));
+    assert!(tried.any(|choice| choice == Choice::To(remote("n2"))), "whoever is sent all the same tells it");
+    assert!(tried.all(|choice| [Choice::To(remote("n2")), Choice::None(Rejection::TooLate)].contains(&choice)));
+    // The first of them would have to load it for longer than there is time.
+    let known = [at(local(), 2, 6), at(remote("n2"), 0, 80), at(remote("n3"), 1, 6)];
+    assert_eq!(missed(&known, left, saves), Some(&remote("n3")), "the first that it could have been sent to");
 }
 
 fn candidate(target: Target, us: u64) -> Candidate {

@@ -9,7 +9,7 @@ mod told;
 mod travel;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::{Choice, Depth, Target, Trip, choose, doubted, soonest, spare_here};
+use weir_core::router::{Candidate, Choice, Depth, Target, Trip, choose, doubted, soonest, spare_here};
 use weir_core::scheduler::Inquiry;
 use weir_core::tensor::{Row, TensorSpec};
 use weir_core::triage::Claim;
@@ -329,8 +329,8 @@ impl Home {
         if let Some(first) = call.ladders.endpoint().stages.get(call.depth.from).and_then(|stage| stage.model()) {
             self.shared.wanted.add(self.shared.host.clock.now(), first, count);
         }
-        if self.is_hopeless(call) {
-            self.miss(call);
+        if let Some(known) = self.hopeless(call) {
+            self.miss(call, &known);
             travel.refuse(self.shared.host.clock.now(), Rejection::TooLate);
         }
         self.send_groups(&mut travel);
@@ -353,39 +353,47 @@ impl Home {
     }
 
     /// Whether no answer can be had in time that the caller would take: where several stages have to follow each other for one, all of
-    /// them count, so that none runs for nothing.
-    fn is_hopeless(&self, call: &Call) -> bool {
+    /// them count, so that none runs for nothing. Then, what is known of who could run them, by stage.
+    fn hopeless(&self, call: &Call) -> Option<Vec<Vec<Candidate>>> {
         let flow = &call.wiring.flow;
         if flow.is_chain() && call.depth.least <= call.depth.from {
-            return false;
+            return None;
         }
         let (now, table, shared) = (self.shared.host.clock.now(), self.shared.table.load(), &self.shared);
-        let span = |(stage, model): (usize, Option<&ModelRef>)| {
+        let know = |(stage, model): (usize, Option<&ModelRef>)| {
             let asked = Inquiry { rows: call.budget.items(stage).round() as usize, ..call.asks(stage) };
             let known = model
                 .map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, None), &[]));
-            // What a combination takes is nothing beside models; who has no replica is told so.
-            known.and_then(|known| soonest(now, &known)).unwrap_or(0.0)
+            known.unwrap_or_default()
         };
         let models = call.ladders.endpoint().stages.iter().map(|stage| stage.model());
-        let spans: Vec<f64> = models.enumerate().map(span).collect();
+        let known: Vec<Vec<Candidate>> = models.enumerate().map(know).collect();
+        // What a combination takes is nothing beside models; who has no replica is told so.
+        let spans: Vec<f64> = known.iter().map(|known| soonest(now, known).unwrap_or(0.0)).collect();
         let answer = now + Duration::from_secs_f64(flow.until_answer(&spans, call.depth.least).min(1e9));
-        call.deadline.missed_by(answer) && !doubted(&mut self.prng.borrow_mut())
+        (call.deadline.missed_by(answer) && !doubted(&mut self.prng.borrow_mut())).then_some(known)
     }
 
     /// A call is refused before any of it is sent: models that would have run for it hear how much is asked of them, or one that is not in
     /// memory never would be.
-    fn miss(&self, call: &Call) {
-        let (now, table, shared) = (self.shared.host.clock.now(), self.shared.table.load(), &self.shared);
-        let stages = &call.ladders.endpoint().stages;
+    fn miss(&self, call: &Call, known: &[Vec<Candidate>]) {
+        let (now, table) = (self.shared.host.clock.now(), self.shared.table.load());
+        let (left, stages) = (call.deadline.left(now), &call.ladders.endpoint().stages);
         let most = if call.wiring.flow.is_chain() { call.depth.least + 1 } else { stages.len() };
-        let models: BTreeSet<&ModelRef> =
-            stages.iter().take(most).skip(call.depth.from).filter_map(Stage::model).collect();
-        let asked = Inquiry::of(call.class, call.deadline);
-        for model in models {
-            let known = candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, None), &[]);
-            shared.missed(&known, model, call.rows.len(), call.deadline.left(now));
+        let would = stages.iter().zip(known).take(most).skip(call.depth.from);
+        let models: BTreeMap<&ModelRef, &Vec<Candidate>> =
+            would.filter_map(|(stage, known)| Some((stage.model()?, known))).collect();
+        for (model, known) in models {
+            let saves = self.saves(&table, now, model, left, known);
+            self.shared.missed(known, model, call.rows.len(), left, saves);
         }
+    }
+
+    /// Slot time that a row of a model saves by meeting those of other homes.
+    fn saves(&self, table: &Table, now: Instant, model: &ModelRef, left: Duration, known: &[Candidate]) -> Duration {
+        let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
+        let saves = |profile| self.shared.wanted.saves(now, model, profile, left, spare_here(known));
+        elsewhere.map_or(Duration::ZERO, saves)
     }
 
     /// What the gate before `stage` weighs by now.
@@ -467,19 +475,16 @@ impl Home {
             let like = Some(&rows[0].inputs);
             let known =
                 candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, like), &group.tried);
-            let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
             let own = soonest(now, &known).unwrap_or(0.0);
             let deadline = stage_deadline(now, call.deadline, own, call.rest[group.stage]);
             rows.iter_mut().for_each(|row| row.deadline = deadline);
             let left = deadline.left(now);
-            let spare = spare_here(&known);
-            let saves =
-                elsewhere.map_or(Duration::ZERO, |profile| shared.wanted.saves(now, model, profile, left, spare));
+            let saves = self.saves(&table, now, model, left, &known);
             let (target, by) = match choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut()) {
                 Choice::None(why) => {
                     // Who was asked before has counted them.
                     if group.tried.is_empty() && group.full.is_empty() {
-                        shared.missed(&known, model, rows.len(), deadline.left(now));
+                        shared.missed(&known, model, rows.len(), left, saves);
                     }
                     travel.trip.on_no_choice(now, &group, why);
                     continue;
@@ -496,7 +501,8 @@ impl Home {
                     travel.waiting.push(self.submit(device, model, rows, sink));
                 }
                 Target::Remote(node) => {
-                    let row = elsewhere.map_or(0.0, Profile::row_seconds);
+                    let there = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
+                    let row = there.map_or(0.0, Profile::row_seconds);
                     shared.remote_waits.sent(now, &node, model, Duration::from_secs_f64(row * rows.len() as f64));
                     let wanted = (model.clone(), call.ladders.endpoint().name.clone(), by);
                     let forwarded = self.forward(&table, node, wanted, rows, sink);
