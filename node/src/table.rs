@@ -18,6 +18,9 @@ use weir_core::units::{Deadline, Instant};
 
 use crate::Devices;
 
+#[cfg(test)]
+mod tests;
+
 /// Everything that routing a query needs.
 #[derive(Default)]
 pub struct Table {
@@ -84,14 +87,34 @@ impl Served {
 pub struct Targets {
     /// Devices of this node where a replica is assigned; whether it is ready, the device knows.
     pub local: BTreeSet<DeviceName>,
-    /// Other nodes where a replica is ready, and where each stands in the order in which rows of the model fill nodes.
-    pub remote: BTreeMap<NodeName, usize>,
-    /// Latency on another node, before it has told anything itself.
-    pub profile: Option<Profile>,
-    /// Where this node stands in that order.
+    /// Other nodes where a replica is ready.
+    pub remote: BTreeMap<NodeName, Remote>,
+    /// Where this node stands in the order in which rows of the model fill nodes.
     pub here: usize,
     /// The price of its devices, where somebody holds it by hand.
     pub held: Option<f64>,
+}
+
+/// A model on another node.
+#[derive(Clone)]
+pub struct Remote {
+    /// Where it stands in the order in which rows of the model fill nodes.
+    pub order: usize,
+    /// Latency there, of the fastest of its devices.
+    pub profile: Option<Profile>,
+}
+
+impl Targets {
+    /// Latency on the other node that rows of the model fill first.
+    pub fn elsewhere(&self) -> Option<&Profile> {
+        let known = self.remote.values().filter_map(|remote| Some((remote.order, remote.profile.as_ref()?)));
+        known.min_by_key(|(order, _)| *order).map(|(_, profile)| profile)
+    }
+
+    /// Latency on a node.
+    pub fn at(&self, node: &NodeName) -> Option<&Profile> {
+        self.remote.get(node)?.profile.as_ref()
+    }
 }
 
 /// What the leader says of who serves: ordered by (term, counter).
@@ -145,8 +168,10 @@ impl Table {
                 of_model.local.insert(assignment.device.clone());
                 of_model.here = stands;
             } else if routing.ready.contains(id) {
-                of_model.remote.insert(assignment.node.clone(), stands);
-                of_model.profile = routing.profiles.get(id).cloned().or(of_model.profile.take());
+                let none = Remote { order: stands, profile: None };
+                let remote = of_model.remote.entry(assignment.node.clone()).or_insert(none);
+                let known = remote.profile.iter().chain(routing.profiles.get(id));
+                remote.profile = known.min_by_key(|profile| profile.estimate(1)).cloned();
             }
         }
         Table {
@@ -281,11 +306,9 @@ pub fn candidates(
         let estimate = devices.estimate_finish(devices.get(name)?, now, model, asked, like)?;
         Some(Candidate { target: Target::Local(name.clone()), estimate, order: targets.here })
     });
-    let remote = targets.remote.iter().map(|(node, order)| {
-        let service = targets
-            .profile
-            .as_ref()
-            .map_or(Duration::ZERO, |profile| profile.estimate(asked.rows as u32).as_duration());
+    let remote = targets.remote.iter().map(|(node, Remote { order, profile })| {
+        let takes = |profile: &Profile| profile.estimate(asked.rows as u32).as_duration();
+        let service = profile.as_ref().map_or(Duration::ZERO, takes);
         let estimate = remote_finish(now, waits.told(node, model), service);
         Candidate { target: Target::Remote(node.clone()), estimate, order: *order }
     });

@@ -38,7 +38,7 @@ use crate::deadlines::Deadlines;
 use crate::memory::Handed;
 use crate::operators::Remembered;
 use crate::stages::{Asking, Peers};
-use crate::table::{Served, Table, candidates, load, price};
+use crate::table::{Served, Table, Targets, candidates, load, price};
 
 use join::Joins;
 use told::{answer, record, write_outcome};
@@ -391,7 +391,7 @@ impl Home {
 
     /// Slot time that a row of a model saves by meeting those of other homes.
     fn saves(&self, table: &Table, now: Instant, model: &ModelRef, left: Duration, known: &[Candidate]) -> Duration {
-        let elsewhere = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
+        let elsewhere = table.targets.get(model).and_then(Targets::elsewhere);
         let saves = |profile| self.shared.wanted.saves(now, model, profile, left, spare_here(known));
         elsewhere.map_or(Duration::ZERO, saves)
     }
@@ -501,7 +501,7 @@ impl Home {
                     travel.waiting.push(self.submit(device, model, rows, sink));
                 }
                 Target::Remote(node) => {
-                    let there = table.targets.get(model).and_then(|targets| targets.profile.as_ref());
+                    let there = table.targets.get(model).and_then(|targets| targets.at(&node));
                     let row = there.map_or(0.0, Profile::row_seconds);
                     shared.remote_waits.sent(now, &node, model, Duration::from_secs_f64(row * rows.len() as f64));
                     let wanted = (model.clone(), call.ladders.endpoint().name.clone(), by);
