@@ -230,6 +230,14 @@ impl Row {
         bytes
     }
 
+    /// The tensors that rows were cut from, where these are all the rows of them in their order: as stacking would make them again.
+    pub fn uncut(rows: &[Row]) -> Option<&[Tensor]> {
+        let tensors = &rows.first()?.tensors;
+        let in_order = |(number, row): (usize, &Row)| row.row == Some(number) && Arc::ptr_eq(&row.tensors, tensors);
+        let all = |tensor: &Tensor| tensor.shape.first() == Some(&(rows.len() as u64));
+        (rows.iter().enumerate().all(in_order) && tensors.iter().all(all)).then_some(tensors)
+    }
+
     /// Whether two rows may be parts of one batch: same types and shapes apart from the first dimension.
     pub fn merges_with(&self, other: &Row) -> bool {
         self.row.is_some()
@@ -305,6 +313,12 @@ impl TensorSpec {
             && self.shape.len() == shape.len()
             && self.shape.iter().zip(shape).all(|(want, got)| want.is_none_or(|want| want == *got))
     }
+
+    /// Likewise, whatever its first dimension is: how many rows there are is the caller's affair.
+    pub fn accepts_rows(&self, dtype: DType, shape: &[u64]) -> bool {
+        let rest = |(want, got): (&Option<u64>, &u64)| want.is_none_or(|want| want == *got);
+        self.dtype == dtype && self.shape.len() == shape.len() && self.shape.iter().zip(shape).skip(1).all(rest)
+    }
 }
 
 impl fmt::Display for TensorSpec {
@@ -366,6 +380,32 @@ mod tests {
         assert_eq!(Row::data_of(&rows, 1)[0], b"\x03\0\0\0xyz");
         let whole = [Row { tensors: b, row: None }];
         assert_eq!(Row::data_of(&whole, 1), [&whole[0].tensors[1].data[..]]);
+    }
+
+    #[test]
+    fn only_all_the_rows_of_one_call_in_their_order_are_uncut() {
+        let call = |rows: u64| Arc::new(vec![Tensor::f32(&[rows, 2], &vec![0.5; 2 * rows as usize])]);
+        let of = |tensors: &Arc<Vec<Tensor>>, rows: &[usize]| -> Vec<Row> {
+            rows.iter().map(|row| Row { tensors: Arc::clone(tensors), row: Some(*row) }).collect()
+        };
+        let (three, other) = (call(3), call(3));
+        let uncut = of(&three, &[0, 1, 2]);
+        assert!(Row::uncut(&uncut).is_some_and(|tensors| std::ptr::eq(tensors, &three[..])));
+        assert!(Row::uncut(&of(&call(1), &[0])).is_some());
+        for cut in [&[][..], &[0, 1], &[0, 2, 1], &[1, 2, 0], &[0, 1, 2, 2]] {
+            assert_eq!(Row::uncut(&of(&three, cut)), None, "{cut:?}");
+        }
+        assert_eq!(Row::uncut(&[of(&three, &[0, 1]), of(&other, &[2])].concat()), None, "of two calls");
+        assert_eq!(Row::uncut(&[Row { tensors: call(1), row: None }]), None, "no row");
+    }
+
+    #[test]
+    fn of_rows_any_number_is_accepted_and_nothing_else() {
+        let spec = TensorSpec { name: "x".into(), dtype: DType::F32, shape: vec![Some(4), None, Some(2)] };
+        assert!(spec.accepts_rows(DType::F32, &[9, 1, 2]) && !spec.accepts(DType::F32, &[9, 1, 2]));
+        for (dtype, shape) in [(DType::F64, &[9, 1, 2][..]), (DType::F32, &[9, 1, 3]), (DType::F32, &[9, 1])] {
+            assert!(!spec.accepts_rows(dtype, shape), "{dtype}{shape:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! it: the batch fails, the actor stops, and whoever supervises starts another. Whatever happens, a batch's callback is
 //! called exactly once.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,7 +159,7 @@ impl ModelActor {
             Batching::Fixed { size } => size as usize,
             _ => self.shapes.filled_up(rows.len()),
         };
-        let outputs = self.session.run(&stack(rows, padded, self.plan.as_deref()))?;
+        let outputs = self.session.run(&stacked(rows, padded, self.plan.as_deref()))?;
         if outputs.iter().any(|output| output.shape.first() != Some(&(padded as u64))) {
             return Err(RunError::Model("its outputs are not one row for each row".into()));
         }
@@ -193,7 +194,7 @@ impl ModelActor {
         if filled_up || matches!(self.batching, Batching::Fixed { .. }) {
             return self.together(std::slice::from_ref(row)).map(|mut rows| rows.remove(0));
         }
-        let outputs = self.session.run(&stack(std::slice::from_ref(row), 1, None))?;
+        let outputs = self.session.run(&stacked(std::slice::from_ref(row), 1, None))?;
         // A model that gives something else than one row for one row gives it to this query as it is.
         let rows = outputs.iter().all(|output| output.shape.first() == Some(&1));
         Ok(Row { tensors: Arc::new(outputs), row: rows.then_some(0) })
@@ -206,6 +207,14 @@ fn broken(results: &[Result<Row, RunError>]) -> Option<String> {
         Err(RunError::Broken(why)) => Some(why.clone()),
         _ => None,
     })
+}
+
+/// What a session runs on for these rows: copies, but where a query brought just them and they lie as they have to.
+fn stacked<'a>(rows: &'a [Row], padded: usize, plan: Option<&PadPlan>) -> Cow<'a, [Tensor]> {
+    match Row::uncut(rows).filter(|_| padded == rows.len() && plan.is_none()) {
+        Some(tensors) => Cow::Borrowed(tensors),
+        None => Cow::Owned(stack(rows, padded, plan)),
+    }
 }
 
 /// Copies rows under each other, once each; the last one again until there are `padded`. By a plan, each is filled up to its length.

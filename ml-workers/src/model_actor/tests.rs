@@ -171,3 +171,16 @@ fn a_session_that_is_broken_ends_its_actor() {
     });
     assert_eq!(receive.try_recv().unwrap(), (2, Some("an illegal address".into())));
 }
+
+#[test]
+fn rows_that_lie_as_a_run_needs_them_are_not_copied() {
+    let in_place = |rows: &[Row], padded: usize| {
+        let inputs = stacked(rows, padded, None);
+        assert_eq!(*inputs, stack(rows, padded, None), "the same either way");
+        matches!(inputs, Cow::Borrowed(_))
+    };
+    let five = rows(&[1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert!(in_place(&five, 5) && in_place(&rows(&[6.0]), 1));
+    assert!(!in_place(&five[..1], 1) && !in_place(&five[1..], 4) && !in_place(&five, 8));
+    assert!(!in_place(&[rows(&[1.0]), rows(&[2.0])].concat(), 2), "of two queries");
+}

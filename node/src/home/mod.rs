@@ -612,17 +612,14 @@ fn rows(views: &[TensorView<'_>], specs: &[TensorSpec], whole: bool) -> Result<V
             return Err(bad_input(format!("input {:?} was given twice", spec.name)));
         }
         let got = || format!("{}{:?}", view.dtype, view.shape);
-        // Of rows, how many there are is the caller's affair.
-        let mut wanted = spec.clone();
-        if !whole {
-            match wanted.shape.first_mut() {
-                Some(first) => *first = None,
-                None => {
-                    return Err(bad_input(format!("input {:?} is one value, not rows; ask with --whole", spec.name)));
-                }
-            }
+        if !whole && spec.shape.is_empty() {
+            return Err(bad_input(format!("input {:?} is one value, not rows; ask with --whole", spec.name)));
         }
-        if !wanted.accepts(view.dtype, &view.shape) {
+        let accepts = if whole { TensorSpec::accepts } else { TensorSpec::accepts_rows };
+        if !accepts(spec, view.dtype, &view.shape) {
+            let mut wanted = spec.clone();
+            // Of rows, how many there are is the caller's affair.
+            wanted.shape.first_mut().filter(|_| !whole).into_iter().for_each(|first| *first = None);
             return Err(bad_input(format!("expected {wanted}, got {}", got())));
         }
         tensors.push(view.to_tensor());
