@@ -18,6 +18,7 @@
 //!   that takes nothing, and one that never acknowledges answers end the connection with a reason.
 
 mod buffered;
+mod within;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,6 +38,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::buffered::Buffered;
+use self::within::within;
 use crate::limits::Limits;
 use crate::net::Stream;
 use crate::share::{Crowd, Place, Pressure};
@@ -638,7 +640,7 @@ async fn read_message(
         Ok(lengths.map(|b| u32::from_le_bytes(b.try_into().expect("four bytes"))).collect::<Vec<_>>())
     };
     let stalled = |_| inner.end(Ended::MessageStalled);
-    let lengths = tokio::time::timeout(limits.unfinished_message, table).await.map_err(stalled)??;
+    let lengths = within(limits.unfinished_message, table).await.map_err(stalled)??;
     let bytes = lengths.iter().map(|words| u64::from(*words) * 8).sum::<u64>();
     let limit = if inner.logged_in.get() { limits.message_bytes } else { limits.before_login_bytes };
     if bytes > limit as u64 {
@@ -653,7 +655,7 @@ async fn read_message(
     let piece = ((limits.min_rate as f64 * limits.unfinished_message.as_secs_f64()) as usize).max(1);
     for piece in segments.chunks_mut(piece) {
         let whole = read_piece(reader, piece, inner);
-        if !tokio::time::timeout(limits.unfinished_message, whole).await.map_err(stalled)?.map_err(broke)? {
+        if !within(limits.unfinished_message, whole).await.map_err(stalled)?.map_err(broke)? {
             return Ok(None);
         }
     }
@@ -749,7 +751,7 @@ async fn write_batch(
     let mut rest = &mut slices[..];
     while !rest.is_empty() {
         let some = rest.len().min(SLICES_MAX);
-        let written = tokio::time::timeout(inner.limits.send_stall, writer.write_vectored(&rest[..some])).await;
+        let written = within(inner.limits.send_stall, writer.write_vectored(&rest[..some])).await;
         match written {
             Err(_) => return Err(Ended::SendStalled),
             Ok(Err(error)) => return Err(Ended::Broke(error.to_string())),
