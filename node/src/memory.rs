@@ -93,12 +93,21 @@ pub struct Handed {
     call: Option<(u64, ModelRef)>,
 }
 
+impl Handed {
+    /// Each of its rows has its reply: its device knows nothing of them any more.
+    pub fn all_replied(&mut self) {
+        self.tickets.clear();
+    }
+}
+
 impl Drop for Handed {
     fn drop(&mut self) {
         if let Some((call, model)) = self.call.take() {
             self.tickets.extend(self.memory.withdraw(call, &model));
         }
-        self.device.cancel(&self.tickets);
+        if !self.tickets.is_empty() {
+            self.device.cancel(&self.tickets);
+        }
     }
 }
 

@@ -52,11 +52,6 @@ impl Joins {
         first
     }
 
-    /// Items that were begun.
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
     /// An item came back: what its row's stage as a whole has to say, once it has.
     pub fn on_reply(&mut self, number: usize, reply: StageReply, room: &mut Room) -> Option<(usize, StageReply)> {
         let item = &mut self.items[number];

@@ -5,6 +5,7 @@
 
 mod copies;
 mod join;
+mod returns;
 mod told;
 mod travel;
 
@@ -14,7 +15,6 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use weir_core::call::ROWS_MAX;
 use weir_core::endpoint::passage::{Room, Taken};
 use weir_core::endpoint::{Budget, Ladder, Ladders, Stage, Wiring, stage_deadline};
@@ -41,6 +41,7 @@ use crate::stages::{Asking, Peers};
 use crate::table::{Served, Table, Targets, candidates, load, price};
 
 use join::Joins;
+use returns::{Mailbox, Returns, Sender};
 use told::{answer, record, write_outcome};
 
 /// An RPC thread's part in serving.
@@ -48,6 +49,7 @@ pub struct Home {
     pub shared: Arc<Shared>,
     pub peers: Peers,
     deadlines: Deadlines,
+    returns: Returns<(usize, HomeReply)>,
     prng: RefCell<Prng>,
     remembered: Remembered,
     /// Copies under way.
@@ -131,7 +133,9 @@ struct Travel<'a> {
     call: &'a Call,
     trip: Trip,
     rows: Vec<Gathered>,
-    replies: mpsc::UnboundedSender<(usize, HomeReply)>,
+    mailbox: Mailbox<(usize, HomeReply)>,
+    /// Rows, or items of rows, that were asked something and have no reply to it.
+    unanswered: usize,
     /// At devices of this node; withdrawn when dropped.
     waiting: Vec<Handed>,
     /// Their replies come with numbers after those of rows.
@@ -151,6 +155,7 @@ impl Home {
         Rc::new(Home {
             peers,
             deadlines,
+            returns: Returns::new(),
             remembered: shared.histories.begin(),
             records: RefCell::default(),
             copies: Cell::new(0),
@@ -312,20 +317,19 @@ impl Home {
     /// Takes all rows to their ends; what they have gathered there is taken from the room.
     async fn travel(&self, call: &Call) -> (Trip, Vec<Gathered>, Room) {
         let mut passed = self.deadlines.passed(call.deadline);
-        let (replies, mut ended) = mpsc::unbounded_channel();
         let count = call.rows.len();
         let rows = std::iter::repeat_with(Gathered::default).take(count).collect();
         let mut travel = Travel {
             call,
             trip: Trip::new(&call.wiring.flow, count, call.depth),
             rows,
-            replies,
+            mailbox: self.returns.open(),
+            unanswered: 0,
             waiting: Vec::new(),
             joins: Joins::default(),
             room: Room::among(&self.shared.held),
             remote: None,
         };
-        let mut batch = Vec::new();
         if let Some(first) = call.ladders.endpoint().stages.get(call.depth.from).and_then(|stage| stage.model()) {
             self.shared.wanted.add(self.shared.host.clock.now(), first, count);
         }
@@ -335,19 +339,21 @@ impl Home {
         }
         self.send_groups(&mut travel);
         while !travel.trip.is_over() {
-            let in_time = tokio::select! {
+            let replies = tokio::select! {
                 biased;
                 // All there are: what a row was asked has ended before it is asked once more.
-                _ = ended.recv_many(&mut batch, count + travel.joins.len()) => true,
-                () = &mut passed => false,
+                replies = travel.mailbox.take() => Some(replies),
+                () = &mut passed => None,
             };
             let now = self.shared.host.clock.now();
-            if in_time {
-                self.on_replies(now, &mut travel, batch.drain(..));
-            } else {
-                travel.trip.on_deadline(now);
+            match replies {
+                Some(replies) => self.on_replies(now, &mut travel, replies),
+                None => travel.trip.on_deadline(now),
             }
             self.send_groups(&mut travel);
+        }
+        if travel.unanswered == 0 {
+            travel.waiting.iter_mut().for_each(Handed::all_replied);
         }
         (travel.trip, travel.rows, travel.room)
     }
@@ -413,8 +419,9 @@ impl Home {
 
     /// Takes in what became of stage calls. Where gates weigh, this node's devices hear what was found: it is what is asked of them,
     /// sent or not.
-    fn on_replies(&self, now: Instant, travel: &mut Travel<'_>, replies: impl Iterator<Item = (usize, HomeReply)>) {
+    fn on_replies(&self, now: Instant, travel: &mut Travel<'_>, replies: Vec<(usize, HomeReply)>) {
         let call = travel.call;
+        travel.unanswered -= replies.len();
         let table = self.shared.table.load();
         let mut weighed: BTreeMap<usize, (&Ladder, Vec<f64>)> = BTreeMap::new();
         for (slot, reply) in replies {
@@ -494,7 +501,8 @@ impl Home {
             };
             travel.trip.on_sent(&group, &target);
             travel.note_sent(now, &group, &target, &shared.name);
-            let sink = Sink { replies: travel.replies.clone(), stage: group.stage };
+            travel.unanswered += rows.len();
+            let sink = Sink { replies: travel.mailbox.sender(), stage: group.stage };
             match target {
                 Target::Local(device) => {
                     let device = &shared.devices[&device];
@@ -562,14 +570,13 @@ struct HomeReply {
 /// Where the replies to one group of rows go.
 #[derive(Clone)]
 struct Sink {
-    replies: mpsc::UnboundedSender<(usize, HomeReply)>,
+    replies: Sender<(usize, HomeReply)>,
     stage: usize,
 }
 
 impl Sink {
     fn send(&self, slot: usize, node: NodeName, reply: StageReply) {
-        // Nobody listens where the call was dropped.
-        let _ = self.replies.send((slot, HomeReply { stage: self.stage, node, reply }));
+        self.replies.send((slot, HomeReply { stage: self.stage, node, reply }));
     }
 }
 
