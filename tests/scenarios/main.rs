@@ -10,6 +10,7 @@ mod a_saved_snapshot_is_not_stale;
 mod a_seed_repeats;
 mod a_short_deadline_does_not_keep_nodes_apart;
 mod a_version_is_rolled_back;
+mod audits_that_tell_nothing_are_not_made;
 mod planted_bugs_are_found;
 mod whatever_breaks_heals;
 

@@ -69,6 +69,8 @@ pub struct EndpointDeclaration {
     weight: f64,
     share: f64,
     audit: f64,
+    /// Where it is declared that some are.
+    audit_at: Option<Position>,
     objective: f64,
     class: Class,
     label_output: Option<String>,
@@ -122,7 +124,7 @@ impl EndpointDeclaration {
                 when: stage.when.clone(),
             })
         });
-        Ok(Endpoint {
+        let endpoint = Endpoint {
             name: self.name.clone(),
             deadline: self.deadline,
             weight: self.weight,
@@ -144,7 +146,11 @@ impl EndpointDeclaration {
             shadow: self.shadow.as_ref().map(|mention| mention.resolve(declared)).transpose()?,
             named: None,
             beside: Vec::new(),
-        })
+        };
+        match endpoint.unauditable().zip(self.audit_at.clone()) {
+            Some((why, at)) => Err(BadWeirFile { at: Some(at), what: why.to_owned() }),
+            None => Ok(endpoint),
+        }
     }
 }
 
@@ -619,6 +625,7 @@ impl Source<'_> {
             weight,
             share,
             audit,
+            audit_at: table.audit.as_ref().filter(|_| audit > 0.0).map(|audit| self.position(&audit.span())),
             objective,
             class,
             label_output: table.label_output.clone(),

@@ -86,6 +86,28 @@ fn mistakes_are_shown_with_line_column_and_what_was_meant() {
 }
 
 #[test]
+fn audits_that_would_tell_nothing_are_refused() {
+    let declared = ["fashion-tiny@1", "fashion-mid@1"].map(|model| ModelRef::parse(model).unwrap());
+    let resolved = |text: &str| parse(text).unwrap().endpoints[0].resolve(&declared);
+    let cascade = CASCADE.replace("label_output", "audit = 0.1\nlabel_output");
+    assert_eq!(resolved(&cascade).unwrap().audit, 0.1);
+    for (text, at, why) in [
+        (cascade.replace("label_output = \"probs\"", "confidence_output = \"sure\""), ":16:9: ", "`label_output`"),
+        (cascade.clone() + "when = \"tiny.confidence < 0.5\"\n", ":16:9: ", "of a graph"),
+        ("[[endpoint]]\nname = \"e\"\naudit = 0.1\nmodel = \"fashion-mid\"\n".into(), ":3:9: ", "has one"),
+        (
+            "[[endpoint]]\nname = \"e\"\naudit = 0.1\nversions = [{ model = \"fashion-mid\", share = 1 }]\n".into(),
+            ":3:9: ",
+            "has one",
+        ),
+    ] {
+        let said = resolved(&text).unwrap_err().to_string();
+        assert!(said.contains(at) && said.contains(why), "{said}");
+        assert!(resolved(&text.replace("audit = 0.1", "audit = 0")).is_ok(), "nobody audits: {text}");
+    }
+}
+
+#[test]
 fn gates_are_of_one_kind_and_say_so() {
     let with = |gate: &str| CASCADE.replace("{ confidence_below = 0.9 }", gate);
     let gate = |text: &str| parse(&with(text)).map(|file| file.endpoints[0].stages[1].gate.clone());

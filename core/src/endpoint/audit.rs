@@ -11,6 +11,22 @@ use super::{Endpoint, Gate, Stage};
 use crate::history::Ring;
 use crate::ids::QueryId;
 
+impl Endpoint {
+    /// Why asking every stage about a row of it tells nothing, and what to do about that; nothing where it does.
+    pub fn unauditable(&self) -> Option<&'static str> {
+        if self.stages.len() < 2 {
+            return Some("audits compare the stages of a cascade, and this endpoint has one; leave `audit` out");
+        }
+        if !self.is_chain() {
+            return Some(
+                "audits compare the stages of a cascade, each with the one before; of a graph they tell nothing; leave `audit` out",
+            );
+        }
+        let untold = "audits compare the classes that stages say: name their `label_output`, or leave `audit` out";
+        self.label_output.is_none().then_some(untold)
+    }
+}
+
 /// Audited rows that wait for a label.
 const KEPT: usize = 4096;
 
@@ -182,6 +198,7 @@ mod tests {
 
     use super::super::GainTable;
     use super::super::gain::Bin;
+    use super::super::graph::{Combine, How, Run};
     use super::super::tests::endpoint;
     use super::*;
 
@@ -277,6 +294,18 @@ mod tests {
     }
 
     const GATE: Option<Gate> = Some(Gate::ConfidenceBelow(0.9));
+
+    #[test]
+    fn what_audits_can_tell_nothing_of_is_known_beforehand() {
+        let cascade = endpoint(&[("a", None), ("b", GATE)]);
+        assert_eq!(cascade.unauditable(), None);
+        let unnamed = Endpoint { label_output: None, confidence_output: Some("sure".into()), ..cascade.clone() };
+        assert!(unnamed.unauditable().unwrap().contains("label_output"), "it says how sure it is, and not of what");
+        assert!(endpoint(&[("a", None)]).unauditable().unwrap().contains("has one"));
+        let mut graph = cascade;
+        graph.stages[1].run = Run::Combine(Combine { how: How::Mean, at_least: None });
+        assert!(graph.unauditable().unwrap().contains("graph"));
+    }
 
     #[test]
     fn versions_of_one_model_are_labelled_together() {
