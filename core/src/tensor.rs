@@ -136,6 +136,32 @@ impl Tensor {
             .then(|| self.data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect())
     }
 
+    /// Numbers as they are written, i64 or f64, as another type: whole numbers stay what they are, fractions are rounded to the width that a
+    /// float has. `None` where that is not to be had: 300 is no u8, 0.5 no integer, text no number, and of half floats nothing is known here.
+    pub fn written_as(&self, dtype: DType) -> Option<Tensor> {
+        if self.dtype == dtype {
+            return Some(self.clone());
+        }
+        let words = self.data.as_chunks::<8>().0;
+        let whole = || words.iter().map(|bytes| i64::from_le_bytes(*bytes));
+        let data: Option<Vec<u8>> = match (self.dtype, dtype) {
+            (DType::I64, DType::F64) => Some(whole().flat_map(|n| (n as f64).to_le_bytes()).collect()),
+            (DType::I64, DType::F32) => Some(whole().flat_map(|n| (n as f32).to_le_bytes()).collect()),
+            (DType::F64, DType::F32) => {
+                Some(words.iter().flat_map(|bytes| (f64::from_le_bytes(*bytes) as f32).to_le_bytes()).collect())
+            }
+            (DType::I64, DType::U8) => joined(whole().map(|n| Some(u8::try_from(n).ok()?.to_le_bytes()))),
+            (DType::I64, DType::U16) => joined(whole().map(|n| Some(u16::try_from(n).ok()?.to_le_bytes()))),
+            (DType::I64, DType::U32) => joined(whole().map(|n| Some(u32::try_from(n).ok()?.to_le_bytes()))),
+            (DType::I64, DType::U64) => joined(whole().map(|n| Some(u64::try_from(n).ok()?.to_le_bytes()))),
+            (DType::I64, DType::I8) => joined(whole().map(|n| Some(i8::try_from(n).ok()?.to_le_bytes()))),
+            (DType::I64, DType::I16) => joined(whole().map(|n| Some(i16::try_from(n).ok()?.to_le_bytes()))),
+            (DType::I64, DType::I32) => joined(whole().map(|n| Some(i32::try_from(n).ok()?.to_le_bytes()))),
+            _ => None,
+        };
+        Some(Tensor { dtype, shape: self.shape.clone(), data: data? })
+    }
+
     /// Number of elements.
     pub fn len(&self) -> u64 {
         elements(&self.shape).expect("checked when it was made")
@@ -166,6 +192,14 @@ impl Tensor {
         }
         Some(rows)
     }
+}
+
+/// All of them in a row; nothing where one is not to be had.
+fn joined<const N: usize>(mut elements: impl Iterator<Item = Option<[u8; N]>>) -> Option<Vec<u8>> {
+    elements.try_fold(Vec::new(), |mut all, bytes| {
+        all.extend(bytes?);
+        Some(all)
+    })
 }
 
 /// Byte ranges, one a row.
@@ -356,6 +390,33 @@ mod tests {
         assert!(check(DType::U8, &[u64::MAX, 2], &[]).is_err());
         assert!(check(DType::F64, &[u64::MAX / 4], &[]).is_err());
         assert!(check(DType::U8, &[u64::MAX, 0, 7], &[]).is_ok());
+    }
+
+    #[test]
+    fn written_numbers_are_what_a_type_can_hold() {
+        let whole = |numbers: &[i64]| {
+            let data = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            Tensor::new(DType::I64, vec![1, numbers.len() as u64], data).unwrap()
+        };
+        assert_eq!(
+            whole(&[1, 255]).written_as(DType::U8).map(|tensor| (tensor.data, tensor.shape)),
+            Some((vec![1, 255], vec![1, 2]))
+        );
+        assert_eq!(whole(&[-2]).written_as(DType::I16).unwrap().data, (-2i16).to_le_bytes());
+        assert_eq!(whole(&[3, -1]).written_as(DType::F32), Some(Tensor::f32(&[1, 2], &[3.0, -1.0])));
+        let fraction = Tensor::new(DType::F64, vec![1], 0.1f64.to_le_bytes().to_vec()).unwrap();
+        assert_eq!(fraction.written_as(DType::F32), Some(Tensor::f32(&[1], &[0.1])));
+        assert_eq!(fraction.written_as(DType::F64), Some(fraction.clone()));
+        for (tensor, dtype) in [
+            (whole(&[1, 256]), DType::U8),
+            (whole(&[-1]), DType::U64),
+            (whole(&[1]), DType::Bool),
+            (whole(&[1]), DType::F16),
+            (fraction, DType::I64),
+            (Tensor::strings(&[1], &["1"]), DType::I64),
+        ] {
+            assert_eq!(tensor.written_as(dtype), None, "{} as {dtype}", tensor.dtype);
+        }
     }
 
     #[test]

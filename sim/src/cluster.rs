@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_core::call::{Balancer, Way};
+use weir_core::endpoint::audit::COPIES_MAX;
 use weir_core::endpoint::graph::Stages;
 use weir_core::endpoint::{Budget, Flow, Ladder, Ladders, Stage, stage_deadline};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
@@ -146,7 +147,7 @@ pub struct Ended {
     pub latency: Duration,
     /// The worst of its rows'.
     pub outcome: Outcome,
-    /// By row: the stage that answered.
+    /// By row: the stage that answered; behind the last one stands the default output.
     pub stages: Vec<Option<usize>>,
     pub degraded: bool,
     /// The highest price that its gates met, of a second of slot time.
@@ -159,6 +160,9 @@ pub struct Ended {
 
 struct Call {
     due: Due,
+    /// A copy that asks every stage, of which nobody waits for the answer.
+    audit: bool,
+    class: Class,
     node: usize,
     deadline: Deadline,
     /// When it is there, and how long it was.
@@ -245,6 +249,8 @@ struct Running<'a, F> {
     coming: BTreeMap<(usize, ModelRef), Coming>,
     /// By model, the nodes that have it in the order in which its rows fill them.
     order: BTreeMap<ModelRef, Vec<usize>>,
+    /// By node: copies for audits that are under way.
+    copies: Vec<usize>,
     /// By node: what its home asks of models that do not stand there.
     elsewhere: Vec<BTreeMap<ModelRef, Curve>>,
     /// The leader's.
@@ -302,6 +308,7 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         waits: BTreeMap::new(),
         coming: BTreeMap::new(),
         order: order(cluster),
+        copies: vec![0; cluster.nodes.len()],
         elsewhere: vec![BTreeMap::new(); cluster.nodes.len()],
         market: Market::default(),
         asked: Looks::default(),
@@ -436,6 +443,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             price: 0.0,
             escalated: (0, 0),
             ended: false,
+            audit: false,
+            class: ladders.endpoint().class,
             due,
             node,
             tickets: Vec::new(),
@@ -592,12 +601,56 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         {
             call.ended = true;
             call.inside = now.since(call.home);
-            let tickets = std::mem::take(&mut call.tickets);
+            let (audit, tickets) = (call.audit, std::mem::take(&mut call.tickets));
             for (node, ticket) in tickets {
                 self.devices[node].cancel(now, ticket, &mut self.effects);
                 self.perform_effects(now, node);
             }
-            self.agenda.at(now + self.cluster.path.reply, Event::Answer { call: id });
+            if audit {
+                self.copies[home] -= 1;
+                self.calls.remove(&id);
+            } else {
+                self.agenda.at(now + self.cluster.path.reply, Event::Answer { call: id });
+                self.audit_some(now, id);
+            }
+        }
+    }
+
+    /// Draws rows of a call that every stage is asked about, now that its answer is on its way.
+    fn audit_some(&mut self, now: Instant, id: u64) {
+        let Some(call) = self.calls.get(&id) else { return };
+        let (home, due) = (call.node, call.due.clone());
+        let endpoint = self.cluster.endpoints[due.endpoint].ladders.endpoint();
+        let share = endpoint.audited();
+        if share <= 0.0 {
+            return;
+        }
+        for row in &due.rows {
+            let drawn = self.prng.uniform() < share;
+            if !drawn || self.copies[home] >= COPIES_MAX {
+                continue;
+            }
+            self.copies[home] += 1;
+            let depth = endpoint.copy_depth();
+            let copy = Call {
+                due: Due { rows: vec![*row], ..due.clone() },
+                audit: true,
+                class: Class::Sheddable,
+                node: home,
+                deadline: Deadline::after(now, endpoint.copy_within()),
+                home: now,
+                inside: Duration::ZERO,
+                trip: Trip::new(&self.cluster.endpoints[due.endpoint].flow, 1, depth),
+                least: depth.least,
+                price: 0.0,
+                escalated: (0, 0),
+                ended: false,
+                tickets: Vec::new(),
+                items: BTreeMap::new(),
+            };
+            self.next_call += 1;
+            self.agenda.at(now, Event::Home(self.next_call));
+            self.calls.insert(self.next_call, copy);
         }
     }
 
@@ -625,7 +678,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let call = &self.calls[&id];
         let endpoint = call.due.endpoint;
         let rest = Duration::from_secs_f64(self.budgets[endpoint].rest()[stage]);
-        Inquiry::of(self.cluster.endpoints[endpoint].ladders.endpoint().class, call.deadline.sooner_by(rest))
+        Inquiry::of(call.class, call.deadline.sooner_by(rest))
     }
 
     /// What a row brings to triage in a stage.
@@ -740,7 +793,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 queries.push(Query {
                     ticket,
                     deadline,
-                    class: endpoint.class,
+                    class: call.class,
                     shape: SHAPE,
                     mergeable: self.cluster.models[model].max_batch > 1,
                     rows: 1,
@@ -849,6 +902,15 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 Ending::Refuse(why) => (Outcome::Rejected(why), None),
                 Ending::Expire => (Outcome::Expired, None),
                 Ending::Fail => (Outcome::Failed, None),
+            };
+            let defaults = end != Outcome::Answered && !endpoint.default_outputs.is_empty();
+            let (end, stage) = if defaults {
+                let default = endpoint.stages.len();
+                degraded = true;
+                expected_loss += endpoint.expected_loss(default, None);
+                (Outcome::Answered, Some(default))
+            } else {
+                (end, stage)
             };
             stages.push(stage);
             outcome = outcome.max(end);

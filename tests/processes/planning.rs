@@ -230,3 +230,25 @@ fn where_there_is_no_plan_it_says_what_is_in_the_way() {
     assert_eq!(code, Some(2));
     assert!(error.contains("cost"), "{error}");
 }
+
+/// As in the cluster, where nobody can answer in time the default does, so that goals and plans count it.
+#[test]
+fn a_default_answers_in_virtual_time_too() {
+    let folder = folder();
+    let file = folder.path().join("echo.toml");
+    let simulated = || -> Value {
+        let load = ["--rate", "12000", "--arrivals", "poisson", "-o", "json"];
+        let (_, out, error) = run(folder.path(), "simulate", &load);
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("{error}"))
+    };
+    let without = simulated();
+    assert!(without["rejected"].as_u64() > Some(1000), "twice of what a slot can do: {without}");
+    let text = std::fs::read_to_string(&file).expect("it was just written");
+    std::fs::write(&file, text + "default_output = { y = [7] }\n").expect("it is ours");
+    let with = simulated();
+    let count = |result: &Value, figure: &str| result[figure].as_u64().unwrap_or_default();
+    assert_eq!((count(&with, "rejected"), count(&with, "answered")), (0, count(&with, "offered")), "{with}");
+    assert_eq!(with["stages"]["default"], with["degraded"], "{with}");
+    let missed = count(&without, "offered") - count(&without, "answered");
+    assert!(with["stages"]["default"].as_u64() > Some(missed * 9 / 10), "{with}");
+}

@@ -80,7 +80,15 @@ pub fn read(file: &Path) -> Result<Declared, Failure> {
     }
     let references: Vec<ModelRef> = models.iter().map(|model| model.reference.clone()).collect();
     let endpoints = parsed.endpoints.iter().map(|endpoint| endpoint.resolve(&references)).collect::<Result<_, _>>();
-    Ok(Declared { models, endpoints: endpoints.map_err(|bad| Failure::Usage(bad.to_string()))?, artifacts })
+    let mut endpoints: Vec<Endpoint> = endpoints.map_err(|bad| Failure::Usage(bad.to_string()))?;
+    // A label stands for one of the versions, which take and give the same.
+    let signature = |wanted: &ModelRef| {
+        let same = |model: &&Model| model.reference == *wanted;
+        let of_name = || models.iter().find(|model| model.reference.name == wanted.name);
+        models.iter().find(same).or_else(of_name).map(|model| &model.signature)
+    };
+    endpoints.iter_mut().for_each(|endpoint| endpoint.type_defaults(signature));
+    Ok(Declared { models, endpoints, artifacts })
 }
 
 impl Apply {
@@ -140,18 +148,21 @@ pub fn show(lines: &[String], common: &Common) {
 /// What applying would do to this state, by doing it to a copy.
 fn would(mut state: State, declared: &Declared, if_revision: Option<u64>) -> Result<Vec<String>, Failure> {
     let index = LogIndex(state.applied.0 + 1);
-    let entry =
-        Entry { request: weir_core::ids::RequestId(0), by: String::new(), command: command(declared, if_revision) };
+    let command = command(declared, &state, if_revision);
+    let entry = Entry { request: weir_core::ids::RequestId(0), by: String::new(), command };
     let (applied, _) = state.apply(index, &entry);
     applied.map(|done| done.lines).map_err(|refusal| Failure::Usage(refusal.to_string()))
 }
 
-fn command(declared: &Declared, if_revision: Option<u64>) -> Command {
-    Command::Apply {
-        models: declared.models.clone(),
-        endpoints: declared.endpoints.clone(),
-        if_index: if_revision.map(LogIndex),
+/// What the file says; models that only the cluster knows say of what types default outputs are.
+fn command(declared: &Declared, state: &State, if_revision: Option<u64>) -> Command {
+    let mut endpoints = declared.endpoints.clone();
+    let signature = |wanted: &ModelRef| Some(&state.models.get(&state.stands_for(wanted))?.signature);
+    let is_declared = |wanted: &ModelRef| declared.models.iter().any(|model| model.reference.name == wanted.name);
+    for endpoint in &mut endpoints {
+        endpoint.type_defaults(|wanted| signature(wanted).filter(|_| !is_declared(wanted)));
     }
+    Command::Apply { models: declared.models.clone(), endpoints, if_index: if_revision.map(LogIndex) }
 }
 
 /// Uploads what is new and writes the rest.
@@ -166,7 +177,9 @@ pub async fn apply(admin: &Admin, declared: &Declared, if_revision: Option<u64>)
         admin.upload(bytes, |sent| bar.set_position(sent)).await?;
         bar.finish_and_clear();
     }
-    Ok(admin.write(command(declared, if_revision)).await?.lines)
+    let has_default = declared.endpoints.iter().any(|endpoint| !endpoint.default_outputs.is_empty());
+    let state = if has_default { admin.status().await?.state } else { State::default() };
+    Ok(admin.write(command(declared, &state, if_revision)).await?.lines)
 }
 
 /// Waits until every endpoint of the file serves; says what it waits for, and why it cannot.

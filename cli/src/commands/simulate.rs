@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use weir_core::endpoint::frontier::{Known, calibrate};
+use weir_core::endpoint::gate::label;
 use weir_core::endpoint::passage::{class, empty, holds, signal, stacked};
 use weir_core::endpoint::{Asks, Endpoint, Ladders, Passage, Stage, Wiring};
 use weir_core::ids::ModelRef;
@@ -316,6 +317,8 @@ pub struct Learnt {
     says: Vec<Vec<Says>>,
     /// By stage and row: the class.
     classes: Vec<Vec<Option<i64>>>,
+    /// The class of the default output.
+    default: Option<i64>,
     /// By stage: how far runs of one row scatter.
     noise: Vec<f64>,
 }
@@ -340,8 +343,14 @@ impl Learnt {
         sessions: &mut BTreeMap<&ModelRef, Box<dyn Session>>,
     ) -> Result<Learnt, Failure> {
         let stages = endpoint.stages.len();
-        let mut learnt =
-            Learnt { says: vec![Vec::new(); stages], classes: vec![Vec::new(); stages], noise: Vec::new() };
+        let default = endpoint.default_outputs.iter().find(|(name, _)| Some(name) == endpoint.label_output.as_ref());
+        let default = default.and_then(|(_, tensor)| label(&tensor.as_f32()?));
+        let mut learnt = Learnt {
+            says: vec![Vec::new(); stages],
+            classes: vec![Vec::new(); stages],
+            default: default.map(|(class, _)| class as i64),
+            noise: Vec::new(),
+        };
         let mut times = vec![Vec::new(); stages];
         for number in 0..stream.data.rows() as u32 {
             let tensors = stream.data.take(&[number]).into_iter().map(|(_, tensor)| tensor).collect();
@@ -470,7 +479,6 @@ pub fn simulate(
             on_end(&ended);
             let (due, of) = (&ended.due, &learnt[ended.due.endpoint]);
             let endpoint = cluster.endpoints[due.endpoint].ladders.endpoint();
-            let stages = &endpoint.stages;
             let mut reply = Reply::none(ended.outcome, ended.outcome.explanation());
             if ended.outcome == Outcome::Answered {
                 reply.rows = due
@@ -480,9 +488,9 @@ pub fn simulate(
                     .map(|(row, stage)| {
                         let (row, stage) = (*row as usize, stage.expect("an answered row has a stage"));
                         RowReply {
-                            label: of.classes[stage][row],
-                            stage: stages[stage].name.to_string(),
-                            expected_right: endpoint.expected_right(stage, |stage| of.says[stage][row].signal),
+                            label: of.classes.get(stage).map_or(of.default, |classes| classes[row]),
+                            stage: endpoint.stage_name(stage).to_owned(),
+                            expected_right: endpoint.expected_right(stage, |stage| of.says.get(stage)?[row].signal),
                         }
                     })
                     .collect();

@@ -21,7 +21,7 @@ use weir_core::ids::{EndpointName, ModelName, ModelRef, StageName, Version};
 use weir_core::outcome::Class;
 use weir_core::replicated::{EngineKind, ReplicaRange};
 use weir_core::shapes::{Padding, Shapes};
-use weir_core::tensor::Tensor;
+use weir_core::tensor::{DType, Tensor};
 use weir_schema::convert::predict::span_to_us;
 
 /// A checked weir file.
@@ -110,7 +110,8 @@ impl EndpointDeclaration {
         &self.name
     }
 
-    /// The endpoint with every model's version filled in from `declared`, the models of the same file.
+    /// The endpoint with every model's version filled in from `declared`, the models of the same file. Its default outputs are as they are
+    /// written: [`Endpoint::type_defaults`] makes them what models give.
     pub fn resolve(&self, declared: &[ModelRef]) -> Result<Endpoint, BadWeirFile> {
         let stages = self.stages.iter().map(|stage| {
             Ok(Stage {
@@ -268,7 +269,7 @@ struct EndpointTable {
     label_output: Option<String>,
     confidence_output: Option<String>,
     #[serde(default)]
-    default_output: BTreeMap<String, Spanned<Numbers>>,
+    default_output: BTreeMap<String, Spanned<Written>>,
     model: Option<Spanned<String>>,
     versions: Option<Spanned<Vec<VersionTable>>>,
     shadow: Option<Spanned<String>>,
@@ -297,12 +298,15 @@ struct StageTable {
     at_least: Option<Spanned<u32>>,
 }
 
-/// One number a row, or several.
+/// One value a row, or several, to any depth.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Numbers {
-    One(f64),
-    Several(Vec<f64>),
+enum Written {
+    Truth(bool),
+    Whole(i64),
+    Fraction(f64),
+    Text(String),
+    Several(Vec<Written>),
 }
 
 #[derive(Deserialize)]
@@ -373,15 +377,50 @@ fn shapes(table: &ModelTable) -> Shapes {
     Shapes { batch_sizes, pad }
 }
 
-fn default_output(name: &str, numbers: &Spanned<Numbers>) -> (String, Tensor) {
-    let tensor = match numbers.get_ref() {
-        Numbers::One(number) => Tensor::f32(&[1], &[*number as f32]),
-        Numbers::Several(numbers) => {
-            let numbers: Vec<f32> = numbers.iter().map(|number| *number as f32).collect();
-            Tensor::f32(&[1, numbers.len() as u64], &numbers)
+impl Written {
+    /// One row of it, as it is written: whole numbers are i64, others f64. What a model gives instead is not known here.
+    fn row(&self) -> Result<Tensor, &'static str> {
+        let (mut shape, mut level) = (vec![1], vec![self]);
+        while let Some(Written::Several(first)) = level.first() {
+            let lists = level.iter().map(|written| match written {
+                Written::Several(list) if list.len() == first.len() => Ok(list),
+                _ => Err("is no tensor: its lists differ in length or depth"),
+            });
+            let lists = lists.collect::<Result<Vec<_>, _>>()?;
+            shape.push(first.len() as u64);
+            level = lists.into_iter().flatten().collect();
         }
-    };
-    (name.to_owned(), tensor)
+        let mixed = "is neither of numbers, nor of true and false, nor of texts";
+        let (dtype, data) = match level.first() {
+            Some(Written::Truth(_)) => {
+                let truth = |written: &&Written| matches!(written, Written::Truth(_)).then_some(()).ok_or(mixed);
+                level.iter().try_for_each(truth)?;
+                (DType::Bool, level.iter().map(|written| u8::from(matches!(written, Written::Truth(true)))).collect())
+            }
+            Some(Written::Text(_)) => {
+                let text = |written: &&Written| match written {
+                    Written::Text(text) => Ok(text.clone()),
+                    _ => Err(mixed),
+                };
+                let texts = level.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+                return Ok(Tensor::strings(&shape, &texts));
+            }
+            _ if level.iter().all(|written| matches!(written, Written::Whole(_))) => {
+                let whole = |written: &&Written| if let Written::Whole(number) = written { *number } else { 0 };
+                (DType::I64, level.iter().flat_map(|written| whole(written).to_le_bytes()).collect())
+            }
+            _ => {
+                let number = |written: &&Written| match written {
+                    Written::Whole(number) => Ok(*number as f64),
+                    Written::Fraction(number) => Ok(*number),
+                    _ => Err(mixed),
+                };
+                let numbers = level.iter().map(number).collect::<Result<Vec<f64>, _>>()?;
+                (DType::F64, numbers.into_iter().flat_map(f64::to_le_bytes).collect())
+            }
+        };
+        Tensor::new(dtype, shape, data).map_err(|_| "is too large")
+    }
 }
 
 /// A span of time as `50ms`, `1.5s`, `200us` or `2m`.
@@ -619,6 +658,10 @@ impl Source<'_> {
                 "a gate by confidence needs the endpoint's `label_output` (class probabilities) or `confidence_output`";
             return Err(self.wrong(&stage.span(), what));
         }
+        let default = |(name, written): (&String, &Spanned<Written>)| {
+            let wrong = |what| self.wrong(&written.span(), format!("default_output {name} {what}"));
+            Ok((name.clone(), written.get_ref().row().map_err(wrong)?))
+        };
         Ok(EndpointDeclaration {
             name,
             deadline,
@@ -630,7 +673,7 @@ impl Source<'_> {
             class,
             label_output: table.label_output.clone(),
             confidence_output: table.confidence_output.clone(),
-            default_outputs: table.default_output.iter().map(|(name, numbers)| default_output(name, numbers)).collect(),
+            default_outputs: table.default_output.iter().map(default).collect::<Result<_, _>>()?,
             stages,
             versions,
             shadow: table.shadow.as_ref().map(|model| self.mention(model)).transpose()?,

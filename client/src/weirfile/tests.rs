@@ -191,7 +191,32 @@ fn a_graph_is_read() {
     assert_eq!((when.stage, when.signal, when.is, when.than), (0, Signal::Confidence, Comparison::LessOrEqual, 0.9));
     assert_eq!(endpoint.stages[2].run, Run::Combine(Combine { how: How::Weighted(vec![1.0, 3.0]), at_least: Some(1) }));
     assert_eq!(endpoint.stages[2].inputs[1], feed("b", Some(1), "probs", false), "the longer name");
-    assert_eq!(endpoint.default_outputs, [("probs".to_owned(), Tensor::f32(&[1, 2], &[0.5, 0.5]))]);
+    let halves = Tensor::new(DType::F64, vec![1, 2], 0.5f64.to_le_bytes().repeat(2)).unwrap();
+    assert_eq!(endpoint.default_outputs, [("probs".to_owned(), halves)]);
+}
+
+#[test]
+fn a_default_is_of_numbers_truths_or_texts_in_lists_of_any_depth() {
+    let row = |text: &str| {
+        let file = parse(&GRAPH.replace("[0.5, 0.5]", text))?;
+        Ok::<_, BadWeirFile>(file.endpoints[0].resolve(&[])?.default_outputs.remove(0).1)
+    };
+    let told = |text: &str| row(text).map(|tensor| (tensor.dtype, tensor.shape, tensor.data));
+    assert_eq!(told("7").unwrap(), (DType::I64, vec![1], 7i64.to_le_bytes().to_vec()));
+    let mixed = [1.0f64, 0.5].map(f64::to_le_bytes).concat();
+    assert_eq!(told("[1, 0.5]").unwrap(), (DType::F64, vec![1, 2], mixed));
+    assert_eq!(told("[[true], [false]]").unwrap(), (DType::Bool, vec![1, 2, 1], vec![1, 0]));
+    assert_eq!(row("[\"a\", \"\"]").unwrap(), Tensor::strings(&[1, 2], &["a", ""]));
+    for (text, why) in [
+        ("[1, true]", "neither of numbers"),
+        ("[\"a\", 1]", "neither of numbers"),
+        ("[true, 1]", "neither of numbers"),
+        ("[[1, 2], [3]]", "differ in length"),
+        ("[[1], 2]", "differ in length"),
+    ] {
+        let said = row(text).unwrap_err().to_string();
+        assert!(said.contains(":5:28: default_output probs is ") && said.contains(why), "{said}");
+    }
 }
 
 #[test]

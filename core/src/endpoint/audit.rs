@@ -7,9 +7,12 @@
 //! Without labels it is known how often a deeper stage says something else than the one before: it cannot gain more than that. With
 //! labels it is known what it gained.
 
+use std::time::Duration;
+
 use super::{Endpoint, Gate, Stage};
 use crate::history::Ring;
 use crate::ids::QueryId;
+use crate::router::Depth;
 
 impl Endpoint {
     /// Why asking every stage about a row of it tells nothing, and what to do about that; nothing where it does.
@@ -25,7 +28,28 @@ impl Endpoint {
         let untold = "audits compare the classes that stages say: name their `label_output`, or leave `audit` out";
         self.label_output.is_none().then_some(untold)
     }
+
+    /// Part of its rows that are to be audited: none where that tells nothing, whoever declared that some are.
+    pub fn audited(&self) -> f64 {
+        if self.audit > 0.0 && self.unauditable().is_none() { self.audit } else { 0.0 }
+    }
+
+    /// How long a copy for an audit may take, of which nobody waits for the answer.
+    pub fn copy_within(&self) -> Duration {
+        COPY_WITHIN.max(4 * self.deadline)
+    }
+
+    /// How deep such a copy goes: all the way.
+    pub fn copy_depth(&self) -> Depth {
+        let last = self.stages.len() - 1;
+        Depth { from: 0, least: last, most: last }
+    }
 }
+
+/// Copies under way at most, at each home: they run in the gaps, and where there are none they are not piled up.
+pub const COPIES_MAX: usize = 64;
+/// How long a copy may take at least.
+const COPY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Audited rows that wait for a label.
 const KEPT: usize = 4096;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::ids::{EndpointName, ModelRef, StageName};
 use crate::outcome::Class;
-use crate::tensor::Tensor;
+use crate::tensor::{Signature, Tensor};
 use crate::triage::Tenant;
 
 pub use budget::{Budget, stage_deadline};
@@ -157,6 +157,19 @@ impl Endpoint {
     /// What triage knows it by.
     pub fn tenant(&self) -> Tenant {
         Tenant::of(&self.name, self.share)
+    }
+
+    /// Its default outputs as the types that its models give; what these cannot hold stays as it was written, and is told by
+    /// [`Endpoint::wire`]. `signature`: of a model, where that is known.
+    pub fn type_defaults<'a>(&mut self, signature: impl Fn(&ModelRef) -> Option<&'a Signature>) {
+        let known: Vec<&Signature> = self.answering().filter_map(signature).collect();
+        for (name, given) in &mut self.default_outputs {
+            // What the last stage gives is what the endpoint gives.
+            let mut specs = known.iter().rev().flat_map(|signature| &signature.outputs);
+            if let Some(typed) = specs.find(|spec| spec.name == *name).and_then(|spec| given.written_as(spec.dtype)) {
+                *given = typed;
+            }
+        }
     }
 
     /// What callers are told who gave an answer: the default output stands behind the last stage.

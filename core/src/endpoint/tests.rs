@@ -335,6 +335,29 @@ fn a_default_answer_is_what_the_stages_give() {
 }
 
 #[test]
+fn a_default_answer_has_the_types_that_the_stages_give() {
+    let good = image(&[probs(), spec("label", DType::I64, &[-1]), spec("flag", DType::U8, &[-1])]);
+    let number = |n: i64| Tensor::new(DType::I64, vec![1], n.to_le_bytes().to_vec()).unwrap();
+    let mut cascade = endpoint(&[("a", None), ("b", GATE)]);
+    let wired = |flag: i64, cascade: &mut Endpoint| {
+        let tenth = Tensor::new(DType::F64, vec![1, 10], 0.1f64.to_le_bytes().repeat(10)).unwrap();
+        cascade.default_outputs =
+            vec![("flag".into(), number(flag)), ("label".into(), number(3)), ("probs".into(), tenth)];
+        cascade.type_defaults(|_| Some(&good));
+        wire(cascade, &[("a", &good), ("b", &good)])
+    };
+    assert!(wired(255, &mut cascade).is_ok());
+    let typed: Vec<DType> = cascade.default_outputs.iter().map(|(_, tensor)| tensor.dtype).collect();
+    assert_eq!(typed, [DType::U8, DType::I64, DType::F32]);
+    let refused = wired(256, &mut cascade).unwrap_err();
+    assert!(refused.contains("default_output flag is i64[], its stages give flag u8[-]"), "{refused}");
+    // Of a model that nobody knows yet nothing is known.
+    cascade.default_outputs = vec![("label".into(), number(3))];
+    cascade.type_defaults(|_| None);
+    assert_eq!(cascade.default_outputs[0].1, number(3));
+}
+
+#[test]
 fn versions_take_and_give_the_same() {
     let good = image(&[probs()]);
     let split = |name: &str, share| Split { model: ModelRef::parse(&format!("{name}@1")).unwrap(), share };

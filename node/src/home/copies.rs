@@ -2,24 +2,17 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use weir_core::endpoint::Wiring;
-use weir_core::endpoint::audit::Audited;
+use weir_core::endpoint::audit::{Audited, COPIES_MAX};
 use weir_core::endpoint::passage::{class, signal};
 use weir_core::ids::QueryId;
 use weir_core::outcome::Class;
-use weir_core::router::Depth;
 use weir_core::tensor::Row;
 use weir_core::units::{Deadline, Instant};
 
 use super::{Call, Gathered, Home};
 use crate::table::Served;
-
-/// Copies under way at most, on each thread: they run in the gaps, and where there are none they are not piled up.
-const COPIES_MAX: usize = 64;
-/// How long a copy may take.
-const COPY_WITHIN: Duration = Duration::from_secs(1);
 
 impl Home {
     /// Gives a copy of each answered row to the shadow, now that the caller has its answer.
@@ -53,12 +46,12 @@ impl Home {
     /// Draws rows of a call that every stage is asked about, now that the caller has its answer.
     pub(super) fn audit_some(self: &Rc<Self>, call: &Call, id: QueryId) {
         let endpoint = call.ladders.endpoint();
-        // Where files may say so, another client may have, or a build of before.
-        if endpoint.audit <= 0.0 || endpoint.unauditable().is_some() {
+        let share = endpoint.audited();
+        if share <= 0.0 {
             return;
         }
         for (slot, row) in call.rows.iter().enumerate() {
-            let drawn = self.prng.borrow_mut().uniform() < endpoint.audit;
+            let drawn = self.prng.borrow_mut().uniform() < share;
             if drawn && self.copies.get() < COPIES_MAX {
                 self.copies.set(self.copies.get() + 1);
                 let home = Rc::clone(self);
@@ -87,16 +80,16 @@ impl Home {
 impl Call {
     /// One of its rows, for every stage, in the gaps and with time for that.
     fn audit(&self, now: Instant, row: Row) -> Call {
-        let last = self.ladders.endpoint().stages.len() - 1;
+        let endpoint = self.ladders.endpoint();
         Call {
             ladders: Arc::clone(&self.ladders),
             wiring: Arc::clone(&self.wiring),
             budget: Arc::clone(&self.budget),
             rest: self.rest.clone(),
             rows: vec![row],
-            deadline: Deadline::after(now, COPY_WITHIN.max(4 * self.ladders.endpoint().deadline)),
+            deadline: Deadline::after(now, endpoint.copy_within()),
             class: Class::Sheddable,
-            depth: Depth { from: 0, least: last, most: last },
+            depth: endpoint.copy_depth(),
             demanding: true,
             outputs: Vec::new(),
             trace: false,

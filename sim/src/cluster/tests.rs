@@ -4,7 +4,7 @@ use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::{Endpoint, GainTable, Gate, Stage};
 use weir_core::ids::{EndpointName, StageName};
 use weir_core::outcome::Rejection;
-
+use weir_core::tensor::Tensor;
 use weir_core::units::ServiceTime;
 
 mod graphs;
@@ -85,6 +85,41 @@ fn what_cannot_go_deeper_in_time_is_answered_as_it_is() {
     assert_eq!((ended[0].outcome, &ended[0].stages[0], ended[0].degraded), (Outcome::Answered, &Some(0), true));
     assert_eq!((ended[1].outcome, ended[1].degraded), (Outcome::Answered, false));
     assert!(matches!(ended[2].outcome, Outcome::Rejected(Rejection::TooLate) | Outcome::Expired));
+}
+
+#[test]
+fn what_nobody_can_answer_is_answered_by_the_default_where_there_is_one() {
+    let mut cluster = cascade(1, model(100, 10, &[1]), model(1000, 100, &[1]));
+    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+    endpoint.weight = 3.0;
+    endpoint.default_outputs = vec![("probs".into(), Tensor::f32(&[1, 2], &[0.5, 0.5]))];
+    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[]);
+    // Not even the first stage can be in time.
+    let ended = ends(&cluster, vec![due(0, &[0, 1], 90), due(100_000, &[1], 50_000)], 2);
+    let told: Vec<_> =
+        ended.iter().map(|end| (end.outcome, end.stages.clone(), end.degraded, end.expected_loss)).collect();
+    let default = (Outcome::Answered, vec![Some(2); 2], true, 6.0);
+    assert_eq!(told, [default, (Outcome::Answered, vec![Some(1)], false, 0.0)]);
+}
+
+/// Copies for audits take slot time in the gaps, and nobody waits for them.
+#[test]
+fn audits_run_every_stage_once_more_and_are_told_to_nobody() {
+    let busy = |audit: f64| {
+        let mut cluster = cascade(1, model(100, 10, &[1]), model(20_000, 100, &[1]));
+        let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+        endpoint.audit = audit;
+        cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[]);
+        // All are sure: no query wants the deep stage, and whoever comes while a copy runs it waits.
+        let ended = ends(&cluster, (0..500).map(|i| due(i * 10_000, &[0], 50_000)).collect(), 3);
+        assert_eq!(ended.len(), 500, "a copy is no query");
+        assert!(ended.iter().all(|end| end.stages == [Some(0)] && !end.degraded && end.latency < us(50_000)));
+        ended.iter().filter(|end| end.latency > us(1000)).count()
+    };
+    assert_eq!(busy(0.0), 0);
+    // A tenth has a copy, which takes the time of two queries.
+    let waited = busy(0.1);
+    assert!((50..150).contains(&waited), "{waited} of 500");
 }
 
 #[test]
