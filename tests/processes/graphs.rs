@@ -275,10 +275,35 @@ fn where_nothing_can_be_had_the_default_goes_out_marked() {
     let none = &answers(&cluster, &[&input[..], &["1s"]].concat())[0];
     assert_eq!((none["stage"].as_str(), none["degraded"].as_bool()), (Some("default"), Some(true)), "{none}");
     assert_eq!(numbers(none, "y"), [1.0, 2.0, 3.0, 4.0]);
+    let described = cluster.ok(&["describe", "endpoint", "e", "-o", "json"]);
+    let described: serde_json::Value = serde_json::from_str(&described).expect("one object");
+    assert_eq!(described["default_output"]["y"]["data"], serde_json::json!([1.0, 2.0, 3.0, 4.0]));
     let id = none["id"].as_str().expect("an id");
     assert!(cluster.ok(&["why", id]).contains("default"));
     let demanded = cluster.fails(8, &[&["predict"], &input[..], &["1s", "--min-stage", "slow"]].concat());
     assert!(demanded.contains("deadline"), "who demands a stage wants no default: {demanded}");
+}
+
+/// Whether its model stands in the same file or in the cluster.
+#[test]
+fn a_default_has_the_type_that_its_model_gives() {
+    let cluster = Cluster::start(1, 1);
+    let path = root().join("tests/models/identity_i64.onnx");
+    let model = format!("[[model]]\nname = \"whole\"\nversion = \"1\"\npath = \"{}\"\n", path.display());
+    let endpoint = |name: &str, default: &str| {
+        format!("[[endpoint]]\nname = \"{name}\"\nmodel = \"whole@1\"\ndefault_output = {{ y = {default} }}\n")
+    };
+    let row = "[1, -2, 9007199254740993]";
+    cluster.ok(&["apply", "-f", &cluster.write("a.toml", model + &endpoint("a", row))]);
+    cluster.ok(&["apply", "-f", &cluster.write("b.toml", endpoint("b", row))]);
+    for name in ["a", "b"] {
+        let described = cluster.ok(&["describe", "endpoint", name, "-o", "json"]);
+        let described: Value = serde_json::from_str(&described).expect("one object");
+        let given = serde_json::json!({"dtype": "i64", "shape": [1, 3], "data": [1, -2, 9007199254740993i64]});
+        assert_eq!(described["default_output"]["y"], given);
+    }
+    let refused = cluster.fails(2, &["apply", "-f", &cluster.write("c.toml", endpoint("c", "[0.5, 1, 2]"))]);
+    assert!(refused.contains("default_output y is f64[3], its stages give y i64"), "{refused}");
 }
 
 /// A synthetic model, as a weir file has it.

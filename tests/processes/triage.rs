@@ -343,6 +343,10 @@ fn audits_and_labels_tell_true_tables_from_wrong_ones() {
     );
     let told = labelled(&cluster);
     assert_eq!(told["labelled"]["answers"], 500);
+    let described = cluster.ok(&["describe", "endpoint", "fashion", "-o", "json"]);
+    let described: Value = serde_json::from_str(&described).expect("one object");
+    assert_eq!((&described["audit"], &described["default_output"]), (&Value::from(0.2), &Value::Null));
+    assert!(described["price"].is_number() && number(&described["rate"]["offered_per_s"]) > 0.0, "{described}");
     let (expected, measured) = (number(&told["expected_accuracy"]), number(&told["labelled"]["accuracy"]));
     assert!((expected - measured).abs() < 0.03, "calibration expects {expected}, labels say {measured}");
 

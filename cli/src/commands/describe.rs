@@ -6,6 +6,7 @@ use weir_client::admin::Status;
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::graph::How;
 use weir_core::endpoint::{Combine, Endpoint, Feed, Gate, Label, Run};
+use weir_core::history::WINDOW;
 use weir_core::ids::ModelRef;
 use weir_core::paging::Paged;
 use weir_core::placement::ReplicaState;
@@ -18,8 +19,9 @@ use super::status::{beliefs, endpoint_state};
 use crate::connect::Common;
 use crate::failure::Failure;
 use weir_gateway::story::short;
+use weir_gateway::view::{self, View};
 
-use crate::show::{objective, undone};
+use crate::show::{object, objective, tensor, undone};
 
 /// Tells all about one thing.
 #[derive(Args)]
@@ -38,10 +40,14 @@ enum What {
 
 impl Describe {
     pub async fn run(self, common: Common) -> Result<(), Failure> {
-        let status = common.admin()?.status().await?;
+        let admin = common.admin()?;
         let told = match &self.what {
-            What::Endpoint { name } => endpoint(&status, name)?,
+            What::Endpoint { name } => {
+                let (status, view) = view::look(&admin, WINDOW).await?;
+                endpoint(&status, &view, name)?
+            }
             What::Model { name } => {
+                let status = admin.status().await?;
                 let reference = ModelRef::parse(name)
                     .map_err(|_| Failure::Usage(format!("{name}: name a model with its version, as {name}@1")))?;
                 let reference = status.state.stands_for(&reference);
@@ -62,7 +68,7 @@ impl Describe {
     }
 }
 
-fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
+fn endpoint(status: &Status, view: &View, name: &str) -> Result<Value, Failure> {
     let Some(endpoint) = status.state.endpoints.values().find(|endpoint| endpoint.name.as_str() == name) else {
         return Err(Failure::NotFound(format!("endpoint {name} not found; `weir get endpoints` lists what there is")));
     };
@@ -71,6 +77,8 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
     let loads: Vec<_> =
         loads.flat_map(|report| &report.endpoints).filter(|load| load.endpoint == endpoint.name).collect();
     let sum = |of: fn(&weir_core::placement::EndpointLoad) -> u64| loads.iter().map(|load| of(load)).sum::<u64>();
+    let now = view.endpoints.get(&endpoint.name);
+    let rate = |of: fn(&view::Endpoint) -> f64| now.map_or(0.0, of);
     let names = endpoint.names();
     let mut named = names.stages.iter();
     let stages = endpoint.stages.iter().map(|stage| {
@@ -113,6 +121,13 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "class": endpoint.class.word(),
         "weight": endpoint.weight,
         "share": endpoint.share,
+        "audit": endpoint.audit,
+        "default_output": default_output(endpoint),
+        "price": rate(|now| now.price),
+        "rate": {
+            "offered_per_s": rate(|now| now.offered), "answered_per_s": rate(|now| now.answered),
+            "in_time_per_s": rate(|now| now.in_time),
+        },
         "shadow": endpoint.shadow.as_ref().map(ToString::to_string),
         "objective": objective(endpoint),
         "rollout_undone": undone(endpoint),
@@ -126,6 +141,12 @@ fn endpoint(status: &Status, name: &str) -> Result<Value, Failure> {
         "last_error": loads.iter().map(|load| load.last_error.as_str()).find(|error| !error.is_empty()),
         "stages": stages.collect::<Vec<_>>(),
     }))
+}
+
+/// What goes out where nothing else can, by output; nothing where an endpoint has none.
+fn default_output(endpoint: &Endpoint) -> Option<Value> {
+    let outputs = || endpoint.default_outputs.iter().map(|(name, given)| (name.clone(), tensor(given)));
+    (!endpoint.default_outputs.is_empty()).then(|| object(outputs()))
 }
 
 /// What homes ask of a model, as they reported it last: value a second of slot time, and how many slot seconds a second of that and up to a
