@@ -272,6 +272,37 @@ fn other_ways_of_triage_can_be_compared() {
     assert!(cluster.fails(2, &node).contains("write one of weir, push-out"));
 }
 
+/// At twice of what the second stage can do, homes under each way of triage: the highest price that gates met, and how many answers ought to be
+/// right.
+#[test]
+fn homes_feed_each_way_of_triage_what_it_decides_by() {
+    let told = |method: &str| -> (f64, f64) {
+        let cluster = Cluster::start_with(1, 1, &["--triage", method, "--cpu-slots", "1"]);
+        let table = "confidence,rows,right,gain,error\n0.5,100,0.5,0.4,0.01\n0.9,100,0.9,0.05,0.01\n";
+        let table = cluster.write("gain.csv", table);
+        two_stages(&cluster, "width = 2\nbeta_us = 10000\n", &format!("{{ gain = \"{table}\" }}"));
+        let data = cluster.write("x.npy", npy(&[2, 2], &[0.5, 0.5, 0.9, 0.1]));
+        let ask = ["load", "run", "--endpoint", "two", "--data", &data, "--arrivals", "constant", "--rate", "200"];
+        let run = cluster.run(&[&ask, &["--duration", "3s", "--deadline", "300ms", "-o", "json"][..]].concat());
+        let run: Value = serde_json::from_slice(&run.stdout).expect("a result");
+        let price = |second: &Value| second["price"].as_f64().unwrap_or_default();
+        let seconds = run["per_second"].as_array().expect("seconds");
+        let expected = run["expected_accuracy"].as_f64().unwrap_or_else(|| panic!("{run}"));
+        (seconds.iter().map(price).fold(0.0, f64::max), expected)
+    };
+    let (price, fixed) = told("fixed");
+    assert_eq!(price, 0.0);
+    // The load that waits is one, and so is the price that devices tell.
+    for method in ["load-indexed", "price"] {
+        let (price, _) = told(method);
+        assert!(price > 0.0, "{method}: gates met {price}");
+    }
+    // Devices know what a row gains, and keep those that gain most.
+    let (price, expected) = told("push-out");
+    assert_eq!(price, 0.0);
+    assert!(expected > fixed + 0.02, "{expected}, and {fixed} with fixed thresholds");
+}
+
 #[test]
 fn the_price_is_held_by_hand() {
     let cluster = Cluster::start(1, 1);

@@ -164,9 +164,11 @@ fn weighing() -> Gate {
     Gate::Gain { table: Arc::new(table), min_gain: 0.0 }
 }
 
-/// Of rows of little and of much confidence, in turn at twice of what the deep stage can do: shares that it answered.
-fn shares_of_the_deep_stage(gate: Gate) -> (f64, f64) {
+/// Of rows of little and of much confidence, in turn at twice of what the deep stage can do: shares that it answered, and of what was sent to
+/// it the share that it did not answer.
+fn at_twice_the_load(triage: Method, gate: Gate) -> [f64; 3] {
     let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
+    cluster.triage = triage;
     let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
     endpoint.stages[1].gate = Some(gate);
     let seconds = [1e-5, 2e-3];
@@ -179,16 +181,37 @@ fn shares_of_the_deep_stage(gate: Gate) -> (f64, f64) {
         let of: Vec<&Ended> = ended.iter().filter(|end| end.due.rows == [row]).collect();
         of.iter().filter(|end| end.stages == [Some(1)]).count() as f64 / of.len() as f64
     };
-    (share(1), share(0))
+    let count = |of: fn(&Ended) -> u32| f64::from(ended.iter().map(of).sum::<u32>());
+    [share(1), share(0), 1.0 - count(|end| end.escalated.1) / count(|end| end.escalated.0)]
 }
 
 #[test]
 fn when_there_is_too_much_the_deep_stage_serves_whom_it_helps_most() {
-    let (unsure, sure) = shares_of_the_deep_stage(weighing());
+    let [unsure, sure, _] = at_twice_the_load(Method::Weir, weighing());
     assert!(unsure > 0.8 && sure < 0.1, "{unsure} and {sure}");
     // All want it, and nobody knows who needs it.
-    let (unsure, sure) = shares_of_the_deep_stage(Gate::ConfidenceBelow(0.95));
+    let [unsure, sure, _] = at_twice_the_load(Method::Weir, Gate::ConfidenceBelow(0.95));
     assert!(unsure < 0.65 && sure > 0.25, "{unsure} and {sure}");
+}
+
+/// Each does what its name says: with thresholds that nothing changes it is chance who goes deeper; with those that rise with the load, with a
+/// price, and where devices push out, it is those whom it helps.
+#[test]
+fn ways_of_triage_that_weigh_find_whom_the_deep_stage_helps() {
+    let of = |triage| {
+        let told @ [unsure, sure, vain] = at_twice_the_load(triage, weighing());
+        println!("{triage}: {unsure:.3} {sure:.3}, in vain {vain:.3}");
+        told
+    };
+    let [fixed, indexed, price, push_out] =
+        [Method::Fixed, Method::LoadIndexed, Method::Price, Method::PushOut].map(of);
+    let [unsure, sure, _] = fixed;
+    assert!(unsure < 0.65 && sure > 0.25, "{unsure} and {sure}");
+    for [unsure, sure, _] in [indexed, price, push_out] {
+        assert!(unsure > sure + 0.4 && sure < 0.2, "{unsure} and {sure}");
+    }
+    // Where gates let all pass, devices sort them.
+    assert!(push_out[2] > 0.3 && price[2] < 0.1 && indexed[2] < 0.1, "{push_out:?} {price:?} {indexed:?}");
 }
 
 #[test]
