@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use weir_client::admin::Status;
 use weir_client::weirfile::parse_duration;
 use weir_client::{Answer, LocalClient, Request};
-use weir_core::endpoint::frontier::{Known, Point, at_price, calibrate, frontier, with_gates, with_tables};
+use weir_core::endpoint::frontier::{Known, Point, at_gates, calibrate, frontier, with_tables};
 use weir_core::endpoint::gain::Bin;
 use weir_core::endpoint::gate::label;
 use weir_core::endpoint::thresholds::{FixedFrontier, FixedGate, FixedPoint, Goal};
@@ -84,7 +84,9 @@ impl Calibrate {
             .ok_or_else(|| usage(format!("{} rows are too few to say anything; give some hundreds", rows.len())))?;
         let calibrated = with_tables(endpoint, &tables);
         let seconds = costs(&status, endpoint)?;
-        let fixed = FixedFrontier::of(&rows, &seconds);
+        let wiring = endpoint.wire(&status.state.signatures()).map_err(|bad| usage(bad.to_string()))?;
+        let alone: Vec<bool> = (0..endpoint.stages.len()).map(|stage| wiring.flow.is_alone(stage)).collect();
+        let fixed = FixedFrontier::of(&rows, &seconds, &alone);
         let target = goal.map(|goal| reach(goal, endpoint, &fixed, &seconds, &rows)).transpose()?;
         let files = self.write(endpoint, &tables)?;
         let told = Told {
@@ -189,14 +191,13 @@ fn reach(
                 format!("no fixed thresholds get {accuracy} of these rows right, at whatever cost")
             }
             Goal::Seconds(most) => format!(
-                "no row can be had for {:.1} us: the first stage alone takes {:.1} us",
+                "no row can be had for {:.1} us: the cheapest stage alone takes {:.1} us",
                 most * 1e6,
-                seconds[0] * 1e6
+                fixed.points()[0].seconds * 1e6
             ),
         }));
     };
-    let point = at_price(&with_gates(endpoint, &best.gates), 0.0, seconds, rows);
-    Ok(Target { goal, gates: best.gates.clone(), point })
+    Ok(Target { goal, fixed: best.clone(), point: at_gates(endpoint, best, seconds, rows) })
 }
 
 /// Who is asked about what.
@@ -286,10 +287,18 @@ struct Told<'a> {
 /// Fixed thresholds for a goal.
 struct Target {
     goal: Goal,
-    /// Of the second stage first.
-    gates: Vec<FixedGate>,
+    fixed: FixedPoint,
     /// What they do with the rows.
     point: Point,
+}
+
+impl Target {
+    /// Every stage with the gate before it, which of the first one kept always goes on; nothing where the stage is to be left out.
+    fn stages(&self) -> impl Iterator<Item = (usize, Option<FixedGate>)> {
+        let gates = || std::iter::once(&FixedGate::Always).chain(&self.fixed.gates);
+        let gate = move |stage: usize| self.fixed.stages.iter().zip(gates()).find(|(kept, _)| **kept == stage);
+        (0..self.point.shares.len()).map(move |stage| (stage, gate(stage).map(|(_, gate)| *gate)))
+    }
 }
 
 impl Told<'_> {
@@ -305,18 +314,20 @@ impl Told<'_> {
             json!({"gain": file.display().to_string(), "bins": bins})
         });
         let target = self.target.as_ref().map(|target| {
-            let gates = target.gates.iter().zip(self.endpoint.stages.iter().skip(1)).map(|(gate, stage)| {
+            let name = |stage: usize| self.endpoint.stages[stage].name.as_str();
+            let gates = target.stages().skip(1).map(|(stage, gate)| {
                 let (runs, below) = match gate {
-                    FixedGate::Never => ("never", None),
-                    FixedGate::Below(threshold) => ("below", threshold.to_string().parse::<f64>().ok()),
-                    FixedGate::Always => ("always", None),
+                    None => ("never", None),
+                    Some(FixedGate::Below(threshold)) => ("below", threshold.to_string().parse::<f64>().ok()),
+                    Some(FixedGate::Always) => ("always", None),
                 };
-                json!({"stage": stage.name.as_str(), "runs": runs, "confidence_below": below})
+                json!({"stage": name(stage), "runs": runs, "confidence_below": below})
             });
+            let left_out = target.stages().filter(|(_, gate)| gate.is_none()).map(|(stage, _)| name(stage));
             let Point { accuracy, seconds, shares, .. } = &target.point;
             json!({
                 "accuracy": accuracy, "row_us": seconds * 1e6, "shares": shares, "gates": gates.collect::<Vec<_>>(),
-                "off_by": self.fixed.off_by(),
+                "left_out": left_out.collect::<Vec<_>>(), "off_by": self.fixed.off_by(),
             })
         });
         json!({
@@ -403,11 +414,13 @@ impl Told<'_> {
             Goal::Seconds(most) => format!("the most that fixed thresholds get for {:.1} us", most * 1e6),
         };
         let mut text = format!("\n{judge} {:.2} % for {:.1} us a row, {best}:\n", accuracy * 100.0, seconds * 1e6);
-        for (stage, gate) in self.endpoint.stages.iter().skip(1).zip(&target.gates) {
+        for (i, gate) in target.stages() {
+            let stage = &self.endpoint.stages[i].name;
             text += &match gate {
-                FixedGate::Never => format!("  leave stage {} out\n", stage.name),
-                FixedGate::Below(below) => format!("  {}: gate = {{ confidence_below = {below} }}\n", stage.name),
-                FixedGate::Always => format!("  {}: no gate; it always runs\n", stage.name),
+                None => format!("  leave stage {stage} out\n"),
+                Some(FixedGate::Below(below)) => format!("  {stage}: gate = {{ confidence_below = {below} }}\n"),
+                Some(FixedGate::Always) if i == 0 => continue,
+                Some(FixedGate::Always) => format!("  {stage}: no gate; it always runs\n"),
             };
         }
         if self.fixed.off_by() > 0.0 {

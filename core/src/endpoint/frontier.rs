@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use super::Endpoint;
 use super::gain::{GainTable, Sample};
 use super::gate::Gate;
 use super::ladder::Ladder;
-use super::thresholds::FixedGate;
+use super::thresholds::{FixedGate, FixedPoint, of_stages};
+use super::{Endpoint, Stage};
 
 /// What all stages say about one row.
 #[derive(Clone, Debug)]
@@ -60,20 +60,27 @@ pub fn with_tables(endpoint: &Endpoint, tables: &[GainTable]) -> Arc<Endpoint> {
     Arc::new(endpoint)
 }
 
-/// The endpoint with these gates; without the stages that nothing goes on to.
-pub fn with_gates(endpoint: &Endpoint, gates: &[FixedGate]) -> Arc<Endpoint> {
-    let mut endpoint = endpoint.clone();
-    for (i, gate) in gates.iter().enumerate() {
-        endpoint.stages[i + 1].gate = match gate {
+/// The endpoint with these thresholds; without the stages that are left out.
+pub fn with_gates(endpoint: &Endpoint, point: &FixedPoint) -> Arc<Endpoint> {
+    let gates = std::iter::once(&FixedGate::Always).chain(&point.gates);
+    let kept = point.stages.iter().zip(gates).map(|(stage, gate)| {
+        let gate = match gate {
             FixedGate::Below(threshold) => Some(Gate::ConfidenceBelow(*threshold)),
             FixedGate::Always => None,
-            FixedGate::Never => {
-                endpoint.stages.truncate(i + 1);
-                break;
-            }
         };
-    }
-    Arc::new(endpoint)
+        Stage { gate, ..endpoint.stages[*stage].clone() }
+    });
+    Arc::new(Endpoint { stages: kept.collect(), ..endpoint.clone() })
+}
+
+/// What the cascade does with `rows` with these thresholds; `seconds` and the shares that it answers are of all stages, also of those that are
+/// left out.
+pub fn at_gates(endpoint: &Endpoint, point: &FixedPoint, seconds: &[f64], rows: &[Known]) -> Point {
+    let costs: Vec<f64> = point.stages.iter().map(|stage| seconds[*stage]).collect();
+    let kept = at_price(&with_gates(endpoint, point), 0.0, &costs, &of_stages(rows, &point.stages));
+    let mut shares = vec![0.0; seconds.len()];
+    point.stages.iter().zip(&kept.shares).for_each(|(stage, share)| shares[*stage] = *share);
+    Point { shares, ..kept }
 }
 
 /// What the cascade does with `rows` at a price. `seconds`: slot time of a row, by stage; of stages that the endpoint does not have
@@ -117,7 +124,7 @@ pub fn frontier(endpoint: &Arc<Endpoint>, seconds: &[f64], rows: &[Known]) -> Ve
 #[cfg(test)]
 mod tests {
     use super::super::tests::endpoint;
-    use super::super::thresholds::{FixedFrontier, FixedPoint, Goal};
+    use super::super::thresholds::{FixedFrontier, Goal};
     use super::*;
     use crate::prng::Prng;
 
@@ -159,7 +166,7 @@ mod tests {
     fn prices_come_near_the_best_thresholds() {
         let known = rows(3000, 2);
         let endpoint = calibrated(&known);
-        let fixed = FixedFrontier::of(&known, &SECONDS);
+        let fixed = FixedFrontier::of(&known, &SECONDS, &[true; 3]);
         assert_eq!(fixed.off_by(), 0.0);
         // What gains nothing runs too, as long as it costs nothing.
         for point in &frontier(&endpoint, &SECONDS, &known)[1..] {
@@ -173,8 +180,8 @@ mod tests {
     fn thresholds_reach_what_was_asked_as_gates() {
         let known = rows(3000, 3);
         let cascade = endpoint(&[("a", None), ("b", None), ("c", None)]);
-        let fixed = FixedFrontier::of(&known, &SECONDS);
-        let at = |point: &FixedPoint| at_price(&with_gates(&cascade, &point.gates), 0.0, &SECONDS, &known);
+        let fixed = FixedFrontier::of(&known, &SECONDS, &[true; 3]);
+        let at = |point: &FixedPoint| at_gates(&cascade, point, &SECONDS, &known);
         for point in fixed.points() {
             let done = at(point);
             assert!(
@@ -186,8 +193,12 @@ mod tests {
         assert!(found.accuracy >= 0.92 && found.accuracy < 0.921, "{found:?}");
         let found = at(fixed.best(Goal::Seconds(8e-6)).unwrap());
         assert!(found.seconds <= 8e-6 && found.seconds > 7.9e-6, "{found:?}");
-        let first = with_gates(&cascade, &fixed.points()[0].gates);
-        assert_eq!(first.stages.len(), 1, "what nothing goes on to is left out");
-        assert_eq!(at_price(&first, 0.0, &SECONDS, &known).shares, [1.0, 0.0, 0.0]);
+        let first = &fixed.points()[0];
+        assert_eq!(with_gates(&cascade, first).stages.len(), 1, "what nothing goes on to is left out");
+        assert_eq!(at(first).shares, [1.0, 0.0, 0.0]);
+        let middle = FixedPoint { stages: vec![0, 2], gates: vec![FixedGate::Below(0.6)], accuracy: 0.0, seconds: 0.0 };
+        let done = at(&middle);
+        assert!(done.shares[1] == 0.0 && done.shares[2] > 0.0, "{done:?}");
+        assert!((done.seconds - SECONDS[0] - done.shares[2] * SECONDS[2]).abs() < 1e-12, "{done:?}");
     }
 }

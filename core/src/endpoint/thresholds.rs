@@ -1,5 +1,8 @@
 //! The best fixed thresholds of a cascade, over rows of which every stage's answer is known: what they get right at best for what they
-//! cost (`seed-systems.md` section 11).
+//! cost (`seed-systems.md` section 11), and which stages are better left out.
+//!
+//! Of up to [`SUBSETS_MAX`] stages each choice of some of them is a cascade of its own, and all are searched. Of more, only what stands
+//! behind a gate is left out.
 //!
 //! Thresholds between two neighbouring confidences do the same with these rows, so a gate has as many choices as rows. Of these few
 //! are worth a try: where no row just below a threshold gains by going on, the next lower threshold gets as much right for less. All
@@ -10,14 +13,14 @@
 
 use super::frontier::Known;
 
-/// Additions that a search may take: some tenths of a second.
+/// Additions that all searches together may take: some tenths of a second.
 const STEPS_MAX: f64 = 2e8;
+/// Stages of which each choice is searched: of six there are 63.
+pub const SUBSETS_MAX: usize = 6;
 
 /// What the gate before a stage does where no price is asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FixedGate {
-    /// It goes on with nothing: the stage behind it, and what follows, is to be left out.
-    Never,
     /// It goes on below this confidence, in (0, 1].
     Below(f32),
     /// It goes on with everything: the stage behind it needs no gate.
@@ -36,7 +39,9 @@ pub enum Goal {
 /// Thresholds than which none get more right for no more time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FixedPoint {
-    /// Of the second stage first. Behind one that never goes on no other counts; all of those are [`FixedGate::Never`] too.
+    /// The stages that are kept, in order; the others are to be left out.
+    pub stages: Vec<usize>,
+    /// Of each of those but the first.
     pub gates: Vec<FixedGate>,
     /// Share of rows that they get right.
     pub accuracy: f64,
@@ -52,35 +57,56 @@ pub struct FixedFrontier {
 }
 
 impl FixedFrontier {
-    /// Of a cascade whose stages cost `seconds` of slot time a row. There is at least one row, and each has a confidence and an answer
-    /// of every stage.
-    pub fn of(rows: &[Known], seconds: &[f64]) -> FixedFrontier {
-        Self::within(rows, seconds, STEPS_MAX)
+    /// Of a cascade whose stages cost `seconds` of slot time a row; `alone`: which of them need nothing of the stage before, so that it may
+    /// be left out. There is at least one row, and each has a confidence and an answer of every stage.
+    pub fn of(rows: &[Known], seconds: &[f64], alone: &[bool]) -> FixedFrontier {
+        Self::within(rows, seconds, alone, STEPS_MAX)
     }
 
-    fn within(rows: &[Known], seconds: &[f64], steps_max: f64) -> FixedFrontier {
-        let gates = seconds.len() - 1;
-        let all: Vec<Vec<f32>> = (0..gates).map(|gate| worthwhile(rows, gate)).collect();
-        let (mut least, mut most) = (1, all.iter().map(Vec::len).max().unwrap_or(0).max(1));
+    fn within(rows: &[Known], seconds: &[f64], alone: &[bool], steps_max: f64) -> FixedFrontier {
+        let cuts = |stages: Vec<usize>| {
+            let rows = of_stages(rows, &stages);
+            let cuts: Vec<Vec<f32>> = (1..stages.len()).map(|gate| worthwhile(&rows, gate - 1)).collect();
+            (stages, cuts)
+        };
+        let subsets: Vec<_> = subsets(alone).into_iter().map(cuts).collect();
+        // As many choices for the gates of all: the longest cascade takes nearly all of the steps, and loses next to nothing by the others.
+        let all = |most: usize| subsets.iter().map(|(_, cuts)| steps(cuts, most, rows.len())).sum::<f64>();
+        let longest = subsets.iter().flat_map(|(_, cuts)| cuts).map(Vec::len).max();
+        let (mut least, mut most) = (1, longest.unwrap_or(0).max(1));
         while least < most {
             let middle = (least + most).div_ceil(2);
-            if steps(&all, middle, rows.len()) <= steps_max { least = middle } else { most = middle - 1 }
+            if all(middle) <= steps_max { least = middle } else { most = middle - 1 }
         }
+        let (mut points, mut off_by) = (Vec::new(), 0.0_f64);
+        for (stages, cuts) in &subsets {
+            let costs: Vec<f64> = stages.iter().map(|stage| seconds[*stage]).collect();
+            let (found, missed) = Self::whole(&of_stages(rows, stages), &costs, cuts, least);
+            let kept = |point: FixedPoint| FixedPoint { stages: stages[..=point.gates.len()].to_vec(), ..point };
+            points.extend(found.into_iter().map(kept));
+            off_by = off_by.max(missed);
+        }
+        FixedFrontier { points: best_of(points), off_by }
+    }
+
+    /// Of a cascade none of whose stages is left out, but those that nothing goes on to: the best thresholds with at most so many choices at each
+    /// gate, and what they may miss.
+    fn whole(rows: &[Known], seconds: &[f64], all: &[Vec<f32>], most: usize) -> (Vec<FixedPoint>, f64) {
         let (mut cuts, mut off_by) = (Vec::new(), 0.0);
         for (gate, cut) in all.iter().enumerate() {
-            let (kept, missed) = thinned(rows, gate, cut, least);
+            let (kept, missed) = thinned(rows, gate, cut, most);
             cuts.push(kept);
             off_by += missed as f64 / rows.len() as f64;
         }
         let mut search = Search::new(rows, seconds, &cuts);
         let everything: Vec<u32> = (0..rows.len() as u32).collect();
-        if gates == 0 {
+        if cuts.is_empty() {
             let right = rows.iter().filter(|row| row.right[0]).count();
             search.note(right, rows.len() as f64 * seconds[0]);
         } else {
             search.descend(0, &everything, 0, rows.len() as f64 * seconds[0]);
         }
-        FixedFrontier { points: search.points(&cuts), off_by }
+        (search.points(&cuts), off_by)
     }
 
     /// Cheapest first; accuracy and cost rise.
@@ -101,6 +127,44 @@ impl FixedFrontier {
             Goal::Seconds(most) => self.points.iter().rev().find(|point| point.seconds <= most),
         }
     }
+}
+
+/// What these stages say of each row.
+pub fn of_stages(rows: &[Known], stages: &[usize]) -> Vec<Known> {
+    let row = |row: &Known| Known {
+        confidences: stages.iter().map(|stage| row.confidences[*stage]).collect(),
+        right: stages.iter().map(|stage| row.right[*stage]).collect(),
+    };
+    rows.iter().map(row).collect()
+}
+
+/// The choices of stages that make a cascade: with one that needs the stage before, that too.
+fn subsets(alone: &[bool]) -> Vec<Vec<usize>> {
+    let count = alone.len();
+    if count > SUBSETS_MAX {
+        return vec![(0..count).collect()];
+    }
+    let of = |mask: u32| (0..count).filter(|stage| mask & (1 << stage) != 0).collect::<Vec<usize>>();
+    let stands = |stages: &Vec<usize>| {
+        stages.iter().enumerate().all(|(i, stage)| alone[*stage] || i > 0 && stages[i - 1] + 1 == *stage)
+    };
+    (1..1 << count).map(of).filter(stands).collect()
+}
+
+/// Those than which none get more right for no more time, cheapest first.
+fn best_of(mut points: Vec<FixedPoint>) -> Vec<FixedPoint> {
+    let order =
+        |a: &FixedPoint, b: &FixedPoint| b.accuracy.total_cmp(&a.accuracy).then(a.seconds.total_cmp(&b.seconds));
+    points.sort_by(order);
+    let mut least = f64::INFINITY;
+    // The same times may differ in their last digit by the order in which they were added.
+    points.retain(|point| {
+        let better = point.seconds < least * (1.0 - 1e-12);
+        least = if better { point.seconds } else { least };
+        better
+    });
+    points.reverse();
+    points
 }
 
 /// What a threshold in (0, 1] sees of a confidence: all that is at most 0 goes on below any; at 1 or more, or where it is not a number,
@@ -270,28 +334,23 @@ impl<'a> Search<'a> {
     fn points(&self, cuts: &[Vec<f32>]) -> Vec<FixedPoint> {
         let (count, gates) = (self.rows.len() as f64, cuts.len());
         let ways: Vec<Vec<FixedGate>> = (0..gates).map(|gate| ways(self.rows, gate, &cuts[gate])).collect();
-        let told = |chosen: &[u32]| {
-            let ended = chosen.iter().position(|cut| *cut == 0).unwrap_or(gates);
-            let gate =
-                |(gate, cut): (usize, &u32)| if gate < ended { ways[gate][*cut as usize] } else { FixedGate::Never };
-            chosen.iter().enumerate().map(gate).collect()
-        };
-        let mut points = Vec::new();
-        let mut least = f64::INFINITY;
-        for (right, time) in self.least.iter().enumerate().rev() {
-            // The same times may differ in their last digit by the order in which they were added.
-            if *time < least * (1.0 - 1e-12) {
-                least = *time;
-                let gates = told(&self.chosen[right * gates..(right + 1) * gates]);
-                points.push(FixedPoint { gates, accuracy: right as f64 / count, seconds: time / count });
+        let told = |(right, time): (usize, &f64)| {
+            let chosen = &self.chosen[right * gates..(right + 1) * gates];
+            // Behind a gate that goes on with nothing no other counts.
+            let used = chosen.iter().zip(&ways).take_while(|(cut, _)| **cut > 0);
+            let gates: Vec<FixedGate> = used.map(|(cut, ways)| ways[*cut as usize - 1]).collect();
+            FixedPoint {
+                stages: (0..=gates.len()).collect(),
+                gates,
+                accuracy: right as f64 / count,
+                seconds: time / count,
             }
-        }
-        points.reverse();
-        points
+        };
+        best_of(self.least.iter().enumerate().filter(|(_, time)| time.is_finite()).map(told).collect())
     }
 }
 
-/// By cut: what the gate does with it.
+/// By cut, from 1 on: what the gate does with it.
 fn ways(rows: &[Known], gate: usize, cuts: &[f32]) -> Vec<FixedGate> {
     let mut sorted: Vec<f32> = rows.iter().map(|row| seen(row.confidences[gate])).collect();
     sorted.sort_by(f32::total_cmp);
@@ -299,7 +358,7 @@ fn ways(rows: &[Known], gate: usize, cuts: &[f32]) -> Vec<FixedGate> {
         Some(next) => FixedGate::Below(between(*cut, *next)),
         None => FixedGate::Always,
     };
-    std::iter::once(FixedGate::Never).chain(cuts.iter().map(way)).collect()
+    cuts.iter().map(way).collect()
 }
 
 impl Last {
@@ -325,40 +384,53 @@ mod tests {
     use super::*;
     use crate::prng::Prng;
 
+    const ALONE: [bool; 5] = [true; 5];
     const SECONDS: [f64; 5] = [1e-6, 3e-6, 10e-6, 31e-6, 97e-6];
 
-    /// What thresholds do, as their documentation has it: share of right answers and time.
-    fn told(rows: &[Known], gates: &[FixedGate], seconds: &[f64]) -> (f64, f64) {
+    /// What thresholds between some stages do, as their documentation has it: share of right answers and time.
+    fn told(rows: &[Known], stages: &[usize], gates: &[FixedGate], seconds: &[f64]) -> (f64, f64) {
         let (mut right, mut time) = (0, 0.0);
         for row in rows {
             let goes_on = |gate: usize| match gates[gate] {
-                FixedGate::Never => false,
-                FixedGate::Below(threshold) => row.confidences[gate] < threshold,
+                FixedGate::Below(threshold) => row.confidences[stages[gate]] < threshold,
                 FixedGate::Always => true,
             };
-            let stage = (0..gates.len()).find(|gate| !goes_on(*gate)).unwrap_or(gates.len());
-            right += usize::from(row.right[stage]);
-            time += seconds[..=stage].iter().sum::<f64>();
+            let last = (0..gates.len()).find(|gate| !goes_on(*gate)).unwrap_or(gates.len());
+            right += usize::from(row.right[stages[last]]);
+            time += stages[..=last].iter().map(|stage| seconds[*stage]).sum::<f64>();
         }
         (right as f64 / rows.len() as f64, time / rows.len() as f64)
     }
 
-    /// All that thresholds can do.
-    fn brute_force(rows: &[Known], seconds: &[f64]) -> Vec<(f64, f64)> {
-        let choices = |gate: usize| {
-            let observed = rows.iter().map(|row| row.confidences[gate]).filter(|c| *c > 0.0 && *c <= 1.0);
+    fn done(rows: &[Known], point: &FixedPoint, seconds: &[f64]) -> (f64, f64) {
+        told(rows, &point.stages, &point.gates, seconds)
+    }
+
+    /// All that thresholds can do, whatever stages are left out.
+    fn brute_force(rows: &[Known], seconds: &[f64], alone: &[bool]) -> Vec<(f64, f64)> {
+        let choices = |stage: usize| {
+            let observed = rows.iter().map(|row| row.confidences[stage]).filter(|c| *c > 0.0 && *c <= 1.0);
             let below = observed.chain([f32::MIN_POSITIVE, 1.0]).map(FixedGate::Below);
-            below.chain([FixedGate::Never, FixedGate::Always]).collect::<Vec<_>>()
+            below.chain([FixedGate::Always]).collect::<Vec<_>>()
         };
-        let mut all = vec![Vec::new()];
-        for gate in 0..seconds.len() - 1 {
-            let longer = |gates: &Vec<FixedGate>| {
-                let gates = gates.clone();
-                choices(gate).into_iter().map(move |choice| [gates.clone(), vec![choice]].concat())
-            };
-            all = all.iter().flat_map(longer).collect();
+        let mut told_all = Vec::new();
+        for mask in 1..1u32 << seconds.len() {
+            let has = |stage: usize| mask & (1 << stage) != 0;
+            let stages: Vec<usize> = (0..seconds.len()).filter(|stage| has(*stage)).collect();
+            if stages.iter().any(|stage| !alone[*stage] && !has(stage - 1)) {
+                continue;
+            }
+            let mut all = vec![Vec::new()];
+            for stage in &stages[..stages.len() - 1] {
+                let longer = |gates: &Vec<FixedGate>| {
+                    let gates = gates.clone();
+                    choices(*stage).into_iter().map(move |choice| [gates.clone(), vec![choice]].concat())
+                };
+                all = all.iter().flat_map(longer).collect();
+            }
+            told_all.extend(all.iter().map(|gates| told(rows, &stages, gates, seconds)));
         }
-        all.iter().map(|gates| told(rows, gates, seconds)).collect()
+        told_all
     }
 
     fn row(stages: usize) -> impl Strategy<Value = Known> {
@@ -375,11 +447,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_thresholds_do_better(rows in cascade()) {
+        fn no_thresholds_do_better(rows in cascade(), leaning in prop::collection::vec(any::<bool>(), 4)) {
             let seconds = &SECONDS[..rows[0].right.len()];
-            let found = FixedFrontier::of(&rows, seconds);
+            // Some stages may take what the one before gives; the first has none.
+            let alone: Vec<bool> = (0..seconds.len()).map(|stage| stage == 0 || !leaning[stage]).collect();
+            let found = FixedFrontier::of(&rows, seconds, &alone);
             prop_assert_eq!(found.off_by(), 0.0);
-            let all = brute_force(&rows, seconds);
+            let all = brute_force(&rows, seconds, &alone);
             for right in 0..=rows.len() {
                 let goal = right as f64 / rows.len() as f64;
                 let best = all.iter().filter(|(accuracy, _)| *accuracy >= goal).map(|(_, cost)| *cost).fold(f64::INFINITY, f64::min);
@@ -388,7 +462,7 @@ mod tests {
             }
             for point in found.points() {
                 // They do what they are told to, and no more accurate ones cost as little.
-                let (accuracy, cost) = told(&rows, &point.gates, seconds);
+                let (accuracy, cost) = done(&rows, point, seconds);
                 prop_assert!(accuracy == point.accuracy && (cost - point.seconds).abs() < 1e-12, "{:?}", point);
                 let limit = point.seconds * (1.0 + 1e-9);
                 let best = all.iter().filter(|(_, cost)| *cost <= limit).map(|(accuracy, _)| *accuracy).fold(0.0, f64::max);
@@ -417,8 +491,8 @@ mod tests {
     fn a_search_that_may_not_try_all_says_what_it_may_miss() {
         let rows = rows(600, 3, 7);
         let seconds = &SECONDS[..3];
-        let exact = FixedFrontier::of(&rows, seconds);
-        let coarse = FixedFrontier::within(&rows, seconds, 1500.0);
+        let exact = FixedFrontier::of(&rows, seconds, &ALONE[..3]);
+        let coarse = FixedFrontier::within(&rows, seconds, &ALONE[..3], 4500.0);
         let off_by = coarse.off_by();
         assert!(exact.off_by() == 0.0 && off_by > 0.0 && off_by < 0.3, "{off_by}");
         for point in exact.points() {
@@ -427,7 +501,7 @@ mod tests {
             let found = coarse.best(Goal::Seconds(point.seconds + 1e-15)).unwrap();
             assert!(found.accuracy >= point.accuracy - off_by - 1e-12, "{point:?}");
         }
-        assert!(coarse.points().iter().all(|point| told(&rows, &point.gates, seconds).0 == point.accuracy));
+        assert!(coarse.points().iter().all(|point| done(&rows, point, seconds).0 == point.accuracy));
     }
 
     #[test]
@@ -436,18 +510,52 @@ mod tests {
         let all: Vec<Vec<f32>> = (0..4).map(|gate| worthwhile(&rows, gate)).collect();
         assert!(steps(&all, usize::MAX, rows.len()) > STEPS_MAX, "all of them are too many");
         // A tenth of the steps here, which is not optimised.
-        let found = FixedFrontier::within(&rows, &SECONDS, STEPS_MAX / 10.0);
+        let found = FixedFrontier::within(&rows, &SECONDS, &ALONE, STEPS_MAX / 10.0);
         assert!(found.off_by() < 0.02, "{}", found.off_by());
         let point = found.best(Goal::Accuracy(0.9)).unwrap();
-        assert!((told(&rows, &point.gates, &SECONDS).0 - point.accuracy).abs() < 1e-12);
+        assert!((done(&rows, point, &SECONDS).0 - point.accuracy).abs() < 1e-12);
     }
 
     #[test]
     fn where_the_first_stage_is_enough_no_gate_goes_on() {
         let rows = rows(500, 3, 1);
-        let found = FixedFrontier::of(&rows, &SECONDS[..3]);
-        assert_eq!(found.best(Goal::Accuracy(0.1)).unwrap().gates, [FixedGate::Never; 2]);
+        let found = FixedFrontier::of(&rows, &SECONDS[..3], &ALONE[..3]);
+        let first = found.best(Goal::Accuracy(0.1)).unwrap();
+        assert_eq!((first.stages.as_slice(), first.gates.as_slice()), ([0].as_slice(), [].as_slice()));
         assert_eq!(found.best(Goal::Accuracy(1.1)), None);
+    }
+
+    /// A stage in the middle that says what the first one said costs its time, and gains nothing wherever it stands.
+    #[test]
+    fn a_stage_in_the_middle_that_gains_nothing_is_left_out() {
+        let mut rows = rows(2000, 3, 5);
+        for row in &mut rows {
+            (row.confidences[1], row.right[1]) = (row.confidences[0], row.right[0]);
+        }
+        let seconds = &SECONDS[..3];
+        let found = FixedFrontier::of(&rows, seconds, &ALONE[..3]);
+        let goal = Goal::Accuracy(0.85);
+        let best = found.best(goal).unwrap();
+        assert_eq!(best.stages, [0, 2], "{best:?}");
+        assert!(found.points().iter().all(|point| !point.stages.contains(&1)));
+        // Where the last one takes what it gives it has to stay, and costs that much more for each row that goes on.
+        let segments = FixedFrontier::of(&rows, seconds, &[true, true, false]);
+        let with = segments.best(goal).unwrap();
+        assert!(with.stages.contains(&1) && with.seconds > best.seconds, "{with:?}");
+        // Likewise a first one that is never right, and never knows it.
+        for row in &mut rows {
+            (row.confidences[0], row.right[0]) = (0.5, false);
+        }
+        let found = FixedFrontier::of(&rows, seconds, &ALONE[..3]);
+        let answers = found.points().iter().filter(|point| point.accuracy > 0.0);
+        assert!(answers.clone().count() > 10 && answers.clone().all(|point| point.stages[0] == 1));
+    }
+
+    #[test]
+    fn of_many_stages_none_is_left_out_but_at_the_end() {
+        assert_eq!(subsets(&[true; SUBSETS_MAX]).len(), 63);
+        assert_eq!(subsets(&[true; SUBSETS_MAX + 1]), [(0..=SUBSETS_MAX).collect::<Vec<_>>()]);
+        assert_eq!(subsets(&[true, false, false]), [vec![0], vec![0, 1], vec![0, 1, 2]], "segments of one network");
     }
 
     #[test]

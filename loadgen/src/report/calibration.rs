@@ -159,7 +159,12 @@ mod tests {
         let bin = |confidence, gain| Bin { confidence, rows: 60, right: 0.6, gain, error: 0.05, next: Vec::new() };
         let table = GainTable::new(vec![bin(0.3, 0.4), bin(0.6, 0.2), bin(0.9, -0.01)]).expect("a table");
         let priced = |accuracy, seconds| Point { price: 1.0, accuracy, seconds, shares: vec![0.5, 0.5] };
-        let fixed = |accuracy, seconds| FixedPoint { gates: vec![FixedGate::Below(0.5)], accuracy, seconds };
+        let fixed = |accuracy, seconds| FixedPoint {
+            stages: vec![0, 1],
+            gates: vec![FixedGate::Below(0.5)],
+            accuracy,
+            seconds,
+        };
         let found = Calibration {
             endpoint: evil,
             says: evil,
@@ -185,7 +190,7 @@ mod tests {
     fn a_cascade_of_which_little_is_known_has_a_page_too() {
         let bin = Bin { confidence: 1.0, rows: 20, right: 1.0, gain: 0.0, error: 0.0, next: Vec::new() };
         let table = GainTable::new(vec![bin]).expect("a table");
-        let point = FixedPoint { gates: Vec::new(), accuracy: 1.0, seconds: 0.0 };
+        let point = FixedPoint { stages: vec![0], gates: Vec::new(), accuracy: 1.0, seconds: 0.0 };
         let gates = [("a".into(), "b".into(), &table)];
         let target = Some((Goal::Seconds(1.0), 1.0, 0.0));
         let found = Calibration {
