@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weir_core::endpoint::Judged;
-use weir_core::history::{Rule, Told, ToldVisit, VisitEnd};
+use weir_core::history::{Rule, Told, ToldCondition, ToldVisit, VisitEnd};
 use weir_core::outcome::Outcome;
 
 /// As JSON: when it was sent where, what came back, what gates said, how it ended.
@@ -22,6 +22,15 @@ pub fn as_json(told: &Told) -> Value {
         "stage": told.stage.as_ref().map(ToString::to_string),
         "message": told.message,
         "stages": told.visits.iter().map(visit).collect::<Vec<_>>(),
+        "conditions": told.conditions.iter().map(condition).collect::<Vec<_>>(),
+    })
+}
+
+fn condition(told: &ToldCondition) -> Value {
+    // What is not a number is null.
+    json!({
+        "stage": told.stage.as_str(), "when": told.when, "after_us": micros(told.after), "saw": short(told.saw),
+        "holds": told.holds,
     })
 }
 

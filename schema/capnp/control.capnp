@@ -647,6 +647,16 @@ struct QueryRecord {
   stage @8 :Text;             # that gave the answer
   degraded @9 :Bool;
   visits @10 :List(Visit);    # in the order in which they were sent
+  conditions @11 :List(Looked);  # in the order in which they looked
+}
+
+struct Looked {
+  # What a condition saw of an answer.
+  stage @0 :Text;             # that has it
+  when @1 :Text;              # as weir files have it
+  afterUs @2 :UInt64;         # from the query's arrival
+  saw @3 :Float32;            # NaN where there was no number
+  holds @4 :Bool;
 }
 
 struct Visit {

@@ -94,6 +94,12 @@ fn a_condition_chooses_the_branch() {
     }
     let by = |stage: &str| answered.iter().filter(|answer| answer["stage"] == stage).count();
     assert!(by("t") > 5 && by("m") > 5, "{} and {}", by("t"), by("m"));
+    for (stage, holds) in [("t", "does not hold"), ("m", "holds")] {
+        let answer = answered.iter().find(|answer| answer["stage"] == stage).expect("one at least");
+        let why = cluster.ok(&["why", answer["id"].as_str().expect("an id")]);
+        let line = why.lines().find(|line| line.contains("condition of stage m: t.confidence < 0.9 saw 0."));
+        assert!(line.is_some_and(|line| line.ends_with(&format!(": {holds}"))), "{why}");
+    }
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn endpoint(status: &Status, view: &View, name: &str) -> Result<Value, Failure> 
     let rate = |of: fn(&view::Endpoint) -> f64| now.map_or(0.0, of);
     let names = endpoint.names();
     let mut named = names.stages.iter();
-    let stages = endpoint.stages.iter().map(|stage| {
+    let stages = endpoint.stages.iter().enumerate().map(|(i, stage)| {
         let name = stage.model().and_then(|_| named.next()).filter(|name| status.state.labels.contains_key(name));
         let mut told = match &stage.run {
             Run::Model(reference) => model(status, reference),
@@ -91,9 +91,8 @@ fn endpoint(status: &Status, view: &View, name: &str) -> Result<Value, Failure> 
             let feed = |feed: &Feed| (feed.input.clone(), Value::String(source(endpoint, feed)));
             told["inputs"] = Value::Object(stage.inputs.iter().map(feed).collect());
         }
-        if let Some(when) = &stage.when {
-            let looked_at = &endpoint.stages[when.stage as usize].name;
-            told["when"] = json!(format!("{looked_at}.{} {} {}", when.signal.word(), when.is.word(), when.than));
+        if let Some(when) = endpoint.condition(i) {
+            told["when"] = json!(when);
         }
         if let Some((want, earns)) = stage.model().and_then(|model| status.wants.get(&model.to_string())) {
             told["needs"] = needs(want, *earns);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use weir_core::endpoint::frontier::{Known, calibrate};
 use weir_core::endpoint::gate::label;
-use weir_core::endpoint::passage::{class, empty, holds, signal, stacked};
+use weir_core::endpoint::passage::{class, empty, holding, looked, signal, stacked};
 use weir_core::endpoint::{Asks, Endpoint, Ladders, Passage, Stage, Wiring};
 use weir_core::ids::ModelRef;
 use weir_core::outcome::Outcome;
@@ -387,7 +387,8 @@ impl Learnt {
                         }
                     }
                 };
-                let (signal, holds) = (signal(endpoint, wiring, i, &outputs), holds(endpoint, wiring, i, &outputs));
+                let signal = signal(endpoint, wiring, i, &outputs);
+                let holds = holding(&looked(endpoint, wiring, i, &outputs));
                 learnt.says[i].push(Says { signal, holds, items });
                 learnt.classes[i].push(class(wiring, i, &outputs).map(i64::from));
                 answers.push(outputs);

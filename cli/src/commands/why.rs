@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use weir_client::Admin;
 use weir_core::endpoint::Judged;
-use weir_core::history::{Explained, Rule, Told, ToldVisit, VisitEnd};
+use weir_core::history::{Explained, Rule, Told, ToldCondition, ToldVisit, VisitEnd};
 use weir_core::ids::QueryId;
 use weir_core::outcome::Outcome;
 use weir_gateway::story::{self, word};
@@ -115,10 +115,16 @@ pub fn story(told: &Told) -> Vec<String> {
         }
         _ => "  the call was refused as a whole".to_owned(),
     });
+    let mut conditions = told.conditions.iter().peekable();
     for visit in &told.visits {
+        // What a condition let through is sent in the instant in which it looked.
+        while let Some(looked) = conditions.next_if(|looked| looked.after <= visit.after) {
+            lines.push(format!("  {:>9}  {}", span(looked.after), seen(looked)));
+        }
         lines.push(format!("  {:>9}  {}", span(visit.after), called(visit)));
         lines.extend(visit.gate.map(|(rule, judged)| format!("  {:>9}  {}", "", weighed(rule, &judged))));
     }
+    lines.extend(conditions.map(|looked| format!("  {:>9}  {}", span(looked.after), seen(looked))));
     lines.push(format!("  {:>9}  {}", span(told.total), ended(told)));
     lines
 }
@@ -138,6 +144,11 @@ fn called(visit: &ToldVisit) -> String {
         Some((took, VisitEnd::Rejected(why))) => format!("{sent}: refused after {}: {}", span(took), why.explanation()),
         Some((took, end)) => format!("{sent}: {} after {}", word(end), span(took)),
     }
+}
+
+fn seen(looked: &ToldCondition) -> String {
+    let holds = if looked.holds { "holds" } else { "does not hold" };
+    format!("condition of stage {}: {} saw {:.4}: {holds}", looked.stage, looked.when, looked.saw)
 }
 
 fn weighed(rule: Rule, judged: &Judged) -> String {

@@ -177,9 +177,10 @@ impl Signal {
 }
 
 impl Condition {
-    /// Whether it holds, by the numbers of one row: not where they are none.
-    pub fn holds(&self, numbers: &[f32]) -> bool {
-        self.signal.of(numbers).is_some_and(|signal| self.is.holds(signal, self.than))
+    /// What it sees in the numbers of one row, NaN where they are none, and whether it holds: not then.
+    pub fn look(&self, numbers: &[f32]) -> (f32, bool) {
+        let saw = self.signal.of(numbers).unwrap_or(f32::NAN);
+        (saw, self.is.holds(saw, self.than))
     }
 }
 
@@ -330,9 +331,9 @@ mod tests {
     fn of_what_is_not_a_number_no_condition_holds() {
         for is in Comparison::ALL {
             let condition = Condition { stage: 0, signal: Signal::Confidence, is, than: 0.5 };
-            assert!(!condition.holds(&[0.2, f32::NAN]) && !condition.holds(&[]), "{}", is.word());
+            assert!(!condition.look(&[0.2, f32::NAN]).1 && !condition.look(&[]).1, "{}", is.word());
         }
-        let holds = |signal, is, than| Condition { stage: 0, signal, is, than }.holds(&[0.25, 0.75]);
+        let holds = |signal, is, than| Condition { stage: 0, signal, is, than }.look(&[0.25, 0.75]).1;
         assert!(holds(Signal::Confidence, Comparison::Less, 0.8) && !holds(Signal::Confidence, Comparison::Less, 0.75));
         assert!(holds(Signal::Label, Comparison::Equal, 1.0) && holds(Signal::Margin, Comparison::GreaterOrEqual, 0.5));
         assert!(holds(Signal::Output("x".into()), Comparison::LessOrEqual, 0.25));

@@ -177,6 +177,13 @@ impl Endpoint {
         self.stages.get(stage).map_or(DEFAULT, |stage| stage.name.as_str())
     }
 
+    /// The condition of a stage as weir files have it; nothing where it has none.
+    pub fn condition(&self, stage: usize) -> Option<String> {
+        let when = self.stages[stage].when.as_ref()?;
+        let of = &self.stages[when.stage as usize].name;
+        Some(format!("{of}.{} {} {}", when.signal.word(), when.is.word(), when.than))
+    }
+
     /// How likely an answer of a stage is to be right, by the gain tables: by that of the gate behind it, or else by what the gate before
     /// it expected. `signal` is what the gate behind a stage looked at, where it was asked.
     pub fn expected_right(&self, stage: usize, signal: impl Fn(usize) -> Option<f32>) -> Option<f64> {

@@ -320,13 +320,30 @@ pub fn class(wiring: &Wiring, stage: usize, outputs: &Row) -> Option<u32> {
     (!confidence.is_nan()).then_some(class as u32)
 }
 
-/// The stages whose condition looks at what a stage gave, and holds.
-pub fn holds(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row) -> Stages {
-    let holds = |(of, output): &(usize, usize)| {
+/// A condition has looked at an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Looked {
+    /// The stage that has it.
+    pub stage: usize,
+    /// What it saw; NaN where there was no number.
+    pub saw: f32,
+    /// Whether it holds.
+    pub holds: bool,
+}
+
+/// The conditions that look at what a stage gave.
+pub fn looked(endpoint: &Endpoint, wiring: &Wiring, stage: usize, outputs: &Row) -> Vec<Looked> {
+    let looks = |(of, output): &(usize, usize)| {
         let when = endpoint.stages[*of].when.as_ref()?;
-        when.holds(&numbers(outputs, *output)?).then_some(1 << of)
+        let (saw, holds) = when.look(&numbers(outputs, *output).unwrap_or_default());
+        Some(Looked { stage: *of, saw, holds })
     };
-    wiring.conditions[stage].iter().filter_map(holds).fold(0, |mask: Stages, bit: Stages| mask | bit)
+    wiring.conditions[stage].iter().filter_map(looks).collect()
+}
+
+/// The stages whose condition holds.
+pub fn holding(looked: &[Looked]) -> Stages {
+    looked.iter().filter(|looked| looked.holds).fold(0, |mask, looked| mask | 1 << looked.stage)
 }
 
 fn numbers(outputs: &Row, i: usize) -> Option<Vec<f32>> {

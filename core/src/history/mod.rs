@@ -16,7 +16,8 @@ pub use recent::{LATENCY_BUCKETS, Latencies, Recent, Seconds, Tally, WINDOW};
 pub use record::{Batch, Record, Visit, VisitEnd, Visits, Worth};
 pub use ring::Ring;
 pub use told::{
-    DeviceNow, EndpointRecent, Ever, Explained, MemberFacts, ModelNow, NodeFacts, NodeRecent, Rule, Told, ToldVisit,
+    DeviceNow, EndpointRecent, Ever, Explained, MemberFacts, ModelNow, NodeFacts, NodeRecent, Rule, Told,
+    ToldCondition, ToldVisit,
 };
 pub use totals::{BOUNDS_US, Calls, Histogram, Statistics, Totals};
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::endpoint::passage::Looked;
 use crate::endpoint::{Endpoint, Judged};
 use crate::ids::{DeviceName, NodeName, QueryId};
 use crate::outcome::{Class, Outcome, Rejection};
@@ -26,6 +27,8 @@ pub struct Record {
     pub class: Class,
     /// Stage calls, in the order in which they were sent.
     pub visits: Visits,
+    /// What conditions saw, and when, in that order.
+    pub looked: Vec<(Instant, Looked)>,
     /// When it ended.
     pub ended: Instant,
     /// How.

@@ -2,8 +2,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::endpoint::gain::Bin;
+use crate::endpoint::graph::{Comparison, Signal};
+use crate::endpoint::passage::Looked;
 use crate::endpoint::tests::endpoint;
-use crate::endpoint::{GainTable, Gate, Judged};
+use crate::endpoint::{Condition, GainTable, Gate, Judged};
 use crate::ids::{DeviceName, NodeName};
 use crate::outcome::{Class, Outcome, Rejection};
 use crate::scheduler::Closed;
@@ -19,6 +21,7 @@ pub fn record(id: u128, outcome: Outcome) -> Record {
         deadline: Some(Deadline(Instant::from_millis(at + 50))),
         class: Class::Default,
         visits: Visits::default(),
+        looked: Vec::new(),
         ended: Instant::from_millis(at + 1),
         outcome,
         stage: 0,
@@ -171,8 +174,12 @@ fn what_is_told_has_names_and_spans() {
     };
     let judged = Judged { signal: 0.5, value: None, cost: 0.0, price: 0.0, deeper: true, wanted: true };
     let first = Visit { end: Some((at(1_004), ran)), judged: Some(judged), ..visit(0, 1_000) };
+    let mut graph = endpoint(&stages);
+    let (signal, is) = (Signal::Confidence, Comparison::Less);
+    graph.stages[2].when = Some(Condition { stage: 0, signal, is, than: 0.4 });
     let told = Record {
-        endpoint: Some(Arc::new(endpoint(&stages))),
+        endpoint: Some(Arc::new(graph)),
+        looked: vec![(at(1_004), Looked { stage: 2, saw: 0.5, holds: false })],
         visits: [first, visit(1, 1_005)].into_iter().collect(),
         ended: at(1_060),
         degraded: true,
@@ -184,6 +191,9 @@ fn what_is_told_has_names_and_spans() {
     let [tiny, mid] = &told.visits[..] else { panic!("{:?}", told.visits) };
     assert_eq!(tiny.end, Some((Duration::from_millis(4), ran)));
     assert_eq!(tiny.gate, Some((Rule::ConfidenceBelow(0.9), judged)));
+    let [looked] = &told.conditions[..] else { panic!("{:?}", told.conditions) };
+    assert_eq!((looked.stage.as_str(), looked.when.as_str()), ("big", "tiny.confidence < 0.4"));
+    assert_eq!((looked.after, looked.saw, looked.holds), (Duration::from_millis(4), 0.5, false));
     assert_eq!((mid.stage.as_str(), mid.after, mid.end, mid.gate), ("mid", Duration::from_millis(5), None, None));
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Record, Seconds, Totals, Visit, VisitEnd};
 use crate::endpoint::audit::{GateAudit, Labelled};
+use crate::endpoint::passage::Looked;
 use crate::endpoint::{Endpoint, Gate, Judged};
 use crate::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use crate::outcome::{Class, Outcome, Rejection};
@@ -176,6 +177,23 @@ pub struct Told {
     pub degraded: bool,
     /// In the order in which they were sent.
     pub visits: Vec<ToldVisit>,
+    /// In the order in which they looked.
+    pub conditions: Vec<ToldCondition>,
+}
+
+/// What a condition saw, told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToldCondition {
+    /// The stage that has it.
+    pub stage: StageName,
+    /// As weir files have it: `tiny.confidence < 0.9`.
+    pub when: String,
+    /// When it looked, from the query's arrival.
+    pub after: Duration,
+    /// What it saw; NaN where there was no number.
+    pub saw: f32,
+    /// Whether it holds.
+    pub holds: bool,
 }
 
 /// A stage call, told.
@@ -243,6 +261,16 @@ impl Record {
             degraded: self.degraded,
             visits: endpoint.map_or_else(Vec::new, |endpoint| {
                 self.visits.iter().map(|visit| visit.tell(endpoint, self.arrived)).collect()
+            }),
+            conditions: endpoint.map_or_else(Vec::new, |endpoint| {
+                let told = |(at, looked): &(Instant, Looked)| ToldCondition {
+                    stage: endpoint.stages[looked.stage].name.clone(),
+                    when: endpoint.condition(looked.stage).unwrap_or_default(),
+                    after: at.since(self.arrived),
+                    saw: looked.saw,
+                    holds: looked.holds,
+                };
+                self.looked.iter().map(told).collect()
             }),
         }
     }

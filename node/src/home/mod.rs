@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use weir_core::call::ROWS_MAX;
-use weir_core::endpoint::passage::{Room, Taken};
+use weir_core::endpoint::passage::{Looked, Room, Taken};
 use weir_core::endpoint::{Budget, Ladder, Ladders, Stage, Wiring, stage_deadline};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
@@ -75,6 +75,7 @@ impl Refused {
             deadline: None,
             class: Class::Default,
             visits: Visits::default(),
+            looked: Vec::new(),
             ended: now,
             outcome: Outcome::Rejected(self.why),
             stage: 0,
@@ -124,6 +125,8 @@ struct Gathered {
     price: f64,
     /// Its stage calls, for those who ask why.
     visits: Visits,
+    /// What conditions saw, for them too.
+    looked: Vec<(Instant, Looked)>,
     /// What is taken from the room of its call for what stages are asked, until they have ended.
     asked: Vec<(usize, Taken)>,
 }

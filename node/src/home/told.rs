@@ -43,6 +43,7 @@ pub fn record(call: &Call, id: QueryId, arrived: Instant, row: &mut Gathered, en
         deadline: Some(call.deadline),
         class: call.class,
         visits: std::mem::take(&mut row.visits),
+        looked: std::mem::take(&mut row.looked),
         ended: end.at,
         outcome,
         stage,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weir_core::endpoint::passage::{NoRoom, Taken, empty, holds, signal};
+use weir_core::endpoint::passage::{NoRoom, Taken, empty, holding, looked, signal};
 use weir_core::endpoint::{Asks, Ladder, Passage};
 use weir_core::history::Visit;
 use weir_core::ids::NodeName;
@@ -90,7 +90,9 @@ impl Travel<'_> {
             self.refuse_room(now, stage, slot, why);
             return None;
         }
-        let (signal, holds) = (signal(endpoint, wiring, stage, outputs), holds(endpoint, wiring, stage, outputs));
+        let (signal, seen) = (signal(endpoint, wiring, stage, outputs), looked(endpoint, wiring, stage, outputs));
+        let holds = holding(&seen);
+        self.rows[slot].looked.extend(seen.into_iter().map(|looked| (now, looked)));
         self.rows[slot].answers.push(answer);
         let weighed = self.trip.on_stage_end(now, ladder, slot, stage, StageEnd::Answered(signal), holds);
         if let Some(visit) = self.rows[slot].visits.last_of(stage) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use weir_core::endpoint::Judged;
 use weir_core::endpoint::audit::{GateAudit, Labelled};
 use weir_core::history::{
-    DeviceNow, EndpointRecent, Ever, Explained, Latencies, ModelNow, NodeRecent, Rule, Seconds, Tally, Told, ToldVisit,
-    VisitEnd,
+    DeviceNow, EndpointRecent, Ever, Explained, Latencies, ModelNow, NodeRecent, Rule, Seconds, Tally, Told,
+    ToldCondition, ToldVisit, VisitEnd,
 };
 use weir_core::ids::{DeviceName, EndpointName, ModelRef, NodeName, StageName};
 use weir_core::scheduler::Batches;
@@ -17,7 +17,7 @@ use super::predict::{
 };
 use super::{BadMessage, count};
 use crate::control_capnp::{
-    device_now, endpoint_recent, explained, judged, node_recent, query_record, stage_recent, visit,
+    device_now, endpoint_recent, explained, judged, looked, node_recent, query_record, stage_recent, visit,
 };
 
 /// Writes a node's last seconds.
@@ -196,9 +196,18 @@ pub fn write_told(mut b: query_record::Builder<'_>, told: &Told) {
     b.set_message(&told.message);
     b.set_stage(told.stage.as_ref().map_or("", StageName::as_str));
     b.set_degraded(told.degraded);
-    let mut visits = b.init_visits(count(told.visits.len()));
+    let mut visits = b.reborrow().init_visits(count(told.visits.len()));
     for (i, visit) in told.visits.iter().enumerate() {
         write_visit(visits.reborrow().get(i as u32), visit);
+    }
+    let mut conditions = b.init_conditions(count(told.conditions.len()));
+    for (i, looked) in told.conditions.iter().enumerate() {
+        let mut b = conditions.reborrow().get(i as u32);
+        b.set_stage(looked.stage.as_str());
+        b.set_when(&looked.when);
+        b.set_after_us(span_to_us(looked.after));
+        b.set_saw(looked.saw);
+        b.set_holds(looked.holds);
     }
 }
 
@@ -278,6 +287,17 @@ pub fn read_told(r: query_record::Reader<'_>) -> Result<Told, BadMessage> {
         stage: if stage.is_empty() { None } else { Some(StageName::parse(stage)?) },
         degraded: r.get_degraded(),
         visits: r.get_visits()?.iter().map(read_visit).collect::<Result<_, _>>()?,
+        conditions: r.get_conditions()?.iter().map(read_looked).collect::<Result<_, _>>()?,
+    })
+}
+
+fn read_looked(r: looked::Reader<'_>) -> Result<ToldCondition, BadMessage> {
+    Ok(ToldCondition {
+        stage: StageName::parse(r.get_stage()?.to_str()?)?,
+        when: r.get_when()?.to_str()?.to_owned(),
+        after: span_from_us(r.get_after_us())?,
+        saw: r.get_saw(),
+        holds: r.get_holds(),
     })
 }
 

@@ -541,6 +541,13 @@ fn what_is_known_of_a_query_comes_back_as_it_was_sent() {
     let mut visits: Vec<_> = Closed::ALL.into_iter().map(|closed| visit(Some(ran(closed)), None)).collect();
     visits.extend(others.map(|end| visit(Some(end), None)));
     visits.extend(gates.map(|gate| visit(None, Some(gate))));
+    let looked = |saw: f32| ToldCondition {
+        stage: StageName::parse("b").unwrap(),
+        when: "a.confidence < 0.5".into(),
+        after: ms(3),
+        saw,
+        holds: saw > 0.0,
+    };
     let told = Told {
         endpoint: EndpointName::parse("e").ok(),
         class: Class::Sheddable,
@@ -552,6 +559,7 @@ fn what_is_known_of_a_query_comes_back_as_it_was_sent() {
         stage: StageName::parse("b").ok(),
         degraded: true,
         visits,
+        conditions: [0.25, -1.0].map(looked).into(),
     };
     let refused = Told {
         endpoint: None,
@@ -560,6 +568,7 @@ fn what_is_known_of_a_query_comes_back_as_it_was_sent() {
         message: "no".into(),
         stage: None,
         visits: Vec::new(),
+        conditions: Vec::new(),
         ..told.clone()
     };
     let explained =
