@@ -16,3 +16,26 @@ pub async fn within<F: Future>(span: Duration, future: F) -> Result<F::Output, E
         Poll::Pending => tokio::time::timeout(span, future).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_at_once_needs_no_timer() {
+        // A timer panics in a runtime without them.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let done = runtime.block_on(within(Duration::ZERO, std::future::ready(7)));
+        assert_eq!(done.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_longer_is_given_up_in_time() {
+        let span = Duration::from_millis(20);
+        let after = |ms| tokio::time::sleep(Duration::from_millis(ms));
+        assert!(within(span, after(19)).await.is_ok());
+        let began = tokio::time::Instant::now();
+        assert!(within(span, after(1_000)).await.is_err());
+        assert!(began.elapsed() < 2 * span);
+    }
+}
