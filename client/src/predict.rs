@@ -72,7 +72,7 @@ pub struct Answer {
     pub model: String,
     /// Stage that answered.
     pub stage: String,
-    /// A deeper stage was wanted and could not be had.
+    /// A deeper stage was wanted, and could not be had or was too dear for what it gains.
     pub degraded: bool,
     /// Where that model ran.
     pub node: String,

@@ -137,7 +137,8 @@ impl Tensor {
     }
 
     /// Numbers as they are written, i64 or f64, as another type: whole numbers stay what they are, fractions are rounded to the width that a
-    /// float has. `None` where that is not to be had: 300 is no u8, 0.5 no integer, text no number, and of half floats nothing is known here.
+    /// float has. `None` where that is not to be had: 300 is no u8, 16777217 and 1e300 are no f32, 0.5 no integer, text no number, and of half floats
+    /// nothing is known here.
     pub fn written_as(&self, dtype: DType) -> Option<Tensor> {
         if self.dtype == dtype {
             return Some(self.clone());
@@ -145,10 +146,16 @@ impl Tensor {
         let words = self.data.as_chunks::<8>().0;
         let whole = || words.iter().map(|bytes| i64::from_le_bytes(*bytes));
         let data: Option<Vec<u8>> = match (self.dtype, dtype) {
-            (DType::I64, DType::F64) => Some(whole().flat_map(|n| (n as f64).to_le_bytes()).collect()),
-            (DType::I64, DType::F32) => Some(whole().flat_map(|n| (n as f32).to_le_bytes()).collect()),
+            (DType::I64, DType::F64) => {
+                joined(whole().map(|n| (n as f64 as i128 == i128::from(n)).then_some((n as f64).to_le_bytes())))
+            }
+            (DType::I64, DType::F32) => {
+                joined(whole().map(|n| (n as f32 as i128 == i128::from(n)).then_some((n as f32).to_le_bytes())))
+            }
             (DType::F64, DType::F32) => {
-                Some(words.iter().flat_map(|bytes| (f64::from_le_bytes(*bytes) as f32).to_le_bytes()).collect())
+                let numbers = words.iter().map(|bytes| f64::from_le_bytes(*bytes));
+                // What is finite stays so.
+                joined(numbers.map(|n| ((n as f32).is_finite() || !n.is_finite()).then_some((n as f32).to_le_bytes())))
             }
             (DType::I64, DType::U8) => joined(whole().map(|n| Some(u8::try_from(n).ok()?.to_le_bytes()))),
             (DType::I64, DType::U16) => joined(whole().map(|n| Some(u16::try_from(n).ok()?.to_le_bytes()))),
@@ -412,6 +419,9 @@ mod tests {
             (whole(&[-1]), DType::U64),
             (whole(&[1]), DType::Bool),
             (whole(&[1]), DType::F16),
+            (whole(&[16_777_217]), DType::F32),
+            (whole(&[(1 << 53) + 1]), DType::F64),
+            (Tensor::new(DType::F64, vec![1], 1e300f64.to_le_bytes().to_vec()).unwrap(), DType::F32),
             (fraction, DType::I64),
             (Tensor::strings(&[1], &["1"]), DType::I64),
         ] {

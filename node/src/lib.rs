@@ -12,7 +12,6 @@ mod counters;
 mod deadlines;
 mod door;
 mod elsewhere;
-mod failing;
 mod home;
 mod link;
 mod memory;
@@ -52,7 +51,6 @@ use crate::artifacts::Artifacts;
 use crate::counters::Ledger;
 use crate::door::Door;
 use crate::elsewhere::Elsewhere;
-use crate::failing::Failings;
 use crate::home::Home;
 use crate::link::Link;
 use crate::memory::Memory;
@@ -187,8 +185,6 @@ pub(crate) struct Shared {
     pub ledger: Ledger,
     pub histories: Histories,
     pub elsewhere: Elsewhere,
-    /// Models of which rows fail.
-    pub failings: Failings,
     /// How many rows homes have wanted run.
     pub wanted: Wanted,
     /// The stage for all queries of an endpoint, where triage asks for one: by the rate at which they come to all threads.
@@ -306,7 +302,6 @@ pub async fn run(
         ledger: Ledger::default(),
         histories: Histories::default(),
         elsewhere: Elsewhere::default(),
-        failings: Failings::default(),
         wanted: Wanted::default(),
         wholes: Mutex::default(),
         held: Held::new(config.between_stages.0 as usize),

@@ -314,6 +314,7 @@ impl Link {
 
     fn rebuild(&self) {
         let table = Table::new(&self.shared.name, &self.state.borrow(), &self.routing.borrow());
+        table.learn(&self.shared.table.load());
         self.shared.table.store(Arc::new(table));
     }
 }

@@ -131,6 +131,17 @@ pub struct Routing {
 }
 
 impl Table {
+    /// What homes have learned of endpoints holds on where those are as they were.
+    pub fn learn(&self, before: &Table) {
+        for (name, served) in &self.endpoints {
+            let Some(known) = before.endpoints.get(name) else { continue };
+            served.budget.learn(&known.budget);
+            for ((_, version), (_, known)) in served.versions.iter().zip(&known.versions) {
+                version.budget.learn(&known.budget);
+            }
+        }
+    }
+
     /// The table of node `me` from the replicated state and the leader's word.
     pub fn new(me: &NodeName, state: &State, routing: &Routing) -> Table {
         let signatures = state.signatures();

@@ -27,7 +27,7 @@ use weir_core::router::{
     doubted, has_room, meeting_order, remote_finish, sent, soonest, spare_here,
 };
 use weir_core::scheduler::{Inquiry, Policy, Query};
-use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Failing, Looks, Market, Method, WholeStage};
+use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
 use weir_core::units::{Deadline, Instant, ServiceTime};
 
 use crate::device::{Device, Effect, SHAPE, Service};
@@ -88,8 +88,6 @@ pub struct Says {
     pub holds: Stages,
     /// How many items it runs for this row, where it runs them one by one.
     pub items: Option<u32>,
-    /// It runs and fails.
-    pub fails: bool,
 }
 
 /// What is simulated.
@@ -171,7 +169,8 @@ struct Call {
     home: Instant,
     inside: Duration,
     trip: Trip,
-    depth: Depth,
+    /// No shallower stage may answer.
+    least: usize,
     price: f64,
     escalated: (u32, u32),
     /// The answer is on its way.
@@ -250,8 +249,6 @@ struct Running<'a, F> {
     coming: BTreeMap<(usize, ModelRef), Coming>,
     /// By model, the nodes that have it in the order in which its rows fill them.
     order: BTreeMap<ModelRef, Vec<usize>>,
-    /// By home: models of which rows fail.
-    failings: BTreeMap<(usize, ModelRef), Failing>,
     /// By node: copies for audits that are under way.
     copies: Vec<usize>,
     /// By node: what its home asks of models that do not stand there.
@@ -311,7 +308,6 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         waits: BTreeMap::new(),
         coming: BTreeMap::new(),
         order: order(cluster),
-        failings: BTreeMap::new(),
         copies: vec![0; cluster.nodes.len()],
         elsewhere: vec![BTreeMap::new(); cluster.nodes.len()],
         market: Market::default(),
@@ -442,7 +438,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             home,
             inside: Duration::ZERO,
             trip: Trip::new(flow, due.rows.len(), depth),
-            depth,
+            least: depth.least,
             items: BTreeMap::new(),
             price: 0.0,
             escalated: (0, 0),
@@ -474,7 +470,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     fn is_hopeless(&mut self, now: Instant, id: u64) -> bool {
         let call = &self.calls[&id];
         let served = &self.cluster.endpoints[call.due.endpoint];
-        if served.flow.is_chain() && call.depth.least == 0 {
+        if served.flow.is_chain() && call.least == 0 {
             return false;
         }
         let budget = &self.budgets[call.due.endpoint];
@@ -484,7 +480,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         };
         let models = served.ladders.endpoint().stages.iter().map(Stage::model);
         let spans: Vec<f64> = models.enumerate().map(span).collect();
-        let answer = now + Duration::from_secs_f64(served.flow.until_answer(&spans, call.depth.least).min(1e9));
+        let answer = now + Duration::from_secs_f64(served.flow.until_answer(&spans, call.least).min(1e9));
         call.deadline.missed_by(answer) && !doubted(&mut self.prng)
     }
 
@@ -509,19 +505,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         call.price = call.price.max(ladder.price());
         call.escalated.1 += u32::from(stage > 0 && matches!(end, StageEnd::Answered(_)));
         let weighed = call.trip.on_stage_end(now, ladder, slot, stage, end, holds);
-        let (node, model) = (call.node, served.ladders.endpoint().stages[stage].model());
-        if let (Some(model), true) = (model, call.depth.has_answer_before(stage)) {
-            let failed = matches!(end, StageEnd::Failed);
-            if failed || matches!(end, StageEnd::Answered(_)) {
-                self.failings.entry((node, model.clone())).or_default().on_end(failed);
-            }
-        }
         let next = served.ladders.endpoint().stages.get(stage + 1).and_then(Stage::model);
         if let (Some(value), Some(next)) = (weighed, next) {
-            // What fails is worth nothing.
-            if self.failings.get(&(node, next.clone())).is_some_and(Failing::fails) {
-                return;
-            }
+            let node = call.node;
             if self.cluster.models[next].replicas[node] > 0 {
                 self.devices[node].weighed(now, next, value, served.ladders.endpoint().tenant());
             } else {
@@ -567,13 +553,6 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 }
                 continue;
             };
-            let call = self.calls.get_mut(&id).expect("an open call");
-            let in_hand = served.flow.is_chain() && call.depth.has_answer_before(group.stage);
-            let failing = self.failings.get_mut(&(home, model.clone())).filter(|_| in_hand);
-            if failing.is_some_and(|failing| !failing.may_go(now)) {
-                call.trip.on_no_choice(now, &group, Rejection::NoReplica);
-                continue;
-            }
             let items = |slot: &usize| {
                 let says = served.says[group.stage].get(self.calls[&id].due.rows[*slot] as usize);
                 says.and_then(|says| says.items)
@@ -662,7 +641,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 home: now,
                 inside: Duration::ZERO,
                 trip: Trip::new(&self.cluster.endpoints[due.endpoint].flow, 1, depth),
-                depth,
+                least: depth.least,
                 price: 0.0,
                 escalated: (0, 0),
                 ended: false,
@@ -781,7 +760,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let served = self.calls.get(&id).map(|call| &self.cluster.endpoints[call.due.endpoint]);
         let model = served.and_then(|served| served.ladders.endpoint().stages[stage].model());
         if let (Some(by), Some(model)) = (by, model) {
-            let asked = Inquiry { rows: rows.len(), ..Inquiry::of(Class::Default, deadline) };
+            let class = self.calls.get(&id).map_or(Class::Default, |call| call.class);
+            let asked = Inquiry { rows: rows.len(), ..Inquiry::of(class, deadline) };
             let estimate = self.devices[node].estimate_finish(now, model, asked);
             let order = self.order_of(model, node);
             if estimate.is_some_and(|estimate| !has_room(now, by, deadline.left(now), order, &estimate)) {
@@ -842,7 +822,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                     continue;
                 }
             }
-            replies.push((place, if says.fails { StageEnd::Failed } else { StageEnd::Answered(says.signal) }));
+            replies.push((place, StageEnd::Answered(says.signal)));
         }
         self.perform_effects(now, node);
         self.bring_home(now + self.cluster.path.hand_off, node, replies);
@@ -893,8 +873,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let deadline = Deadline::after(now, call.due.deadline);
                 let tenant = self.cluster.endpoints[call.due.endpoint].ladders.endpoint().tenant();
                 let device = &mut self.devices[node];
-                let mut told = device.told(now, model, Claim { deadline, class: Class::Default, tenant }, firm);
-                let asked = Inquiry { rows: replies.len(), firm, ..Inquiry::of(Class::Default, deadline) };
+                let mut told = device.told(now, model, Claim { deadline, class: call.class, tenant }, firm);
+                let asked = Inquiry { rows: replies.len(), firm, ..Inquiry::of(call.class, deadline) };
                 if replies[0].2 == StageEnd::Full
                     && let Some(estimate) = device.estimate_finish(now, model, asked)
                 {

@@ -628,23 +628,3 @@ fn a_deeper_stage_that_always_fails_costs_no_answer_and_is_seen() {
     let of = |name: &str| metric(&cluster.nodes[0], &format!("{name}{{endpoint=\"two\"}}"));
     assert_eq!((of("weir_degraded_total"), of("weir_failed_total"), of("weir_answered_total")), (2.0, 0.0, 3.0));
 }
-
-/// Under load it is tried now and then, and its time is left to others.
-#[test]
-fn a_deeper_stage_that_always_fails_takes_hardly_any_time() {
-    let cluster = Cluster::start_with(1, 1, &["--metrics", "127.0.0.1:0", "--cpu-slots", "1"]);
-    two_stages(&cluster, "width = 2\nbeta_us = 5000\nfail_above = -1.0\n", "{ confidence_below = 0.8 }");
-    let data = cluster.write("x.npy", npy(&[1, 2], &[0.5, 0.5]));
-    let ask = ["load", "run", "--endpoint", "two", "--data", &data, "--arrivals", "constant", "--rate", "150"];
-    let run = cluster.run(&[&ask, &["--duration", "4s", "--deadline", "500ms", "-o", "json"][..]].concat());
-    let run: Value = serde_json::from_slice(&run.stdout).expect("a result");
-    let count = |figure: &Value| figure.as_u64().unwrap_or_default();
-    let offered = count(&run["offered"]);
-    assert_eq!((count(&run["answered"]), count(&run["stages"]["first"])), (offered, offered), "{run}");
-    assert!(count(&run["degraded"]) > offered * 95 / 100, "{run}");
-    let calls = metric(&cluster.nodes[0], "weir_stage_calls_total{endpoint=\"two\",stage=\"second\"}");
-    assert!(
-        (32.0..offered as f64 / 2.0).contains(&calls),
-        "{calls} calls of the stage that fails, of {offered} that wanted it"
-    );
-}

@@ -389,7 +389,7 @@ impl Learnt {
                 };
                 let signal = signal(endpoint, wiring, i, &outputs);
                 let holds = holding(&looked(endpoint, wiring, i, &outputs));
-                learnt.says[i].push(Says { signal, holds, items, fails: false });
+                learnt.says[i].push(Says { signal, holds, items });
                 learnt.classes[i].push(class(wiring, i, &outputs).map(i64::from));
                 answers.push(outputs);
             }

@@ -104,7 +104,7 @@ class Answer:
     #: ``name@version`` that answered.
     model: str = ""
     stage: str = ""
-    #: A deeper stage was wanted and could not be had.
+    #: A deeper stage was wanted, and could not be had or was too dear for what it gains.
     degraded: bool = False
     node: str = ""
     timings: Timings = Timings()

@@ -39,6 +39,15 @@ impl Budget {
         Budget { flow: Arc::clone(flow), stages: profiles.map(stage).collect() }
     }
 
+    /// How many items rows have is known from before, where its stages follow each other as they did then.
+    pub fn learn(&self, before: &Budget) {
+        if self.flow == before.flow {
+            for (now, then) in self.stages.iter().zip(&before.stages) {
+                now.items.store(then.items.load(Relaxed), Relaxed);
+            }
+        }
+    }
+
     /// A row had so many items for a stage that runs them one by one.
     pub fn on_items(&self, stage: usize, items: usize) {
         let known = &self.stages[stage].items;
@@ -115,6 +124,13 @@ mod tests {
         assert!((budget.items(1) - 16.0).abs() < 0.01 && budget.items(0) == 1.0);
         let two_batches = 0.032 + 0.0501;
         assert!((budget.rest()[0] - two_batches).abs() < 1e-3, "{:?}", budget.rest());
+        let anew = |flow: &Arc<Flow>| {
+            let anew = Budget::new(flow, vec![None; flow.needs().len()].into_iter());
+            anew.learn(&budget);
+            anew.items(1)
+        };
+        assert!(anew(&budget.flow) > 15.0, "they have as many as before");
+        assert_eq!(anew(&Arc::new(Flow::chain([false, true].into_iter()))), 1.0, "another endpoint by now");
         let chain = Budget::new(&Arc::new(Flow::chain([false, true].into_iter())), [None, None].into_iter());
         assert_eq!(chain.rest(), [0.0, 0.0], "each can answer");
     }

@@ -61,11 +61,6 @@ impl Depth {
     pub fn can_answer(&self, flow: &Flow) -> bool {
         flow.answering(self.from, self.least, self.most) != 0
     }
-
-    /// Whether a row of a cascade that wants a stage has an answer that may go out without it.
-    pub const fn has_answer_before(self, stage: usize) -> bool {
-        stage > self.from && stage > self.least
-    }
 }
 
 /// What running a stage adds to the answer that its caller has in hand.

@@ -429,7 +429,6 @@ impl Home {
         let mut weighed: BTreeMap<usize, (&Ladder, Vec<f64>)> = BTreeMap::new();
         for (slot, reply) in replies {
             let Some((slot, reply)) = travel.joined(slot, reply) else { continue };
-            self.note_end(call, &reply);
             let next = reply.stage + 1;
             if !call.ladders.weighs() {
                 travel.on_reply(now, slot, reply, call.ladders.at(0.0, 0.0));
@@ -444,27 +443,10 @@ impl Home {
         }
     }
 
-    /// Whether a deeper stage works is known from what became of it.
-    fn note_end(&self, call: &Call, reply: &HomeReply) {
-        let failed = match reply.reply {
-            StageReply::Answered { .. } => false,
-            StageReply::Failed(_) => true,
-            _ => return,
-        };
-        if call.depth.has_answer_before(reply.stage)
-            && let Some(model) = call.ladders.endpoint().stages[reply.stage].model()
-        {
-            self.shared.failings.on_end(model, failed);
-        }
-    }
-
-    /// Gates found what running a stage is worth: nothing, where it fails.
+    /// Gates found what running a stage is worth.
     fn tell_weighed(&self, table: &Table, now: Instant, call: &Call, stage: usize, values: &[f64]) {
         let Some(model) = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model()) else { return };
         self.shared.wanted.add(now, model, values.iter().filter(|value| **value > 0.0).count());
-        if self.shared.failings.fails(model) {
-            return;
-        }
         let Some(targets) = table.targets.get(model) else { return };
         if let Some(device) = targets.local.iter().filter_map(|name| self.shared.devices.get(name)).next() {
             device.on_weighed(now, model, values, call.ladders.endpoint().tenant());
@@ -487,11 +469,6 @@ impl Home {
                 self.tell_weighed(&table, now, call, group.stage + 1, &values);
                 continue;
             };
-            let in_hand = call.wiring.flow.is_chain() && call.depth.has_answer_before(group.stage);
-            if in_hand && !self.shared.failings.may_go(now, model) {
-                travel.trip.on_no_choice(now, &group, Rejection::NoReplica);
-                continue;
-            }
             let mut rows = travel.asks(now, &mut group, self.shared.triage, &self.shared.name);
             if rows.is_empty() {
                 continue;

@@ -157,64 +157,6 @@ fn a_node_without_a_model_asks_one_that_has_it() {
     assert!(ended.iter().all(|end| end.latency == us(alone + 100)), "one stage of two is on the other node");
 }
 
-/// Of two cascades on one slot, each of which asks for four fifths of it: the share of the second that its deep stage answers, where the deep
-/// stage of the first is there or not, and fails or not; how often the first's is asked for a query of it, and the share that is degraded.
-fn beside(deep: Option<bool>) -> [f64; 3] {
-    let base = cascade(1, model(50, 10, &[1]), model(100, 4000, &[1]));
-    let served = |name: &str, stages: usize, fails: bool| {
-        let mut endpoint = base.endpoints[0].ladders.endpoint().clone();
-        endpoint.name = EndpointName::parse(name).unwrap();
-        endpoint.stages.truncate(stages);
-        for (i, stage) in endpoint.stages.iter_mut().enumerate() {
-            let model = if i == 0 { reference("shallow") } else { reference(name) };
-            stage.run = weir_core::endpoint::Run::Model(model);
-            stage.gate = (i > 0).then(weighing);
-        }
-        let mut served = Served::cascade(
-            Ladders::new(&Arc::new(endpoint), &[1e-5, 4e-3][..stages]),
-            &[vec![Some(0.1)], vec![None]][..stages],
-        );
-        served.says.iter_mut().skip(1).for_each(|says| says[0].fails = fails);
-        served
-    };
-    let mut cluster = Cluster {
-        endpoints: vec![
-            served("first", if deep.is_some() { 2 } else { 1 }, deep == Some(true)),
-            served("second", 2, false),
-        ],
-        ..base.clone()
-    };
-    for name in ["first", "second"] {
-        cluster.models.insert(reference(name), base.models[&reference("deep")].clone());
-    }
-    cluster.models.remove(&reference("deep"));
-    let mut prng = Prng::new(11);
-    let mut at = 0.0;
-    let dues = (0..8000).map(|_| {
-        at += prng.exponential() / 400.0;
-        Due { endpoint: prng.below(2) as usize, ..due((at * 1e6) as u64, &[0], 50_000) }
-    });
-    let ended = ends(&cluster, dues.collect(), 6);
-    assert!(ended.iter().all(|end| end.outcome == Outcome::Answered && end.latency <= us(50_000)));
-    let of = |endpoint: usize| ended.iter().filter(move |end| end.due.endpoint == endpoint);
-    let deeper = of(1).filter(|end| end.stages == [Some(1)]).count() as f64 / of(1).count() as f64;
-    let sent = f64::from(of(0).map(|end| end.escalated.0).sum::<u32>());
-    let degraded = of(0).filter(|end| end.degraded).count() as f64;
-    [deeper, sent / of(0).count() as f64, degraded / of(0).count() as f64]
-}
-
-/// What a deep stage that always fails would gain is not gained: it takes hardly any time from others, and they do not pay for it.
-#[test]
-fn a_stage_that_fails_takes_nothing_from_its_neighbour() {
-    let told @ [alone, works, fails] = [None, Some(false), Some(true)].map(beside);
-    println!(
-        "answered deep, the other's deep stage sent, degraded: alone, beside one that works, and one that fails: {told:.3?}"
-    );
-    assert!(works[0] < alone[0] - 0.2, "there is too much to do");
-    assert!(fails[0] > alone[0] - 0.02 && fails[1] < 0.1);
-    assert!(fails[2] > 0.95, "more was wanted, and could not be had");
-}
-
 /// A gate that knows that the deep stage gains much for rows of little confidence, and little for the others.
 fn weighing() -> Gate {
     let bin = |confidence, gain| Bin { confidence, rows: 100, right: 0.5, gain, error: 0.01, next: Vec::new() };

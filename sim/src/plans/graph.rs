@@ -148,6 +148,6 @@ impl Graph {
                 holds |= Stages::from((confidence < SURE) == (next % 2 == 1)) << next;
             }
         }
-        Says { signal: Some(confidence), holds, ..Says::default() }
+        Says { signal: Some(confidence), holds, items: None }
     }
 }
