@@ -16,7 +16,7 @@ use std::time::Duration;
 use weir_core::call::{Balancer, Way};
 use weir_core::endpoint::audit::COPIES_MAX;
 use weir_core::endpoint::graph::Stages;
-use weir_core::endpoint::{Budget, Flow, Ladder, Ladders, Stage, stage_deadline};
+use weir_core::endpoint::{Budget, Flow, Ladder, Ladders, Stage};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::REPORT_EVERY;
@@ -564,7 +564,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             let firm = self.bid(id, group.stage, group.slots[0]).firm();
             let known =
                 self.candidates(now, home, model, Inquiry { rows, firm, ..self.asks(id, group.stage) }, &group.tried);
-            let deadline = self.deadline_of(now, id, group.stage, &known);
+            let own = soonest(now, &known).unwrap_or(0.0);
+            let deadline = self.budgets[endpoint].deadline(now, group.stage, self.calls[&id].deadline, own);
             let left = deadline.left(now);
             let coming = self.coming.entry((home, model.clone())).or_default();
             if group.tried.is_empty() && group.full.is_empty() {
@@ -663,22 +664,10 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         told.and_modify(|told| *told = sent(now, Some(*told), work)).or_insert_with(|| sent(now, None, work));
     }
 
-    /// By when a stage has to be done, so that what has to follow can be in time as well.
-    fn deadline_of(&self, now: Instant, id: u64, stage: usize, known: &[Candidate]) -> Deadline {
-        let call = &self.calls[&id];
-        if self.cluster.endpoints[call.due.endpoint].flow.is_chain() {
-            return call.deadline;
-        }
-        let rest = self.budgets[call.due.endpoint].rest()[stage];
-        stage_deadline(now, call.deadline, soonest(now, known).unwrap_or(0.0), rest)
-    }
-
-    /// What a stage is asked of a row: see the cluster's homes.
+    /// What a stage is asked of a row.
     fn asks(&self, id: u64, stage: usize) -> Inquiry {
         let call = &self.calls[&id];
-        let endpoint = call.due.endpoint;
-        let rest = Duration::from_secs_f64(self.budgets[endpoint].rest()[stage]);
-        Inquiry::of(call.class, call.deadline.sooner_by(rest))
+        self.budgets[call.due.endpoint].asks(stage, call.class, call.deadline)
     }
 
     /// What a row brings to triage in a stage.

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Flow;
+use crate::outcome::Class;
 use crate::profile::Profile;
+use crate::scheduler::Inquiry;
 use crate::units::{Deadline, Instant};
 
 /// How much one row says of how many items rows have.
@@ -60,19 +62,29 @@ impl Budget {
         f64::from(f32::from_bits(self.stages[stage].items.load(Relaxed)))
     }
 
-    /// By stage: how long the stages take that have to follow it before there is any answer to one row, in seconds, where nothing waits.
-    pub fn rest(&self) -> Vec<f64> {
-        if self.flow.is_chain() {
-            return vec![0.0; self.stages.len()];
+    /// How long the stages take that have to follow a stage before there is any answer to one row, in seconds, where nothing waits.
+    fn rest(&self, stage: usize) -> f64 {
+        if self.flow.answers() & (1 << stage) != 0 {
+            return 0.0;
         }
         let span =
             |(at, stage): (usize, &Work)| stage.profile.as_ref().map_or(0.0, |profile| profile.span(self.items(at)));
-        self.flow.rest(&self.stages.iter().enumerate().map(span).collect::<Vec<_>>())
+        self.flow.rest(&self.stages.iter().enumerate().map(span).collect::<Vec<_>>())[stage]
+    }
+
+    /// What a device is asked of a row of a query of this class and `deadline` at a stage, which has to leave the rest its time.
+    pub fn asks(&self, stage: usize, class: Class, deadline: Deadline) -> Inquiry {
+        Inquiry::of(class, deadline.sooner_by(Duration::from_secs_f64(self.rest(stage))))
+    }
+
+    /// By when a stage has to be done of a query with this `deadline`, where it takes `own` seconds from now.
+    pub fn deadline(&self, now: Instant, stage: usize, deadline: Deadline, own: f64) -> Deadline {
+        stage_deadline(now, deadline, own, self.rest(stage))
     }
 }
 
 /// By when a stage has to be done of a query with this `deadline`, where it takes `own` seconds from now, and what has to follow it `rest`.
-pub fn stage_deadline(now: Instant, deadline: Deadline, own: f64, rest: f64) -> Deadline {
+fn stage_deadline(now: Instant, deadline: Deadline, own: f64, rest: f64) -> Deadline {
     if rest <= 0.0 {
         return deadline;
     }
@@ -118,12 +130,13 @@ mod tests {
         let flow = Flow::new(vec![needs(0, false), needs(0b1, false), needs(0b10, false), needs(0b100, true)], 0b1000);
         let profiles = [profile(0, 1000, 8), profile(8000, 1000, 8), profile(50_000, 100, 64), None];
         let budget = Budget::new(&Arc::new(flow), profiles.into_iter());
-        let close = |rest: Vec<f64>, to: [f64; 4]| rest.iter().zip(to).all(|(a, b)| (a - b).abs() < 1e-6);
-        assert!(close(budget.rest(), [0.0591, 0.0501, 0.0, 0.0]), "{:?}", budget.rest());
+        let rest = || [0, 1, 2, 3].map(|stage| budget.rest(stage));
+        let close = |rest: [f64; 4], to: [f64; 4]| rest.iter().zip(to).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(close(rest(), [0.0591, 0.0501, 0.0, 0.0]), "{:?}", rest());
         (0..200).for_each(|_| budget.on_items(1, 16));
         assert!((budget.items(1) - 16.0).abs() < 0.01 && budget.items(0) == 1.0);
         let two_batches = 0.032 + 0.0501;
-        assert!((budget.rest()[0] - two_batches).abs() < 1e-3, "{:?}", budget.rest());
+        assert!((budget.rest(0) - two_batches).abs() < 1e-3, "{:?}", rest());
         let anew = |flow: &Arc<Flow>| {
             let anew = Budget::new(flow, vec![None; flow.needs().len()].into_iter());
             anew.learn(&budget);
@@ -132,6 +145,6 @@ mod tests {
         assert!(anew(&budget.flow) > 15.0, "they have as many as before");
         assert_eq!(anew(&Arc::new(Flow::chain([false, true].into_iter()))), 1.0, "another endpoint by now");
         let chain = Budget::new(&Arc::new(Flow::chain([false, true].into_iter())), [None, None].into_iter());
-        assert_eq!(chain.rest(), [0.0, 0.0], "each can answer");
+        assert_eq!([0, 1].map(|stage| chain.rest(stage)), [0.0, 0.0], "each can answer");
     }
 }

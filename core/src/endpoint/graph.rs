@@ -261,16 +261,23 @@ impl Flow {
 
     /// The stages that an answer may come from where none before `from` and none after `most` is asked, and none before `least` may answer.
     pub fn answering(&self, from: usize, least: usize, most: usize) -> Stages {
+        let asked = below(most.saturating_add(1)) & !below(from);
+        // What the caller left out is not waited for, but for a condition that looks at it; of what was never wanted nothing is missed.
+        self.reached(!asked, below(from), |some, there, _| some == 0 || some & there != 0) & !below(least)
+    }
+
+    /// The stages that can answer where those of `without` do not run, those of `given` are not waited for, and `enough` says whether what
+    /// there is of what is needed in part, of so much, is enough.
+    fn reached(&self, without: Stages, given: Stages, enough: impl Fn(Stages, Stages, u32) -> bool) -> Stages {
         let mut there: Stages = 0;
-        for (stage, needs) in self.needs.iter().enumerate().take(most.saturating_add(1)).skip(from) {
-            // What the caller left out is not waited for, but for a condition that looks at it.
-            let whole = (needs.all & !below(from)) | needs.when.map_or(0, |when| 1 << when);
-            let some = needs.some.is_none_or(|(some, _)| some == 0 || some & there != 0);
-            if whole & !there == 0 && some {
+        for (stage, needs) in self.needs.iter().enumerate() {
+            let whole = (needs.all & !given) | needs.when.map_or(0, |when| 1 << when);
+            let some = needs.some.is_none_or(|(some, least)| enough(some, there, least));
+            if without & (1 << stage) == 0 && whole & !there == 0 && some {
                 there |= 1 << stage;
             }
         }
-        there & self.answers & !below(least)
+        there & self.answers
     }
 
     /// A stage and all that has to have answered before it.
@@ -282,15 +289,7 @@ impl Flow {
 
     /// Whether there can be an answer where these stages cannot be had.
     pub fn answers_without(&self, missing: Stages) -> bool {
-        let mut there: Stages = 0;
-        for (stage, needs) in self.needs.iter().enumerate() {
-            let whole = needs.all | needs.when.map_or(0, |when| 1 << when);
-            let enough = needs.some.is_none_or(|(some, enough)| (some & there).count_ones() >= enough);
-            if missing & (1 << stage) == 0 && whole & !there == 0 && enough {
-                there |= 1 << stage;
-            }
-        }
-        there & self.answers != 0
+        self.reached(missing, 0, |some, there, least| (some & there).count_ones() >= least) != 0
     }
 
     /// How long the stages take that have to follow each stage before there is any answer, where each takes as long as `spans` says; by

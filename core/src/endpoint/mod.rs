@@ -22,7 +22,7 @@ use crate::outcome::Class;
 use crate::tensor::{Signature, Tensor};
 use crate::triage::Tenant;
 
-pub use budget::{Budget, stage_deadline};
+pub use budget::Budget;
 pub use gain::GainTable;
 pub use gate::Gate;
 pub use graph::{Combine, Condition, Feed, Flow, Run};

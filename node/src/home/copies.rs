@@ -27,7 +27,6 @@ impl Home {
                     ladders: Arc::clone(&shadow.ladders),
                     wiring: Arc::clone(&shadow.wiring),
                     budget: Arc::clone(&shadow.budget),
-                    rest: shadow.budget.rest(),
                     ..call.audit(now, asked.clone())
                 };
                 let own = Arc::clone(&call.wiring);
@@ -85,7 +84,6 @@ impl Call {
             ladders: Arc::clone(&self.ladders),
             wiring: Arc::clone(&self.wiring),
             budget: Arc::clone(&self.budget),
-            rest: self.rest.clone(),
             rows: vec![row],
             deadline: Deadline::after(now, endpoint.copy_within()),
             class: Class::Sheddable,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use weir_core::call::ROWS_MAX;
 use weir_core::endpoint::passage::{Looked, Room, Taken};
-use weir_core::endpoint::{Budget, Ladder, Ladders, Stage, Wiring, stage_deadline};
+use weir_core::endpoint::{Budget, Ladder, Ladders, Stage, Wiring};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -97,8 +97,6 @@ struct Call {
     ladders: Arc<Ladders>,
     wiring: Arc<Wiring>,
     budget: Arc<Budget>,
-    /// By stage: how long what has to follow it takes, in seconds.
-    rest: Vec<f64>,
     rows: Vec<Row>,
     deadline: Deadline,
     class: Class,
@@ -289,7 +287,6 @@ impl Home {
             ladders: Arc::clone(&served.ladders),
             wiring: Arc::clone(&served.wiring),
             budget: Arc::clone(&served.budget),
-            rest: served.budget.rest(),
             rows,
             deadline: Deadline::after(now, left),
             class: if request.get_class_given() {
@@ -370,7 +367,10 @@ impl Home {
         }
         let (now, table, shared) = (self.shared.host.clock.now(), self.shared.table.load(), &self.shared);
         let know = |(stage, model): (usize, Option<&ModelRef>)| {
-            let asked = Inquiry { rows: call.budget.items(stage).round() as usize, ..call.asks(stage) };
+            let asked = Inquiry {
+                rows: call.budget.items(stage).round() as usize,
+                ..call.budget.asks(stage, call.class, call.deadline)
+            };
             let known = model
                 .map(|model| candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, None), &[]));
             known.unwrap_or_default()
@@ -481,12 +481,16 @@ impl Home {
             {
                 shared.wanted.add(now, model, rows.len());
             }
-            let asked = Inquiry { rows: rows.len(), firm: rows[0].bid.firm(), ..call.asks(group.stage) };
+            let asked = Inquiry {
+                rows: rows.len(),
+                firm: rows[0].bid.firm(),
+                ..call.budget.asks(group.stage, call.class, call.deadline)
+            };
             let like = Some(&rows[0].inputs);
             let known =
                 candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, like), &group.tried);
             let own = soonest(now, &known).unwrap_or(0.0);
-            let deadline = stage_deadline(now, call.deadline, own, call.rest[group.stage]);
+            let deadline = call.budget.deadline(now, group.stage, call.deadline, own);
             rows.iter_mut().for_each(|row| row.deadline = deadline);
             let left = deadline.left(now);
             let saves = self.saves(&table, now, model, left, &known);
@@ -598,7 +602,8 @@ fn depth(served: &Served, least: &str, most: &str) -> Result<Depth, Refused> {
         return Err(bad_input("the least stage that may answer is deeper than the last that may be asked"));
     }
     let depth = Depth { least, most, ..Depth::ANY };
-    if depth.can_answer(&served.wiring.flow) {
+    // What is wired can answer to those who say nothing.
+    if depth == Depth::ANY || depth.can_answer(&served.wiring.flow) {
         return Ok(depth);
     }
     let answers = served.wiring.flow.answers();

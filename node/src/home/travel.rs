@@ -1,14 +1,11 @@
 //! The rows of a call on their way: what has come, what is asked next.
 
-use std::time::Duration;
-
 use weir_core::endpoint::passage::{NoRoom, Taken, empty, holding, looked, signal};
 use weir_core::endpoint::{Asks, Ladder, Passage};
 use weir_core::history::Visit;
 use weir_core::ids::NodeName;
 use weir_core::outcome::Rejection;
 use weir_core::router::{Group, StageEnd, Target};
-use weir_core::scheduler::Inquiry;
 use weir_core::tensor::Row;
 use weir_core::triage::Method;
 use weir_core::units::Instant;
@@ -17,12 +14,6 @@ use super::{Call, Gathered, HomeReply, Travel};
 use crate::actors::device::{StageReply, Submission};
 
 impl Call {
-    /// What a stage is asked of a row: it has to leave what follows it the time for that.
-    pub(super) fn asks(&self, stage: usize) -> Inquiry {
-        let rest = Duration::from_secs_f64(self.rest[stage]);
-        Inquiry::of(self.class, self.deadline.sooner_by(rest))
-    }
-
     /// Asks about a row on its way.
     pub(super) fn passage<T>(&self, row: &Gathered, slot: usize, ask: impl FnOnce(&Passage<'_>) -> T) -> T {
         let answer = |stage| row.answers.iter().rev().find(|(known, ..)| *known == stage).map(|(.., outputs)| outputs);

@@ -15,6 +15,16 @@ fn pipeline(first: Model, second: Model, items: Option<u32>, deadline: u64) -> C
     Cluster { endpoints: vec![Served { ladders, flow: Arc::new(flow), says }], ..cluster }
 }
 
+/// So many queries at a rate a second, each with 50 ms.
+fn poisson(count: usize, rate: f64, seed: u64, rows: &[u32]) -> Vec<Due> {
+    let (mut prng, mut at) = (Prng::new(seed), 0.0);
+    let next = || {
+        at += prng.exponential() / rate;
+        due((at * 1e6) as u64, rows, 50_000)
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
 /// Who comes alone, and has time enough, is answered: what a stage may take is told by what it takes, not by a row's part of its cheapest batch.
 #[test]
 fn each_stage_of_a_graph_has_the_time_that_it_takes() {
@@ -45,14 +55,7 @@ fn each_stage_of_a_graph_has_the_time_that_it_takes() {
 #[test]
 fn a_stage_leaves_what_has_to_follow_its_time() {
     let cluster = pipeline(model(1000, 1000, &[1]), model(1000, 5000, &[1]), None, 50_000);
-    let mut prng = Prng::new(5);
-    let mut at = 0.0;
-    let dues: Vec<Due> = (0..6_000)
-        .map(|_| {
-            at += prng.exponential() / 300.0;
-            due((at * 1e6) as u64, &[0], 50_000)
-        })
-        .collect();
+    let dues = poisson(6_000, 300.0, 5, &[0]);
     // A row takes 6 ms of one slot at best: half of what comes.
     let ended = ends(&cluster, dues, 5);
     let share = |what: fn(&Ended) -> bool| ended.iter().filter(|end| what(end)).count() as f64 / ended.len() as f64;
@@ -78,14 +81,8 @@ fn a_fixed_gate_takes_no_time_from_first_answers() {
         let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
         endpoint.stages[1].gate = Some(gate);
         cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-3, 1e-2]);
-        let mut prng = Prng::new(11);
-        let mut at = 0.0;
-        let dues = (0..18_000).map(|_| {
-            at += prng.exponential() / 900.0;
-            // Each is unsure.
-            due((at * 1e6) as u64, &[1], 50_000)
-        });
-        let ended = ends(&cluster, dues.collect(), 11);
+        // Each is unsure.
+        let ended = ends(&cluster, poisson(18_000, 900.0, 11, &[1]), 11);
         ended.iter().filter(|end| end.outcome == Outcome::Answered && end.latency <= us(50_000)).count() as f64
             / ended.len() as f64
     };
