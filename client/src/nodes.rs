@@ -30,7 +30,8 @@ pub struct Directory {
     token: Token,
     coordinators: RefCell<Vec<String>>,
     nodes: RefCell<BTreeMap<NodeName, String>>,
-    endpoints: RefCell<Vec<EndpointName>>,
+    /// Each with the nodes that have what its queries begin with.
+    endpoints: RefCell<BTreeMap<EndpointName, Rc<[NodeName]>>>,
     index: Cell<u64>,
 }
 
@@ -81,18 +82,27 @@ impl Directory {
         let told = results.get_directory()?;
         self.index.set(told.get_index());
         let mut nodes = BTreeMap::new();
+        // By number, those that take no queries too.
+        let mut names = Vec::new();
         for node in told.get_nodes()? {
-            if let Ok(name) = NodeName::parse(node.get_name()?.to_str()?)
-                && !node.get_draining()
-            {
+            let name = NodeName::parse(node.get_name()?.to_str()?).ok();
+            if let Some(name) = name.clone().filter(|_| !node.get_draining()) {
                 nodes.insert(name, node.get_address()?.to_str()?.to_owned());
             }
+            names.push(name);
+        }
+        let (all, mut endpoints) = (told.get_hosts()?, BTreeMap::new());
+        for (i, name) in (0..).zip(told.get_endpoints()?) {
+            let Ok(name) = EndpointName::parse(name?.to_str()?) else { continue };
+            let mut hosts = Vec::new();
+            // Of a coordinator of an older build there are none.
+            if i < all.len() {
+                let told = all.get(i)?.iter().filter_map(|number| names.get(usize::from(number))?.clone());
+                hosts.extend(told.filter(|name| nodes.contains_key(name)));
+            }
+            endpoints.insert(name, hosts.into());
         }
         *self.nodes.borrow_mut() = nodes;
-        let mut endpoints = Vec::new();
-        for name in told.get_endpoints()? {
-            endpoints.extend(EndpointName::parse(name?.to_str()?));
-        }
         *self.endpoints.borrow_mut() = endpoints;
         let mut coordinators = Vec::new();
         for member in told.get_coordinators()? {
@@ -141,7 +151,12 @@ impl Directory {
 
     /// Names of the endpoints.
     pub fn endpoints(&self) -> Vec<EndpointName> {
-        self.endpoints.borrow().clone()
+        self.endpoints.borrow().keys().cloned().collect()
+    }
+
+    /// Names of the nodes that have what an endpoint's queries begin with: none where coordinators do not tell.
+    pub fn hosts(&self, endpoint: &EndpointName) -> Rc<[NodeName]> {
+        self.endpoints.borrow().get(endpoint).cloned().unwrap_or_default()
     }
 
     /// Address of a node.

@@ -241,7 +241,9 @@ impl LocalClient {
         let mut attempt = 1;
         let mut may_have_run = false;
         loop {
-            let node = inner.balancer.borrow_mut().pick(inner.host.clock.now(), &mut inner.prng.borrow_mut(), &tried);
+            let hosts = inner.directory.hosts(&request.endpoint);
+            let now = inner.host.clock.now();
+            let node = inner.balancer.borrow_mut().pick(now, &mut inner.prng.borrow_mut(), &hosts, &tried);
             let (outcome, ended) = match &node {
                 Some(node) => self.attempt(node, request, id, deadline, attempt).await,
                 None => (

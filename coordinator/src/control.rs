@@ -60,11 +60,21 @@ pub struct Shared {
     pub unreferenced: Rc<RefCell<Unreferenced>>,
     /// Held once by each upload of an operator.
     pub uploads: Rc<()>,
+    /// Where queries begin, as of an entry of the log: worked out once for all clients.
+    pub hosts: RefCell<(LogIndex, Rc<Vec<Vec<u16>>>)>,
 }
 
 impl Shared {
     fn published(&self) -> Published {
         self.handle.published.borrow().clone()
+    }
+
+    fn hosts_of(&self, state: &State) -> Rc<Vec<Vec<u16>>> {
+        let mut hosts = self.hosts.borrow_mut();
+        if hosts.0 != state.applied {
+            *hosts = (state.applied, Rc::new(state.hosts()));
+        }
+        Rc::clone(&hosts.1)
     }
 
     /// Whether an artifact is here, and stays for whoever is told so.
@@ -319,7 +329,8 @@ impl directory::Server for Directory {
             // Only the time matters: what changed is read below.
             shared.changes.after(known, wait.min(WATCH_MAX)).await;
         }
-        let state = self.0.shared()?.published().state;
+        let shared = self.0.shared()?;
+        let state = shared.published().state;
         let mut b = results.get().init_directory();
         b.set_index(state.applied.0);
         let mut nodes = b.reborrow().init_nodes(state.nodes.len() as u32);
@@ -335,9 +346,15 @@ impl directory::Server for Directory {
             b.set_name(member.name.as_str());
             b.set_address(&member.address);
         }
-        let mut endpoints = b.init_endpoints(state.endpoints.len() as u32);
+        let mut endpoints = b.reborrow().init_endpoints(state.endpoints.len() as u32);
         for (i, name) in state.endpoints.keys().enumerate() {
             endpoints.set(i as u32, name.as_str());
+        }
+        let hosts = shared.hosts_of(&state);
+        let mut lists = b.init_hosts(hosts.len() as u32);
+        for (i, hosts) in hosts.iter().enumerate() {
+            let mut list = lists.reborrow().init(i as u32, hosts.len() as u32);
+            (0..).zip(hosts).for_each(|(i, host)| list.set(i, *host));
         }
         Ok(())
     }

@@ -218,6 +218,7 @@ pub async fn run(
         arriving: RefCell::default(),
         unreferenced: Rc::default(),
         uploads: Rc::new(()),
+        hosts: RefCell::default(),
     });
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(Rc::clone(&peers).run(from_driver));

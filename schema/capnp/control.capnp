@@ -477,6 +477,7 @@ struct Nodes {
   nodes @1 :List(Address);
   coordinators @2 :List(Address);
   endpoints @3 :List(Text);
+  hosts @4 :List(List(UInt16)); # by endpoint: the nodes that have what its queries begin with, by number; of older builds absent
   struct Address { name @0 :Text; address @1 :Text; draining @2 :Bool; }
 }
 

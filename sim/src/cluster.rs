@@ -238,6 +238,8 @@ struct Running<'a, F> {
     names: Vec<NodeName>,
     device_name: DeviceName,
     balancer: Balancer,
+    /// By endpoint: where its queries begin without a hop, as clients are told.
+    hosts: Vec<Vec<NodeName>>,
     way: Way,
     prng: Prng,
     calls: BTreeMap<u64, Call>,
@@ -275,6 +277,13 @@ fn budget(cluster: &Cluster, served: &Served) -> Budget {
     Budget::new(&served.flow, stages.map(|stage| Some(cluster.models[stage.model()?].believed.clone())))
 }
 
+/// The nodes with a replica of what an endpoint begins with.
+fn hosts(cluster: &Cluster, names: &[NodeName], served: &Served) -> Vec<NodeName> {
+    let first = served.ladders.endpoint().stages[0].model().expect("no combination comes first");
+    let here = names.iter().zip(&cluster.models[first].replicas).filter(|(_, replicas)| **replicas > 0);
+    here.map(|(name, _)| name.clone()).collect()
+}
+
 fn order(cluster: &Cluster) -> BTreeMap<ModelRef, Vec<usize>> {
     let with = |model: &Model| {
         let nodes = model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0);
@@ -292,6 +301,7 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         (1..=cluster.nodes.len()).map(|i| NodeName::parse(&format!("n{i}")).expect("a valid name")).collect();
     let mut balancer = Balancer::new();
     balancer.set_nodes(names.iter().cloned());
+    let hosts = cluster.endpoints.iter().map(|served| hosts(cluster, &names, served)).collect();
     let devices = cluster.nodes.iter().map(|node| Device::new(node.slots, cluster.policy, prng.fork())).collect();
     let mut running = Running {
         cluster,
@@ -300,6 +310,7 @@ pub fn run(cluster: &Cluster, dues: impl IntoIterator<Item = Due>, seed: u64, on
         names,
         device_name: DeviceName::parse("cpu0").expect("a valid name"),
         balancer,
+        hosts,
         way: Way::default(),
         prng,
         calls: BTreeMap::new(),
@@ -421,7 +432,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     }
 
     fn send(&mut self, now: Instant, due: Due) {
-        let name = self.balancer.pick(now, &mut self.prng, &[]).expect("a cluster has nodes");
+        let name =
+            self.balancer.pick(now, &mut self.prng, &self.hosts[due.endpoint], &[]).expect("a cluster has nodes");
         self.balancer.on_sent(&name, 1);
         let node = self.names.iter().position(|known| *known == name).expect("a node of this cluster");
         let home = now + self.cluster.path.request;

@@ -9,7 +9,7 @@ use weir_tests::processes::{Cluster, Process, npy};
 
 use crate::gateway::{eventually, exchange, get, http, metric};
 
-const METRICS: [&str; 2] = ["--metrics", "127.0.0.1:0"];
+pub const METRICS: [&str; 2] = ["--metrics", "127.0.0.1:0"];
 
 fn dashboard(cluster: &Cluster) -> Process {
     let (coordinators, token) = (cluster.addresses(), cluster.path("c1/admin.token"));

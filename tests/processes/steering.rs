@@ -1,7 +1,9 @@
 //! What an operator does to a cluster that serves: compare, scale, drain, wait.
 
 use serde_json::Value;
-use weir_tests::processes::Cluster;
+use weir_tests::processes::{Cluster, metric, npy};
+
+use crate::dashboard::METRICS;
 
 /// Replicas of the model that [`Cluster::serve_synthetic`] serves.
 fn replicas(cluster: &Cluster) -> usize {
@@ -47,6 +49,38 @@ fn a_node_is_drained_and_waited_for() {
     let said = cluster.fails(2, &["wait", "node/n1", "--for", "serving"]);
     assert!(said.contains("is never \"serving\"; --for up"), "{said}");
     cluster.fails(2, &["wait", "n1", "--for", "up"]);
+}
+
+#[test]
+fn clients_go_where_the_model_stands_and_follow_it() {
+    let cluster = Cluster::start_with(1, 3, &METRICS);
+    cluster.serve_synthetic("width = 1\nalpha_us = 100\n", "replicas = { min = 1, max = 1 }");
+    cluster.ok(&["wait", "endpoint/echo", "--for", "serving"]);
+    let host = || {
+        let placements: Value = serde_json::from_str(&cluster.ok(&["get", "placements", "-o", "json"])).expect("JSON");
+        placements[0]["node"].as_str().expect("a name").to_owned()
+    };
+    // What each node has answered for callers of its own.
+    let answered = || {
+        let of = |process| metric(process, "weir_answered_total{endpoint=\"echo\"}").unwrap_or(0.0);
+        cluster.nodes.iter().map(of).collect::<Vec<_>>()
+    };
+    let input = cluster.write("x.npy", npy(&[1, 1], &[1.0]));
+    let ask = || (0..20).for_each(|_| drop(cluster.ok(&["predict", "echo", "--input", &input])));
+    let number = |name: &str| name[1..].parse::<usize>().expect("n1, n2 …") - 1;
+
+    let before = host();
+    ask();
+    let mut expected = vec![0.0; 3];
+    expected[number(&before)] = 20.0;
+    assert_eq!(answered(), expected, "{before} has it");
+    cluster.ok(&["node", "drain", &before]);
+    cluster.ok(&["wait", &format!("node/{before}"), "--for", "empty", "--timeout", "30s"]);
+    let after = host();
+    assert_ne!(after, before);
+    ask();
+    expected[number(&after)] = 20.0;
+    assert_eq!(answered(), expected, "{after} has it now");
 }
 
 /// By thread: the cores that it may use, as the kernel writes them.

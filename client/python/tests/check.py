@@ -219,11 +219,18 @@ class Balance(unittest.TestCase):
         for _ in range(5):
             balancer.on_sent("n1", 1)
             balancer.on_outcome(0.0, "n1", "unknown", None, 0.1)
-        self.assertEqual({balancer.pick(0.5, []) for _ in range(50)}, {"n2"})
-        self.assertEqual(balancer.pick(1.0, []), "n1")
+        self.assertEqual({balancer.pick(0.5, [], []) for _ in range(50)}, {"n2"})
+        self.assertEqual(balancer.pick(1.0, [], []), "n1")
         balancer.on_sent("n1", 1)
         balancer.on_outcome(1.0, "n1", "answered", None, 0.001)
-        self.assertEqual({balancer.pick(1.1, []) for _ in range(50)}, {"n1", "n2"})
+        self.assertEqual({balancer.pick(1.1, [], []) for _ in range(50)}, {"n1", "n2"})
+
+    def test_calls_go_to_hosts_while_one_is_there(self) -> None:
+        balancer = Balancer(seed=7)
+        balancer.set_nodes(["n1", "n2", "n3", "n4"])
+        hosts = ["n2", "n4", "n9"]
+        for tried, wanted in (([], {"n2", "n4"}), (["n2"], {"n4"}), (["n2", "n4"], {"n1", "n3"})):
+            self.assertEqual({balancer.pick(0.0, hosts, tried) for _ in range(50)}, wanted)
 
 
 class Sync(unittest.TestCase):

@@ -124,7 +124,8 @@ class AsyncClient:
         self._coordinators = [address.strip() for address in coordinators.split(",") if address.strip()]
         self._token = read_token(token, token_file)
         self._addresses: dict[str, str] = {}
-        self._endpoints: list[str] = []
+        # Each with the nodes that have what its queries begin with.
+        self._endpoints: dict[str, list[str]] = {}
         self._index = 0
         self._lines: dict[str, asyncio.Task[_Line]] = {}
         self._balancer = Balancer()
@@ -186,7 +187,10 @@ class AsyncClient:
             raise Unreachable(_remote(error)) from error
         self._index = int(told.index)
         self._addresses = {str(node.name): str(node.address) for node in told.nodes if not node.draining}
-        self._endpoints = [str(name) for name in told.endpoints]
+        names = [str(node.name) for node in told.nodes]
+        # Of a coordinator of an older build there are none.
+        hosts = [[names[number] for number in numbers] for numbers in told.hosts] or [[] for _ in told.endpoints]
+        self._endpoints = {str(name): here for name, here in zip(told.endpoints, hosts)}
         known = [str(member.address) for member in told.coordinators]
         self._coordinators = known + [address for address in self._coordinators if address not in known]
         self._balancer.set_nodes(list(self._addresses))
@@ -283,7 +287,7 @@ class AsyncClient:
         tried: list[str] = []
         attempt, may_have_run = 1, False
         while True:
-            node = self._balancer.pick(time.monotonic(), tried)
+            node = self._balancer.pick(time.monotonic(), self._endpoints.get(query.endpoint, []), tried)
             if node is None:
                 why = "the cluster has no node; start one with `weir node`"
                 answers, end = _all(query, "rejected", "noReplica", why), _End.HERE

@@ -30,7 +30,8 @@ class Node:
 
 
 class Balancer:
-    """Of two nodes drawn by chance the one with less to do; nodes that fail are left out for a while."""
+    """Of two nodes drawn by chance the one with less to do, of those that have what a query begins with while one is there; nodes that
+    fail are left out for a while."""
 
     def __init__(self, seed: int | None = None) -> None:
         self.nodes: dict[str, Node] = {}
@@ -40,13 +41,14 @@ class Balancer:
     def set_nodes(self, names: list[str]) -> None:
         self.nodes = {name: self.nodes.get(name, Node()) for name in names}
 
-    def pick(self, now: float, tried: list[str]) -> str | None:
+    def pick(self, now: float, hosts: list[str], tried: list[str]) -> str | None:
         for name, node in self.nodes.items():
             if not node.probing and node.ejected_until is not None and node.ejected_until <= now and name not in tried:
                 node.probing = True
                 return name
         healthy = [name for name, node in self.nodes.items() if node.ejected_until is None]
-        pool = [name for name in healthy if name not in tried] or healthy or list(self.nodes)
+        untried = [name for name in healthy if name not in tried]
+        pool = [name for name in untried if name in hosts] or untried or healthy or list(self.nodes)
         if not pool:
             return None
         two = self._random.sample(pool, min(2, len(pool)))

@@ -41,6 +41,8 @@ struct Node {
     does: Mutex<Does>,
     limits: Limits,
     dial_takes: Duration,
+    /// The coordinator tells that it has what queries begin with.
+    hosts: bool,
     dialled: AtomicUsize,
     begun: AtomicUsize,
     running: AtomicUsize,
@@ -61,6 +63,7 @@ impl Node {
             does: Mutex::new(does),
             limits: Limits::default(),
             dial_takes: Duration::ZERO,
+            hosts: false,
             dialled: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
@@ -199,7 +202,13 @@ impl directory::Server for At {
         mut results: directory::NodesResults,
     ) -> Result<(), capnp::Error> {
         tokio::time::sleep(Duration::from_micros(params.get()?.get_wait_us())).await;
-        let mut nodes = results.get().init_directory().init_nodes(self.cluster.0.len() as u32);
+        let mut b = results.get().init_directory();
+        let hosts: Vec<u16> =
+            (0..).zip(self.cluster.0.values()).filter(|(_, node)| node.hosts).map(|(i, _)| i).collect();
+        b.reborrow().init_endpoints(1).set(0, "e");
+        let mut list = b.reborrow().init_hosts(1).init(0, hosts.len() as u32);
+        (0..).zip(hosts).for_each(|(i, host)| list.set(i, host));
+        let mut nodes = b.init_nodes(self.cluster.0.len() as u32);
         for (i, name) in self.cluster.0.keys().enumerate() {
             let mut node = nodes.reborrow().get(i as u32);
             node.set_name(name);
@@ -352,6 +361,29 @@ fn a_node_that_breaks_during_login_is_passed_over() {
         for _ in 0..20 {
             assert_eq!(outcome(&client, 100).await, Outcome::Answered);
         }
+    });
+}
+
+#[test]
+fn calls_go_to_the_nodes_that_host_what_is_asked_and_on_to_others_only_where_those_refuse() {
+    let host = || Node { hosts: true, ..Node::new(Does::Answer) };
+    with([Node::new(Does::Answer), host(), Node::new(Does::Answer), host()], async |client, cluster| {
+        for _ in 0..40 {
+            assert_eq!(outcome(&client, 100).await, Outcome::Answered);
+        }
+        let begun = || [0, 1, 2, 3].map(|i| cluster.node(i).begun());
+        assert!(matches!(begun(), [0, 5..=35, 0, 5..=35]), "{:?}", begun());
+        for i in [1, 3] {
+            *cluster.node(i).does.lock().unwrap() = Does::Reject;
+        }
+        // Both are tried before another is; which has no replica, and sends it to where there is room.
+        assert_eq!(outcome(&client, 1000).await, Outcome::Answered);
+        assert_eq!(begun()[0] + begun()[2], 1);
+        let other = EndpointName::parse("other").unwrap();
+        for _ in 0..40 {
+            client.predict(&Request { endpoint: other.clone(), ..request(1, 8, 100) }).await;
+        }
+        assert!(begun()[0] + begun()[2] > 20, "nobody knows where that begins: {:?}", begun());
     });
 }
 

@@ -1,6 +1,6 @@
 //! A client's attempts: which node gets a call, and whether one that went wrong may be made again.
 //!
-//! Nodes are compared two at a time by their calls in flight and their observed delay. A node that fails five times in a
+//! A call goes to a node that has a replica of what its endpoint begins with, as far as coordinators tell which have. Nodes are compared two at a time by their calls in flight and their observed delay. A node that fails five times in a
 //! row is left out for a second, then probed; at most a third of the nodes are left out. Retries are paid from a budget of
 //! a tenth of what was sent, so that they cannot become a storm (SRE book, chapter 21).
 
@@ -75,8 +75,9 @@ impl Balancer {
         self.preferred = Some(node);
     }
 
-    /// A node for the next attempt, none of `tried` while there are others. `None` where no node is known.
-    pub fn pick(&mut self, now: Instant, prng: &mut Prng, tried: &[NodeName]) -> Option<NodeName> {
+    /// A node for the next attempt, none of `tried` while there are others: one of `hosts`, where queries begin without a hop, while one of them is
+    /// known and not left out. `None` where no node is known.
+    pub fn pick(&mut self, now: Instant, prng: &mut Prng, hosts: &[NodeName], tried: &[NodeName]) -> Option<NodeName> {
         if let Some((name, node)) = self.nodes.iter_mut().find(|(name, node)| {
             !node.probing && node.ejected_until.is_some_and(|until| until <= now) && !tried.contains(name)
         }) {
@@ -89,16 +90,21 @@ impl Balancer {
         {
             return Some(preferred.clone());
         }
-        let pools: [Vec<&NodeName>; 3] = [
-            self.nodes
-                .iter()
-                .filter(|(name, node)| healthy(node) && !tried.contains(name))
-                .map(|(name, _)| name)
-                .collect(),
-            self.nodes.iter().filter(|(_, node)| healthy(node)).map(|(name, _)| name).collect(),
-            self.nodes.keys().collect(),
-        ];
-        let pool = pools.into_iter().find(|pool| !pool.is_empty())?;
+        let is_healthy = |name: &&NodeName| self.nodes.get(name).is_some_and(healthy);
+        let is_untried = |name: &&NodeName| !tried.contains(name);
+        let mut pool: Vec<&NodeName> = hosts.iter().filter(is_healthy).filter(is_untried).collect();
+        if pool.is_empty() {
+            pool = self.nodes.keys().filter(is_healthy).filter(is_untried).collect();
+        }
+        if pool.is_empty() {
+            pool = self.nodes.keys().filter(is_healthy).collect();
+        }
+        if pool.is_empty() {
+            pool = self.nodes.keys().collect();
+        }
+        if pool.is_empty() {
+            return None;
+        }
         let first = prng.below(pool.len() as u64) as usize;
         // Another one, where there is another.
         let second = match pool.len() as u64 {

@@ -226,6 +226,13 @@ impl Endpoint {
         stages.chain(versions)
     }
 
+    /// The models that its queries begin with: that of its first stage, or the versions that get queries.
+    pub fn begins(&self) -> impl Iterator<Item = &ModelRef> {
+        let versions = self.versions.iter().filter(|split| split.share > 0).map(|split| &split.model);
+        let first = self.stages.first().and_then(Stage::model).filter(|_| self.versions.is_empty());
+        first.into_iter().chain(versions)
+    }
+
     /// What its shadow is asked as.
     pub fn as_shadow(&self) -> Option<Endpoint> {
         let run = Run::Model(self.shadow.clone()?);

@@ -6,6 +6,7 @@
 
 mod apply;
 mod artifacts;
+mod hosts;
 mod labels;
 mod profiles;
 #[cfg(test)]

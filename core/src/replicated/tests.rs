@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::endpoint::{Run, Stage};
+use crate::endpoint::{Run, Split, Stage};
 use crate::ids::{ModelName, StageName, Version};
 use crate::labels::{LINGERS, Moving};
 use crate::tensor::{DType, Signature, TensorSpec};
@@ -96,6 +96,24 @@ impl Log {
     fn lines(&mut self, command: Command) -> Vec<String> {
         self.run(command).unwrap().lines
     }
+}
+
+#[test]
+fn clients_hear_where_queries_begin() {
+    let mut log = Log::default();
+    let mut split = endpoint("split", &["a"]);
+    let version = |name: &str, share| Split { model: ModelRef::parse(name).unwrap(), share };
+    split.versions = vec![version("a@1", 3), version("c@1", 1), version("b@1", 0)];
+    let models = ["a", "b", "c", "d"].map(|name| model(name, 1));
+    let endpoints = [endpoint("cascade", &["b", "a"]), endpoint("nowhere", &["d"]), split];
+    log.run(apply(&models, &endpoints)).unwrap();
+    for name in ["n3", "n1", "n2"] {
+        log.run(Command::NodeJoin(node(name))).unwrap();
+    }
+    let at = [("a@1", "n3"), ("a@1", "n1"), ("b@1", "n2"), ("b@1", "n2"), ("c@1", "n3")];
+    let placed = at.iter().zip(1..).map(|((model, node), id)| (ReplicaId(id), assignment(model, node))).collect();
+    log.run(Command::MovePlan { replaces: Epoch(0), moves: Moves::anew(placed) }).unwrap();
+    assert_eq!(log.state.hosts(), [vec![1], vec![], vec![0, 2]], "cascade, nowhere, split");
 }
 
 #[test]
