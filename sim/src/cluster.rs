@@ -9,7 +9,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +66,13 @@ pub struct Model {
     pub max_batch: u32,
     /// Replicas on each node, by node number.
     pub replicas: Vec<u32>,
+}
+
+impl Model {
+    /// The nodes that have it, ascending.
+    fn nodes(&self) -> impl Iterator<Item = usize> {
+        self.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0).map(|(node, _)| node)
+    }
 }
 
 /// An endpoint with what its stages say about each row of the data.
@@ -279,17 +286,13 @@ fn budget(cluster: &Cluster, served: &Served) -> Budget {
 
 /// The nodes with a replica of what an endpoint begins with.
 fn hosts(cluster: &Cluster, names: &[NodeName], served: &Served) -> Vec<NodeName> {
-    let first = served.ladders.endpoint().stages[0].model().expect("no combination comes first");
-    let here = names.iter().zip(&cluster.models[first].replicas).filter(|(_, replicas)| **replicas > 0);
-    here.map(|(name, _)| name.clone()).collect()
+    let nodes: BTreeSet<usize> =
+        served.ladders.endpoint().begins().flat_map(|model| cluster.models[model].nodes()).collect();
+    nodes.into_iter().map(|node| names[node].clone()).collect()
 }
 
 fn order(cluster: &Cluster) -> BTreeMap<ModelRef, Vec<usize>> {
-    let with = |model: &Model| {
-        let nodes = model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0);
-        nodes.map(|(node, _)| node).collect()
-    };
-    let models = cluster.models.iter().map(|(name, model)| (name.clone(), with(model)));
+    let models = cluster.models.iter().map(|(name, model)| (name.clone(), model.nodes().collect()));
     meeting_order(models, |node| cluster.nodes[*node].slots)
 }
 
@@ -423,9 +426,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     fn on_others(&mut self, now: Instant, node: usize, asked: &ByModel) {
         let cluster = self.cluster;
         let share = |model: &ModelRef| {
-            let stands =
-                cluster.models[model].replicas.iter().zip(&cluster.nodes).filter(|(replicas, _)| **replicas > 0);
-            let slots: u32 = stands.map(|(_, node)| node.slots).sum();
+            let slots: u32 = cluster.models[model].nodes().map(|node| cluster.nodes[node].slots).sum();
             f64::from(cluster.nodes[node].slots) / f64::from(slots.max(1))
         };
         self.devices[node].on_others(now, asked, share);
@@ -691,8 +692,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
 
     /// What a second of slot time costs for a model, as a home knows it.
     fn price(&mut self, now: Instant, home: usize, model: &ModelRef, claim: Claim) -> f64 {
-        let replicas = self.cluster.models[model].replicas.iter().enumerate();
-        let nodes: Vec<usize> = replicas.filter(|(_, replicas)| **replicas > 0).map(|(node, _)| node).collect();
+        let nodes: Vec<usize> = self.cluster.models[model].nodes().collect();
         let local = nodes.contains(&home).then(|| self.devices[home].price(now, model, claim).now());
         let others = nodes.iter().filter(|node| **node != home);
         let told = others.map(|node| self.waits.get(&(home, *node, model.clone())).copied());
@@ -721,7 +721,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     ) -> Vec<Candidate> {
         let model = &self.cluster.models[reference];
         let mut known = Vec::new();
-        for (node, _) in model.replicas.iter().enumerate().filter(|(_, replicas)| **replicas > 0) {
+        for node in model.nodes() {
             if node == home {
                 if let Some(estimate) = self.devices[node].estimate_finish(now, reference, asked) {
                     known.push(Candidate {
