@@ -78,7 +78,7 @@ fn gate(rule: Rule, judged: &Judged) -> Value {
     };
     // What is not a number is null.
     json!({
-        "rule": name, "signal": short(judged.signal), "threshold": threshold, "gain": judged.value, "cost": judged.cost,
+        "rule": name, "signal": short(judged.signal), "threshold": threshold, "gain": judged.value, "free_gain": judged.free, "cost": judged.cost,
         "price": judged.price, "deeper": judged.deeper, "too_dear": judged.is_dear(),
     })
 }
@@ -98,14 +98,23 @@ mod tests {
 
     #[test]
     fn a_gate_by_gain_tells_what_it_weighed_and_at_which_price() {
-        let judged = Judged { signal: 0.5, value: Some(0.25), cost: 0.1, price: 12.5, deeper: false, wanted: true };
+        let judged = Judged {
+            signal: 0.5,
+            value: Some(0.25),
+            free: Some(0.3),
+            cost: 0.1,
+            price: 12.5,
+            deeper: false,
+            wanted: true,
+        };
         let told = gate(Rule::Gain { least: 0.002 }, &judged);
         let whole = json!({
-            "rule": "gain", "signal": 0.5, "threshold": 0.002, "gain": 0.25, "cost": 0.1, "price": 12.5, "deeper": false,
+            "rule": "gain", "signal": 0.5, "threshold": 0.002, "gain": 0.25, "free_gain": 0.3, "cost": 0.1, "price": 12.5, "deeper": false,
             "too_dear": true,
         });
         assert_eq!(told, whole);
-        let unsure = Judged { signal: f32::NAN, value: None, cost: 0.0, price: 0.0, deeper: false, wanted: false };
+        let unsure =
+            Judged { signal: f32::NAN, value: None, free: None, cost: 0.0, price: 0.0, deeper: false, wanted: false };
         assert_eq!(gate(Rule::ConfidenceBelow(0.9), &unsure)["signal"], Value::Null);
     }
 

@@ -694,7 +694,7 @@ struct Judged {
     confidenceBelow @1 :Float32;
     entropyAbove @2 :Float32;
     marginBelow @3 :Float32;
-    gain :group { value @4 :Float64; least @5 :Float64; }   # in units of value
+    gain :group { value @4 :Float64; least @5 :Float64; free @10 :Float64; }   # in units of value; free: what value is where nothing is dear
   }
   cost @6 :Float64;           # of the stage behind the gate at the price that held
   deeper @7 :Bool;

@@ -39125,7 +39125,7 @@ pub mod judged {
 
     pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
     impl <> ::capnp::traits::HasStructSize for Builder<'_,>  {
-        const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 6, pointers: 0 };
+        const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 7, pointers: 0 };
     }
     impl <> ::capnp::traits::HasTypeId for Builder<'_,>  {
         const TYPE_ID: u64 = _private::TYPE_ID;
@@ -39193,6 +39193,7 @@ pub mod judged {
             self.builder.set_data_field::<f32>(1, 0f32);
             self.builder.set_data_field::<f64>(2, 0f64);
             self.builder.set_data_field::<f64>(3, 0f64);
+            self.builder.set_data_field::<f64>(6, 0f64);
             self.builder.into()
         }
         #[inline]
@@ -39244,7 +39245,7 @@ pub mod judged {
         pub(crate) static ENCODED_NODE: [::capnp::Word; 100] = [
             ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
             ::capnp::word(141, 209, 71, 249, 242, 47, 113, 191),
-            ::capnp::word(14, 0, 0, 0, 1, 0, 6, 0),
+            ::capnp::word(14, 0, 0, 0, 1, 0, 7, 0),
             ::capnp::word(2, 94, 179, 169, 194, 240, 166, 209),
             ::capnp::word(0, 0, 7, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
@@ -39463,7 +39464,7 @@ pub mod judged {
 
         pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
         impl <> ::capnp::traits::HasStructSize for Builder<'_,>  {
-            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 6, pointers: 0 };
+            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 7, pointers: 0 };
         }
         impl <> ::capnp::traits::HasTypeId for Builder<'_,>  {
             const TYPE_ID: u64 = _private::TYPE_ID;
@@ -39533,6 +39534,7 @@ pub mod judged {
                 self.builder.set_data_field::<u16>(4, 3);
                 self.builder.set_data_field::<f64>(2, 0f64);
                 self.builder.set_data_field::<f64>(3, 0f64);
+                self.builder.set_data_field::<f64>(6, 0f64);
                 self.builder.into()
             }
             #[inline]
@@ -39575,7 +39577,7 @@ pub mod judged {
             pub(crate) static ENCODED_NODE: [::capnp::Word; 73] = [
                 ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
                 ::capnp::word(77, 73, 194, 122, 115, 90, 25, 210),
-                ::capnp::word(21, 0, 0, 0, 1, 0, 6, 0),
+                ::capnp::word(21, 0, 0, 0, 1, 0, 7, 0),
                 ::capnp::word(141, 209, 71, 249, 242, 47, 113, 191),
                 ::capnp::word(0, 0, 7, 0, 1, 0, 4, 0),
                 ::capnp::word(4, 0, 0, 0, 0, 0, 0, 0),
@@ -39749,11 +39751,15 @@ pub mod judged {
                 pub fn get_least(self) -> f64 {
                     self.reader.get_data_field::<f64>(3)
                 }
+                #[inline]
+                pub fn get_free(self) -> f64 {
+                    self.reader.get_data_field::<f64>(6)
+                }
             }
 
             pub struct Builder<'a> { builder: ::capnp::private::layout::StructBuilder<'a> }
             impl <> ::capnp::traits::HasStructSize for Builder<'_,>  {
-                const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 6, pointers: 0 };
+                const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 7, pointers: 0 };
             }
             impl <> ::capnp::traits::HasTypeId for Builder<'_,>  {
                 const TYPE_ID: u64 = _private::TYPE_ID;
@@ -39819,6 +39825,14 @@ pub mod judged {
                 pub fn set_least(&mut self, value: f64)  {
                     self.builder.set_data_field::<f64>(3, value);
                 }
+                #[inline]
+                pub fn get_free(self) -> f64 {
+                    self.builder.get_data_field::<f64>(6)
+                }
+                #[inline]
+                pub fn set_free(&mut self, value: f64)  {
+                    self.builder.set_data_field::<f64>(6, value);
+                }
             }
 
             pub struct Pipeline { _typeless: ::capnp::any_pointer::Pipeline }
@@ -39830,38 +39844,45 @@ pub mod judged {
             impl Pipeline  {
             }
             mod _private {
-                pub(crate) static ENCODED_NODE: [::capnp::Word; 47] = [
+                pub(crate) static ENCODED_NODE: [::capnp::Word; 62] = [
                     ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
                     ::capnp::word(145, 27, 187, 16, 179, 196, 175, 230),
-                    ::capnp::word(26, 0, 0, 0, 1, 0, 6, 0),
+                    ::capnp::word(26, 0, 0, 0, 1, 0, 7, 0),
                     ::capnp::word(77, 73, 194, 122, 115, 90, 25, 210),
                     ::capnp::word(0, 0, 7, 0, 1, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                     ::capnp::word(21, 0, 0, 0, 250, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                    ::capnp::word(25, 0, 0, 0, 119, 0, 0, 0),
+                    ::capnp::word(25, 0, 0, 0, 175, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                     ::capnp::word(99, 111, 110, 116, 114, 111, 108, 46),
                     ::capnp::word(99, 97, 112, 110, 112, 58, 74, 117),
                     ::capnp::word(100, 103, 101, 100, 46, 114, 117, 108),
                     ::capnp::word(101, 46, 103, 97, 105, 110, 0, 0),
-                    ::capnp::word(8, 0, 0, 0, 3, 0, 4, 0),
+                    ::capnp::word(12, 0, 0, 0, 3, 0, 4, 0),
                     ::capnp::word(0, 0, 0, 0, 2, 0, 0, 0),
                     ::capnp::word(0, 0, 1, 0, 4, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                    ::capnp::word(41, 0, 0, 0, 50, 0, 0, 0),
+                    ::capnp::word(69, 0, 0, 0, 50, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                    ::capnp::word(36, 0, 0, 0, 3, 0, 1, 0),
-                    ::capnp::word(48, 0, 0, 0, 2, 0, 1, 0),
+                    ::capnp::word(64, 0, 0, 0, 3, 0, 1, 0),
+                    ::capnp::word(76, 0, 0, 0, 2, 0, 1, 0),
                     ::capnp::word(1, 0, 0, 0, 3, 0, 0, 0),
                     ::capnp::word(0, 0, 1, 0, 5, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                    ::capnp::word(45, 0, 0, 0, 50, 0, 0, 0),
+                    ::capnp::word(73, 0, 0, 0, 50, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                    ::capnp::word(40, 0, 0, 0, 3, 0, 1, 0),
-                    ::capnp::word(52, 0, 0, 0, 2, 0, 1, 0),
+                    ::capnp::word(68, 0, 0, 0, 3, 0, 1, 0),
+                    ::capnp::word(80, 0, 0, 0, 2, 0, 1, 0),
+                    ::capnp::word(2, 0, 0, 0, 6, 0, 0, 0),
+                    ::capnp::word(0, 0, 1, 0, 10, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(77, 0, 0, 0, 42, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(72, 0, 0, 0, 3, 0, 1, 0),
+                    ::capnp::word(84, 0, 0, 0, 2, 0, 1, 0),
                     ::capnp::word(118, 97, 108, 117, 101, 0, 0, 0),
                     ::capnp::word(11, 0, 0, 0, 0, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
@@ -39878,11 +39899,20 @@ pub mod judged {
                     ::capnp::word(11, 0, 0, 0, 0, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                     ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(102, 114, 101, 101, 0, 0, 0, 0),
+                    ::capnp::word(11, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(11, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                    ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
                 ];
                 pub(crate) fn get_field_types(index: u16) -> ::capnp::introspect::Type {
                     match index {
                         0 => <f64 as ::capnp::introspect::Introspect>::introspect(),
                         1 => <f64 as ::capnp::introspect::Introspect>::introspect(),
+                        2 => <f64 as ::capnp::introspect::Introspect>::introspect(),
                         _ => ::capnp::introspect::panic_invalid_field_index(index),
                     }
                 }
@@ -39896,9 +39926,9 @@ pub mod judged {
                     MEMBERS_BY_DISCRIMINANT,
                     MEMBERS_BY_NAME
                 );
-                pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1];
+                pub(crate) static NONUNION_MEMBERS : &[u16] = &[0,1,2];
                 pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-                pub(crate) static MEMBERS_BY_NAME : &[u16] = &[1,0];
+                pub(crate) static MEMBERS_BY_NAME : &[u16] = &[2,1,0];
                 pub(crate) const TYPE_ID: u64 = 0xe6af_c4b3_10bb_1b91;
             }
         }

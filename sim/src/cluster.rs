@@ -537,7 +537,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let (node, deadline) = (call.node, call.deadline);
         let ladders = &cluster.endpoints[call.due.endpoint].ladders;
         let next = ladders.endpoint().stages.get(stage).and_then(Stage::model).filter(|_| ladders.weighs());
-        let claim = Claim { deadline, class: Class::Default, tenant: ladders.endpoint().tenant() };
+        let claim = Claim { deadline, class: call.class, tenant: ladders.endpoint().tenant() };
         let price = next.map_or(0.0, |model| self.price(now, node, model, claim));
         let loaded = next.filter(|_| cluster.triage.reads_load());
         let load = loaded.map_or(0.0, |model| self.load(now, node, model, deadline));
@@ -897,7 +897,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             let (end, stage) = match call.trip.end(slot).expect("every row has ended").how {
                 Ending::Answer { stage, degraded: less } => {
                     degraded |= less;
-                    let next = call.trip.judged(slot).and_then(|judged| judged.value);
+                    let next = call.trip.judged(slot).and_then(|judged| judged.free);
                     expected_loss += endpoint.expected_loss(stage, next);
                     (Outcome::Answered, Some(stage))
                 }

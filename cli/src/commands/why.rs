@@ -201,14 +201,23 @@ mod tests {
 
     #[test]
     fn a_gate_by_gain_tells_its_gain_its_cost_and_the_price() {
-        let judged = Judged { signal: 0.61, value: Some(0.25), cost: 0.1, price: 12.5, deeper: true, wanted: true };
+        let judged = Judged {
+            signal: 0.61,
+            value: Some(0.25),
+            free: Some(0.25),
+            cost: 0.1,
+            price: 12.5,
+            deeper: true,
+            wanted: true,
+        };
         assert_eq!(
             weighed(Rule::Gain { least: 0.002 }, &judged),
             "gate: signal 0.6100 gains 0.2500, for a cost of 0.1000 at a price of 12.50 a second, and at least 0.0020: deeper"
         );
         let dear = Judged { cost: 0.3, price: 37.5, deeper: false, ..judged };
         assert!(weighed(Rule::Gain { least: 0.002 }, &dear).ends_with("at least 0.0020: too dear"));
-        let stops = Judged { signal: 0.95, value: None, cost: 0.0, price: 0.0, deeper: false, wanted: false };
+        let stops =
+            Judged { signal: 0.95, value: None, free: None, cost: 0.0, price: 0.0, deeper: false, wanted: false };
         assert_eq!(
             weighed(Rule::ConfidenceBelow(0.9), &stops),
             "gate: confidence 0.9500, deeper below 0.9: good enough"

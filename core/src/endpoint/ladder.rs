@@ -121,6 +121,8 @@ pub struct Judged {
     pub signal: f32,
     /// What the deeper stage gains, in units of value; `None` where the gate is a fixed threshold.
     pub value: Option<f64>,
+    /// What it gains where nothing is dear: all that stages after it would then add. What is lost where it does not run is that, whatever the price.
+    pub free: Option<f64>,
     /// What running it costs at the price that held, in the same units.
     pub cost: f64,
     /// That price: of a second of slot time, in units of value. 0 where nothing is dear, or the gate does not weigh.
@@ -198,7 +200,7 @@ impl Ladder {
         let gate = self.endpoint.stages[stage].gate.as_ref()?;
         let signal = signal.unwrap_or(f32::NAN);
         let (cost, price) = (self.costs[stage], self.price);
-        let fixed = |deeper: bool| Judged { signal, value: None, cost, price, deeper, wanted: deeper };
+        let fixed = |deeper: bool| Judged { signal, value: None, free: None, cost, price, deeper, wanted: deeper };
         Some(match gate {
             Gate::ConfidenceBelow(threshold) | Gate::MarginBelow(threshold) => fixed(signal < *threshold),
             Gate::EntropyAbove(threshold) => fixed(signal > *threshold),
@@ -208,9 +210,9 @@ impl Ladder {
                     table.read(signal, |bin| values[bin])
                 };
                 let (value, least) = (read(&self.values), min_gain * self.endpoint.weight);
+                let free = if price > 0.0 { read(&self.free) } else { value };
                 let deeper = value >= least && value >= cost;
-                let wanted = deeper || (price > 0.0 && read(&self.free) >= least);
-                Judged { signal, value: Some(value), cost, price, deeper, wanted }
+                Judged { signal, value: Some(value), free: Some(free), cost, price, deeper, wanted: free >= least }
             }
         })
     }
@@ -330,7 +332,7 @@ mod tests {
             Ladder::free(Arc::new(endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9))), ("c", None)])));
         assert_eq!(
             fixed.judge(1, Some(0.5)),
-            Some(Judged { signal: 0.5, value: None, cost: 0.0, price: 0.0, deeper: true, wanted: true })
+            Some(Judged { signal: 0.5, value: None, free: None, cost: 0.0, price: 0.0, deeper: true, wanted: true })
         );
         assert_eq!(fixed.judge(2, Some(0.5)), None);
     }
@@ -355,6 +357,18 @@ mod tests {
         };
         assert!(judged(0.0, 0.2).deeper && judged(2.0, 0.2).is_dear());
         assert!(!judged(0.0, 0.8).wanted && !judged(2.0, 0.8).is_dear(), "nothing is to be gained");
+    }
+
+    #[test]
+    fn what_is_lost_does_not_fall_as_the_price_rises() {
+        let endpoint = Arc::new(priced());
+        let lost = |price: f64| {
+            let judged = Ladder::new(Arc::clone(&endpoint), price, &[0.001, 0.002, 0.01]).judge(1, Some(0.2)).unwrap();
+            if judged.deeper { 0.0 } else { endpoint.expected_loss(0, judged.free) }
+        };
+        let by_price: Vec<f64> = (0..40).map(|step| lost(1.5f64.powi(step))).collect();
+        assert!(by_price.is_sorted() && by_price[0] == 0.0, "{by_price:?}");
+        assert!((by_price[39] - 0.7).abs() < 1e-9, "what it leads to is lost with it: {by_price:?}");
     }
 
     #[test]

@@ -203,7 +203,8 @@ impl Endpoint {
     }
 
     /// What an answer of a stage is expected to have lost to load, in units of value: what the next stage is worth by the gate behind this
-    /// one, where that was worth running and did not; of a default output, which no stage gave, all that an answer is worth.
+    /// one, where nothing is dear ([`Judged::free`]), if that was worth running and did not run; of a default output, which no stage gave, all that
+    /// an answer is worth.
     pub fn expected_loss(&self, stage: usize, next_is_worth: Option<f64>) -> f64 {
         if stage >= self.stages.len() {
             return self.weight;

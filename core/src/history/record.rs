@@ -167,14 +167,14 @@ impl Record {
         endpoint.expected_right(self.stage, |stage| Some(self.judged(stage)?.signal))
     }
 
-    /// What it is expected to have lost to load, in units of value: what the next stage would have gained where that was worth running
-    /// and did not, and all that an answer is worth where there is none.
+    /// What it is expected to have lost to load, in units of value: what the next stage would have gained, and what it
+    /// leads to, where nothing is dear, if that was worth running and did not run, and all that an answer is worth where there is none.
     pub fn forgone(&self) -> f64 {
         let Some(endpoint) = self.endpoint.as_deref() else { return 0.0 };
         match self.outcome {
             Outcome::Answered => {
-                let value = self.judged(self.stage).and_then(|judged| judged.value);
-                endpoint.expected_loss(self.stage, value)
+                let next = self.judged(self.stage).and_then(|judged| judged.free);
+                endpoint.expected_loss(self.stage, next)
             }
             Outcome::Rejected(_) | Outcome::Expired => endpoint.weight,
             Outcome::Failed | Outcome::Unknown => 0.0,

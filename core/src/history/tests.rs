@@ -172,7 +172,7 @@ fn what_is_told_has_names_and_spans() {
         execute: Duration::from_millis(2),
         batch: Some(Batch { rows: 3, closed: Closed::Idle }),
     };
-    let judged = Judged { signal: 0.5, value: None, cost: 0.0, price: 0.0, deeper: true, wanted: true };
+    let judged = Judged { signal: 0.5, value: None, free: None, cost: 0.0, price: 0.0, deeper: true, wanted: true };
     let first = Visit { end: Some((at(1_004), ran)), judged: Some(judged), ..visit(0, 1_000) };
     let mut graph = endpoint(&stages);
     let (signal, is) = (Signal::Confidence, Comparison::Less);
@@ -203,8 +203,10 @@ fn what_an_answer_is_expected_to_be_worth_and_what_load_has_cost() {
     let table = Arc::new(GainTable::new(vec![bin(0.2, 0.5, 0.3), bin(0.8, 0.9, 0.001)]).unwrap());
     let mut cascade = endpoint(&[("tiny", None), ("mid", Some(Gate::Gain { table, min_gain: 0.002 }))]);
     cascade.weight = 2.0;
-    let ended = |outcome, stage, signal: f32, value: f64| {
-        let judged = Judged { signal, value: Some(value), cost: 0.0, price: 0.0, deeper: stage > 0, wanted: stage > 0 };
+    let ended = |outcome, stage, signal: f32, free: f64| {
+        // At its price it is worth half as much.
+        let (value, deeper) = (Some(free / 2.0), stage > 0);
+        let judged = Judged { signal, value, free: Some(free), cost: 0.0, price: 1.0, deeper, wanted: true };
         let visit = Visit {
             stage: 0,
             node: NodeName::parse("n1").unwrap(),

@@ -53,6 +53,8 @@ struct UnderWay {
     attempts: u32,
     /// A call of it may have run where nobody heard of it.
     lost: bool,
+    /// Why a target did not run it, the last that said so: where no other is left, that is why it is not to be had.
+    refused: Option<Rejection>,
     adds: Adds,
     tried: Vec<Target>,
     full: Vec<Target>,
@@ -148,6 +150,7 @@ impl Journey {
             }
             // Elsewhere there may be room; it is the caller of `choose` who finds that there is none.
             StageEnd::Rejected(why) => {
+                call.refused = Some(why);
                 matches!(why, Rejection::NoReplica | Rejection::Draining | Rejection::QueueFull)
             }
             _ => false,
@@ -165,6 +168,7 @@ impl Journey {
             StageEnd::Lost | StageEnd::Failed => self.miss(at, Ending::Fail),
             StageEnd::Rejected(why) => self.miss(at, Ending::Refuse(why)),
             StageEnd::Full => self.miss(at, Ending::Refuse(Rejection::TooLate)),
+            StageEnd::NoRoom => self.miss(at, Ending::Refuse(Rejection::QueueFull)),
             StageEnd::Expired => self.miss(at, Ending::Expire),
         }
         self.go_on(flow, calls)
@@ -173,6 +177,8 @@ impl Journey {
     /// No replica could be chosen for a stage asked for.
     pub fn on_no_choice(&mut self, flow: &Flow, stage: usize, why: Rejection, calls: &mut Vec<Call>) -> Option<Ending> {
         let at = self.under_way.iter().position(|call| call.stage == stage)?;
+        // Nobody left to ask says less than who was asked.
+        let why = self.under_way[at].refused.filter(|_| why == Rejection::NoReplica).unwrap_or(why);
         self.miss(at, Ending::Refuse(why));
         self.go_on(flow, calls)
     }
@@ -249,7 +255,7 @@ impl Journey {
                         None => Adds::All,
                     };
                     let (tried, full) = (Vec::new(), Vec::new());
-                    self.under_way.push(UnderWay { stage, attempts: 1, lost: false, adds, tried, full });
+                    self.under_way.push(UnderWay { stage, attempts: 1, lost: false, refused: None, adds, tried, full });
                     calls.push(Call { stage, tried: Vec::new(), full: Vec::new() });
                 }
             }

@@ -97,6 +97,8 @@ pub enum StageEnd {
     Rejected(Rejection),
     /// There was no room to do it there by the time that it was sent with: others are to come before (see [`Choice::Asking`]).
     Full,
+    /// What it is asked, or gave, may not lie at the row's home beside what other calls have there: elsewhere that is no better.
+    NoRoom,
     /// The deadline passed.
     Expired,
     /// It ran and failed.

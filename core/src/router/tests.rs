@@ -172,6 +172,32 @@ fn what_may_have_run_is_not_said_to_have_been_refused() {
 }
 
 #[test]
+fn who_has_nobody_else_to_ask_says_why_the_last_one_did_not_run_it() {
+    for why in [Rejection::QueueFull, Rejection::Draining, Rejection::NoReplica] {
+        let mut walk = Walk::new(Depth::ANY);
+        assert_eq!(walk.end(StageEnd::Rejected(why)), Said::Again(0));
+        assert_eq!(walk.no_choice(Rejection::NoReplica), Said::End(Ending::Refuse(why)));
+    }
+    let mut walk = Walk::new(Depth::ANY);
+    walk.end(StageEnd::Rejected(Rejection::QueueFull));
+    let late = Rejection::TooLate;
+    assert_eq!(walk.no_choice(late), Said::End(Ending::Refuse(late)), "others are left, and all of them too busy");
+    let mut walk = Walk::new(Depth::ANY);
+    walk.end(StageEnd::Rejected(Rejection::QueueFull));
+    walk.end(StageEnd::Lost);
+    assert_eq!(walk.no_choice(Rejection::NoReplica), Said::End(Ending::Fail), "it may have run");
+}
+
+#[test]
+fn what_has_no_room_at_home_is_not_asked_elsewhere() {
+    let mut walk = Walk::new(Depth::ANY);
+    assert_eq!(walk.end(StageEnd::NoRoom), Said::End(Ending::Refuse(Rejection::QueueFull)));
+    let mut walk = Walk::new(Depth::ANY);
+    walk.says(0.1);
+    assert_eq!(walk.end(StageEnd::NoRoom), answer(0, true), "the shallow answer goes out, and nothing runs twice");
+}
+
+#[test]
 fn without_an_answer_the_outcome_says_what_happened() {
     let ends = [
         (StageEnd::Expired, Said::End(Ending::Expire)),

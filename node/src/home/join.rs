@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use weir_core::endpoint::passage::{NoRoom, Room, Taken, check_items, stacked};
-use weir_core::outcome::Rejection;
 use weir_core::tensor::Row;
 
 use super::StageReply;
@@ -86,7 +85,7 @@ impl Join {
             self.end(room);
             return Some(match why {
                 NoRoom::Ever(why) => StageReply::Failed(why),
-                NoRoom::Now => StageReply::Rejected(Rejection::QueueFull),
+                NoRoom::Now => StageReply::NoRoom,
             });
         }
         self.bytes += bytes;
@@ -149,6 +148,18 @@ mod tests {
         );
         assert_eq!(left, 0, "nothing of it is kept");
         assert!(matches!(reply(3), (None, 0)), "it is over");
+    }
+
+    #[test]
+    fn what_has_no_room_beside_other_calls_ends_and_is_not_asked_elsewhere() {
+        let held = Held::new(16 << 20);
+        let (mut room, mut other) = (Room::among(&held), Room::among(&held));
+        other.take(15 << 20).expect("there is room");
+        let mut joins = Joins::default();
+        joins.begin(3, &vec![Row { tensors: Arc::default(), row: Some(0) }; 2]);
+        room.take_items(2, 0).expect("there is room");
+        assert!(matches!(joins.on_reply(0, answered(&row(8)), &mut room), Some((3, StageReply::NoRoom))));
+        assert_eq!(held.bytes(), 15 << 20, "nothing of it is kept");
     }
 
     #[test]

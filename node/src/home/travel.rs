@@ -62,6 +62,7 @@ impl Travel<'_> {
             }
             StageReply::Rejected(why) => StageEnd::Rejected(why),
             StageReply::Full => StageEnd::Full,
+            StageReply::NoRoom => StageEnd::NoRoom,
             StageReply::Expired => StageEnd::Expired,
             StageReply::Failed(message) => {
                 row.message = message;
@@ -109,8 +110,7 @@ impl Travel<'_> {
         match why {
             NoRoom::Ever(why) => self.fail(now, stage, slot, &why),
             NoRoom::Now => {
-                let end = StageEnd::Rejected(Rejection::QueueFull);
-                self.trip.on_stage_end(now, self.call.ladders.at(0.0, 0.0), slot, stage, end, 0);
+                self.trip.on_stage_end(now, self.call.ladders.at(0.0, 0.0), slot, stage, StageEnd::NoRoom, 0);
             }
         }
     }

@@ -256,6 +256,7 @@ fn write_judged(mut b: judged::Builder<'_>, rule: Rule, judged: &Judged) {
             let mut b = b.init_gain();
             b.set_least(least);
             b.set_value(judged.value.unwrap_or_default());
+            b.set_free(judged.free.unwrap_or_default());
         }
     }
 }
@@ -334,13 +335,13 @@ fn read_visit(r: visit::Reader<'_>) -> Result<ToldVisit, BadMessage> {
 
 fn read_judged(r: judged::Reader<'_>) -> Result<(Rule, Judged), BadMessage> {
     use judged::rule::Which;
-    let (rule, value) = match r.get_rule().which()? {
-        Which::ConfidenceBelow(threshold) => (Rule::ConfidenceBelow(threshold), None),
-        Which::EntropyAbove(threshold) => (Rule::EntropyAbove(threshold), None),
-        Which::MarginBelow(threshold) => (Rule::MarginBelow(threshold), None),
-        Which::Gain(gain) => (Rule::Gain { least: gain.get_least() }, Some(gain.get_value())),
+    let (rule, value, free) = match r.get_rule().which()? {
+        Which::ConfidenceBelow(threshold) => (Rule::ConfidenceBelow(threshold), None, None),
+        Which::EntropyAbove(threshold) => (Rule::EntropyAbove(threshold), None, None),
+        Which::MarginBelow(threshold) => (Rule::MarginBelow(threshold), None, None),
+        Which::Gain(gain) => (Rule::Gain { least: gain.get_least() }, Some(gain.get_value()), Some(gain.get_free())),
     };
     let (cost, price, deeper) = (r.get_cost(), r.get_price(), r.get_deeper());
     let wanted = deeper || r.get_dear();
-    Ok((rule, Judged { signal: r.get_signal(), value, cost, price, deeper, wanted }))
+    Ok((rule, Judged { signal: r.get_signal(), value, free, cost, price, deeper, wanted }))
 }

@@ -534,7 +534,18 @@ fn what_is_known_of_a_query_comes_back_as_it_was_sent() {
         (Rule::Gain { least: 0.125 }, Some(0.5)),
     ];
     let gates = rules.map(|(rule, value)| {
-        (rule, Judged { signal: 0.5, value, cost: 0.1, price: 2.0, deeper: false, wanted: value.is_some() })
+        (
+            rule,
+            Judged {
+                signal: 0.5,
+                value,
+                free: value.map(|value| 2.0 * value),
+                cost: 0.1,
+                price: 2.0,
+                deeper: false,
+                wanted: value.is_some(),
+            },
+        )
     });
     let others =
         [untold, VisitEnd::Rejected(Rejection::QueueFull), VisitEnd::Expired, VisitEnd::Failed, VisitEnd::Lost];
