@@ -36,17 +36,25 @@ pub struct Ladders {
     seconds: Vec<f64>,
 }
 
-/// Steps until nothing is worth its time, from a hundred-thousandth of that price on.
+/// Steps from a hundred-thousandth of a price to it.
 const STEPS: usize = 83;
+/// As many as prices are told in.
+const STEPS_MAX: usize = 224;
 
 impl Ladders {
-    /// Of an endpoint whose stages cost `seconds` of slot time a row.
+    /// Of an endpoint whose stages cost `seconds` of slot time a row: from a hundred-thousandth of the price at which the dearest of them is worth
+    /// its time to nobody to that at which none is.
     pub fn new(endpoint: &Arc<Endpoint>, seconds: &[f64]) -> Ladders {
         let weighs = endpoint.stages.iter().any(|stage| matches!(stage.gate, Some(Gate::Gain { .. })));
         // On the steps that demand is counted by: what is asked at one step is what one of these prices lets pass.
-        let (_, least) = step_of(endpoint.too_dear(seconds) / STEP.powi(STEPS as i32));
+        let deeper = seconds.iter().skip(1).copied().filter(|cost| *cost > 0.0);
+        let (cheapest, dearest) =
+            deeper.fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), cost| (least.min(cost), most.max(cost)));
+        let between = if dearest > cheapest { ((dearest / cheapest).ln() / STEP.ln()).ceil() as usize } else { 0 };
+        let last = (STEPS + between).min(STEPS_MAX);
+        let (_, least) = step_of(endpoint.too_dear(seconds) / STEP.powi(last as i32));
         let free = Ladder::new(Arc::clone(endpoint), 0.0, seconds);
-        let priced = (0..=STEPS).map(|step| free.dearer(least * STEP.powi(step as i32), seconds));
+        let priced = (0..=last).map(|step| free.dearer(least * STEP.powi(step as i32), seconds));
         let mut steps = vec![free.clone()];
         steps.extend(priced.filter(|_| weighs));
         Ladders { steps, least, seconds: seconds.to_vec() }
@@ -58,11 +66,13 @@ impl Ladders {
     }
 
     /// By how loaded a device is instead of by its price: freely up to a quarter, nothing deeper at 1, in between dearer by the
-    /// same factor for each eighth.
+    /// same factor for each eighth, from a hundred-thousandth of what is too dear for all on.
     pub fn indexed(&self, load: f64) -> &Ladder {
         let share = ((load - 0.25) / 0.75).clamp(0.0, 1.0);
         let eighth = (8.0 * share).floor() / 8.0;
-        &self.steps[(eighth * (self.steps.len() - 1) as f64).round() as usize]
+        let last = self.steps.len() - 1;
+        let below = ((1.0 - eighth) * (STEPS + 1) as f64).round() as usize;
+        &self.steps[if eighth > 0.0 { last.saturating_sub(below) } else { 0 }]
     }
 
     /// What it is of.
@@ -319,6 +329,22 @@ mod tests {
         assert!(ladders.indexed(0.4).price() < ladders.indexed(0.8).price());
         let fixed = endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9)))]);
         assert_eq!(Ladders::new(&Arc::new(fixed), &seconds).steps.len(), 1, "it is never repriced");
+    }
+
+    #[test]
+    fn stages_whose_costs_lie_far_apart_are_each_priced_in_steps() {
+        // 30 us and 0.3 s: at a price of 0.1 a second the gain of 0.4 is worth the second, one of 0.02 is not.
+        let little = table(&[(0.2, 0.4, &[]), (0.8, 0.02, &[])]);
+        let first = table(&[(0.2, 0.3, &[1.0, 0.0]), (0.8, 0.05, &[0.0, 1.0])]);
+        let apart = Arc::new(endpoint(&[("a", None), ("b", Some(first)), ("c", Some(little))]));
+        let seconds = [1e-5, 3e-5, 0.3];
+        let ladders = Ladders::new(&apart, &seconds);
+        assert!(ladders.at(0.1, 0.5).verdict(2, Some(0.2)).0.is_deeper());
+        assert!(!ladders.at(0.1, 0.5).verdict(2, Some(0.8)).0.is_deeper());
+        for price in [0.01, 1.0, 1000.0, 10_000.0] {
+            let near = ladders.at(price, 0.5).price();
+            assert!((near / price - 1.0).abs() < STEP - 1.0, "{near} for {price}");
+        }
     }
 
     #[test]

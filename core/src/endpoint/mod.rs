@@ -15,6 +15,7 @@ pub(crate) mod tests;
 pub mod thresholds;
 mod wiring;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::ids::{EndpointName, ModelRef, StageName};
@@ -84,6 +85,8 @@ pub struct Split {
 
 /// More than this would not be an audit.
 pub const AUDIT_MAX: f64 = 0.2;
+/// What a correct answer can be worth: what prices of computing time are told in ends somewhere.
+pub const WEIGHTS: RangeInclusive<f64> = 0.01..=1e6;
 
 /// Who gave an answer that no stage gave.
 pub const DEFAULT: &str = "default";

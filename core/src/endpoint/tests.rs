@@ -75,7 +75,9 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     let mut misnamed = cascade.clone();
     misnamed.label_output = Some("prob".into());
     assert!(refused(&misnamed, &good).contains("has no output prob; it has probs"));
-    assert!(refused(&Endpoint { weight: f64::NAN, ..cascade }, &good).contains("finite weight"));
+    for weight in [f64::NAN, f64::INFINITY, 0.0, -1.0, 0.009, 2e6] {
+        assert!(refused(&Endpoint { weight, ..cascade.clone() }, &good).contains("a weight from 0.01 to 1000000"));
+    }
 }
 
 #[test]

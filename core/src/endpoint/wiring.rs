@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::graph::{Feed, Flow, How, Needs, Run, STAGES_MAX, Signal, Stages};
-use super::{AUDIT_MAX, DEFAULT, Endpoint, Gate, Stage};
+use super::{AUDIT_MAX, DEFAULT, Endpoint, Gate, Stage, WEIGHTS};
 use crate::ids::{EndpointName, ModelRef};
 use crate::tensor::{DType, Signature, TensorSpec};
 
@@ -124,8 +124,11 @@ impl Endpoint {
         if self.stages.len() > STAGES_MAX {
             return Err(format!("has {} stages; {STAGES_MAX} are the most", self.stages.len()));
         }
-        if !(self.weight.is_finite() && self.weight > 0.0) {
-            return Err("needs a finite weight above 0".into());
+        if !WEIGHTS.contains(&self.weight) {
+            let (least, most) = (WEIGHTS.start(), WEIGHTS.end());
+            return Err(format!(
+                "needs a weight from {least} to {most}: what counts is how it stands to those of other endpoints"
+            ));
         }
         if !(0.0..=1.0).contains(&self.share) {
             return Err("needs a share from 0 to 1".into());

@@ -8,14 +8,17 @@ use crate::units::{Instant, ServiceTime};
 
 /// How long what was asked counts, in seconds: a few deadlines, so that one burst does not make the next calm dear.
 pub(super) const MEMORY: f64 = 0.25;
-/// Densities from `LEAST` on, in steps of a factor of `STEP`, 128 of them: some eight decades.
+/// Densities from `LEAST` on, in steps of a factor of `STEP`, 224 of them: from a row worth 0.01 that takes a second to one worth a million that
+/// takes 30 us. The number of a step goes in a byte where curves are told.
 const LEAST: f64 = 1e-2;
 /// From one step to the next.
 pub const STEP: f64 = 1.15;
-pub(super) const STEPS: usize = 128;
+pub(super) const STEPS: usize = 224;
 /// Steps that are also kept added up: a price is looked up at each gate, and most steps need not be looked at for it.
 const BLOCK: usize = 16;
 const BLOCKS: usize = STEPS / BLOCK;
+/// What was asked so many memories ago counts for nothing.
+const FORGOTTEN: f64 = 40.0;
 /// What has been asked is aged at most so often, in memories.
 const AGED_EVERY: f64 = 1.0 / 64.0;
 
@@ -40,6 +43,11 @@ impl Steps {
 
     fn scale(&mut self, by: f64) {
         self.each.iter_mut().chain(&mut self.blocks).for_each(|work| *work *= by);
+    }
+
+    /// The place above the densest that anything is asked at; the lowest where nothing is.
+    pub fn top(&self) -> f64 {
+        self.each.iter().rposition(|work| *work > 0.0).map_or(0.0, |step| step as f64 + 1.0)
     }
 
     /// From the densest step downwards there is `room` for what is asked here, and for `times` as much as is asked in `more`, where there is that: the place
@@ -89,6 +97,11 @@ impl Curve {
             let steps = self.steps.get_or_insert_with(|| Box::new(Steps::new([0.0; STEPS])));
             steps.add(step.clamp(0, STEPS as i32 - 1) as usize, seconds(cost));
         }
+    }
+
+    /// Whether nothing that was asked counts any more.
+    pub(super) fn is_forgotten(&self, now: Instant) -> bool {
+        memories(self.aged, now) > FORGOTTEN
     }
 
     /// What a second of the sums stands for now, in slot seconds a second.
@@ -256,7 +269,7 @@ mod tests {
         );
         assert_eq!(Asked { soft: vec![1.0; 40], first: 9 }.as_told(), Asked { soft: vec![1.0; 40], first: 9 });
         assert_eq!(Asked::default().as_told(), Asked::default());
-        for (steps, together, sums) in [(9, 0, 9), (9, 2, 4), (129, 1, 129), (0, 1, 1), (4, 9, 2)] {
+        for (steps, together, sums) in [(9, 0, 9), (9, 2, 4), (225, 1, 225), (0, 1, 1), (4, 9, 2)] {
             assert_eq!(Asked::spread(0, steps, together, &vec![1.0; sums]), None, "{steps} {together} {sums}");
         }
         let far = Asked { first: 1000, soft: vec![1.0; 9] };

@@ -82,6 +82,10 @@ impl Demand {
     pub fn weighed(&mut self, now: Instant, cost: ServiceTime, value: f64, tenant: Tenant) {
         self.soft.add(now, cost, value);
         if tenant.share > 0.0 {
+            if !self.tenants.contains_key(&tenant.id) {
+                // Endpoints come and go.
+                self.tenants.retain(|_, curve| !curve.is_forgotten(now));
+            }
             self.tenants.entry(tenant.id).or_default().add(now, cost, value);
         }
     }
@@ -138,6 +142,9 @@ impl Demand {
     }
 }
 
+/// The place on the scale of densities, some 600,000 a second, above which there is time where there is none for anything that is asked. It is forgotten as what was asked
+/// is, which from a place where nobody asks would take the longer for nothing.
+const DEAR: f64 = 128.0;
 /// The place on the scale of densities where there is room for all that is asked.
 const FOR_ALL: f64 = f64::NEG_INFINITY;
 
@@ -151,7 +158,8 @@ pub fn faded(price: f64, told: Instant, now: Instant) -> f64 {
 fn clears(room: f64, asked: &Curve, now: Instant, others: Option<&Others>) -> f64 {
     if room <= 0.0 {
         // There is time for nothing but what must run.
-        return STEPS as f64;
+        let others = others.map_or(0.0, |others| others.steps.top());
+        return asked.steps().map_or(0.0, Steps::top).max(others).max(DEAR);
     }
     let rate = asked.rate(now);
     let place = match (asked.steps(), others) {
@@ -226,6 +234,30 @@ mod tests {
             demand.weighed(later, us(900), (i * 611 % 1000) as f64 * 900e-6, Tenant::NOBODY);
         }
         assert_eq!(demand.price(later, 1, 1.0, Tenant::NOBODY), 0.0, "nobody has told anything for long");
+    }
+
+    #[test]
+    fn what_is_worth_very_much_is_told_from_what_is_worth_less() {
+        // Rows of 31 us, of endpoints with weights of 1,000 and 10,000, and twice as much as there is time for.
+        let mut demand = Demand::new();
+        for i in 0..64_000u64 {
+            let weight = if i % 2 == 0 { 1_000.0 } else { 10_000.0 };
+            demand.weighed(Instant::from_nanos(i * 31_250 / 2), us(31), 0.5 * weight, Tenant::NOBODY);
+        }
+        let price = demand.price(Instant::from_millis(1000), 1, 1.0, Tenant::NOBODY);
+        assert!((0.5 * 1_000.0 / 31e-6..0.5 * 10_000.0 / 31e-6).contains(&price), "{price}");
+        demand.firm(Instant::from_millis(1000), us(10_000_000));
+        let nothing = demand.price(Instant::from_millis(1000), 1, 1.0, Tenant::NOBODY);
+        assert!(nothing > 0.5 * 10_000.0 / 31e-6, "there is time for nothing but what must run: {nothing}");
+    }
+
+    #[test]
+    fn tenants_that_ask_no_more_are_forgotten() {
+        let mut demand = Demand::new();
+        for id in 0..1000 {
+            demand.weighed(Instant::from_millis(1000 * id), us(100), 1.0, Tenant { id, share: 0.5 });
+        }
+        assert!(demand.tenants.len() < 20, "{}", demand.tenants.len());
     }
 
     #[test]
