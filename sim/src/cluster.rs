@@ -16,7 +16,7 @@ use std::time::Duration;
 use weir_core::call::{Balancer, Way};
 use weir_core::endpoint::audit::COPIES_MAX;
 use weir_core::endpoint::graph::Stages;
-use weir_core::endpoint::{Budget, Flow, Ladder, Ladders, Stage};
+use weir_core::endpoint::{Budget, Flow, Ladder, Ladders, Rungs, Stage};
 use weir_core::ids::{DeviceName, ModelRef, NodeName, ReplicaId, TicketId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::placement::REPORT_EVERY;
@@ -502,9 +502,10 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             return;
         }
         // As in the cluster's homes, what comes home together meets one price.
-        let mut ladders: BTreeMap<usize, &Ladder> = BTreeMap::new();
+        let mut rungs: BTreeMap<usize, Rungs<'_>> = BTreeMap::new();
         for (slot, stage, end) in replies {
-            let ladder = *ladders.entry(*stage).or_insert_with(|| self.ladder(now, id, stage + 1));
+            let rungs = *rungs.entry(*stage).or_insert_with(|| self.rungs(now, id, stage + 1));
+            let ladder = self.drawn(rungs);
             self.on_stage_end(now, id, *slot, *stage, *end, ladder);
         }
         self.send_groups(now, id);
@@ -531,8 +532,13 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         }
     }
 
-    /// What the gate before a stage weighs by now.
-    fn ladder(&mut self, now: Instant, id: u64, stage: usize) -> &'a Ladder {
+    /// What the gate sees that one row comes to.
+    fn drawn(&mut self, rungs: Rungs<'a>) -> &'a Ladder {
+        rungs.at(if rungs.weighs() { self.prng.uniform() } else { 0.0 })
+    }
+
+    /// Where the gate before a stage stands now.
+    fn rungs(&mut self, now: Instant, id: u64, stage: usize) -> Rungs<'a> {
         let (cluster, call) = (self.cluster, &self.calls[&id]);
         let (node, deadline) = (call.node, call.deadline);
         let ladders = &cluster.endpoints[call.due.endpoint].ladders;
@@ -541,8 +547,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let price = next.map_or(0.0, |model| self.price(now, node, model, claim));
         let loaded = next.filter(|_| cluster.triage.reads_load());
         let load = loaded.map_or(0.0, |model| self.load(now, node, model, deadline));
-        let chance = if ladders.weighs() { self.prng.uniform() } else { 0.0 };
-        cluster.triage.ladder(ladders, || price, || load, chance)
+        cluster.triage.rungs(ladders, || price, || load)
     }
 
     fn deadline(&mut self, now: Instant, id: u64) {
@@ -558,7 +563,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         while let Some(group) = self.calls.get_mut(&id).and_then(|call| call.trip.next_group()) {
             let served = &self.cluster.endpoints[endpoint];
             let Some(model) = served.ladders.endpoint().stages[group.stage].model() else {
-                let ladder = self.ladder(now, id, group.stage + 1);
+                let rungs = self.rungs(now, id, group.stage + 1);
+                let ladder = self.drawn(rungs);
                 for slot in group.slots {
                     let row = self.calls[&id].due.rows[slot] as usize;
                     let signal = served.says[group.stage].get(row).and_then(|says| says.signal);

@@ -99,6 +99,7 @@ impl Calibrate {
             fixed: &fixed,
             target,
             rows: rows.len(),
+            hollow: said.iter().map(|stage| stage.iter().filter(|said| said.class.is_none()).count()).collect(),
             distilled: labels.is_none(),
         };
         if let Some(path) = &self.report {
@@ -209,9 +210,9 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// What one stage says about each row: class and confidence. `learned`: the output with the confidence; the largest probability
+    /// What one stage says about each row. `learned`: the output with the confidence; the largest probability
     /// where there is none.
-    async fn stage(&self, stage: &StageName, learned: Option<&str>) -> Result<Vec<(usize, f32)>, Failure> {
+    async fn stage(&self, stage: &StageName, learned: Option<&str>) -> Result<Vec<Said>, Failure> {
         let numbers: Vec<u32> = (0..self.data.rows() as u32).collect();
         let mut said = Vec::with_capacity(numbers.len());
         for rows in numbers.chunks(if self.data.whole() { 1 } else { ROWS }) {
@@ -235,7 +236,7 @@ impl Asked<'_> {
         Ok(said)
     }
 
-    fn read(&self, answer: &Answer, learned: Option<&str>) -> Result<(usize, f32), String> {
+    fn read(&self, answer: &Answer, learned: Option<&str>) -> Result<Said, String> {
         if answer.outcome != Outcome::Answered {
             return Err(answer.message.clone());
         }
@@ -244,23 +245,36 @@ impl Asked<'_> {
             output.and_then(|(_, tensor)| tensor.as_f32()).ok_or("it gives no f32 numbers")
         };
         let (class, largest) = label(&numbers(self.label_output)?).ok_or("it gives no class probabilities")?;
-        let Some(learned) = learned else { return Ok((class, largest)) };
+        let class = (!largest.is_nan()).then_some(class);
+        let Some(learned) = learned else { return Ok(Said { class, confidence: largest }) };
         let confidence = numbers(learned)?.first().copied().ok_or("it gives no confidence")?;
-        Ok((class, confidence))
+        Ok(Said { class, confidence })
     }
 }
 
-/// Which answers are right: by the labels, or else those that agree with the deepest stage.
-fn known(said: &[Vec<(usize, f32)>], labels: Option<&[i64]>) -> Vec<Known> {
+/// What a stage says about a row.
+#[derive(Clone, Copy)]
+struct Said {
+    /// `None` where its probabilities are not numbers.
+    class: Option<usize>,
+    confidence: f32,
+}
+
+/// Which answers are right: by the labels, or else those that agree with the deepest stage. Where a stage gives what is not a number, the answer
+/// is that of the stage before it, as it is where a query goes that deep. A row of which nothing is known to be right is left out.
+fn known(said: &[Vec<Said>], labels: Option<&[i64]>) -> Vec<Known> {
     let deepest = said.last().expect("a cascade has stages");
     let row = |row: usize| {
-        let truth = labels.map_or(deepest[row].0 as i64, |labels| labels[row]);
-        Known {
-            confidences: said.iter().map(|stage| stage[row].1).collect(),
-            right: said.iter().map(|stage| stage[row].0 as i64 == truth).collect(),
-        }
+        let truth = labels.map_or(deepest[row].class.map(|class| class as i64), |labels| Some(labels[row]))?;
+        let mut answer = None;
+        let right = said.iter().map(|stage| {
+            answer = stage[row].class.or(answer);
+            answer.is_some_and(|class| class as i64 == truth)
+        });
+        let right = right.collect();
+        Some(Known { confidences: said.iter().map(|stage| stage[row].confidence).collect(), right })
     };
-    (0..deepest.len()).map(row).collect()
+    (0..deepest.len()).filter_map(row).collect()
 }
 
 /// By stage: the share of rows that it gets right.
@@ -281,6 +295,8 @@ struct Told<'a> {
     fixed: &'a FixedFrontier,
     target: Option<Target>,
     rows: usize,
+    /// By stage: rows for which it gives what is not a number.
+    hollow: Vec<usize>,
     distilled: bool,
 }
 
@@ -304,7 +320,10 @@ impl Target {
 impl Told<'_> {
     fn json(&self) -> Value {
         let stages = self.endpoint.stages.iter().enumerate().map(|(i, stage)| {
-            json!({"stage": stage.name.as_str(), "accuracy": self.right[i], "row_us": self.seconds[i] * 1e6})
+            json!({
+                "stage": stage.name.as_str(), "accuracy": self.right[i], "row_us": self.seconds[i] * 1e6,
+                "not_numbers": self.hollow[i],
+            })
         });
         let point = |point: &Point| json!({"price": point.price, "accuracy": point.accuracy, "row_us": point.seconds * 1e6, "shares": point.shares});
         let fixed = |point: &FixedPoint| json!({"accuracy": point.accuracy, "row_us": point.seconds * 1e6});
@@ -372,6 +391,12 @@ impl Told<'_> {
             ]
         });
         let mut text = format!("{} rows\n{}\n", self.rows, table(&["stage", judge, "a row"], stages.collect()));
+        for (stage, rows) in self.endpoint.stages.iter().zip(&self.hollow).filter(|(_, rows)| **rows > 0) {
+            text += &format!(
+                "stage {} gives no numbers for {rows} rows: there the answer of the stage before it counts, or none\n",
+                stage.name
+            );
+        }
         let mut heading = vec!["price, 1/s".to_owned(), judge.to_owned(), "a row".to_owned()];
         heading.extend(self.endpoint.stages.iter().map(|stage| format!("at {}", stage.name)));
         let line = |point: &Point| {
@@ -430,5 +455,22 @@ impl Told<'_> {
             );
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_number_is_no_class() {
+        let said = |classes: &[Option<usize>]| -> Vec<Said> {
+            classes.iter().map(|class| Said { class: *class, confidence: class.map_or(f32::NAN, |_| 0.5) }).collect()
+        };
+        let said = [said(&[Some(0), None, Some(1), None]), said(&[None, Some(0), None, None])];
+        let right = |labels| known(&said, labels).into_iter().map(|row| row.right).collect::<Vec<_>>();
+        let by_labels = [[true, true], [false, true], [false, false], [false, false]];
+        assert_eq!(right(Some(&[0, 0, 0, 0])), by_labels, "the answer before stays, as where it is served");
+        assert_eq!(right(None), [[false, true]], "where the deepest says nothing, nothing is known");
     }
 }

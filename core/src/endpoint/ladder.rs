@@ -65,14 +65,21 @@ impl Ladders {
         &self.seconds
     }
 
+    /// Where a price of a second of slot time, in units of value, stands among the steps.
+    pub fn rungs(&self, price: f64) -> Rungs<'_> {
+        // The first step is no price at all.
+        let place = if price > 0.0 { (price / self.least).ln() / STEP.ln() + 1.0 } else { 0.0 };
+        Rungs { ladders: self, place }
+    }
+
     /// By how loaded a device is instead of by its price: freely up to a quarter, nothing deeper at 1, in between dearer by the
     /// same factor for each eighth, from a hundred-thousandth of what is too dear for all on.
-    pub fn indexed(&self, load: f64) -> &Ladder {
+    pub fn indexed(&self, load: f64) -> Rungs<'_> {
         let share = ((load - 0.25) / 0.75).clamp(0.0, 1.0);
         let eighth = (8.0 * share).floor() / 8.0;
         let last = self.steps.len() - 1;
         let below = ((1.0 - eighth) * (STEPS + 1) as f64).round() as usize;
-        &self.steps[if eighth > 0.0 { last.saturating_sub(below) } else { 0 }]
+        Rungs { ladders: self, place: if eighth > 0.0 { last.saturating_sub(below) as f64 } else { 0.0 } }
     }
 
     /// What it is of.
@@ -90,15 +97,32 @@ impl Ladders {
         self.steps.len() > 1
     }
 
-    /// At a price a second of slot time, in units of value. Between two steps `chance`, evenly from 0 to 1, decides for one of them, so that of
-    /// rows that are alike just as many pass as there is room for.
+    /// At a price a second of slot time, in units of value: see [`Rungs::at`].
     pub fn at(&self, price: f64, chance: f64) -> &Ladder {
-        if price.is_nan() || price <= 0.0 {
-            return &self.steps[0];
-        }
-        // The first step is no price at all. Casts saturate.
-        let step = ((price / self.least).ln() / STEP.ln() + chance + 1.0) as usize;
-        &self.steps[step.min(self.steps.len() - 1)]
+        self.rungs(price).at(chance)
+    }
+}
+
+/// The ladders of an endpoint at one price, which as a rule stands between two of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Rungs<'a> {
+    ladders: &'a Ladders,
+    /// Among the steps; the part of one says how many rows of all see the next one.
+    place: f64,
+}
+
+impl<'a> Rungs<'a> {
+    /// See [`Ladders::weighs`].
+    pub fn weighs(self) -> bool {
+        self.ladders.weighs()
+    }
+
+    /// For one row: between two steps `chance`, evenly from 0 to 1, decides for one of them, so that of rows that are alike just as many pass as
+    /// there is room for.
+    pub fn at(self, chance: f64) -> &'a Ladder {
+        // Casts saturate.
+        let step = (self.place + chance) as usize;
+        &self.ladders.steps[step.min(self.ladders.steps.len() - 1)]
     }
 }
 
@@ -324,9 +348,9 @@ mod tests {
         let price = ladders.at(30.0, 0.0).price() * STEP.powf(2.0 / 3.0);
         let lower = (0..999).filter(|i| ladders.at(price, f64::from(*i) / 999.0).price() < price).count();
         assert!((330..=336).contains(&lower), "{lower}");
-        assert_eq!(ladders.indexed(0.2), ladders.at(0.0, 0.5));
-        assert!(!ladders.indexed(1.0).verdict(1, Some(0.2)).0.is_deeper());
-        assert!(ladders.indexed(0.4).price() < ladders.indexed(0.8).price());
+        assert_eq!(ladders.indexed(0.2).at(0.9), ladders.at(0.0, 0.5));
+        assert!(!ladders.indexed(1.0).at(0.0).verdict(1, Some(0.2)).0.is_deeper());
+        assert!(ladders.indexed(0.4).at(0.5).price() < ladders.indexed(0.8).at(0.5).price());
         let fixed = endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9)))]);
         assert_eq!(Ladders::new(&Arc::new(fixed), &seconds).steps.len(), 1, "it is never repriced");
     }

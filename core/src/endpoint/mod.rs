@@ -27,7 +27,7 @@ pub use budget::Budget;
 pub use gain::GainTable;
 pub use gate::Gate;
 pub use graph::{Combine, Condition, Feed, Flow, Run};
-pub use ladder::{Judged, Ladder, Ladders, Verdict};
+pub use ladder::{Judged, Ladder, Ladders, Rungs, Verdict};
 pub use named::{Label, Labels, Named};
 pub use passage::{Asks, Passage};
 pub use wiring::{BadEndpoint, Source, Wiring};

@@ -186,7 +186,7 @@ impl Journey {
     /// The deadline passed: nothing is computed any more but what can be made of the answers at hand, at once.
     pub fn on_deadline(&mut self, flow: &Flow, calls: &mut Vec<Call>) -> Option<Ending> {
         self.late = true;
-        self.why = Some(Ending::Expire);
+        self.blame(Ending::Expire);
         for call in self.under_way.drain(..) {
             self.missing |= 1 << call.stage;
         }
@@ -222,6 +222,11 @@ impl Journey {
         self.missing |= 1 << call.stage;
         // "It did not run" must be true: somebody may pay for it twice.
         let why = if call.lost && matches!(why, Ending::Refuse(_)) { Ending::Fail } else { why };
+        self.blame(why);
+    }
+
+    /// Of all that happened the worst is told, and of what is equally bad the last.
+    fn blame(&mut self, why: Ending) {
         let worse = |ending: Ending| match ending {
             Ending::Answer { .. } => 0,
             Ending::Refuse(_) => 1,

@@ -446,6 +446,14 @@ fn at_the_deadline_what_came_is_combined() {
     walk.start();
     walk.end_of(2, SURE, 0);
     assert_eq!(walk.deadline(), answer(2, true));
+    let mut walk = Walk::of(ensemble(1), Depth::ANY);
+    walk.start();
+    walk.end_of(0, StageEnd::Rejected(Rejection::TooLate), 0);
+    assert_eq!(walk.deadline(), Said::End(Ending::Expire));
+    let mut walk = Walk::of(ensemble(1), Depth::ANY);
+    walk.start();
+    walk.end_of(0, StageEnd::Failed, 0);
+    assert_eq!(walk.deadline(), Said::End(Ending::Fail), "that is the worst that happened");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Bid, Tenant};
-use crate::endpoint::{Endpoint, Flow, Gate, Ladder, Ladders};
+use crate::endpoint::{Endpoint, Flow, Gate, Ladders, Rungs};
 use crate::router::{Adds, Depth};
 use crate::units::{Deadline, Instant};
 
@@ -67,23 +67,17 @@ impl Method {
         known.ok_or_else(|| BadMethod { text: text.chars().take(80).collect() })
     }
 
-    /// The ladder that gates decide by: `price` is what a second of slot time costs where the next stage would run, `load` how much of the time
-    /// that is left the wait there takes, and `chance` lies evenly between 0 and 1.
-    pub fn ladder(
-        self,
-        ladders: &Ladders,
-        price: impl FnOnce() -> f64,
-        load: impl FnOnce() -> f64,
-        chance: f64,
-    ) -> &Ladder {
+    /// Where gates stand that rows come to: `price` is what a second of slot time costs where the next stage would run, `load` how much of the time
+    /// that is left the wait there takes.
+    pub fn rungs(self, ladders: &Ladders, price: impl FnOnce() -> f64, load: impl FnOnce() -> f64) -> Rungs<'_> {
         match self {
-            Method::Weir | Method::Price => ladders.at(price(), chance),
+            Method::Weir | Method::Price => ladders.rungs(price()),
             Method::LoadIndexed => ladders.indexed(load()),
-            Method::PushOut | Method::Fixed | Method::Whole | Method::RejectOnly => ladders.at(0.0, chance),
+            Method::PushOut | Method::Fixed | Method::Whole | Method::RejectOnly => ladders.rungs(0.0),
         }
     }
 
-    /// Whether [`Method::ladder`] asks for the load.
+    /// Whether [`Method::rungs`] asks for the load.
     pub fn reads_load(self) -> bool {
         self == Method::LoadIndexed
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use weir_core::call::ROWS_MAX;
 use weir_core::endpoint::passage::{Looked, Room, Taken};
-use weir_core::endpoint::{Budget, Ladder, Ladders, Stage, Wiring};
+use weir_core::endpoint::{Budget, Ladders, Rungs, Stage, Wiring};
 use weir_core::history::{Record, Visits};
 use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
 use weir_core::outcome::{Class, Outcome, Rejection};
@@ -405,19 +405,18 @@ impl Home {
         elsewhere.map_or(Duration::ZERO, saves)
     }
 
-    /// What the gate before `stage` weighs by now.
-    fn ladder<'a>(&self, table: &Table, now: Instant, call: &'a Call, stage: usize) -> &'a Ladder {
+    /// Where the gate before `stage` stands now.
+    fn rungs<'a>(&self, table: &Table, now: Instant, call: &'a Call, stage: usize) -> Rungs<'a> {
         if !call.ladders.weighs() {
-            return call.ladders.at(0.0, 0.0);
+            return call.ladders.rungs(0.0);
         }
         let shared = &self.shared;
         let model = call.ladders.endpoint().stages.get(stage).and_then(|stage| stage.model());
         let (devices, waits) = (&shared.devices, &shared.remote_waits);
-        let chance = self.prng.borrow_mut().uniform();
         let claim = Claim { deadline: call.deadline, class: call.class, tenant: call.ladders.endpoint().tenant() };
         let asked = |model| price(table, devices, waits, now, model, claim);
         let loaded = |model| load(table, devices, waits, now, model, call.deadline);
-        shared.triage.ladder(&call.ladders, || model.map_or(0.0, asked), || model.map_or(0.0, loaded), chance)
+        shared.triage.rungs(&call.ladders, || model.map_or(0.0, asked), || model.map_or(0.0, loaded))
     }
 
     /// Takes in what became of stage calls. Where gates weigh, this node's devices hear what was found: it is what is asked of them,
@@ -426,7 +425,7 @@ impl Home {
         let call = travel.call;
         travel.unanswered -= replies.len();
         let table = self.shared.table.load();
-        let mut weighed: BTreeMap<usize, (&Ladder, Vec<f64>)> = BTreeMap::new();
+        let mut weighed: BTreeMap<usize, (Rungs<'_>, Vec<f64>)> = BTreeMap::new();
         for (slot, reply) in replies {
             let Some((slot, reply)) = travel.joined(slot, reply) else { continue };
             let next = reply.stage + 1;
@@ -435,7 +434,9 @@ impl Home {
                 continue;
             }
             let of_stage = weighed.entry(next);
-            let (ladder, values) = of_stage.or_insert_with(|| (self.ladder(&table, now, call, next), Vec::new()));
+            let (rungs, values) = of_stage.or_insert_with(|| (self.rungs(&table, now, call, next), Vec::new()));
+            // Each row draws for itself: rows of one call that are alike do not all pass or all stop.
+            let ladder = rungs.at(self.prng.borrow_mut().uniform());
             values.extend(travel.on_reply(now, slot, reply, ladder));
         }
         for (next, (_, values)) in weighed.into_iter().filter(|(_, (_, values))| !values.is_empty()) {
@@ -464,7 +465,7 @@ impl Home {
         let call = travel.call;
         while let Some(mut group) = travel.trip.next_group() {
             let Some(model) = call.ladders.endpoint().stages[group.stage].model() else {
-                let ladder = self.ladder(&table, now, call, group.stage + 1);
+                let ladder = self.rungs(&table, now, call, group.stage + 1).at(self.prng.borrow_mut().uniform());
                 let values = travel.combine(now, &group, &self.shared.name, ladder);
                 self.tell_weighed(&table, now, call, group.stage + 1, &values);
                 continue;

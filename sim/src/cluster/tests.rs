@@ -214,6 +214,20 @@ fn ways_of_triage_that_weigh_find_whom_the_deep_stage_helps() {
     assert!(push_out[2] > 0.3 && price[2] < 0.1 && indexed[2] < 0.1, "{push_out:?} {price:?} {indexed:?}");
 }
 
+/// Half of what is alike fits: of each call about half, and not all of one call and nothing of the next.
+#[test]
+fn alike_rows_of_one_call_draw_each_for_itself() {
+    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
+    cluster.triage = Method::Price;
+    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+    endpoint.stages[1].gate = Some(weighing());
+    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 2e-3]);
+    let ended = ends(&cluster, (0..500u64).map(|i| due(i * 16_000, &[1; 16], 50_000)).collect(), 7);
+    let sent: Vec<u32> = ended.iter().map(|end| end.escalated.0).collect();
+    let mixed = sent.iter().filter(|sent| (1..16).contains(*sent)).count();
+    assert!(mixed > 250, "{mixed} of 500, {sent:?}");
+}
+
 #[test]
 fn where_there_is_room_everybody_goes_deeper() {
     let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
