@@ -23,8 +23,8 @@ use weir_core::placement::REPORT_EVERY;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    self, Candidate, Choice, Coming, Depth, Ending, Group, Journey, StageEnd, Target, Told, Trip, cheapest, choose,
-    doubted, has_room, meeting_order, remote_finish, sent, soonest, spare_here,
+    self, Adds, Candidate, Choice, Coming, Depth, Ending, Group, Journey, StageEnd, Target, Told, Trip, cheapest,
+    choose, doubted, has_room, meeting_order, part_in_time, remote_finish, sent, soonest, spare_here,
 };
 use weir_core::scheduler::{Inquiry, Policy, Query};
 use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
@@ -580,39 +580,12 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 self.budgets[endpoint].on_items(group.stage, items as usize);
             });
             let rows = group.slots.iter().map(|slot| items(slot).unwrap_or(1) as usize).sum();
-            let firm = self.bid(id, group.stage, group.slots[0]).firm();
-            let known =
-                self.candidates(now, home, model, Inquiry { rows, firm, ..self.asks(id, group.stage) }, &group.tried);
-            let own = soonest(now, &known).unwrap_or(0.0);
-            let deadline = self.budgets[endpoint].deadline(now, group.stage, self.calls[&id].deadline, own);
-            let left = deadline.left(now);
-            let coming = self.coming.entry((home, model.clone())).or_default();
             if group.tried.is_empty() && group.full.is_empty() {
-                coming.add(now, group.slots.len());
+                self.coming.entry((home, model.clone())).or_default().add(now, group.slots.len());
             }
-            let saves = coming.saves(now, &self.cluster.models[model].believed, left, spare_here(&known));
-            let choice = choose(&known, &group.full, now, deadline, saves, &mut self.prng);
-            let call = self.calls.get_mut(&id).expect("an open call");
-            let (target, by) = match choice {
-                Choice::None(why) => {
-                    call.trip.on_no_choice(now, &group, why);
-                    continue;
-                }
-                Choice::To(target) => (target, None),
-                Choice::Asking(target, by) => (target, Some(by)),
-            };
-            call.trip.on_sent(&group, &target);
-            // Whoever was full was only asked.
-            call.escalated.0 += if group.stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
-            let Group { stage, slots: rows, .. } = group;
-            match target {
-                Target::Local(_) => self.enqueue(now, home, (id, stage), &rows, deadline),
-                Target::Remote(name) => {
-                    let node = self.names.iter().position(|known| *known == name).expect("a known node");
-                    let at = now + self.cluster.path.hop;
-                    self.note_sent(now, home, node, endpoint, stage, rows.len());
-                    self.agenda.at(at, Event::Remote { node, call: id, stage, rows, by, deadline });
-                }
+            let mut left = Some((group, rows));
+            while let Some((group, rows)) = left.take() {
+                left = self.send_group(now, id, model, group, rows);
             }
         }
         if let Some(call) = self.calls.get_mut(&id)
@@ -634,6 +607,72 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 self.audit_some(now, id);
             }
         }
+    }
+
+    /// Sends a group that runs as so many rows, as the cluster's homes do; what is left of it.
+    fn send_group(
+        &mut self,
+        now: Instant,
+        id: u64,
+        model: &ModelRef,
+        mut group: Group,
+        rows: usize,
+    ) -> Option<(Group, usize)> {
+        let call = &self.calls[&id];
+        let (home, endpoint, stage) = (call.node, call.due.endpoint, group.stage);
+        let firm = self.bid(id, stage, group.slots[0]).firm();
+        let look = |of: usize| {
+            let asked = Inquiry { rows: of, firm, ..self.asks(id, stage) };
+            let known = self.candidates(now, home, model, asked, &group.tried);
+            let own = soonest(now, &known).unwrap_or(0.0);
+            (known, self.budgets[endpoint].deadline(now, stage, call.deadline, own))
+        };
+        let (coming, mut prng) = (&self.coming[&(home, model.clone())], self.prng.clone());
+        let mut choice = |(known, deadline): (Vec<Candidate>, Deadline)| {
+            let believed = &self.cluster.models[model].believed;
+            let saves = coming.saves(now, believed, deadline.left(now), spare_here(&known));
+            (choose(&known, &group.full, now, deadline, saves, &mut prng), deadline)
+        };
+        let adds = |slot: usize| call.trip.adds(slot, stage);
+        let (mut part, mut made) = (rows, choice(look(rows)));
+        if made.0 == Choice::None(Rejection::TooLate) && rows == group.slots.len() && adds(group.slots[0]) != Adds::All
+        {
+            part = part_in_time(rows, look);
+            if part > 0 {
+                made = choice(look(part));
+            }
+        }
+        let (chosen, deadline) = made;
+        self.prng = prng;
+        let others = (0 < part && part < rows).then(|| group.keep(part, |slot| adds(slot).worth()));
+        let call = self.calls.get_mut(&id).expect("an open call");
+        let (target, by) = match chosen {
+            Choice::None(why) => {
+                for group in std::iter::once(group).chain(others) {
+                    call.trip.on_no_choice(now, &group, why);
+                }
+                return None;
+            }
+            Choice::To(target) => (target, None),
+            Choice::Asking(target, by) => (target, Some(by)),
+        };
+        call.trip.on_sent(&group, &target);
+        // Whoever was full was only asked.
+        call.escalated.0 += if stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
+        let slots = group.slots;
+        match target {
+            Target::Local(_) => self.enqueue(now, home, (id, stage), &slots, deadline),
+            Target::Remote(name) => {
+                let node = self.names.iter().position(|known| *known == name).expect("a known node");
+                let at = now + self.cluster.path.hop;
+                self.note_sent(now, home, node, endpoint, stage, slots.len());
+                self.agenda.at(at, Event::Remote { node, call: id, stage, rows: slots, by, deadline });
+            }
+        }
+        others.map(|group| {
+            let rows = group.slots.len();
+            (group, rows)
+        })
     }
 
     /// Draws rows of a call that every stage is asked about, now that its answer is on its way.

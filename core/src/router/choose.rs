@@ -208,6 +208,29 @@ pub fn choose(
     if doubted(prng) { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
 }
 
+/// Of `rows` that have answers in hand and would be done too late all together, how many would not. `look`: the candidates for so many of them, and
+/// by when they are to be done.
+pub fn part_in_time(rows: usize, mut look: impl FnMut(usize) -> (Vec<Candidate>, Deadline)) -> usize {
+    let mut in_time = |rows: usize| {
+        let (known, deadline) = look(rows);
+        known.iter().any(|candidate| !deadline.missed_by(candidate.estimate.soonest() + candidate.target.hop()))
+    };
+    let (mut fits, mut late) = (0, rows);
+    // Where there is no time for one nothing more is asked.
+    let mut next = 1;
+    while fits + 1 < late {
+        if in_time(next) {
+            fits = next;
+        } else if next == 1 {
+            return 0;
+        } else {
+            late = next;
+        }
+        next = fits.midpoint(late);
+    }
+    fits
+}
+
 /// Where rows with `left` time would have gone that are sent nowhere, as they would be done too late everywhere: who has the model should hear
 /// of them. Of rows that meet all homes name the same device, which hears of all of them, and where one load serves all; of a model that is
 /// in nobody's memory each would else name its own.

@@ -13,7 +13,8 @@ mod tests;
 mod trip;
 
 pub use choose::{
-    Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, missed, remote_finish, sent, soonest,
+    Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, missed, part_in_time, remote_finish, sent,
+    soonest,
 };
 pub use journey::{Call, Journey};
 pub use meeting::{Coming, has_room, meeting_order, spare_here};

@@ -295,6 +295,22 @@ fn nothing_is_sent_where_it_would_be_late() {
 }
 
 #[test]
+fn of_rows_that_would_be_late_together_as_many_are_counted_as_would_not() {
+    let deadline = Deadline(Instant::from_micros(1000));
+    for (each, rows, in_time) in [(100, 32, 10), (10, 64, 63), (999, 2, 1), (600, 8, 1), (1001, 64, 0), (500, 1, 0)] {
+        let mut looked = 0;
+        let part = part_in_time(rows, |rows| {
+            looked += 1;
+            assert!(rows > 0);
+            (vec![candidate(local(), each * rows as u64), candidate(remote("n2"), 5000)], deadline)
+        });
+        assert_eq!(part, in_time, "{each} us each");
+        assert!(looked <= 7, "{looked}");
+    }
+    assert_eq!(part_in_time(9, |_| (Vec::new(), deadline)), 0, "nobody has it");
+}
+
+#[test]
 fn what_can_be_pushed_out_refuses_nobody() {
     let mut prng = Prng::new(1);
     let deadline = Deadline(Instant::from_micros(900));

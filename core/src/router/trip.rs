@@ -52,6 +52,29 @@ pub struct Group {
     pub slots: Vec<usize>,
 }
 
+impl Group {
+    /// Leaves the `most` rows of it that running the stage adds most to, by `worth` of their numbers, the first of equals; the others, as a group.
+    pub fn keep(&mut self, most: usize, worth: impl Fn(usize) -> f64) -> Group {
+        let mut by_worth = self.slots.clone();
+        by_worth.sort_by(|a, b| worth(*b).total_cmp(&worth(*a)));
+        let mut others = by_worth.split_off(most.min(by_worth.len()));
+        others.sort_unstable();
+        self.slots.retain(|slot| others.binary_search(slot).is_err());
+        Group { slots: others, tried: self.tried.clone(), full: self.full.clone(), stage: self.stage }
+    }
+}
+
+impl Adds {
+    /// For comparing what one stage adds to rows.
+    pub fn worth(self) -> f64 {
+        match self {
+            Adds::All => f64::INFINITY,
+            Adds::Something => 0.0,
+            Adds::Value(value) => value,
+        }
+    }
+}
+
 impl Trip {
     /// A call of so many rows through a graph.
     ///
@@ -299,6 +322,22 @@ mod tests {
         trip.on_no_choice(NOW, &first, Rejection::TooLate);
         assert!(trip.is_over() && trip.next_group().is_none(), "the other branch is nothing to anybody now");
         assert_eq!(trip.end(0).unwrap().how, Ending::Refuse(Rejection::TooLate));
+    }
+
+    #[test]
+    fn of_a_group_those_stay_that_it_adds_most_to() {
+        let all = |slots: &[usize]| Group { stage: 1, tried: vec![local()], full: Vec::new(), slots: slots.to_vec() };
+        let worth = |slot: usize| [0.1, 0.4, 0.4, 0.0, 0.3, 0.2][slot];
+        for (most, kept, others) in [
+            (3, vec![1, 2, 4], vec![0, 3, 5]),
+            (1, vec![1], vec![0, 2, 3, 4, 5]),
+            (0, vec![], vec![0, 1, 2, 3, 4, 5]),
+            (9, vec![0, 1, 2, 3, 4, 5], vec![]),
+        ] {
+            let mut group = all(&[0, 1, 2, 3, 4, 5]);
+            let rest = group.keep(most, worth);
+            assert_eq!((group, rest), (all(&kept), all(&others)));
+        }
     }
 
     #[test]

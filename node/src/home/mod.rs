@@ -23,7 +23,9 @@ use weir_core::ids::{EndpointName, ModelRef, NodeName, QueryId};
 use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
-use weir_core::router::{Candidate, Choice, Depth, Target, Trip, choose, doubted, soonest, spare_here};
+use weir_core::router::{
+    Adds, Candidate, Choice, Depth, Group, Target, Trip, choose, doubted, part_in_time, soonest, spare_here,
+};
 use weir_core::scheduler::Inquiry;
 use weir_core::tensor::{Row, TensorSpec};
 use weir_core::triage::Claim;
@@ -470,7 +472,7 @@ impl Home {
                 self.tell_weighed(&table, now, call, group.stage + 1, &values);
                 continue;
             };
-            let mut rows = travel.asks(now, &mut group, self.shared.triage, &self.shared.name);
+            let rows = travel.asks(now, &mut group, self.shared.triage, &self.shared.name);
             if rows.is_empty() {
                 continue;
             }
@@ -482,50 +484,92 @@ impl Home {
             {
                 shared.wanted.add(now, model, rows.len());
             }
-            let asked = Inquiry {
-                rows: rows.len(),
-                firm: rows[0].bid.firm(),
-                ..call.budget.asks(group.stage, call.class, call.deadline)
-            };
-            let like = Some(&rows[0].inputs);
-            let known =
-                candidates(&table, &shared.devices, &shared.remote_waits, now, model, (asked, like), &group.tried);
-            let own = soonest(now, &known).unwrap_or(0.0);
-            let deadline = call.budget.deadline(now, group.stage, call.deadline, own);
-            rows.iter_mut().for_each(|row| row.deadline = deadline);
-            let left = deadline.left(now);
-            let saves = self.saves(&table, now, model, left, &known);
-            let (target, by) = match choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut()) {
-                Choice::None(why) => {
-                    // Who was asked before has counted them.
-                    if group.tried.is_empty() && group.full.is_empty() {
-                        shared.missed(&known, model, rows.len(), left, saves);
-                    }
-                    travel.trip.on_no_choice(now, &group, why);
-                    continue;
-                }
-                Choice::To(target) => (target, None),
-                Choice::Asking(target, by) => (target, Some(by)),
-            };
-            travel.trip.on_sent(&group, &target);
-            travel.note_sent(now, &group, &target, &shared.name);
-            travel.unanswered += rows.len();
-            let sink = Sink { replies: travel.mailbox.sender(), stage: group.stage };
-            match target {
-                Target::Local(device) => {
-                    let device = &shared.devices[&device];
-                    travel.waiting.push(self.submit(device, model, rows, sink));
-                }
-                Target::Remote(node) => {
-                    let there = table.targets.get(model).and_then(|targets| targets.at(&node));
-                    let row = there.map_or(0.0, Profile::row_seconds);
-                    shared.remote_waits.sent(now, &node, model, Duration::from_secs_f64(row * rows.len() as f64));
-                    let wanted = (model.clone(), call.ladders.endpoint().name.clone(), by);
-                    let forwarded = self.forward(&table, node, wanted, rows, sink);
-                    drop(travel.remote.get_or_insert_default().spawn_local(forwarded));
-                }
+            let mut left = Some((group, rows));
+            while let Some((group, rows)) = left.take() {
+                left = self.send_group(travel, &table, now, model, group, rows);
             }
         }
+    }
+
+    /// Sends a group to where its rows are done first, or to nobody. Where they have answers in hand and cannot all be in time, those go that the
+    /// stage adds most to: the others are left.
+    fn send_group<'a>(
+        &'a self,
+        travel: &mut Travel<'a>,
+        table: &Table,
+        now: Instant,
+        model: &ModelRef,
+        mut group: Group,
+        mut rows: Vec<Submission>,
+    ) -> Option<(Group, Vec<Submission>)> {
+        let (shared, call, stage) = (&self.shared, travel.call, group.stage);
+        let look = |of: usize| {
+            let firm = rows[0].bid.firm();
+            let asked = Inquiry { rows: of, firm, ..call.budget.asks(stage, call.class, call.deadline) };
+            let asked = (asked, Some(&rows[0].inputs));
+            let known = candidates(table, &shared.devices, &shared.remote_waits, now, model, asked, &group.tried);
+            let own = soonest(now, &known).unwrap_or(0.0);
+            let deadline = call.budget.deadline(now, stage, call.deadline, own);
+            (known, deadline)
+        };
+        let choice = |(known, deadline): (Vec<Candidate>, Deadline)| {
+            let saves = self.saves(table, now, model, deadline.left(now), &known);
+            let chosen = choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut());
+            (chosen, known, deadline, saves)
+        };
+        let adds = |slot: usize| travel.trip.adds(slot, stage);
+        let (mut part, mut made) = (rows.len(), choice(look(rows.len())));
+        // What runs as several items goes as a whole.
+        if made.0 == Choice::None(Rejection::TooLate)
+            && rows.len() == group.slots.len()
+            && adds(group.slots[0]) != Adds::All
+        {
+            part = part_in_time(rows.len(), look);
+            if part > 0 {
+                made = choice(look(part));
+            }
+        }
+        let (chosen, known, deadline, saves) = made;
+        let others = (0 < part && part < rows.len()).then(|| {
+            let rest = group.keep(part, |slot| adds(slot).worth());
+            let is_kept = |row: &mut Submission| group.slots.binary_search(&row.slot).is_ok();
+            let kept: Vec<Submission> = rows.extract_if(.., is_kept).collect();
+            (rest, std::mem::replace(&mut rows, kept))
+        });
+        rows.iter_mut().for_each(|row| row.deadline = deadline);
+        let (target, by) = match chosen {
+            Choice::None(why) => {
+                for (group, rows) in std::iter::once((group, rows)).chain(others) {
+                    // Who was asked before has counted them.
+                    if group.tried.is_empty() && group.full.is_empty() {
+                        shared.missed(&known, model, rows.len(), deadline.left(now), saves);
+                    }
+                    travel.trip.on_no_choice(now, &group, why);
+                }
+                return None;
+            }
+            Choice::To(target) => (target, None),
+            Choice::Asking(target, by) => (target, Some(by)),
+        };
+        travel.trip.on_sent(&group, &target);
+        travel.note_sent(now, &group, &target, &shared.name);
+        travel.unanswered += rows.len();
+        let sink = Sink { replies: travel.mailbox.sender(), stage };
+        match target {
+            Target::Local(device) => {
+                let device = &shared.devices[&device];
+                travel.waiting.push(self.submit(device, model, rows, sink));
+            }
+            Target::Remote(node) => {
+                let there = table.targets.get(model).and_then(|targets| targets.at(&node));
+                let row = there.map_or(0.0, Profile::row_seconds);
+                shared.remote_waits.sent(now, &node, model, Duration::from_secs_f64(row * rows.len() as f64));
+                let wanted = (model.clone(), call.ladders.endpoint().name.clone(), by);
+                let forwarded = self.forward(table, node, wanted, rows, sink);
+                drop(travel.remote.get_or_insert_default().spawn_local(forwarded));
+            }
+        }
+        others
     }
 
     fn submit(&self, device: &Arc<Device>, model: &ModelRef, rows: Vec<Submission>, sink: Sink) -> Handed {

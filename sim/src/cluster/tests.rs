@@ -228,6 +228,24 @@ fn alike_rows_of_one_call_draw_each_for_itself() {
     assert!(mixed > 250, "{mixed} of 500, {sent:?}");
 }
 
+/// 32 rows that would take the deep stage 64 ms: as many go deeper as can within 50.
+#[test]
+fn of_rows_that_would_be_late_together_those_go_deeper_whom_it_helps_most() {
+    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
+    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+    endpoint.stages[1].gate = Some(weighing());
+    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 2e-3]);
+    let rows: Vec<u32> = (0..32).map(|i| u32::from(i % 2 == 1)).collect();
+    for seed in 0..20 {
+        let ended = ends(&cluster, vec![due(0, &rows, 50_000)], seed);
+        let [end] = &ended[..] else { panic!("one call") };
+        let deep =
+            |row: u32| rows.iter().zip(&end.stages).filter(|(of, stage)| **of == row && **stage == Some(1)).count();
+        assert!(end.outcome == Outcome::Answered && end.latency <= us(50_000), "{end:?}");
+        assert!(deep(1) == 16 && (6..=8).contains(&deep(0)), "{} and {}", deep(1), deep(0));
+    }
+}
+
 #[test]
 fn where_there_is_room_everybody_goes_deeper() {
     let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
