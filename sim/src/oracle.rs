@@ -1,8 +1,9 @@
-//! What rows of equal cost and equal time can be worth together on one slot, for an oracle that knows all of them beforehand.
+//! What rows of equal time can be worth together on one slot, for an oracle that knows all of them beforehand.
 //!
-//! It takes the most valuable first, as long as all still fit; with windows of one length the order of arrival serves a set if any order does
-//! (`scheduling.md` section 16). Where arrivals stand at multiples of what a row takes, sets that fit are the independent sets of a
-//! transversal matroid, and that is the optimum; between them it may miss one by a row here and there.
+//! With windows of one length the order of arrival serves a set if any order does (`scheduling.md` section 16), so that rows are
+//! looked at in that order, and each is served next or never. Of what was done so far only two things matter: when the slot is free, and
+//! what was served. Whoever is free no later and has served no less does better whatever comes, and the others are forgotten; what is
+//! left is few, as the slot is free before the row comes, or within the time that the row has.
 
 #[cfg(test)]
 mod tests;
@@ -11,44 +12,41 @@ use std::time::Duration;
 
 use weir_core::units::Instant;
 
-/// Which of the rows, each with its arrival (ascending) and value, are served at best: each takes `takes`, and has `within` from its arrival.
-pub fn best(rows: &[(Instant, f64)], takes: Duration, within: Duration) -> Vec<bool> {
-    let mut by_value: Vec<usize> = (0..rows.len()).filter(|row| rows[*row].1 > 0.0).collect();
-    by_value.sort_by(|a, b| rows[*b].1.total_cmp(&rows[*a].1).then(a.cmp(b)));
-    let mut starts: Vec<Option<Instant>> = vec![None; rows.len()];
-    for row in by_value {
-        if let Some(shifted) = shifted(rows, &starts, row, takes, within) {
-            shifted.into_iter().for_each(|(row, start)| starts[row] = Some(start));
-        }
-    }
-    starts.iter().map(Option::is_some).collect()
+/// Some way of serving rows so far.
+#[derive(Clone, Copy)]
+struct Way {
+    free: Instant,
+    worth: f64,
 }
 
-/// When rows start once `row` is served as well, of those for which that changes; `None` where one would be late.
-fn shifted(
-    rows: &[(Instant, f64)],
-    starts: &[Option<Instant>],
-    row: usize,
-    takes: Duration,
-    within: Duration,
-) -> Option<Vec<(usize, Instant)>> {
-    let before = starts[..row].iter().rev().find_map(|start| *start);
-    let mut free = before.map_or(Instant::ZERO, |start| start + takes);
-    let mut shifted = Vec::new();
-    for next in row..rows.len() {
-        let known = starts[next];
-        if next != row && known.is_none() {
-            continue;
+/// The most that rows, each with its arrival (ascending) and value, can be worth: each takes `takes`, and has `within` from its arrival.
+pub fn best(rows: &[(Instant, f64)], takes: Duration, within: Duration) -> f64 {
+    // Ascending by both.
+    let mut ways = vec![Way { free: Instant::ZERO, worth: 0.0 }];
+    let (mut served, mut all): (Vec<Way>, Vec<Way>) = (Vec::new(), Vec::new());
+    for (at, value) in rows.iter().filter(|(_, value)| *value > 0.0) {
+        // Free before it comes is free when it comes: of those the last has served most.
+        let idle = ways.partition_point(|way| way.free <= *at);
+        ways.drain(..idle.saturating_sub(1));
+        ways[0].free = ways[0].free.max(*at);
+        let serve = |way: &Way| Way { free: way.free + takes, worth: way.worth + value };
+        served.clear();
+        served.extend(ways.iter().map(serve).take_while(|way| way.free <= *at + within));
+        all.clear();
+        let (mut left, mut right) = (ways.iter().peekable(), served.iter().peekable());
+        while let Some(next) = match (left.peek(), right.peek()) {
+            (Some(a), Some(b)) if a.free < b.free => left.next(),
+            (_, Some(_)) => right.next(),
+            (Some(_), None) => left.next(),
+            (None, None) => None,
+        } {
+            match all.last_mut() {
+                Some(last) if next.worth <= last.worth => {}
+                Some(last) if next.free == last.free => *last = *next,
+                _ => all.push(*next),
+            }
         }
-        let start = rows[next].0.max(free);
-        if known == Some(start) {
-            break;
-        }
-        if start + takes > rows[next].0 + within {
-            return None;
-        }
-        shifted.push((next, start));
-        free = start + takes;
+        std::mem::swap(&mut ways, &mut all);
     }
-    Some(shifted)
+    ways.last().map_or(0.0, |way| way.worth)
 }

@@ -17,11 +17,11 @@ use crate::device::Service;
 proptest! {
     /// Against every subset, by brute force.
     #[test]
-    fn nobody_does_better(rows in prop::collection::vec((0..6u64, 1..100u32), 1..9), within in 1..5u64) {
+    fn nobody_does_better(rows in prop::collection::vec((0..60u64, 1..100u32), 1..11), within in 10..50u64) {
         let mut rows: Vec<(Instant, f64)> =
-            rows.iter().map(|(at, value)| (Instant::from_millis(at * 10), f64::from(*value))).collect();
+            rows.iter().map(|(at, value)| (Instant::from_millis(*at), f64::from(*value))).collect();
         rows.sort_by_key(|(at, _)| *at);
-        let (takes, within) = (Duration::from_millis(10), Duration::from_millis(within * 10));
+        let (takes, within) = (Duration::from_millis(10), Duration::from_millis(within));
         let fits = |set: u32| {
             let mut free = Instant::ZERO;
             (0..rows.len()).filter(|row| set & (1 << row) != 0).all(|row| {
@@ -31,10 +31,8 @@ proptest! {
         };
         let worth = |set: u32| (0..rows.len()).filter(|row| set & (1 << row) != 0).map(|row| rows[row].1).sum::<f64>();
         let most = (0..1u32 << rows.len()).filter(|set| fits(*set)).map(worth).fold(0.0, f64::max);
-        let served = best(&rows, takes, within);
-        let set = served.iter().enumerate().fold(0, |set, (row, served)| set | u32::from(*served) << row);
-        prop_assert!(fits(set));
-        prop_assert!((worth(set) - most).abs() < 1e-9, "{} of {most}", worth(set));
+        let found = best(&rows, takes, within);
+        prop_assert!((found - most).abs() < 1e-9, "{found} of {most}");
     }
 }
 
@@ -152,8 +150,7 @@ fn the_gain_is_nearly_that_of_an_oracle_and_few_escalations_are_in_vain() {
                     let dues = dues(scenario, 1.0, deadline, seed);
                     let rows: Vec<(Instant, f64)> =
                         dues.iter().map(|due| (due.at, gain(due.rows[0] as usize))).collect();
-                    let best = best(&rows, TAKES, deadline);
-                    most += rows.iter().zip(best).filter(|(_, served)| *served).map(|((_, gain), _)| gain).sum::<f64>();
+                    most += best(&rows, TAKES, deadline);
                     let cluster = pool(2, &[0, 1], method, Some(Reports::default()), &[(1.0, 0.0)]);
                     let (gain, vain, in_time) = had(&ends(&cluster, dues, seed));
                     (gained, wasted, served) = (gained + gain, wasted + vain, served + in_time);
