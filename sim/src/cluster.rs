@@ -579,13 +579,14 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             group.slots.iter().filter_map(items).for_each(|items| {
                 self.budgets[endpoint].on_items(group.stage, items as usize);
             });
-            let rows = group.slots.iter().map(|slot| items(slot).unwrap_or(1) as usize).sum();
+            let flattened =
+                group.slots.iter().filter_map(items).map(|items| items as usize).reduce(|sum, more| sum + more);
             if group.tried.is_empty() && group.full.is_empty() {
                 self.coming.entry((home, model.clone())).or_default().add(now, group.slots.len());
             }
-            let mut left = Some((group, rows));
-            while let Some((group, rows)) = left.take() {
-                left = self.send_group(now, id, model, group, rows);
+            let mut left = Some(group);
+            while let Some(group) = left.take() {
+                left = self.send_group(now, id, model, group, flattened);
             }
         }
         if let Some(call) = self.calls.get_mut(&id)
@@ -609,16 +610,17 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         }
     }
 
-    /// Sends a group that runs as so many rows, as the cluster's homes do; what is left of it.
+    /// Sends a group, as the cluster's homes do; what is left of it. `flattened`: as how many items it runs, where it does.
     fn send_group(
         &mut self,
         now: Instant,
         id: u64,
         model: &ModelRef,
         mut group: Group,
-        rows: usize,
-    ) -> Option<(Group, usize)> {
+        flattened: Option<usize>,
+    ) -> Option<Group> {
         let call = &self.calls[&id];
+        let rows = flattened.unwrap_or(group.slots.len());
         let (home, endpoint, stage) = (call.node, call.due.endpoint, group.stage);
         let firm = self.bid(id, stage, group.slots[0]).firm();
         let look = |of: usize| {
@@ -635,8 +637,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         };
         let adds = |slot: usize| call.trip.adds(slot, stage);
         let (mut part, mut made) = (rows, choice(look(rows)));
-        if made.0 == Choice::None(Rejection::TooLate) && rows == group.slots.len() && adds(group.slots[0]) != Adds::All
-        {
+        if made.0 == Choice::None(Rejection::TooLate) && flattened.is_none() && adds(group.slots[0]) != Adds::All {
             part = part_in_time(rows, look);
             if part > 0 {
                 made = choice(look(part));
@@ -669,10 +670,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 self.agenda.at(at, Event::Remote { node, call: id, stage, rows: slots, by, deadline });
             }
         }
-        others.map(|group| {
-            let rows = group.slots.len();
-            (group, rows)
-        })
+        others
     }
 
     /// Draws rows of a call that every stage is asked about, now that its answer is on its way.

@@ -519,9 +519,9 @@ impl Home {
         };
         let adds = |slot: usize| travel.trip.adds(slot, stage);
         let (mut part, mut made) = (rows.len(), choice(look(rows.len())));
-        // What runs as several items goes as a whole.
+        // What runs as items goes as a whole.
         if made.0 == Choice::None(Rejection::TooLate)
-            && rows.len() == group.slots.len()
+            && travel::are_rows(&group, &rows)
             && adds(group.slots[0]) != Adds::All
         {
             part = part_in_time(rows.len(), look);

@@ -26,6 +26,11 @@ impl Call {
     }
 }
 
+/// Whether what a group asks are its rows, and not their items, which have numbers of their own.
+pub(super) fn are_rows(group: &Group, asked: &[Submission]) -> bool {
+    asked.iter().map(|row| &row.slot).eq(&group.slots)
+}
+
 impl Travel<'_> {
     /// Nothing is asked: every row is refused.
     pub(super) fn refuse(&mut self, now: Instant, why: Rejection) {
@@ -180,5 +185,33 @@ impl Travel<'_> {
         });
         self.room = room;
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weir_core::outcome::Class;
+    use weir_core::triage::Bid;
+    use weir_core::units::Deadline;
+
+    use super::*;
+
+    #[test]
+    fn one_item_of_each_row_is_not_the_row() {
+        let asked = |slots: [usize; 2]| {
+            slots.map(|slot| Submission {
+                slot,
+                inputs: Row { tensors: Arc::default(), row: Some(0) },
+                deadline: Deadline::NEVER,
+                class: Class::Default,
+                bid: Bid::PLAIN,
+            })
+        };
+        let group = Group { stage: 1, tried: Vec::new(), full: Vec::new(), slots: vec![0, 2] };
+        assert!(are_rows(&group, &asked([0, 2])));
+        assert!(!are_rows(&group, &asked([3, 4])), "items of a call of three rows");
+        assert!(!are_rows(&group, &asked([0, 2])[..1]));
     }
 }
