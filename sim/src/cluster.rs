@@ -584,10 +584,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             if group.tried.is_empty() && group.full.is_empty() {
                 self.coming.entry((home, model.clone())).or_default().add(now, group.slots.len());
             }
-            let mut left = Some(group);
-            while let Some(group) = left.take() {
-                left = self.send_group(now, id, model, group, flattened);
-            }
+            self.send_group(now, id, model, group, flattened);
         }
         if let Some(call) = self.calls.get_mut(&id)
             && call.trip.is_over()
@@ -610,15 +607,8 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         }
     }
 
-    /// Sends a group, as the cluster's homes do; what is left of it. `flattened`: as how many items it runs, where it does.
-    fn send_group(
-        &mut self,
-        now: Instant,
-        id: u64,
-        model: &ModelRef,
-        mut group: Group,
-        flattened: Option<usize>,
-    ) -> Option<Group> {
+    /// Sends a group, as the cluster's homes do. `flattened`: as how many items it runs, where it does.
+    fn send_group(&mut self, now: Instant, id: u64, model: &ModelRef, mut group: Group, flattened: Option<usize>) {
         let call = &self.calls[&id];
         let rows = flattened.unwrap_or(group.slots.len());
         let (home, endpoint, stage) = (call.node, call.due.endpoint, group.stage);
@@ -652,12 +642,15 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 for group in std::iter::once(group).chain(others) {
                     call.trip.on_no_choice(now, &group, why);
                 }
-                return None;
+                return;
             }
             Choice::To(target) => (target, None),
             Choice::Asking(target, by) => (target, Some(by)),
         };
         call.trip.on_sent(&group, &target);
+        if let Some(others) = others {
+            call.trip.on_no_choice(now, &others, Rejection::TooLate);
+        }
         // Whoever was full was only asked.
         call.escalated.0 += if stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
         let slots = group.slots;
@@ -670,7 +663,6 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 self.agenda.at(at, Event::Remote { node, call: id, stage, rows: slots, by, deadline });
             }
         }
-        others
     }
 
     /// Draws rows of a call that every stage is asked about, now that its answer is on its way.

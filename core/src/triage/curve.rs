@@ -45,9 +45,9 @@ impl Steps {
         self.each.iter_mut().chain(&mut self.blocks).for_each(|work| *work *= by);
     }
 
-    /// The place above the densest that anything is asked at; the lowest where nothing is.
-    pub fn top(&self) -> f64 {
-        self.each.iter().rposition(|work| *work > 0.0).map_or(0.0, |step| step as f64 + 1.0)
+    /// The place above the densest that more than `least` is asked at; the lowest where that is nowhere.
+    pub fn top(&self, least: f64) -> f64 {
+        self.each.iter().rposition(|work| *work > least).map_or(0.0, |step| step as f64 + 1.0)
     }
 
     /// From the densest step downwards there is `room` for what is asked here, and for `times` as much as is asked in `more`, where there is that: the place

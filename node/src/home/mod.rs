@@ -484,15 +484,12 @@ impl Home {
             {
                 shared.wanted.add(now, model, rows.len());
             }
-            let mut left = Some((group, rows));
-            while let Some((group, rows)) = left.take() {
-                left = self.send_group(travel, &table, now, model, group, rows);
-            }
+            self.send_group(travel, &table, now, model, group, rows);
         }
     }
 
     /// Sends a group to where its rows are done first, or to nobody. Where they have answers in hand and cannot all be in time, those go that the
-    /// stage adds most to: the others are left.
+    /// stage adds most to: the others end with what they have.
     fn send_group<'a>(
         &'a self,
         travel: &mut Travel<'a>,
@@ -501,7 +498,7 @@ impl Home {
         model: &ModelRef,
         mut group: Group,
         mut rows: Vec<Submission>,
-    ) -> Option<(Group, Vec<Submission>)> {
+    ) {
         let (shared, call, stage) = (&self.shared, travel.call, group.stage);
         let look = |of: usize| {
             let firm = rows[0].bid.firm();
@@ -534,19 +531,22 @@ impl Home {
             let rest = group.keep(part, |slot| adds(slot).worth());
             let is_kept = |row: &mut Submission| group.slots.binary_search(&row.slot).is_ok();
             let kept: Vec<Submission> = rows.extract_if(.., is_kept).collect();
-            (rest, std::mem::replace(&mut rows, kept))
+            (rest, std::mem::replace(&mut rows, kept).len())
         });
+        let miss = |travel: &mut Travel<'a>, group: Group, rows: usize, why: Rejection| {
+            // Who was asked before has counted them.
+            if group.tried.is_empty() && group.full.is_empty() {
+                shared.missed(&known, model, rows, deadline.left(now), saves);
+            }
+            travel.trip.on_no_choice(now, &group, why);
+        };
         rows.iter_mut().for_each(|row| row.deadline = deadline);
         let (target, by) = match chosen {
             Choice::None(why) => {
-                for (group, rows) in std::iter::once((group, rows)).chain(others) {
-                    // Who was asked before has counted them.
-                    if group.tried.is_empty() && group.full.is_empty() {
-                        shared.missed(&known, model, rows.len(), deadline.left(now), saves);
-                    }
-                    travel.trip.on_no_choice(now, &group, why);
+                for (group, rows) in std::iter::once((group, rows.len())).chain(others) {
+                    miss(travel, group, rows, why);
                 }
-                return None;
+                return;
             }
             Choice::To(target) => (target, None),
             Choice::Asking(target, by) => (target, Some(by)),
@@ -569,7 +569,9 @@ impl Home {
                 drop(travel.remote.get_or_insert_default().spawn_local(forwarded));
             }
         }
-        others
+        if let Some((group, rows)) = others {
+            miss(travel, group, rows, Rejection::TooLate);
+        }
     }
 
     fn submit(&self, device: &Arc<Device>, model: &ModelRef, rows: Vec<Submission>, sink: Sink) -> Handed {
