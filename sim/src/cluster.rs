@@ -24,7 +24,7 @@ use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
     self, Adds, Candidate, Choice, Coming, Depth, Ending, Group, Journey, StageEnd, Target, Told, Trip, cheapest,
-    choose, doubted, has_room, meeting_order, part_in_time, remote_finish, sent, soonest, spare_here,
+    choose, choose_part, doubted, has_room, meeting_order, remote_finish, sent, soonest, spare_here,
 };
 use weir_core::scheduler::{Inquiry, Policy, Query};
 use weir_core::triage::{self, Bid, ByModel, Claim, Curve, Looks, Market, Method, WholeStage};
@@ -620,24 +620,19 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             (known, self.budgets[endpoint].deadline(now, stage, call.deadline, own))
         };
         let (coming, mut prng) = (&self.coming[&(home, model.clone())], self.prng.clone());
-        let mut choice = |(known, deadline): (Vec<Candidate>, Deadline)| {
+        let choice = |known: &[Candidate], deadline: Deadline| {
             let believed = &self.cluster.models[model].believed;
-            let saves = coming.saves(now, believed, deadline.left(now), spare_here(&known));
-            (choose(&known, &group.full, now, deadline, saves, &mut prng), deadline)
+            let saves = coming.saves(now, believed, deadline.left(now), spare_here(known));
+            choose(known, &group.full, now, deadline, saves, &mut prng)
         };
         let adds = |slot: usize| call.trip.adds(slot, stage);
-        let (mut part, mut made) = (rows, choice(look(rows)));
-        if made.0 == Choice::None(Rejection::TooLate) && flattened.is_none() && adds(group.slots[0]) != Adds::All {
-            part = part_in_time(rows, look);
-            if part > 0 {
-                made = choice(look(part));
-            }
-        }
-        let (chosen, deadline) = made;
+        let parts = || flattened.is_none() && adds(group.slots[0]) != Adds::All;
+        let part = choose_part(rows, parts, look, choice);
+        let deadline = part.deadline;
         self.prng = prng;
-        let others = (0 < part && part < rows).then(|| group.keep(part, |slot| adds(slot).worth()));
+        let others = (part.rows < rows).then(|| group.keep(part.rows, |slot| adds(slot).worth()));
         let call = self.calls.get_mut(&id).expect("an open call");
-        let (target, by) = match chosen {
+        let (target, by) = match part.choice {
             Choice::None(why) => {
                 for group in std::iter::once(group).chain(others) {
                     call.trip.on_no_choice(now, &group, why);

@@ -253,7 +253,6 @@ impl Asked<'_> {
 }
 
 /// What a stage says about a row.
-#[derive(Clone, Copy)]
 struct Said {
     /// `None` where its probabilities are not numbers.
     class: Option<usize>,

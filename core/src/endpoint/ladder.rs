@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Endpoint;
 use super::gate::Gate;
-use crate::triage::{STEP, step_of};
+use crate::triage::{STEP, STEPS, step_of};
 
 /// Values by gate, for one endpoint and one price.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,9 +37,7 @@ pub struct Ladders {
 }
 
 /// Steps from a hundred-thousandth of a price to it.
-const STEPS: usize = 83;
-/// As many as prices are told in.
-const STEPS_MAX: usize = 224;
+const BELOW: usize = 83;
 
 impl Ladders {
     /// Of an endpoint whose stages cost `seconds` of slot time a row: from a hundred-thousandth of the price at which the dearest of them is worth
@@ -51,12 +49,14 @@ impl Ladders {
         let (cheapest, dearest) =
             deeper.fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), cost| (least.min(cost), most.max(cost)));
         let between = if dearest > cheapest { ((dearest / cheapest).ln() / STEP.ln()).ceil() as usize } else { 0 };
-        let last = (STEPS + between).min(STEPS_MAX);
+        let last = (BELOW + between).min(STEPS);
         let (_, least) = step_of(endpoint.too_dear(seconds) / STEP.powi(last as i32));
         let free = Ladder::new(Arc::clone(endpoint), 0.0, seconds);
-        let priced = (0..=last).map(|step| free.dearer(least * STEP.powi(step as i32), seconds));
+        let priced = |step: usize| free.dearer(least * STEP.powi(step as i32), seconds);
         let mut steps = vec![free.clone()];
-        steps.extend(priced.filter(|_| weighs));
+        if weighs {
+            steps.extend((0..=last).map(priced));
+        }
         Ladders { steps, least, seconds: seconds.to_vec() }
     }
 
@@ -78,7 +78,7 @@ impl Ladders {
         let share = ((load - 0.25) / 0.75).clamp(0.0, 1.0);
         let eighth = (8.0 * share).floor() / 8.0;
         let last = self.steps.len() - 1;
-        let below = ((1.0 - eighth) * (STEPS + 1) as f64).round() as usize;
+        let below = ((1.0 - eighth) * (BELOW + 1) as f64).round() as usize;
         Rungs { ladders: self, place: if eighth > 0.0 { last.saturating_sub(below) as f64 } else { 0.0 } }
     }
 

@@ -208,9 +208,41 @@ pub fn choose(
     if doubted(prng) { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
 }
 
+/// Where a group of rows goes, or as many of them as can be in time.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Part {
+    /// How many go there; all of them where none goes anywhere.
+    pub rows: usize,
+    pub choice: Choice,
+    /// What was chosen from.
+    pub known: Vec<Candidate>,
+    pub deadline: Deadline,
+}
+
+/// Chooses for a group of `rows`; where they would be too late together, and may go apart (`parts`), for as many as would not. `look`: the
+/// candidates for so many of them, and by when they are to be done.
+pub fn choose_part(
+    rows: usize,
+    parts: impl FnOnce() -> bool,
+    mut look: impl FnMut(usize) -> (Vec<Candidate>, Deadline),
+    mut choose: impl FnMut(&[Candidate], Deadline) -> Choice,
+) -> Part {
+    let (known, deadline) = look(rows);
+    let choice = choose(&known, deadline);
+    if choice == Choice::None(Rejection::TooLate) && parts() {
+        let rows = part_in_time(rows, &mut look);
+        if rows > 0 {
+            let (known, deadline) = look(rows);
+            return Part { rows, choice: choose(&known, deadline), known, deadline };
+        }
+    }
+    Part { rows, choice, known, deadline }
+}
+
 /// Of `rows` that have answers in hand and would be done too late all together, how many would not. `look`: the candidates for so many of them, and
 /// by when they are to be done.
-pub fn part_in_time(rows: usize, mut look: impl FnMut(usize) -> (Vec<Candidate>, Deadline)) -> usize {
+pub(super) fn part_in_time(rows: usize, mut look: impl FnMut(usize) -> (Vec<Candidate>, Deadline)) -> usize {
     let mut in_time = |rows: usize| {
         let (known, deadline) = look(rows);
         known.iter().any(|candidate| !deadline.missed_by(candidate.estimate.soonest() + candidate.target.hop()))

@@ -13,7 +13,7 @@ mod tests;
 mod trip;
 
 pub use choose::{
-    Candidate, Choice, Estimate, Target, Told, cheapest, choose, doubted, missed, part_in_time, remote_finish, sent,
+    Candidate, Choice, Estimate, Target, Told, cheapest, choose, choose_part, doubted, missed, remote_finish, sent,
     soonest,
 };
 pub use journey::{Call, Journey};

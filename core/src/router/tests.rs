@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::choose::part_in_time;
 use super::*;
 use crate::endpoint::gain::Bin;
 use crate::endpoint::graph::{Needs, Stages};

@@ -13,7 +13,7 @@ pub(super) const MEMORY: f64 = 0.25;
 const LEAST: f64 = 1e-2;
 /// From one step to the next.
 pub const STEP: f64 = 1.15;
-pub(super) const STEPS: usize = 224;
+pub(crate) const STEPS: usize = 224;
 /// Steps that are also kept added up: a price is looked up at each gate, and most steps need not be looked at for it.
 const BLOCK: usize = 16;
 const BLOCKS: usize = STEPS / BLOCK;
@@ -153,7 +153,7 @@ pub struct Asked {
 
 impl Asked {
     /// Less than this, in slot seconds a second, is not worth telling.
-    const LEAST: f32 = 1e-5;
+    pub(super) const LEAST: f32 = 1e-5;
 
     /// Numbers that a curve is told in at most: four models of an endpoint then take less than a kilobyte a second (`schema::convert::asked`).
     pub const POINTS: usize = 40;

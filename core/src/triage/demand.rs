@@ -142,8 +142,6 @@ impl Demand {
     }
 }
 
-/// Slot seconds a second of which it is said that they are asked: less is what was asked long ago.
-const ASKED: f64 = 1e-5;
 /// The place on the scale of densities, some 600,000 a second, above which there is time where there is none for anything that is asked. It is forgotten as what was asked
 /// is, which from a place where nobody asks would take the longer for nothing.
 const DEAR: f64 = 128.0;
@@ -160,8 +158,10 @@ pub fn faded(price: f64, told: Instant, now: Instant) -> f64 {
 fn clears(room: f64, asked: &Curve, now: Instant, others: Option<&Others>) -> f64 {
     if room <= 0.0 {
         // There is time for nothing but what must run.
-        let others = others.map_or(0.0, |others| others.steps.top(ASKED));
-        return asked.steps().map_or(0.0, |own| own.top(ASKED / asked.rate(now))).max(others).max(DEAR);
+        // Less is what was asked long ago.
+        let least = f64::from(Asked::LEAST);
+        let others = others.map_or(0.0, |others| others.steps.top(least));
+        return asked.steps().map_or(0.0, |own| own.top(least / asked.rate(now))).max(others).max(DEAR);
     }
     let rate = asked.rate(now);
     let place = match (asked.steps(), others) {

@@ -15,6 +15,7 @@ mod price;
 
 pub use bid::{Bid, Tenant};
 pub use buffer::{Buffer, Offer, Stake};
+pub(crate) use curve::STEPS;
 pub use curve::{Asked, Curve, Looks, STEP, step_of};
 pub use demand::{Demand, Others, faded};
 pub use market::{ByModel, Market};

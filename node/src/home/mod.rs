@@ -24,7 +24,7 @@ use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    Adds, Candidate, Choice, Depth, Group, Target, Trip, choose, doubted, part_in_time, soonest, spare_here,
+    Adds, Candidate, Choice, Depth, Group, Target, Trip, choose, choose_part, doubted, soonest, spare_here,
 };
 use weir_core::scheduler::Inquiry;
 use weir_core::tensor::{Row, TensorSpec};
@@ -509,26 +509,17 @@ impl Home {
             let deadline = call.budget.deadline(now, stage, call.deadline, own);
             (known, deadline)
         };
-        let choice = |(known, deadline): (Vec<Candidate>, Deadline)| {
-            let saves = self.saves(table, now, model, deadline.left(now), &known);
-            let chosen = choose(&known, &group.full, now, deadline, saves, &mut self.prng.borrow_mut());
-            (chosen, known, deadline, saves)
+        let saves = |known: &[Candidate], deadline: Deadline| self.saves(table, now, model, deadline.left(now), known);
+        let choice = |known: &[Candidate], deadline: Deadline| {
+            choose(known, &group.full, now, deadline, saves(known, deadline), &mut self.prng.borrow_mut())
         };
         let adds = |slot: usize| travel.trip.adds(slot, stage);
-        let (mut part, mut made) = (rows.len(), choice(look(rows.len())));
         // What runs as items goes as a whole.
-        if made.0 == Choice::None(Rejection::TooLate)
-            && travel::are_rows(&group, &rows)
-            && adds(group.slots[0]) != Adds::All
-        {
-            part = part_in_time(rows.len(), look);
-            if part > 0 {
-                made = choice(look(part));
-            }
-        }
-        let (chosen, known, deadline, saves) = made;
-        let others = (0 < part && part < rows.len()).then(|| {
-            let rest = group.keep(part, |slot| adds(slot).worth());
+        let parts = || travel::are_rows(&group, &rows) && adds(group.slots[0]) != Adds::All;
+        let part = choose_part(rows.len(), parts, look, choice);
+        let (known, deadline) = (part.known, part.deadline);
+        let others = (part.rows < rows.len()).then(|| {
+            let rest = group.keep(part.rows, |slot| adds(slot).worth());
             let is_kept = |row: &mut Submission| group.slots.binary_search(&row.slot).is_ok();
             let kept: Vec<Submission> = rows.extract_if(.., is_kept).collect();
             (rest, std::mem::replace(&mut rows, kept).len())
@@ -536,12 +527,12 @@ impl Home {
         let miss = |travel: &mut Travel<'a>, group: Group, rows: usize, why: Rejection| {
             // Who was asked before has counted them.
             if group.tried.is_empty() && group.full.is_empty() {
-                shared.missed(&known, model, rows, deadline.left(now), saves);
+                shared.missed(&known, model, rows, deadline.left(now), saves(&known, deadline));
             }
             travel.trip.on_no_choice(now, &group, why);
         };
         rows.iter_mut().for_each(|row| row.deadline = deadline);
-        let (target, by) = match chosen {
+        let (target, by) = match part.choice {
             Choice::None(why) => {
                 for (group, rows) in std::iter::once((group, rows.len())).chain(others) {
                     miss(travel, group, rows, why);

@@ -164,16 +164,19 @@ fn weighing() -> Gate {
     Gate::Gain { table: Arc::new(table), min_gain: 0.0 }
 }
 
+/// A cascade on one slot whose deep stage takes 2 ms a row, behind that gate. Row 0 is sure, row 1 is not.
+fn gated(gate: Gate) -> Cluster {
+    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
+    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
+    endpoint.stages[1].gate = Some(gate);
+    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 2e-3]);
+    cluster
+}
+
 /// Of rows of little and of much confidence, in turn at twice of what the deep stage can do: shares that it answered, and of what was sent to
 /// it the share that it did not answer.
 fn at_twice_the_load(triage: Method, gate: Gate) -> [f64; 3] {
-    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
-    cluster.triage = triage;
-    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
-    endpoint.stages[1].gate = Some(gate);
-    let seconds = [1e-5, 2e-3];
-    // Row 0 is sure, row 1 is not.
-    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &seconds);
+    let cluster = Cluster { triage, ..gated(gate) };
     let dues = (0..4000u64).map(|i| due(i * 1000, &[(i % 2) as u32], 50_000)).collect();
     let ended = ends(&cluster, dues, 7);
     assert!(ended.iter().all(|end| end.outcome == Outcome::Answered && end.latency <= us(50_000)), "nobody is late");
@@ -217,11 +220,7 @@ fn ways_of_triage_that_weigh_find_whom_the_deep_stage_helps() {
 /// Half of what is alike fits: of each call about half, and not all of one call and nothing of the next.
 #[test]
 fn alike_rows_of_one_call_draw_each_for_itself() {
-    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
-    cluster.triage = Method::Price;
-    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
-    endpoint.stages[1].gate = Some(weighing());
-    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 2e-3]);
+    let cluster = Cluster { triage: Method::Price, ..gated(weighing()) };
     let ended = ends(&cluster, (0..500u64).map(|i| due(i * 16_000, &[1; 16], 50_000)).collect(), 7);
     let sent: Vec<u32> = ended.iter().map(|end| end.escalated.0).collect();
     let mixed = sent.iter().filter(|sent| (1..16).contains(*sent)).count();
@@ -231,10 +230,7 @@ fn alike_rows_of_one_call_draw_each_for_itself() {
 /// 32 rows that would take the deep stage 64 ms: as many go deeper as can within 50.
 #[test]
 fn of_rows_that_would_be_late_together_those_go_deeper_whom_it_helps_most() {
-    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
-    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
-    endpoint.stages[1].gate = Some(weighing());
-    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 2e-3]);
+    let cluster = gated(weighing());
     let rows: Vec<u32> = (0..32).map(|i| u32::from(i % 2 == 1)).collect();
     let mut doubted = 0;
     for seed in 0..20 {
@@ -252,10 +248,7 @@ fn of_rows_that_would_be_late_together_those_go_deeper_whom_it_helps_most() {
 
 #[test]
 fn where_there_is_room_everybody_goes_deeper() {
-    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
-    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
-    endpoint.stages[1].gate = Some(weighing());
-    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 2e-3]);
+    let cluster = gated(weighing());
     let dues = (0..200u64).map(|i| due(i * 4000, &[(i % 2) as u32], 50_000)).collect();
     assert!(ends(&cluster, dues, 7).iter().all(|end| end.stages == [Some(1)] && !end.degraded));
 }

@@ -96,10 +96,7 @@ fn a_fixed_gate_takes_no_time_from_first_answers() {
 /// An answer that a price has made shallower says so, as one that a device had no room to make deeper.
 #[test]
 fn answers_that_are_shallower_for_their_price_are_degraded() {
-    let mut cluster = cascade(1, model(50, 10, &[1]), model(500, 2000, &[1]));
-    let mut endpoint = cluster.endpoints[0].ladders.endpoint().clone();
-    endpoint.stages[1].gate = Some(weighing());
-    cluster.endpoints[0].ladders = Ladders::new(&Arc::new(endpoint), &[1e-5, 2e-3]);
+    let cluster = gated(weighing());
     let dues = (0..4000u64).map(|i| due(i * 1000, &[(i % 2) as u32], 50_000)).collect();
     let ended = ends(&cluster, dues, 7);
     let shallow: Vec<&Ended> = ended.iter().filter(|end| end.stages == [Some(0)]).collect();
