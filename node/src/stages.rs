@@ -356,7 +356,7 @@ fn write_response(mut b: stage_response::Builder<'_>, ahead: &Told, replies: &[S
             }
             StageReply::Rejected(why) => (Outcome::Rejected(*why), ""),
             // Whoever does not know of it asks elsewhere.
-            StageReply::Full | StageReply::NoRoom => (Outcome::Rejected(Rejection::QueueFull), ""),
+            StageReply::Full => (Outcome::Rejected(Rejection::QueueFull), ""),
             StageReply::Expired => (Outcome::Expired, ""),
             StageReply::Failed(message) => (Outcome::Failed, message.as_str()),
             StageReply::Lost => (Outcome::Unknown, ""),

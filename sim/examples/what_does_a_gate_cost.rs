@@ -110,6 +110,19 @@ fn main() {
         black_box(full.price(black_box(later), &third, shared));
     });
     println!("which is {:?}", full.price(later, &third, shared));
+    // Of every model some have less time than who asks, and some have more.
+    for i in 0..64 {
+        let with = |ticket, more: i64| {
+            let due = Instant::from_nanos(deadline.0.as_nanos().saturating_add_signed(more * 1_000_000));
+            Query { deadline: Deadline(due), ..query(ticket) }
+        };
+        let first = 20_000 + 100 * i as u64;
+        let rows: Vec<_> = (0..20).map(|row| with(first + row, row as i64 - 10)).collect();
+        device.on_arrival(later, &model(i), &rows, &mut Vec::new());
+    }
+    each("the same of the busy one, where every model has rows that are due sooner and later", |_| {
+        black_box(device.price(black_box(later), &third, shared));
+    });
     each("what a row was found to be worth, told to the device", |i| {
         device.on_weighed(later, &model(3), f64::from(i % 100) / 100.0, Tenant::NOBODY);
     });

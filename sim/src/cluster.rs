@@ -23,7 +23,7 @@ use weir_core::placement::REPORT_EVERY;
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    self, Adds, Candidate, Choice, Coming, Depth, Ending, Group, Journey, StageEnd, Target, Told, Trip, cheapest,
+    self, Adds, Candidate, Choice, Coming, Depth, Draw, Ending, Group, Journey, StageEnd, Target, Told, Trip, cheapest,
     choose, choose_part, doubted, has_room, meeting_order, remote_finish, sent, soonest, spare_here,
 };
 use weir_core::scheduler::{Inquiry, Policy, Query};
@@ -176,6 +176,8 @@ struct Call {
     home: Instant,
     inside: Duration,
     trip: Trip,
+    /// Where it begins.
+    from: usize,
     /// No shallower stage may answer.
     least: usize,
     price: f64,
@@ -451,6 +453,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             home,
             inside: Duration::ZERO,
             trip: Trip::new(flow, due.rows.len(), depth),
+            from: depth.from,
             least: depth.least,
             items: BTreeMap::new(),
             price: 0.0,
@@ -471,12 +474,23 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let call = &self.calls[&id];
         self.agenda.at(call.deadline.0, Event::Deadline(id));
         if self.is_hopeless(now, id) {
+            self.count_first(now, id);
             let trip = &mut self.calls.get_mut(&id).expect("an open call").trip;
             while let Some(group) = trip.next_group() {
                 trip.on_no_choice(now, &group, Rejection::TooLate);
             }
         }
         self.send_groups(now, id);
+    }
+
+    /// A call is refused whose first stage would have run.
+    fn count_first(&mut self, now: Instant, id: u64) {
+        let (call, budgets) = (&self.calls[&id], &self.budgets);
+        let stages = &self.cluster.endpoints[call.due.endpoint].ladders.endpoint().stages;
+        if let Some(first) = stages.get(call.from).and_then(Stage::model) {
+            let rows = call.due.rows.len() as f64 * budgets[call.due.endpoint].items(call.from);
+            self.coming.entry((call.node, first.clone())).or_default().add(now, rows.round() as usize);
+        }
     }
 
     /// Whether stages that have to follow each other before there is any answer would be late: see the cluster's homes.
@@ -522,6 +536,9 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         let next = served.ladders.endpoint().stages.get(stage + 1).and_then(Stage::model);
         if let (Some(value), Some(next)) = (weighed, next) {
             let node = call.node;
+            if value > 0.0 {
+                self.coming.entry((node, next.clone())).or_default().add(now, 1);
+            }
             if self.cluster.models[next].replicas[node] > 0 {
                 self.devices[node].weighed(now, next, value, served.ladders.endpoint().tenant());
             } else {
@@ -560,7 +577,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
     fn send_groups(&mut self, now: Instant, id: u64) {
         let call = self.calls.get_mut(&id).expect("an open call");
         let (home, endpoint) = (call.node, call.due.endpoint);
-        while let Some(group) = self.calls.get_mut(&id).and_then(|call| call.trip.next_group()) {
+        while let Some(mut group) = self.calls.get_mut(&id).and_then(|call| call.trip.next_group()) {
             let served = &self.cluster.endpoints[endpoint];
             let Some(model) = served.ladders.endpoint().stages[group.stage].model() else {
                 let rungs = self.rungs(now, id, group.stage + 1);
@@ -576,13 +593,27 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 let says = served.says[group.stage].get(self.calls[&id].due.rows[*slot] as usize);
                 says.and_then(|says| says.items)
             };
-            group.slots.iter().filter_map(items).for_each(|items| {
-                self.budgets[endpoint].on_items(group.stage, items as usize);
-            });
-            let flattened =
-                group.slots.iter().filter_map(items).map(|items| items as usize).reduce(|sum, more| sum + more);
+            let counts: Vec<Option<u32>> = group.slots.iter().map(items).collect();
+            counts.iter().flatten().for_each(|items| self.budgets[endpoint].on_items(group.stage, *items as usize));
+            let flattened = counts.iter().flatten().map(|items| *items as usize).reduce(|sum, more| sum + more);
+            // What has nothing to ask has its answer.
+            let (empty, asking) = group.slots.iter().zip(&counts).partition(|(_, items)| **items == Some(0));
+            let slots = |of: Vec<(&usize, _)>| of.into_iter().map(|(slot, _)| *slot).collect::<Vec<usize>>();
+            let (empty, asking) = (slots(empty), slots(asking));
+            for slot in empty {
+                let signal = served.says[group.stage].get(self.calls[&id].due.rows[slot] as usize);
+                let answered = StageEnd::Answered(signal.and_then(|says| says.signal));
+                self.on_stage_end(now, id, slot, group.stage, answered, served.ladders.at(0.0, 0.0));
+            }
+            group.slots = asking;
+            if group.slots.is_empty() {
+                continue;
+            }
             if group.tried.is_empty() && group.full.is_empty() {
-                self.coming.entry((home, model.clone())).or_default().add(now, group.slots.len());
+                let trip = &self.calls[&id].trip;
+                let weighed = group.slots.iter().filter(|slot| trip.adds(**slot, group.stage).is_weighed()).count();
+                let rows = flattened.unwrap_or(group.slots.len()).saturating_sub(weighed);
+                self.coming.entry((home, model.clone())).or_default().add(now, rows);
             }
             self.send_group(now, id, model, group, flattened);
         }
@@ -609,6 +640,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
 
     /// Sends a group, as the cluster's homes do. `flattened`: as how many items it runs, where it does.
     fn send_group(&mut self, now: Instant, id: u64, model: &ModelRef, mut group: Group, flattened: Option<usize>) {
+        let draw = Draw::new(&mut self.prng);
         let call = &self.calls[&id];
         let rows = flattened.unwrap_or(group.slots.len());
         let (home, endpoint, stage) = (call.node, call.due.endpoint, group.stage);
@@ -619,17 +651,16 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             let own = soonest(now, &known).unwrap_or(0.0);
             (known, self.budgets[endpoint].deadline(now, stage, call.deadline, own))
         };
-        let (coming, mut prng) = (&self.coming[&(home, model.clone())], self.prng.clone());
-        let choice = |known: &[Candidate], deadline: Deadline| {
+        let coming = &self.coming[&(home, model.clone())];
+        let choice = |known: &[Candidate], deadline: Deadline, draw: Draw| {
             let believed = &self.cluster.models[model].believed;
             let saves = coming.saves(now, believed, deadline.left(now), spare_here(known));
-            choose(known, &group.full, now, deadline, saves, &mut prng)
+            choose(known, &group.full, now, deadline, saves, draw)
         };
         let adds = |slot: usize| call.trip.adds(slot, stage);
         let parts = || flattened.is_none() && adds(group.slots[0]) != Adds::All;
-        let part = choose_part(rows, parts, look, choice);
+        let part = choose_part(rows, parts, look, choice, draw);
         let deadline = part.deadline;
-        self.prng = prng;
         let others = (part.rows < rows).then(|| group.keep(part.rows, |slot| adds(slot).worth()));
         let call = self.calls.get_mut(&id).expect("an open call");
         let (target, by) = match part.choice {
@@ -648,14 +679,14 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         }
         // Whoever was full was only asked.
         call.escalated.0 += if stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
-        let slots = group.slots;
+        let (slots, rows) = (&group.slots, flattened.unwrap_or(group.slots.len()));
         match target {
-            Target::Local(_) => self.enqueue(now, home, (id, stage), &slots, deadline),
+            Target::Local(_) => self.enqueue(now, home, (id, stage), slots, deadline),
             Target::Remote(name) => {
                 let node = self.names.iter().position(|known| *known == name).expect("a known node");
                 let at = now + self.cluster.path.hop;
-                self.note_sent(now, home, node, endpoint, stage, slots.len());
-                self.agenda.at(at, Event::Remote { node, call: id, stage, rows: slots, by, deadline });
+                self.note_sent(now, home, node, endpoint, stage, rows);
+                self.agenda.at(at, Event::Remote { node, call: id, stage, rows: group.slots, by, deadline });
             }
         }
     }
@@ -685,6 +716,7 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
                 home: now,
                 inside: Duration::ZERO,
                 trip: Trip::new(&self.cluster.endpoints[due.endpoint].flow, 1, depth),
+                from: depth.from,
                 least: depth.least,
                 price: 0.0,
                 escalated: (0, 0),

@@ -431,8 +431,14 @@ fn what_all_calls_hold_between_their_stages_is_bounded_and_given_back() {
     let refused = deepest(&rows(14));
     assert!(answered(&refused) < 14, "{refused:?}");
     // They may be asked again, here or elsewhere: nothing was wrong with them.
-    let rejected = refused.iter().filter(|(outcome, said)| outcome == "rejected" && said.contains("ask again"));
-    assert_eq!(rejected.count() + answered(&refused), 14, "{refused:?}");
+    let of = |wanted: &str, why: &str| {
+        refused
+            .iter()
+            .filter(|(outcome, said)| outcome == wanted && said.contains(why) && said.contains("ask again"))
+            .count()
+    };
+    let (asked, gave) = (of("rejected", "too much waits already"), of("failed", "what it gives has no room"));
+    assert_eq!(asked + gave + answered(&refused), 14, "{refused:?}");
     eventually("nothing of it is kept", || held(&cluster) == 0.0);
     assert_eq!(answered(&deepest(&few)), 2, "there is room again");
 

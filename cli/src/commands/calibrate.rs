@@ -100,6 +100,7 @@ impl Calibrate {
             target,
             rows: rows.len(),
             hollow: said.iter().map(|stage| stage.iter().filter(|said| said.class.is_none()).count()).collect(),
+            left_out: data.rows() - rows.len(),
             distilled: labels.is_none(),
         };
         if let Some(path) = &self.report {
@@ -248,15 +249,22 @@ impl Asked<'_> {
         let class = (!largest.is_nan()).then_some(class);
         let Some(learned) = learned else { return Ok(Said { class, confidence: largest }) };
         let confidence = numbers(learned)?.first().copied().ok_or("it gives no confidence")?;
-        Ok(Said { class, confidence })
+        Ok(Said::learned(class, confidence))
     }
 }
 
 /// What a stage says about a row.
 struct Said {
-    /// `None` where its probabilities are not numbers.
+    /// `None` where its probabilities, or how sure it is, are not numbers: the answer before it goes out then.
     class: Option<usize>,
     confidence: f32,
+}
+
+impl Said {
+    /// With a confidence of its own.
+    fn learned(class: Option<usize>, confidence: f32) -> Said {
+        Said { class: class.filter(|_| !confidence.is_nan()), confidence }
+    }
 }
 
 /// Which answers are right: by the labels, or else those that agree with the deepest stage. Where a stage gives what is not a number, the answer
@@ -296,6 +304,8 @@ struct Told<'a> {
     rows: usize,
     /// By stage: rows for which it gives what is not a number.
     hollow: Vec<usize>,
+    /// Rows of which nobody knows what is right.
+    left_out: usize,
     distilled: bool,
 }
 
@@ -349,7 +359,7 @@ impl Told<'_> {
             })
         });
         json!({
-            "endpoint": self.endpoint.name.as_str(), "rows": self.rows, "distilled": self.distilled,
+            "endpoint": self.endpoint.name.as_str(), "rows": self.rows, "left_out": self.left_out, "distilled": self.distilled,
             "stages": stages.collect::<Vec<_>>(), "gates": gates.collect::<Vec<_>>(),
             "frontier": self.frontier.iter().map(point).collect::<Vec<_>>(),
             "fixed": self.fixed.points().iter().map(fixed).collect::<Vec<_>>(), "target": target,
@@ -390,11 +400,14 @@ impl Told<'_> {
             ]
         });
         let mut text = format!("{} rows\n{}\n", self.rows, table(&["stage", judge, "a row"], stages.collect()));
-        for (stage, rows) in self.endpoint.stages.iter().zip(&self.hollow).filter(|(_, rows)| **rows > 0) {
-            text += &format!(
-                "stage {} gives no numbers for {rows} rows: there the answer of the stage before it counts, or none\n",
-                stage.name
-            );
+        let last = self.hollow.len() - 1;
+        for (number, (stage, rows)) in self.endpoint.stages.iter().zip(&self.hollow).enumerate() {
+            let then = match (*rows, self.distilled && number == last) {
+                (0, _) => continue,
+                (_, true) => "nobody knows what is right there, and they are left out; labels would tell",
+                (_, false) => "there the answer of the stage before it counts, or none",
+            };
+            text += &format!("stage {} gives no numbers for {rows} rows: {then}\n", stage.name);
         }
         let mut heading = vec!["price, 1/s".to_owned(), judge.to_owned(), "a row".to_owned()];
         heading.extend(self.endpoint.stages.iter().map(|stage| format!("at {}", stage.name)));
@@ -471,5 +484,11 @@ mod tests {
         let by_labels = [[true, true], [false, true], [false, false], [false, false]];
         assert_eq!(right(Some(&[0, 0, 0, 0])), by_labels, "the answer before stays, as where it is served");
         assert_eq!(right(None), [[false, true]], "where the deepest says nothing, nothing is known");
+        let class = |confidence| Said::learned(Some(3), confidence).class;
+        assert_eq!(
+            (class(0.5), class(f32::NAN)),
+            (Some(3), None),
+            "nobody is answered by who does not say how sure it is"
+        );
     }
 }

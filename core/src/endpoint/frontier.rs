@@ -1,5 +1,5 @@
 //! What a cascade gets right and what it costs, by the price of computing time: from rows of which every stage's answer is
-//! known. As the price rises the cascade stops earlier. Each point is what its gates do at one of some thirty prices, as they would
+//! known. As the price rises the cascade stops earlier. Each point is what its gates do at one of thirty prices and more, as they would
 //! when serving: on the lower hull of cost by accuracy (`seed-systems.md` section 11) where the gain tables tell the truth, near it where
 //! they are estimates. None is left out for being worse than another. What thresholds do at best is in [`super::thresholds`].
 
@@ -9,7 +9,7 @@ use super::gain::{GainTable, Sample};
 use super::gate::Gate;
 use super::ladder::Ladder;
 use super::thresholds::{FixedGate, FixedPoint, of_stages};
-use super::{Endpoint, Stage};
+use super::{Endpoint, Stage, deeper_costs};
 
 /// What all stages say about one row.
 #[derive(Clone, Debug)]
@@ -110,10 +110,12 @@ pub fn at_price(endpoint: &Arc<Endpoint>, price: f64, seconds: &[f64], rows: &[K
 /// Points from a price of 0 on, where whatever gains runs, until only the first stage does; those that differ.
 pub fn frontier(endpoint: &Arc<Endpoint>, seconds: &[f64], rows: &[Known]) -> Vec<Point> {
     let mut points = vec![at_price(endpoint, 0.0, seconds, rows)];
+    let (cheapest, dearest) = deeper_costs(seconds);
     let dear = endpoint.too_dear(seconds);
-    // Three decades of prices below the one at which nothing is worth its time, ten steps each.
-    for step in 0..=30 {
-        let point = at_price(endpoint, dear * 10f64.powf(f64::from(step) / 10.0 - 3.0), seconds, rows);
+    // Three decades of prices below the one at which the dearest stage is worth its time to nobody, up to that at which none is, ten steps each.
+    let steps = 30 + ((dearest / cheapest).log10() * 10.0).ceil() as i32;
+    for step in (0..=steps).rev() {
+        let point = at_price(endpoint, dear * 10f64.powf(f64::from(-step) / 10.0), seconds, rows);
         if points.last().is_some_and(|last| last.shares != point.shares) {
             points.push(point);
         }
@@ -159,6 +161,17 @@ mod tests {
         let (free, dear) = (&points[0], points.last().unwrap());
         assert!((free.accuracy - 0.95).abs() < 0.02 && dear.shares == [1.0, 0.0, 0.0], "{free:?} {dear:?}");
         assert!((dear.seconds / SECONDS[0] - 1.0).abs() < 1e-9);
+    }
+
+    /// Where the deepest stage takes ten thousand times as long as the one before it, it gives way at prices that are so much lower.
+    #[test]
+    fn stages_far_apart_give_way_one_after_the_other() {
+        let known = rows(4000, 4);
+        let endpoint = calibrated(&known);
+        let points = frontier(&endpoint, &[1e-6, 2e-6, 2e-2], &known);
+        let partly = |stage: usize| points.iter().filter(|point| (0.02..0.98).contains(&point.shares[stage])).count();
+        assert!(partly(2) > 5 && partly(1) > 5, "{points:?}");
+        assert!(points.windows(2).all(|pair| pair[0].price < pair[1].price));
     }
 
     /// Prices know the tables alone, and thresholds these rows.

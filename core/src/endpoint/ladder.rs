@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::Endpoint;
 use super::gate::Gate;
+use super::{Endpoint, deeper_costs};
 use crate::triage::{STEP, STEPS, step_of};
 
 /// Values by gate, for one endpoint and one price.
@@ -45,10 +45,8 @@ impl Ladders {
     pub fn new(endpoint: &Arc<Endpoint>, seconds: &[f64]) -> Ladders {
         let weighs = endpoint.stages.iter().any(|stage| matches!(stage.gate, Some(Gate::Gain { .. })));
         // On the steps that demand is counted by: what is asked at one step is what one of these prices lets pass.
-        let deeper = seconds.iter().skip(1).copied().filter(|cost| *cost > 0.0);
-        let (cheapest, dearest) =
-            deeper.fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), cost| (least.min(cost), most.max(cost)));
-        let between = if dearest > cheapest { ((dearest / cheapest).ln() / STEP.ln()).ceil() as usize } else { 0 };
+        let (cheapest, dearest) = deeper_costs(seconds);
+        let between = ((dearest / cheapest).ln() / STEP.ln()).ceil() as usize;
         let last = (BELOW + between).min(STEPS);
         let (_, least) = step_of(endpoint.too_dear(seconds) / STEP.powi(last as i32));
         let free = Ladder::new(Arc::clone(endpoint), 0.0, seconds);
@@ -77,9 +75,9 @@ impl Ladders {
     pub fn indexed(&self, load: f64) -> Rungs<'_> {
         let share = ((load - 0.25) / 0.75).clamp(0.0, 1.0);
         let eighth = (8.0 * share).floor() / 8.0;
-        let last = self.steps.len() - 1;
-        let below = ((1.0 - eighth) * (BELOW + 1) as f64).round() as usize;
-        Rungs { ladders: self, place: if eighth > 0.0 { last.saturating_sub(below) as f64 } else { 0.0 } }
+        let last = (self.steps.len() - 1) as f64;
+        let below = (1.0 - eighth) * (BELOW + 1) as f64;
+        Rungs { ladders: self, place: if eighth > 0.0 { (last - below).max(0.0) } else { 0.0 } }
     }
 
     /// What it is of.
@@ -350,7 +348,13 @@ mod tests {
         assert!((330..=336).contains(&lower), "{lower}");
         assert_eq!(ladders.indexed(0.2).at(0.9), ladders.at(0.0, 0.5));
         assert!(!ladders.indexed(1.0).at(0.0).verdict(1, Some(0.2)).0.is_deeper());
-        assert!(ladders.indexed(0.4).at(0.5).price() < ladders.indexed(0.8).at(0.5).price());
+        let eighth =
+            |eighths: f64, chance| ladders.indexed(0.25 + 0.75 / 8.0 * (eighths + 0.5)).at(chance).price().ln();
+        let mean = |eighths| (eighth(eighths, 0.25) + eighth(eighths, 0.75)) / 2.0;
+        (1..7).map(f64::from).for_each(|eighths| {
+            let factor = mean(eighths + 1.0) - mean(eighths);
+            assert!((factor - 10.5 * STEP.ln()).abs() < 1e-6, "{eighths} eighths: {factor}");
+        });
         let fixed = endpoint(&[("a", None), ("b", Some(Gate::ConfidenceBelow(0.9)))]);
         assert_eq!(Ladders::new(&Arc::new(fixed), &seconds).steps.len(), 1, "it is never repriced");
     }

@@ -10,6 +10,16 @@ pub mod graph;
 pub mod ladder;
 mod named;
 pub mod passage;
+/// The least and the most slot time, in seconds, that a row of a stage behind another takes; where none is known, a microsecond.
+pub(crate) fn deeper_costs(seconds: &[f64]) -> (f64, f64) {
+    let known = seconds.iter().skip(1).copied().filter(|cost| *cost > 0.0);
+    let least_and_most = known.fold(None, |found: Option<(f64, f64)>, cost| {
+        let (least, most) = found.unwrap_or((cost, cost));
+        Some((least.min(cost), most.max(cost)))
+    });
+    least_and_most.unwrap_or((1e-6, 1e-6))
+}
+
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod thresholds;
@@ -152,8 +162,7 @@ impl Endpoint {
 
     /// A price at which no gate goes on whose stages cost `seconds` of slot time a row.
     pub(crate) fn too_dear(&self, seconds: &[f64]) -> f64 {
-        let least = seconds.iter().skip(1).copied().filter(|cost| *cost > 0.0).fold(f64::INFINITY, f64::min);
-        let least = if least.is_finite() { least } else { 1e-6 };
+        let (least, _) = deeper_costs(seconds);
         self.weight * self.stages.len() as f64 / least
     }
 

@@ -130,6 +130,41 @@ const TOLD_LATELY: Duration = Duration::from_millis(50);
 /// How long it counts that there was no room for what is worth less: some batches later there is.
 const FLOOR_FOR: Duration = Duration::from_millis(3);
 
+/// What is left to chance in one choice: the same however many rows it is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// Which two remote candidates are compared, each evenly from 0 to 1.
+    two: [f64; 2],
+    /// Whether one is tried that looks too late.
+    doubts: bool,
+}
+
+impl Draw {
+    /// For one choice.
+    pub fn new(prng: &mut Prng) -> Draw {
+        Draw { two: [prng.uniform(), prng.uniform()], doubts: doubted(prng) }
+    }
+
+    /// The same, that believes what profiles say.
+    fn sure(self) -> Draw {
+        Draw { doubts: false, ..self }
+    }
+
+    /// Two of all.
+    fn two_of<'a>(self, all: &[&'a Candidate]) -> [Option<&'a Candidate>; 2] {
+        let place = |which: usize, of: usize| ((self.two[which] * of as f64) as usize).min(of - 1);
+        match all {
+            [] => [None, None],
+            [one] => [Some(one), None],
+            _ => {
+                let first = place(0, all.len());
+                let second = (first + 1 + place(1, all.len() - 1)) % all.len();
+                [Some(all[first]), Some(all[second])]
+            }
+        }
+    }
+}
+
 /// When work that takes `service` would be done at another node, by what its last answer told: it has worked on since then.
 pub fn remote_finish(now: Instant, told: Option<Told>, service: Duration) -> Estimate {
     let lately = told.filter(|told| now.since(told.at) < TOLD_LATELY);
@@ -172,7 +207,7 @@ pub fn choose(
     now: Instant,
     deadline: Deadline,
     saves: Duration,
-    prng: &mut Prng,
+    draw: Draw,
 ) -> Choice {
     if candidates.is_empty() {
         return Choice::None(Rejection::NoReplica);
@@ -189,7 +224,7 @@ pub fn choose(
         // There is too much of everything: elsewhere a row would cost whoever meets there several of theirs.
         firsts
     } else {
-        compete(candidates, prng)
+        compete(candidates, draw)
     };
     let first = |of: fn(Estimate) -> Instant| {
         let done = |candidate: &Candidate| of(candidate.estimate) + candidate.target.hop();
@@ -205,7 +240,7 @@ pub fn choose(
     if !deadline.missed_by(soonest) {
         return Choice::To(other.clone());
     }
-    if doubted(prng) { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
+    if draw.doubts { Choice::To(best.clone()) } else { Choice::None(Rejection::TooLate) }
 }
 
 /// Where a group of rows goes, or as many of them as can be in time.
@@ -220,47 +255,40 @@ pub struct Part {
     pub deadline: Deadline,
 }
 
-/// Chooses for a group of `rows`; where they would be too late together, and may go apart (`parts`), for as many as would not. `look`: the
-/// candidates for so many of them, and by when they are to be done.
+/// Chooses for a group of `rows`; where they would be too late together, and may go apart (`parts`), for the most of them that would not. `look`: the
+/// candidates for so many of them, and by when they are to be done. `choose`, with what chance has drawn for the group, says of each number of rows where so
+/// many would go: what is asked for a part is what decides for it.
 pub fn choose_part(
     rows: usize,
     parts: impl FnOnce() -> bool,
     mut look: impl FnMut(usize) -> (Vec<Candidate>, Deadline),
-    mut choose: impl FnMut(&[Candidate], Deadline) -> Choice,
+    choose: impl Fn(&[Candidate], Deadline, Draw) -> Choice,
+    draw: Draw,
 ) -> Part {
-    let (known, deadline) = look(rows);
-    let choice = choose(&known, deadline);
-    if choice == Choice::None(Rejection::TooLate) && parts() {
-        let rows = part_in_time(rows, &mut look);
-        if rows > 0 {
-            let (known, deadline) = look(rows);
-            return Part { rows, choice: choose(&known, deadline), known, deadline };
-        }
-    }
-    Part { rows, choice, known, deadline }
-}
-
-/// Of `rows` that have answers in hand and would be done too late all together, how many would not. `look`: the candidates for so many of them, and
-/// by when they are to be done.
-pub(super) fn part_in_time(rows: usize, mut look: impl FnMut(usize) -> (Vec<Candidate>, Deadline)) -> usize {
-    let mut in_time = |rows: usize| {
+    let mut part = |rows: usize, draw: Draw| {
         let (known, deadline) = look(rows);
-        known.iter().any(|candidate| !deadline.missed_by(candidate.estimate.soonest() + candidate.target.hop()))
+        Part { rows, choice: choose(&known, deadline, draw), known, deadline }
     };
-    let (mut fits, mut late) = (0, rows);
+    let whole = part(rows, draw);
+    if whole.choice != Choice::None(Rejection::TooLate) || rows == 1 || !parts() {
+        return whole;
+    }
+    let (mut fits, mut late): (Option<Part>, usize) = (None, rows);
     // Where there is no time for one nothing more is asked.
     let mut next = 1;
-    while fits + 1 < late {
-        if in_time(next) {
-            fits = next;
-        } else if next == 1 {
-            return 0;
-        } else {
-            late = next;
+    loop {
+        let some = part(next, draw.sure());
+        match some.choice {
+            Choice::None(_) if next == 1 => return whole,
+            Choice::None(_) => late = next,
+            _ => fits = Some(some),
         }
-        next = fits.midpoint(late);
+        let most = fits.as_ref().map_or(0, |part| part.rows);
+        if most + 1 >= late {
+            return fits.unwrap_or(whole);
+        }
+        next = most.midpoint(late);
     }
-    fits
 }
 
 /// Where rows with `left` time would have gone that are sent nowhere, as they would be done too late everywhere: who has the model should hear
@@ -285,20 +313,8 @@ pub fn doubted(prng: &mut Prng) -> bool {
 }
 
 /// All of this node, and two others.
-fn compete<'a>(candidates: &'a [Candidate], prng: &mut Prng) -> Vec<&'a Candidate> {
+fn compete(candidates: &[Candidate], draw: Draw) -> Vec<&Candidate> {
     let (local, remote): (Vec<_>, Vec<_>) =
         candidates.iter().partition(|candidate| matches!(candidate.target, Target::Local(_)));
-    local.into_iter().chain(two_of(&remote, prng).into_iter().flatten()).collect()
-}
-
-fn two_of<'a>(all: &[&'a Candidate], prng: &mut Prng) -> [Option<&'a Candidate>; 2] {
-    match all {
-        [] => [None, None],
-        [one] => [Some(one), None],
-        _ => {
-            let first = prng.below(all.len() as u64) as usize;
-            let second = (first + 1 + prng.below(all.len() as u64 - 1) as usize) % all.len();
-            [Some(all[first]), Some(all[second])]
-        }
-    }
+    local.into_iter().chain(draw.two_of(&remote).into_iter().flatten()).collect()
 }

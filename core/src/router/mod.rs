@@ -13,8 +13,8 @@ mod tests;
 mod trip;
 
 pub use choose::{
-    Candidate, Choice, Estimate, Target, Told, cheapest, choose, choose_part, doubted, missed, remote_finish, sent,
-    soonest,
+    Candidate, Choice, Draw, Estimate, Target, Told, cheapest, choose, choose_part, doubted, missed, remote_finish,
+    sent, soonest,
 };
 pub use journey::{Call, Journey};
 pub use meeting::{Coming, has_room, meeting_order, spare_here};
@@ -98,7 +98,7 @@ pub enum StageEnd {
     Rejected(Rejection),
     /// There was no room to do it there by the time that it was sent with: others are to come before (see [`Choice::Asking`]).
     Full,
-    /// What it is asked, or gave, may not lie at the row's home beside what other calls have there: elsewhere that is no better.
+    /// What it would be asked may not lie at the row's home beside what other calls have there: elsewhere that is no better.
     NoRoom,
     /// The deadline passed.
     Expired,

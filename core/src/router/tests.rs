@@ -1,7 +1,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::choose::part_in_time;
 use super::*;
 use crate::endpoint::gain::Bin;
 use crate::endpoint::graph::{Needs, Stages};
@@ -248,7 +247,7 @@ fn what_meets_and_is_sent_nowhere_is_missed_where_it_meets() {
     assert_eq!(missed(&known, left, saves), Some(&remote("n2")), "the first in their order, for all homes");
     assert_eq!(missed(&known, left, Duration::ZERO), Some(&local()), "what need not meet is done first here");
     let (deadline, mut prng) = (Deadline(Instant::ZERO + left), Prng::new(3));
-    let mut tried = (0..320).map(|_| choose(&known, &[], Instant::ZERO, deadline, saves, &mut prng));
+    let mut tried = (0..320).map(|_| choose(&known, &[], Instant::ZERO, deadline, saves, Draw::new(&mut prng)));
     assert!(tried.any(|choice| choice == Choice::To(remote("n2"))), "whoever is sent all the same tells it");
     assert!(tried.all(|choice| [Choice::To(remote("n2")), Choice::None(Rejection::TooLate)].contains(&choice)));
     // The first of them would have to load it for longer than there is time.
@@ -273,9 +272,15 @@ pub(super) fn remote(name: &str) -> Target {
 fn a_remote_replica_is_charged_the_hop() {
     let mut prng = Prng::new(1);
     let near = [candidate(local(), 1000), candidate(remote("n2"), 800)];
-    assert_eq!(choose(&near, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng), Choice::To(local()));
+    assert_eq!(
+        choose(&near, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, Draw::new(&mut prng)),
+        Choice::To(local())
+    );
     let far = [candidate(local(), 2000), candidate(remote("n2"), 800)];
-    assert_eq!(choose(&far, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng), Choice::To(remote("n2")));
+    assert_eq!(
+        choose(&far, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, Draw::new(&mut prng)),
+        Choice::To(remote("n2"))
+    );
 }
 
 #[test]
@@ -284,13 +289,13 @@ fn nothing_is_sent_where_it_would_be_late() {
     let deadline = Deadline(Instant::from_micros(900));
     let late = [candidate(local(), 1000), candidate(remote("n2"), 950)];
     let chosen: Vec<_> =
-        (0..1600).map(|_| choose(&late, &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng)).collect();
+        (0..1600).map(|_| choose(&late, &[], Instant::ZERO, deadline, Duration::ZERO, Draw::new(&mut prng))).collect();
     // Now and then the best is asked all the same: its profile may say more than is true.
     let asked = chosen.iter().filter(|choice| **choice == Choice::To(local())).count();
     assert!((60..150).contains(&asked), "{asked}");
     assert!(chosen.iter().all(|c| [Choice::To(local()), Choice::None(Rejection::TooLate)].contains(c)));
     assert_eq!(
-        choose(&[], &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng),
+        choose(&[], &[], Instant::ZERO, deadline, Duration::ZERO, Draw::new(&mut prng)),
         Choice::None(Rejection::NoReplica)
     );
 }
@@ -298,17 +303,66 @@ fn nothing_is_sent_where_it_would_be_late() {
 #[test]
 fn of_rows_that_would_be_late_together_as_many_are_counted_as_would_not() {
     let deadline = Deadline(Instant::from_micros(1000));
-    for (each, rows, in_time) in [(100, 32, 10), (10, 64, 63), (999, 2, 1), (600, 8, 1), (1001, 64, 0), (500, 1, 0)] {
-        let mut looked = 0;
-        let part = part_in_time(rows, |rows| {
-            looked += 1;
-            assert!(rows > 0);
-            (vec![candidate(local(), each * rows as u64), candidate(remote("n2"), 5000)], deadline)
-        });
-        assert_eq!(part, in_time, "{each} us each");
-        assert!(looked <= 7, "{looked}");
+    for (each, rows, in_time) in
+        [(100, 32, 10), (16, 64, 62), (10, 64, 64), (999, 2, 1), (600, 8, 1), (1001, 64, 0), (1001, 1, 0)]
+    {
+        let (mut looked, mut doubted) = (0, 0);
+        for seed in 0..64 {
+            looked = 0;
+            let look = |rows: usize| {
+                looked += 1;
+                assert!(rows > 0);
+                (vec![candidate(local(), each * rows as u64), candidate(remote("n2"), 5000)], deadline)
+            };
+            let part = choose_part(rows, || true, look, at_no_meeting, Draw::new(&mut Prng::new(seed)));
+            let there = Choice::To(local());
+            match (part.rows, part.choice) {
+                (part, choice) if part == in_time => assert_eq!(choice, there),
+                (all, Choice::None(why)) => assert_eq!((all, in_time, why), (rows, 0, Rejection::TooLate)),
+                (all, _) => {
+                    assert_eq!(all, rows);
+                    doubted += 1;
+                }
+            }
+        }
+        assert!(doubted < 12, "{doubted} of 64 for {each} us each");
+        assert!(looked <= 8, "{looked}");
     }
-    assert_eq!(part_in_time(9, |_| (Vec::new(), deadline)), 0, "nobody has it");
+    let look = |_| (Vec::new(), deadline);
+    let draw = Draw::new(&mut Prng::new(1));
+    assert_eq!(choose_part(9, || true, look, at_no_meeting, draw).choice, Choice::None(Rejection::NoReplica));
+    let late = |rows: usize| (vec![candidate(local(), 600 * rows as u64)], deadline);
+    let whole = choose_part(9, || false, late, at_no_meeting, draw);
+    assert_eq!((whole.rows, whole.choice), (9, Choice::None(Rejection::TooLate)), "those that may not go apart");
+}
+
+/// Of five others one has room for a part of the rows: it is found out by what decides for the part.
+#[test]
+fn a_part_goes_where_it_was_found_to_be_in_time() {
+    let deadline = Deadline(Instant::from_micros(1000));
+    let look = |rows: usize| {
+        let at = |node: u64| candidate(remote(&format!("n{node}")), if node == 2 { 50 * rows as u64 } else { 5000 });
+        ((0..5).map(at).collect(), deadline)
+    };
+    let (mut parts, mut none) = (0, 0);
+    let mut prng = Prng::new(5);
+    for _ in 0..1000 {
+        let part = choose_part(32, || true, look, at_no_meeting, Draw::new(&mut prng));
+        match part.choice {
+            Choice::To(to) if part.rows == 14 => {
+                assert_eq!(to, remote("n2"));
+                parts += 1;
+            }
+            Choice::To(_) => assert_eq!(part.rows, 32, "doubted"),
+            _ => none += 1,
+        }
+    }
+    // Two of five are compared.
+    assert!((320..430).contains(&parts) && (520..620).contains(&none), "{parts} {none}");
+}
+
+fn at_no_meeting(known: &[Candidate], deadline: Deadline, draw: Draw) -> Choice {
+    choose(known, &[], Instant::ZERO, deadline, Duration::ZERO, draw)
 }
 
 #[test]
@@ -319,18 +373,21 @@ fn what_can_be_pushed_out_refuses_nobody() {
     busy.estimate.yields = Duration::from_micros(150);
     for _ in 0..100 {
         assert_eq!(
-            choose(&[busy.clone()], &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng),
+            choose(&[busy.clone()], &[], Instant::ZERO, deadline, Duration::ZERO, Draw::new(&mut prng)),
             Choice::To(local())
         );
     }
     let sooner = candidate(remote("n2"), 550);
     assert_eq!(
-        choose(&[busy.clone(), sooner], &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng),
+        choose(&[busy.clone(), sooner], &[], Instant::ZERO, deadline, Duration::ZERO, Draw::new(&mut prng)),
         Choice::To(remote("n2")),
         "where there is room"
     );
     let full = candidate(remote("n2"), 650);
-    assert_eq!(choose(&[busy, full], &[], Instant::ZERO, deadline, Duration::ZERO, &mut prng), Choice::To(local()));
+    assert_eq!(
+        choose(&[busy, full], &[], Instant::ZERO, deadline, Duration::ZERO, Draw::new(&mut prng)),
+        Choice::To(local())
+    );
 }
 
 #[test]
@@ -362,7 +419,9 @@ fn two_remote_replicas_are_compared_and_every_one_gets_its_turn() {
     let all: Vec<_> = (0..5).map(|i| candidate(remote(&format!("n{i}")), 1000 + i)).collect();
     let mut chosen = std::collections::BTreeMap::new();
     for _ in 0..1000 {
-        if let Choice::To(target) = choose(&all, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, &mut prng) {
+        if let Choice::To(target) =
+            choose(&all, &[], Instant::ZERO, Deadline::NEVER, Duration::ZERO, Draw::new(&mut prng))
+        {
             *chosen.entry(target).or_insert(0) += 1;
         }
     }
@@ -381,7 +440,8 @@ fn where_all_are_full_a_row_goes_where_its_model_meets_or_nowhere() {
         all[0].estimate.begins = Instant::from_millis(other_ms - 6);
         all
     };
-    let mut to = |all: &[Candidate], full: &[Target]| choose(all, full, Instant::ZERO, deadline, saves, &mut prng);
+    let mut to =
+        |all: &[Candidate], full: &[Target]| choose(all, full, Instant::ZERO, deadline, saves, Draw::new(&mut prng));
     assert_eq!(to(&at(34, 19), &[]), Choice::Asking(remote("n2"), Instant::from_millis(35)));
     assert_eq!(to(&at(45, 19), &[]), Choice::To(local()), "a guest, where it is not long in the way");
     assert_eq!(to(&at(45, 25), &[]), Choice::To(remote("n2")), "a batch of its own would cost the others several rows");

@@ -65,6 +65,11 @@ impl Group {
 }
 
 impl Adds {
+    /// Whether a gate has weighed it.
+    pub fn is_weighed(self) -> bool {
+        matches!(self, Adds::Value(_))
+    }
+
     /// For comparing what one stage adds to rows.
     pub fn worth(self) -> f64 {
         match self {

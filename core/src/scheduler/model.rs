@@ -36,6 +36,8 @@ pub(super) struct Model {
     /// Of them, those that run nothing.
     pub free: u32,
     pub lanes: BTreeMap<LaneKey, Lane>,
+    /// All that waits.
+    pub backlog: Backlog,
     pub rate: Rate,
     /// Slot time that its batches take, a second: how many slots it has, on average.
     pub has: Recent,
@@ -56,6 +58,24 @@ pub(super) struct Model {
     times: Vec<ServiceTime>,
 }
 
+/// What waits of a model, and whom all of it is served before.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Backlog {
+    /// In batches of the size that a backlog leads to.
+    pub work: ServiceTime,
+    /// The last in order of service.
+    latest: Instant,
+    /// The least important.
+    class: Class,
+}
+
+impl Backlog {
+    /// Whether all of it is served before what comes now of a class, with this place in the order of service.
+    pub fn is_ahead_of(&self, class: Class, key: Instant) -> bool {
+        self.class <= class && self.latest <= key
+    }
+}
+
 impl Model {
     pub fn new(name: ModelRef, profile: Profile, slots: u32) -> Model {
         let counted = ServiceTime::from_nanos((profile.row_seconds() * 1e9) as u64);
@@ -68,6 +88,7 @@ impl Model {
             replicas: Vec::new(),
             free: 0,
             lanes: BTreeMap::new(),
+            backlog: Backlog::default(),
             rate: Rate::new(),
             has: Recent::new(),
             line: (0.0, 0.0),
@@ -161,8 +182,27 @@ impl Model {
         self.relearn();
     }
 
+    /// A row has come or gone; whether the `head` of its queue is another now.
+    pub fn queue_changed(&mut self, head: bool) {
+        self.backlog = self.all_that_waits();
+        if head {
+            self.heads_changed();
+        }
+    }
+
+    /// What `backlog` should be.
+    pub fn all_that_waits(&self) -> Backlog {
+        let latest = self.lanes.values().filter_map(Lane::back).map(|last| last.key).max();
+        let class = self.lanes.last_key_value().map(|(key, _)| key.class);
+        Backlog {
+            work: self.work(self.rows(), self.steady),
+            latest: latest.unwrap_or_default(),
+            class: class.unwrap_or_default(),
+        }
+    }
+
     /// The head of a queue is another, or takes another time.
-    pub fn heads_changed(&mut self) {
+    fn heads_changed(&mut self) {
         self.hopeless = self.first_hopeless();
     }
 
@@ -216,5 +256,6 @@ impl Model {
             let within = ServiceTime::from_nanos((span / (1.0 + 1.0 / self.parallel())) as u64);
             self.profile.trim(self.fits(within, self.max_batch as usize).max(1))
         };
+        self.queue_changed(false);
     }
 }

@@ -171,9 +171,8 @@ impl Pool {
         let model = self.model_mut(index);
         let waiting = model.lanes.entry(lane).or_default();
         waiting.insert(Entry { key, ticket, deadline, due: due(now, query), since: now, rows, stake });
-        if waiting.front().is_some_and(|head| head.ticket == query.ticket) {
-            model.heads_changed();
-        }
+        let head = waiting.front().is_some_and(|head| head.ticket == query.ticket);
+        model.queue_changed(head);
     }
 
     /// Takes a waiting ticket out that will not be done in time, though it was let in.
@@ -194,9 +193,7 @@ impl Pool {
         if lane.is_empty() {
             model.lanes.remove(&place.lane);
         }
-        if head {
-            model.heads_changed();
-        }
+        model.queue_changed(head);
         strike(&mut self.buffer, &entry);
         true
     }
@@ -227,7 +224,7 @@ impl Pool {
         if lane.is_empty() {
             model.lanes.remove(&key);
         }
-        model.heads_changed();
+        model.queue_changed(true);
         cost
     }
 
@@ -404,7 +401,12 @@ impl Pool {
     pub fn slot_estimate(&self, now: Instant, of: Option<ModelIndex>, class: Class, deadline: Deadline) -> Instant {
         let mut others = ServiceTime::ZERO;
         for (other, model) in self.models() {
-            if Some(other) != of && !model.lanes.is_empty() {
+            if Some(other) == of || model.lanes.is_empty() {
+                continue;
+            }
+            if model.backlog.is_ahead_of(class, deadline.0) {
+                others += model.backlog.work;
+            } else {
                 let rows = Pool::rows_ahead(model, class, deadline);
                 if rows > 0 {
                     others += model.work(rows, model.steady);
@@ -499,6 +501,7 @@ impl Pool {
         assert_eq!((model.replicas.len(), model.free as usize), (self.replicas.values().filter(stands).count(), free));
         let least = self.replicas.values().filter(stands).map(|replica| replica.max_batch).min();
         assert_eq!(Some(model.max_batch), least, "a model has a replica, and batches that all of them take");
+        assert_eq!(model.backlog, model.all_that_waits());
         // Somebody is late from then on, and nobody a nanosecond before.
         let heads =
             || model.lanes.values().filter_map(|lane| lane.iter().min_by_key(|entry| (entry.key, entry.ticket)));

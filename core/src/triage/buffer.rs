@@ -93,12 +93,15 @@ struct Held {
     share: f64,
 }
 
+/// A row that waits: its rank, its cost, and the account of its tenant.
+type Waiting = (Rank, TicketId, ServiceTime, u64);
+
 /// Rows that are due within one step.
 #[derive(Debug, Default)]
 struct Due {
     work: ServiceTime,
-    /// Those that go first first, each with its cost and the account of its tenant.
-    rows: BTreeSet<(Rank, TicketId, ServiceTime, u64)>,
+    /// Those that go first first.
+    rows: BTreeSet<Waiting>,
 }
 
 impl Buffer {
@@ -369,27 +372,34 @@ impl Cut<'_> {
     /// order, so what was chosen before is due before `last` too.
     fn meet(&mut self, steps: &BTreeMap<u64, Due>, last: u64, wanted: u64) -> End {
         let mine = self.stake.rank();
+        // Of each step the one that goes first. Without tenants that have a share nothing that is chosen changes who gives way, but for the one chosen.
+        let mut firsts: Vec<(&Due, Option<&Waiting>)> = Vec::new();
+        let mut of_others = true;
         while self.freed < wanted {
             if self.out.len() - self.from >= self.most {
                 return End::More;
             }
-            let chosen = &self.out[self.from..];
-            // Within its share a tenant takes from others first.
             let guarded = self.is_guarded();
-            let least = |own: bool| {
-                let goes = |(rank, ticket, _, tenant): &&(Rank, TicketId, ServiceTime, u64)| {
-                    (!guarded || own == (*tenant == self.stake.bid.tenant.account()))
-                        && self.gives_way(*rank, *tenant, guarded)
-                        && !chosen.contains(ticket)
-                };
-                // Those that go first stand first: behind the rank of the row none goes, unless it is guarded.
-                let may = |(rank, ..): &&(Rank, TicketId, ServiceTime, u64)| guarded || *rank < mine;
-                steps.range(..=last).filter_map(|(_, due)| due.rows.iter().take_while(may).find(goes)).min()
+            let own = self.stake.bid.tenant.account();
+            if firsts.is_empty() || !self.held.is_empty() {
+                // Within its share a tenant takes from others first.
+                of_others = guarded;
+                firsts.clear();
+                firsts.extend(steps.range(..=last).map(|(_, due)| (due, self.first_of(due, guarded, of_others))));
+            }
+            let least_of = |firsts: &[(&Due, Option<&Waiting>)]| {
+                let known = firsts.iter().enumerate().filter_map(|(step, (_, first))| Some(((*first)?, step)));
+                known.min().map(|(first, step)| (*first, step))
             };
-            let least = least(false).or_else(|| if guarded { least(true) } else { None });
-            let Some(((critical, firm, density), ticket, cost, tenant)) = least.copied() else { return End::Stays };
+            let mut least = least_of(&firsts);
+            if least.is_none() && of_others {
+                of_others = false;
+                firsts.iter_mut().for_each(|(due, first)| *first = self.first_of(due, guarded, of_others));
+                least = least_of(&firsts);
+            }
+            let Some((((critical, firm, density), ticket, cost, tenant), step)) = least else { return End::Stays };
             // What is critical goes before what is not, and a share is taken of others, whatever those are worth.
-            let by_worth = !guarded || tenant == self.stake.bid.tenant.account();
+            let by_worth = !guarded || tenant == own;
             if by_worth && (critical, firm) == (mine.0, mine.1) {
                 self.densest = self.densest.max(f64::from_bits(density));
             }
@@ -401,8 +411,21 @@ impl Cut<'_> {
             if self.held.contains_key(&tenant) {
                 self.of_tenants.push((tenant, cost.as_nanos()));
             }
+            let (due, _) = firsts[step];
+            firsts[step].1 = self.first_of(due, guarded, of_others);
         }
         End::Fits
+    }
+
+    /// Of what is due within a step, and has not been chosen, what goes first for the row that comes; only of other tenants, or of whomever.
+    fn first_of<'b>(&self, due: &'b Due, guarded: bool, of_others: bool) -> Option<&'b Waiting> {
+        let (mine, own, chosen) = (self.stake.rank(), self.stake.bid.tenant.account(), &self.out[self.from..]);
+        // Those that go first stand first: behind the rank of the row none goes, unless it is guarded.
+        let may = |(rank, ..): &&Waiting| guarded || *rank < mine;
+        let goes = |(rank, ticket, _, tenant): &&Waiting| {
+            !(of_others && *tenant == own) && self.gives_way(*rank, *tenant, guarded) && !chosen.contains(ticket)
+        };
+        due.rows.iter().take_while(may).find(goes)
     }
 
     /// Whether the one that comes is within the share of its tenant.

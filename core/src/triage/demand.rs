@@ -148,9 +148,13 @@ const DEAR: f64 = 128.0;
 /// The place on the scale of densities where there is room for all that is asked.
 const FOR_ALL: f64 = f64::NEG_INFINITY;
 
-/// What is left of a price that another device told a while ago: what was asked of it is forgotten as fast.
+/// What is left of a price that another device told a while ago: what was asked of it is forgotten as fast. Of one as where there is no time for anything, however
+/// much those are worth that ask, no more than of the least such after one memory: to forget it would take seconds where a single endpoint is worth a
+/// million times as much as the others.
 pub fn faded(price: f64, told: Instant, now: Instant) -> f64 {
-    price * (-memories(told, now)).exp()
+    let (since, dear) = (memories(told, now), density_at(DEAR));
+    let beyond = if price > dear { (dear / price).powf(since.min(1.0)) } else { 1.0 };
+    price * beyond * (-since).exp()
 }
 
 /// The place on the scale of densities down to which there is `room`, in slot seconds a second, for what was asked and for what others ask, where they
@@ -254,6 +258,24 @@ mod tests {
         demand.firm(Instant::from_millis(6000), us(10_000_000));
         let later = demand.price(Instant::from_millis(6000), 1, 1.0, Tenant::NOBODY);
         assert_eq!(later, density_at(DEAR), "that was long ago");
+    }
+
+    #[test]
+    fn what_others_told_is_forgotten_as_soon_however_dear_it_was() {
+        let at = Instant::from_millis;
+        let dear = density_at(DEAR);
+        for price in [1.0, 1000.0, dear] {
+            assert!((faded(price, at(0), at(500)) - price * (-2.0f64).exp()).abs() < 1e-9 * price);
+        }
+        for much in [2.0, 1e3, 1e6] {
+            let told = |ms| faded(much * dear, at(0), at(ms));
+            assert_eq!(told(0), much * dear);
+            assert!((told(125) / dear - much.sqrt() * (-0.5f64).exp()).abs() < 1e-6 * much, "half of the way");
+            assert!(
+                (told(1000) / dear - (-4.0f64).exp()).abs() < 1e-9,
+                "by then it says that there was no time, and no more"
+            );
+        }
     }
 
     #[test]

@@ -46,8 +46,6 @@ pub enum StageReply {
     Rejected(Rejection),
     /// There was no room to do it by the time that it was sent with, and it was not taken.
     Full,
-    /// It ran, and what it gave may not lie at the row's home beside what other calls have there.
-    NoRoom,
     /// Its deadline passed while it waited.
     Expired,
     /// It ran and failed; the text is for the caller.
@@ -69,7 +67,7 @@ impl StageReply {
                 VisitEnd::Answered { queue: *queue, execute: *execute, batch: *batch }
             }
             StageReply::Rejected(why) => VisitEnd::Rejected(*why),
-            StageReply::Full | StageReply::NoRoom => VisitEnd::Rejected(Rejection::QueueFull),
+            StageReply::Full => VisitEnd::Rejected(Rejection::QueueFull),
             StageReply::Expired => VisitEnd::Expired,
             StageReply::Failed(_) => VisitEnd::Failed,
             StageReply::Lost => VisitEnd::Lost,

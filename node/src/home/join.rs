@@ -6,6 +6,7 @@ use weir_core::endpoint::passage::{NoRoom, Room, Taken, check_items, stacked};
 use weir_core::tensor::Row;
 
 use super::StageReply;
+use super::travel::NO_ROOM;
 
 /// The rows of a call that were flattened, and their items, numbered as they were asked. What an item is asked takes from the room of the call until the item itself has
 /// ended: the first that ends badly ends its row, and the others lie at their devices still.
@@ -85,7 +86,7 @@ impl Join {
             self.end(room);
             return Some(match why {
                 NoRoom::Ever(why) => StageReply::Failed(why),
-                NoRoom::Now => StageReply::NoRoom,
+                NoRoom::Now => StageReply::Failed(NO_ROOM.into()),
             });
         }
         self.bytes += bytes;
@@ -158,7 +159,9 @@ mod tests {
         let mut joins = Joins::default();
         joins.begin(3, &vec![Row { tensors: Arc::default(), row: Some(0) }; 2]);
         room.take_items(2, 0).expect("there is room");
-        assert!(matches!(joins.on_reply(0, answered(&row(8)), &mut room), Some((3, StageReply::NoRoom))));
+        assert!(
+            matches!(joins.on_reply(0, answered(&row(8)), &mut room), Some((3, StageReply::Failed(why))) if why == NO_ROOM)
+        );
         assert_eq!(held.bytes(), 15 << 20, "nothing of it is kept");
     }
 

@@ -24,7 +24,7 @@ use weir_core::outcome::{Class, Outcome, Rejection};
 use weir_core::prng::Prng;
 use weir_core::profile::Profile;
 use weir_core::router::{
-    Adds, Candidate, Choice, Depth, Group, Target, Trip, choose, choose_part, doubted, soonest, spare_here,
+    Adds, Candidate, Choice, Depth, Draw, Group, Target, Trip, choose, choose_part, doubted, soonest, spare_here,
 };
 use weir_core::scheduler::Inquiry;
 use weir_core::tensor::{Row, TensorSpec};
@@ -332,10 +332,11 @@ impl Home {
             room: Room::among(&self.shared.held),
             remote: None,
         };
-        if let Some(first) = call.ladders.endpoint().stages.get(call.depth.from).and_then(|stage| stage.model()) {
-            self.shared.wanted.add(self.shared.host.clock.now(), first, count);
-        }
         if let Some(known) = self.hopeless(call) {
+            if let Some(first) = call.ladders.endpoint().stages.get(call.depth.from).and_then(|stage| stage.model()) {
+                let rows = count as f64 * call.budget.items(call.depth.from);
+                self.shared.wanted.add(self.shared.host.clock.now(), first, rows.round() as usize);
+            }
             self.miss(call, &known);
             travel.refuse(self.shared.host.clock.now(), Rejection::TooLate);
         }
@@ -477,12 +478,10 @@ impl Home {
                 continue;
             }
             let shared = &self.shared;
-            if group.tried.is_empty()
-                && group.full.is_empty()
-                && group.stage != call.depth.from
-                && !call.ladders.endpoint().stages[group.stage].weighs()
-            {
-                shared.wanted.add(now, model, rows.len());
+            if group.tried.is_empty() && group.full.is_empty() {
+                // Of those that a gate has weighed it has told.
+                let weighed = group.slots.iter().filter(|slot| travel.trip.adds(**slot, group.stage).is_weighed());
+                shared.wanted.add(now, model, rows.len().saturating_sub(weighed.count()));
             }
             self.send_group(travel, &table, now, model, group, rows);
         }
@@ -510,13 +509,13 @@ impl Home {
             (known, deadline)
         };
         let saves = |known: &[Candidate], deadline: Deadline| self.saves(table, now, model, deadline.left(now), known);
-        let choice = |known: &[Candidate], deadline: Deadline| {
-            choose(known, &group.full, now, deadline, saves(known, deadline), &mut self.prng.borrow_mut())
+        let choice = |known: &[Candidate], deadline: Deadline, draw: Draw| {
+            choose(known, &group.full, now, deadline, saves(known, deadline), draw)
         };
         let adds = |slot: usize| travel.trip.adds(slot, stage);
         // What runs as items goes as a whole.
         let parts = || travel::are_rows(&group, &rows) && adds(group.slots[0]) != Adds::All;
-        let part = choose_part(rows.len(), parts, look, choice);
+        let part = choose_part(rows.len(), parts, look, choice, Draw::new(&mut self.prng.borrow_mut()));
         let (known, deadline) = (part.known, part.deadline);
         let others = (part.rows < rows.len()).then(|| {
             let rest = group.keep(part.rows, |slot| adds(slot).worth());
@@ -529,7 +528,7 @@ impl Home {
             if group.tried.is_empty() && group.full.is_empty() {
                 shared.missed(&known, model, rows, deadline.left(now), saves(&known, deadline));
             }
-            travel.trip.on_no_choice(now, &group, why);
+            travel.on_no_choice(now, &group, why);
         };
         rows.iter_mut().for_each(|row| row.deadline = deadline);
         let (target, by) = match part.choice {

@@ -1,6 +1,6 @@
 //! The rows of a call on their way: what has come, what is asked next.
 
-use weir_core::endpoint::passage::{NoRoom, Taken, empty, holding, looked, signal};
+use weir_core::endpoint::passage::{NoRoom, Room, Taken, empty, holding, looked, signal};
 use weir_core::endpoint::{Asks, Ladder, Passage};
 use weir_core::history::Visit;
 use weir_core::ids::NodeName;
@@ -12,6 +12,10 @@ use weir_core::units::Instant;
 
 use super::{Call, Gathered, HomeReply, Travel};
 use crate::actors::device::{StageReply, Submission};
+
+/// Of what a stage gave.
+pub(super) const NO_ROOM: &str =
+    "what it gives has no room at this node beside what other calls have between their stages; ask again";
 
 impl Call {
     /// Asks about a row on its way.
@@ -31,7 +35,20 @@ pub(super) fn are_rows(group: &Group, asked: &[Submission]) -> bool {
     asked.iter().map(|row| &row.slot).eq(&group.slots)
 }
 
+impl Gathered {
+    /// What a stage was asked lies here no longer.
+    fn give_back(&mut self, stage: usize, room: &mut Room) {
+        self.asked.extract_if(.., |(asked, _)| *asked == stage).for_each(|(_, taken)| room.give_back(taken));
+    }
+}
+
 impl Travel<'_> {
+    /// There is nowhere to send a group: what its rows would have asked lies here no longer.
+    pub(super) fn on_no_choice(&mut self, now: Instant, group: &Group, why: Rejection) {
+        group.slots.iter().for_each(|slot| self.rows[*slot].give_back(group.stage, &mut self.room));
+        self.trip.on_no_choice(now, group, why);
+    }
+
     /// Nothing is asked: every row is refused.
     pub(super) fn refuse(&mut self, now: Instant, why: Rejection) {
         while let Some(group) = self.trip.next_group() {
@@ -55,9 +72,7 @@ impl Travel<'_> {
             visit.end = Some((now, reply.told()));
         }
         // It may be asked once more: what it was asked is gone.
-        while let Some(of) = row.asked.iter().position(|(asked, _)| *asked == stage) {
-            self.room.give_back(row.asked.swap_remove(of).1);
-        }
+        row.give_back(stage, &mut self.room);
         let end = match reply {
             StageReply::Answered { outputs, queue, execute, .. } => {
                 row.queue += queue;
@@ -67,7 +82,6 @@ impl Travel<'_> {
             }
             StageReply::Rejected(why) => StageEnd::Rejected(why),
             StageReply::Full => StageEnd::Full,
-            StageReply::NoRoom => StageEnd::NoRoom,
             StageReply::Expired => StageEnd::Expired,
             StageReply::Failed(message) => {
                 row.message = message;
@@ -84,7 +98,11 @@ impl Travel<'_> {
         let (stage, _, outputs) = &answer;
         let (stage, endpoint, wiring) = (*stage, self.call.ladders.endpoint(), &self.call.wiring);
         if let Err(why) = self.room.take(outputs.bytes()) {
-            self.refuse_room(now, stage, slot, why);
+            let why = match &why {
+                NoRoom::Ever(why) => why,
+                NoRoom::Now => NO_ROOM,
+            };
+            self.fail(now, stage, slot, why);
             return None;
         }
         let (signal, seen) = (signal(endpoint, wiring, stage, outputs), looked(endpoint, wiring, stage, outputs));
@@ -110,7 +128,7 @@ impl Travel<'_> {
         values
     }
 
-    /// What a stage is asked for a row, or gave, may not lie here.
+    /// What a stage would be asked for a row may not lie here.
     fn refuse_room(&mut self, now: Instant, stage: usize, slot: usize, why: NoRoom) {
         match why {
             NoRoom::Ever(why) => self.fail(now, stage, slot, &why),
@@ -120,7 +138,7 @@ impl Travel<'_> {
         }
     }
 
-    /// A stage cannot even be asked for a row.
+    /// A stage cannot even be asked for a row, or what it gave cannot lie here: it has run, and may not be said to have been refused.
     fn fail(&mut self, now: Instant, stage: usize, slot: usize, why: &str) {
         self.rows[slot].message = format!("stage {}: {why}", self.call.ladders.endpoint().stages[stage].name);
         self.trip.on_stage_end(now, self.call.ladders.at(0.0, 0.0), slot, stage, StageEnd::Failed, 0);
