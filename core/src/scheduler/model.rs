@@ -43,8 +43,8 @@ pub(super) struct Model {
     pub has: Recent,
     /// Nanoseconds that a batch takes however small it is, and that a row adds.
     pub line: (f64, f64),
-    /// The batch that a backlog leads to: the largest that fits the time queries have while another one runs on one of N
-    /// slots, (1 + 1/N)·l(b) ≤ SLO, and is not dear.
+    /// The batch that a backlog leads to: the largest that fits the time queries have behind another one, 2·l(b) ≤ SLO, and is not dear. Of N slots
+    /// one is free sooner, but batches that count on it, (1 + 1/N)·l(b) ≤ SLO, leave bursts no time: 8 slots bear 4 % less of them.
     pub steady: usize,
     /// When the first head can no longer be in time even if it ran at once and alone; far where there is none.
     pub hopeless: Instant,
@@ -253,7 +253,7 @@ impl Model {
         self.steady = if span.is_infinite() {
             self.max_batch as usize
         } else {
-            let within = ServiceTime::from_nanos((span / (1.0 + 1.0 / self.parallel())) as u64);
+            let within = ServiceTime::from_nanos((span / 2.0) as u64);
             self.profile.trim(self.fits(within, self.max_batch as usize).max(1))
         };
         self.queue_changed(false);
