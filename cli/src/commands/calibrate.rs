@@ -284,6 +284,12 @@ fn known(said: &[Vec<Said>], labels: Option<&[i64]>) -> Vec<Known> {
     (0..deepest.len()).filter_map(row).collect()
 }
 
+/// A price, in three figures: prices next to each other differ.
+fn figures(price: f64) -> String {
+    let decimals = if price > 0.0 { (2.0 - price.log10().floor()).clamp(0.0, 9.0) as usize } else { 0 };
+    format!("{price:.decimals$}")
+}
+
 /// By stage: the share of rows that it gets right.
 fn right(rows: &[Known]) -> Vec<f64> {
     let share = |stage: usize| rows.iter().filter(|row| row.right[stage]).count() as f64 / rows.len() as f64;
@@ -413,7 +419,7 @@ impl Told<'_> {
         heading.extend(self.endpoint.stages.iter().map(|stage| format!("at {}", stage.name)));
         let line = |point: &Point| {
             let mut line = vec![
-                format!("{:.0}", point.price),
+                figures(point.price),
                 format!("{:.2} %", point.accuracy * 100.0),
                 format!("{:.1} us", point.seconds * 1e6),
             ];
@@ -473,6 +479,12 @@ impl Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prices_that_differ_are_told_apart() {
+        let of = [0.0, 0.000_123_4, 0.933, 1.178, 1.483, 93.3, 117.4, 12_345.6].map(figures);
+        assert_eq!(of, ["0", "0.000123", "0.933", "1.18", "1.48", "93.3", "117", "12346"]);
+    }
 
     #[test]
     fn what_is_not_a_number_is_no_class() {
