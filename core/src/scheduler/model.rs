@@ -142,14 +142,12 @@ impl Model {
     /// Work of `rows` rows in batches of `batch`.
     pub fn work(&self, rows: usize, batch: usize) -> ServiceTime {
         let batch = batch.max(1);
-        let mut work = ServiceTime::ZERO;
-        if rows >= batch {
-            work = self.takes(batch).scaled((rows / batch) as f64);
+        // As a rule less waits than a batch, and this is asked of every model for each row that comes.
+        if rows < batch {
+            return if rows == 0 { ServiceTime::ZERO } else { self.takes(rows) };
         }
-        if !rows.is_multiple_of(batch) {
-            work += self.takes(rows % batch);
-        }
-        work
+        let (whole, rest) = (self.takes(batch).scaled((rows / batch) as f64), rows % batch);
+        if rest == 0 { whole } else { whole + self.takes(rest) }
     }
 
     /// A query came with `span` nanoseconds to its deadline.

@@ -192,6 +192,7 @@ impl Buffer {
             held: &self.held,
             time,
             stake,
+            mine: stake.rank(),
             from: out.len(),
             freed: 0,
             soft_until: None,
@@ -351,6 +352,8 @@ struct Cut<'a> {
     time: u64,
     /// Of the row that comes: what goes is worth less for its time.
     stake: Stake,
+    /// Its rank.
+    mine: Rank,
     /// Where what was chosen begins in `out`.
     from: usize,
     freed: u64,
@@ -371,7 +374,7 @@ impl Cut<'_> {
     /// Chooses what is due up to `last` and least dense, until `wanted` is free; whether that is possible. Steps are met in
     /// order, so what was chosen before is due before `last` too.
     fn meet(&mut self, steps: &BTreeMap<u64, Due>, last: u64, wanted: u64) -> End {
-        let mine = self.stake.rank();
+        let mine = self.mine;
         // Of each step the one that goes first. Without tenants that have a share nothing that is chosen changes who gives way, but for the one chosen.
         let mut firsts: Vec<(&Due, Option<&Waiting>)> = Vec::new();
         let mut of_others = true;
@@ -419,7 +422,7 @@ impl Cut<'_> {
 
     /// Of what is due within a step, and has not been chosen, what goes first for the row that comes; only of other tenants, or of whomever.
     fn first_of<'b>(&self, due: &'b Due, guarded: bool, of_others: bool) -> Option<&'b Waiting> {
-        let (mine, own, chosen) = (self.stake.rank(), self.stake.bid.tenant.account(), &self.out[self.from..]);
+        let (mine, own, chosen) = (self.mine, self.stake.bid.tenant.account(), &self.out[self.from..]);
         // Those that go first stand first: behind the rank of the row none goes, unless it is guarded.
         let may = |(rank, ..): &&Waiting| guarded || *rank < mine;
         let goes = |(rank, ticket, _, tenant): &&Waiting| {
@@ -436,7 +439,7 @@ impl Cut<'_> {
 
     /// Whether a row of this rank and tenant gives way to the one that comes.
     fn gives_way(&self, rank: Rank, tenant: u64, guarded: bool) -> bool {
-        let worth_less = rank < self.stake.rank();
+        let worth_less = rank < self.mine;
         if tenant == self.stake.bid.tenant.account() {
             return worth_less;
         }
