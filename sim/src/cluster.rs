@@ -549,6 +549,15 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         }
     }
 
+    /// What a stage gives for rows that no device is asked for.
+    fn answered_at_home(&mut self, now: Instant, id: u64, stage: usize, slots: &[usize], ladder: &Ladder) {
+        let says = &self.cluster.endpoints[self.calls[&id].due.endpoint].says[stage];
+        for slot in slots {
+            let signal = says.get(self.calls[&id].due.rows[*slot] as usize).and_then(|says| says.signal);
+            self.on_stage_end(now, id, *slot, stage, StageEnd::Answered(signal), ladder);
+        }
+    }
+
     /// What the gate sees that one row comes to.
     fn drawn(&mut self, rungs: Rungs<'a>) -> &'a Ladder {
         rungs.at(if rungs.weighs() { self.prng.uniform() } else { 0.0 })
@@ -582,38 +591,28 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
             let Some(model) = served.ladders.endpoint().stages[group.stage].model() else {
                 let rungs = self.rungs(now, id, group.stage + 1);
                 let ladder = self.drawn(rungs);
-                for slot in group.slots {
-                    let row = self.calls[&id].due.rows[slot] as usize;
-                    let signal = served.says[group.stage].get(row).and_then(|says| says.signal);
-                    self.on_stage_end(now, id, slot, group.stage, StageEnd::Answered(signal), ladder);
-                }
+                self.answered_at_home(now, id, group.stage, &group.slots, ladder);
                 continue;
             };
             let items = |slot: &usize| {
                 let says = served.says[group.stage].get(self.calls[&id].due.rows[*slot] as usize);
                 says.and_then(|says| says.items)
             };
-            let counts: Vec<Option<u32>> = group.slots.iter().map(items).collect();
-            counts.iter().flatten().for_each(|items| self.budgets[endpoint].on_items(group.stage, *items as usize));
-            let flattened = counts.iter().flatten().map(|items| *items as usize).reduce(|sum, more| sum + more);
+            group.slots.iter().filter_map(items).for_each(|items| {
+                self.budgets[endpoint].on_items(group.stage, items as usize);
+            });
+            let flattened =
+                group.slots.iter().filter_map(items).map(|items| items as usize).reduce(|sum, more| sum + more);
             // What has nothing to ask has its answer.
-            let (empty, asking) = group.slots.iter().zip(&counts).partition(|(_, items)| **items == Some(0));
-            let slots = |of: Vec<(&usize, _)>| of.into_iter().map(|(slot, _)| *slot).collect::<Vec<usize>>();
-            let (empty, asking) = (slots(empty), slots(asking));
-            for slot in empty {
-                let signal = served.says[group.stage].get(self.calls[&id].due.rows[slot] as usize);
-                let answered = StageEnd::Answered(signal.and_then(|says| says.signal));
-                self.on_stage_end(now, id, slot, group.stage, answered, served.ladders.at(0.0, 0.0));
-            }
-            group.slots = asking;
+            let empty: Vec<usize> = group.slots.extract_if(.., |slot| items(slot) == Some(0)).collect();
+            self.answered_at_home(now, id, group.stage, &empty, served.ladders.at(0.0, 0.0));
             if group.slots.is_empty() {
                 continue;
             }
-            if group.tried.is_empty() && group.full.is_empty() {
-                let trip = &self.calls[&id].trip;
-                let weighed = group.slots.iter().filter(|slot| trip.adds(**slot, group.stage).is_weighed()).count();
-                let rows = flattened.unwrap_or(group.slots.len()).saturating_sub(weighed);
-                self.coming.entry((home, model.clone())).or_default().add(now, rows);
+            if group.is_new() {
+                let rows = flattened.unwrap_or(group.slots.len());
+                let wanted = self.calls[&id].trip.newly_wanted(&group, rows);
+                self.coming.entry((home, model.clone())).or_default().add(now, wanted);
             }
             self.send_group(now, id, model, group, flattened);
         }
@@ -679,13 +678,12 @@ impl<'a, F: FnMut(Ended)> Running<'a, F> {
         }
         // Whoever was full was only asked.
         call.escalated.0 += if stage > 0 && group.full.is_empty() { group.slots.len() as u32 } else { 0 };
-        let (slots, rows) = (&group.slots, flattened.unwrap_or(group.slots.len()));
         match target {
-            Target::Local(_) => self.enqueue(now, home, (id, stage), slots, deadline),
+            Target::Local(_) => self.enqueue(now, home, (id, stage), &group.slots, deadline),
             Target::Remote(name) => {
                 let node = self.names.iter().position(|known| *known == name).expect("a known node");
                 let at = now + self.cluster.path.hop;
-                self.note_sent(now, home, node, endpoint, stage, rows);
+                self.note_sent(now, home, node, endpoint, stage, part.rows);
                 self.agenda.at(at, Event::Remote { node, call: id, stage, rows: group.slots, by, deadline });
             }
         }

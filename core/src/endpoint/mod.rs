@@ -10,16 +10,6 @@ pub mod graph;
 pub mod ladder;
 mod named;
 pub mod passage;
-/// The least and the most slot time, in seconds, that a row of a stage behind another takes; where none is known, a microsecond.
-pub(crate) fn deeper_costs(seconds: &[f64]) -> (f64, f64) {
-    let known = seconds.iter().skip(1).copied().filter(|cost| *cost > 0.0);
-    let least_and_most = known.fold(None, |found: Option<(f64, f64)>, cost| {
-        let (least, most) = found.unwrap_or((cost, cost));
-        Some((least.min(cost), most.max(cost)))
-    });
-    least_and_most.unwrap_or((1e-6, 1e-6))
-}
-
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod thresholds;
@@ -279,4 +269,14 @@ impl Endpoint {
         let plain = |stage: &Stage| stage.inputs.is_empty() && stage.when.is_none() && stage.model().is_some();
         self.stages.iter().all(plain)
     }
+}
+
+/// The least and the most slot time, in seconds, that a row of a stage behind another takes; where none is known, a microsecond.
+pub(crate) fn deeper_costs(seconds: &[f64]) -> (f64, f64) {
+    let known = seconds.iter().skip(1).copied().filter(|cost| *cost > 0.0);
+    let least_and_most = known.fold(None, |found: Option<(f64, f64)>, cost| {
+        let (least, most) = found.unwrap_or((cost, cost));
+        Some((least.min(cost), most.max(cost)))
+    });
+    least_and_most.unwrap_or((1e-6, 1e-6))
 }

@@ -53,6 +53,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// Whether nobody was asked to run it before.
+    pub fn is_new(&self) -> bool {
+        self.tried.is_empty() && self.full.is_empty()
+    }
+
     /// Leaves the `most` rows of it that running the stage adds most to, by `worth` of their numbers, the first of equals; the others, as a group.
     pub fn keep(&mut self, most: usize, worth: impl Fn(usize) -> f64) -> Group {
         let mut by_worth = self.slots.clone();
@@ -65,11 +70,6 @@ impl Group {
 }
 
 impl Adds {
-    /// Whether a gate has weighed it.
-    pub fn is_weighed(self) -> bool {
-        matches!(self, Adds::Value(_))
-    }
-
     /// For comparing what one stage adds to rows.
     pub fn worth(self) -> f64 {
         match self {
@@ -124,6 +124,16 @@ impl Trip {
     /// What running a stage that was asked for adds: see [`Journey::adds`].
     pub fn adds(&self, slot: usize, stage: usize) -> Adds {
         self.rows[slot].journey.adds(stage)
+    }
+
+    /// How many of the rows, or items, that a group `asks` were not counted as wanted before: none where it was asked already, and of rows that a gate
+    /// has weighed it has told.
+    pub fn newly_wanted(&self, group: &Group, asks: usize) -> usize {
+        if !group.is_new() {
+            return 0;
+        }
+        let is_weighed = |slot: &&usize| matches!(self.adds(**slot, group.stage), Adds::Value(_));
+        asks.saturating_sub(group.slots.iter().filter(is_weighed).count())
     }
 
     /// Whether a row's answer is less than was wanted only because that was too dear: see [`Journey::is_dear`].

@@ -378,10 +378,7 @@ impl Device {
 
     /// Estimated work that waits, over all models.
     pub fn backlog(&self) -> ServiceTime {
-        self.pool.models().fold(ServiceTime::ZERO, |sum, (_, model)| {
-            let rows = model.rows();
-            if rows == 0 { sum } else { sum + model.work(rows, model.steady) }
-        })
+        self.pool.models().fold(ServiceTime::ZERO, |sum, (_, model)| sum + model.backlog.work)
     }
 
     /// The profile of a replica's model, as corrected by what its batches took.

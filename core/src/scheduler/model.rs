@@ -254,6 +254,6 @@ impl Model {
             let within = ServiceTime::from_nanos((span / 2.0) as u64);
             self.profile.trim(self.fits(within, self.max_batch as usize).max(1))
         };
-        self.queue_changed(false);
+        self.backlog = self.all_that_waits();
     }
 }

@@ -374,26 +374,24 @@ impl Cut<'_> {
     /// Chooses what is due up to `last` and least dense, until `wanted` is free; whether that is possible. Steps are met in
     /// order, so what was chosen before is due before `last` too.
     fn meet(&mut self, steps: &BTreeMap<u64, Due>, last: u64, wanted: u64) -> End {
-        let mine = self.mine;
-        // Of each step the one that goes first. Without tenants that have a share nothing that is chosen changes who gives way, but for the one chosen.
+        let (mine, own) = (self.mine, self.stake.bid.tenant.account());
+        // Of each step the one that goes first; empty until they are looked for.
         let mut firsts: Vec<(&Due, Option<&Waiting>)> = Vec::new();
         let mut of_others = true;
+        let least_of = |firsts: &[(&Due, Option<&Waiting>)]| {
+            let known = firsts.iter().enumerate().filter_map(|(step, (_, first))| Some(((*first)?, step)));
+            known.min().map(|(first, step)| (*first, step))
+        };
         while self.freed < wanted {
             if self.out.len() - self.from >= self.most {
                 return End::More;
             }
             let guarded = self.is_guarded();
-            let own = self.stake.bid.tenant.account();
-            if firsts.is_empty() || !self.held.is_empty() {
+            if firsts.is_empty() {
                 // Within its share a tenant takes from others first.
                 of_others = guarded;
-                firsts.clear();
                 firsts.extend(steps.range(..=last).map(|(_, due)| (due, self.first_of(due, guarded, of_others))));
             }
-            let least_of = |firsts: &[(&Due, Option<&Waiting>)]| {
-                let known = firsts.iter().enumerate().filter_map(|(step, (_, first))| Some(((*first)?, step)));
-                known.min().map(|(first, step)| (*first, step))
-            };
             let mut least = least_of(&firsts);
             if least.is_none() && of_others {
                 of_others = false;
@@ -414,8 +412,13 @@ impl Cut<'_> {
             if self.held.contains_key(&tenant) {
                 self.of_tenants.push((tenant, cost.as_nanos()));
             }
-            let (due, _) = firsts[step];
-            firsts[step].1 = self.first_of(due, guarded, of_others);
+            if self.held.is_empty() {
+                // Without tenants that have a share nothing that is chosen changes who gives way, but for the one chosen.
+                let (due, _) = firsts[step];
+                firsts[step].1 = self.first_of(due, guarded, of_others);
+            } else {
+                firsts.clear();
+            }
         }
         End::Fits
     }

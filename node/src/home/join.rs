@@ -6,7 +6,7 @@ use weir_core::endpoint::passage::{NoRoom, Room, Taken, check_items, stacked};
 use weir_core::tensor::Row;
 
 use super::StageReply;
-use super::travel::NO_ROOM;
+use super::travel::unfit;
 
 /// The rows of a call that were flattened, and their items, numbered as they were asked. What an item is asked takes from the room of the call until the item itself has
 /// ended: the first that ends badly ends its row, and the others lie at their devices still.
@@ -84,10 +84,7 @@ impl Join {
         let fits = check_items("its outputs for the items of a row", self.bytes + bytes).map_err(NoRoom::Ever);
         if let Err(why) = fits.and_then(|()| room.take(bytes)) {
             self.end(room);
-            return Some(match why {
-                NoRoom::Ever(why) => StageReply::Failed(why),
-                NoRoom::Now => StageReply::Failed(NO_ROOM.into()),
-            });
+            return Some(StageReply::Failed(unfit(why)));
         }
         self.bytes += bytes;
         self.outputs[position] = Some(outputs);
@@ -117,6 +114,7 @@ impl Join {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::travel::NO_ROOM;
     use weir_core::endpoint::passage::Held;
     use weir_core::tensor::Tensor;
 

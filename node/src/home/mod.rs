@@ -477,11 +477,8 @@ impl Home {
             if rows.is_empty() {
                 continue;
             }
-            let shared = &self.shared;
-            if group.tried.is_empty() && group.full.is_empty() {
-                // Of those that a gate has weighed it has told.
-                let weighed = group.slots.iter().filter(|slot| travel.trip.adds(**slot, group.stage).is_weighed());
-                shared.wanted.add(now, model, rows.len().saturating_sub(weighed.count()));
+            if group.is_new() {
+                self.shared.wanted.add(now, model, travel.trip.newly_wanted(&group, rows.len()));
             }
             self.send_group(travel, &table, now, model, group, rows);
         }
@@ -499,6 +496,7 @@ impl Home {
         mut rows: Vec<Submission>,
     ) {
         let (shared, call, stage) = (&self.shared, travel.call, group.stage);
+        let draw = Draw::new(&mut self.prng.borrow_mut());
         let look = |of: usize| {
             let firm = rows[0].bid.firm();
             let asked = Inquiry { rows: of, firm, ..call.budget.asks(stage, call.class, call.deadline) };
@@ -515,7 +513,7 @@ impl Home {
         let adds = |slot: usize| travel.trip.adds(slot, stage);
         // What runs as items goes as a whole.
         let parts = || travel::are_rows(&group, &rows) && adds(group.slots[0]) != Adds::All;
-        let part = choose_part(rows.len(), parts, look, choice, Draw::new(&mut self.prng.borrow_mut()));
+        let part = choose_part(rows.len(), parts, look, choice, draw);
         let (known, deadline) = (part.known, part.deadline);
         let others = (part.rows < rows.len()).then(|| {
             let rest = group.keep(part.rows, |slot| adds(slot).worth());
@@ -525,7 +523,7 @@ impl Home {
         });
         let miss = |travel: &mut Travel<'a>, group: Group, rows: usize, why: Rejection| {
             // Who was asked before has counted them.
-            if group.tried.is_empty() && group.full.is_empty() {
+            if group.is_new() {
                 shared.missed(&known, model, rows, deadline.left(now), saves(&known, deadline));
             }
             travel.on_no_choice(now, &group, why);

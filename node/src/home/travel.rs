@@ -17,6 +17,14 @@ use crate::actors::device::{StageReply, Submission};
 pub(super) const NO_ROOM: &str =
     "what it gives has no room at this node beside what other calls have between their stages; ask again";
 
+/// Why what a stage gave may not lie here.
+pub(super) fn unfit(why: NoRoom) -> String {
+    match why {
+        NoRoom::Ever(why) => why,
+        NoRoom::Now => NO_ROOM.into(),
+    }
+}
+
 impl Call {
     /// Asks about a row on its way.
     pub(super) fn passage<T>(&self, row: &Gathered, slot: usize, ask: impl FnOnce(&Passage<'_>) -> T) -> T {
@@ -98,11 +106,7 @@ impl Travel<'_> {
         let (stage, _, outputs) = &answer;
         let (stage, endpoint, wiring) = (*stage, self.call.ladders.endpoint(), &self.call.wiring);
         if let Err(why) = self.room.take(outputs.bytes()) {
-            let why = match &why {
-                NoRoom::Ever(why) => why,
-                NoRoom::Now => NO_ROOM,
-            };
-            self.fail(now, stage, slot, why);
+            self.fail(now, stage, slot, &unfit(why));
             return None;
         }
         let (signal, seen) = (signal(endpoint, wiring, stage, outputs), looked(endpoint, wiring, stage, outputs));
